@@ -1,0 +1,144 @@
+"""Digests, seeds and atomic files: what makes a result the same result.
+
+An image is its identity: its noise comes from a threefry key folded from (seed, class name, index), so it does
+not depend on the batch, the order of the classes, the devices or the hosts that happen to make it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bridgejax.errors import UserError
+
+if TYPE_CHECKING:
+    import jax
+
+_CHUNK_BYTES = 1 << 20
+TEMPORARY_PREFIX = ".tmp-"
+
+
+def canonical_json(value: Any) -> str:
+    """Returns JSON with sorted keys and no spaces: equal values give equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "to_dict"):
+        return value.to_dict()
+    raise TypeError(f"{type(value).__name__} has no canonical JSON form")
+
+
+def digest(value: Any) -> str:
+    """Returns the SHA-256 (64 hex digits) of the canonical JSON of `value`."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def file_digest(path: str | os.PathLike[str]) -> str:
+    """Returns the SHA-256 (64 hex digits) of a file's bytes."""
+    sha = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            sha.update(chunk)
+    return sha.hexdigest()
+
+
+def folder_digest(folder: str | os.PathLike[str], names: Iterable[str]) -> str:
+    """Returns one SHA-256 over the named files of `folder` (relative POSIX names), whatever their order."""
+    root = Path(folder)
+    return digest({name: file_digest(root / name) for name in sorted(names)})
+
+
+def fold_word(word: str) -> int:
+    """Returns the first 32 bits of the SHA-256 of `word` as an unsigned integer, for `jax.random.fold_in`."""
+    return int.from_bytes(hashlib.sha256(word.encode()).digest()[:4], "big")
+
+
+def derive_seed(seed: int, *words: str | int) -> int:
+    """Returns a seed in [0, 2³¹) that depends on `seed` and every word: one named stream per use."""
+    return int(digest([int(seed), *words])[:8], 16) & 0x7FFFFFFF
+
+
+def image_seeds(seed: int, class_name: str, indices: Iterable[int]) -> np.ndarray:
+    """Returns the seeds of a class's images.
+
+    Args:
+      seed: the seed of the synthetic set.
+      class_name: the class; its digest, not its position, enters.
+      indices: the images' numbers within their class, each in [0, 2³²).
+
+    Returns:
+      int64 [n] in [0, 2⁶³): the 64 bits of `fold_in(fold_in(key(seed), digest(class_name)), index)`, top bit cleared.
+    """
+    import jax
+
+    numbers = np.asarray(list(indices), np.uint32)
+    root = jax.random.fold_in(keys_from_seeds([seed])[0], np.uint32(fold_word(class_name)))
+    keys = jax.vmap(lambda index: jax.random.fold_in(root, index))(numbers)
+    words = np.asarray(jax.random.key_data(keys), np.uint64).reshape(-1, 2)
+    return (((words[:, 0] << np.uint64(32)) | words[:, 1]) & np.uint64(0x7FFFFFFFFFFFFFFF)).astype(np.int64)
+
+
+def keys_from_seeds(seeds: Iterable[int]) -> jax.Array:
+    """Returns threefry keys [n] whose 64 bits are the seeds: high word first, as `jax.random.key` has it.
+
+    Raises:
+      UserError: a seed is not an integer that fits in 64 bits.
+    """
+    import jax
+
+    words = []
+    for seed in seeds:
+        value = int(seed)
+        if value != seed or not -(1 << 63) <= value < (1 << 64):
+            raise UserError(f"seed {seed!r} is not an integer of at most 64 bits; give whole numbers as seeds.")
+        words.append(((value >> 32) & 0xFFFFFFFF, value & 0xFFFFFFFF))
+    data = np.asarray(words, np.uint32).reshape(-1, 2)
+    return jax.random.wrap_key_data(data, impl="threefry2x32")
+
+
+def write_atomic(path: str | os.PathLike[str], content: bytes | str) -> None:
+    """Writes a file whole or not at all: aside, synced to disk, then renamed.
+
+    Raises:
+      UserError: the disk is full or the folder cannot be written; nothing is left behind.
+    """
+    target = Path(path)
+    aside = target.with_name(f"{TEMPORARY_PREFIX}{target.name}.{secrets.token_hex(4)}")
+    data = content.encode() if isinstance(content, str) else content
+    try:
+        with open(aside, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, target)
+    except OSError as error:
+        raise UserError(f"{target} could not be written ({error.strerror}); free space or choose another --workdir.") from error
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Writes `value` as indented, key-sorted JSON, atomically."""
+    plain = json.loads(canonical_json(value))
+    write_atomic(path, json.dumps(plain, indent=1, sort_keys=True) + "\n")
+
+
+def remove_temporary_files(folder: str | os.PathLike[str]) -> None:
+    """Removes what `write_atomic` left in `folder` (not below it) when its process was killed."""
+    for leftover in Path(folder).glob(f"{TEMPORARY_PREFIX}*"):
+        if leftover.is_file():
+            leftover.unlink(missing_ok=True)
