@@ -1,0 +1,135 @@
+"""The command line: parse, call, print."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from bridgejax import __version__
+from bridgejax.errors import UserError, nearest
+
+COMMANDS = {
+    "run": "everything the config asks for: generate, train every arm, report",
+    "generate": "a synthetic set only",
+    "train": "one recipe, one seed",
+    "report": "tables, plots and report.html from a workdir",
+    "doctor": "what this machine can do, and why not",
+}
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argparse parser whose complaint is one sentence."""
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        raise UserError(f"{message}; see `bridgejax {'--help' if self.prog == 'bridgejax' else self.prog.split()[-1] + ' --help'}`.")
+
+
+def _parser(command: str) -> argparse.ArgumentParser:
+    parser = _Parser(prog=f"bridgejax {command}", description=COMMANDS[command], allow_abbrev=False)
+    if command == "doctor":
+        return parser
+    if command != "report":
+        parser.add_argument("--config", required=True, metavar="FILE.py[:ARG]", help="a config file; --config.KEY=VALUE changes a key")
+    parser.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="the folder to work in; again: continues")
+    if command == "train":
+        parser.add_argument("--recipe", metavar="NAME", help="default: the config's first arm")
+        parser.add_argument("--seed", type=int, default=0, metavar="K", help="which of the study's seeds; default 0")
+    return parser
+
+
+def _usage() -> str:
+    lines = "\n".join(f"  {name:<10}{text}" for name, text in COMMANDS.items())
+    return (
+        f"bridgejax {__version__}: better image classifiers from class names and generated images\n\n"
+        f"usage: bridgejax COMMAND --config FILE.py[:ARG] [--config.KEY=VALUE …] --workdir DIR\n\n{lines}\n\n"
+        "bridgejax COMMAND --help tells more."
+    )
+
+
+def _split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
+    """Takes `--config.KEY=VALUE` (or `--config.KEY VALUE`) out of the arguments."""
+    rest: list[str] = []
+    overrides: list[tuple[str, str]] = []
+    pending = iter(arguments)
+    for argument in pending:
+        if not argument.startswith("--config."):
+            rest.append(argument)
+            continue
+        key, equals, value = argument.removeprefix("--config.").partition("=")
+        if not equals:
+            value = next(pending, "")
+            if not value or value.startswith("--"):
+                raise UserError(f"{argument} lacks a value; write {argument}=VALUE.")
+        overrides.append((key, value))
+    return rest, overrides
+
+
+def _dispatch(arguments: Sequence[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_usage())
+        return 0 if arguments else 2
+    if arguments[0] in ("--version", "-V"):
+        print(__version__)
+        return 0
+    command, *tail = arguments
+    if command not in COMMANDS:
+        raise UserError(f"{command!r} is no command{nearest(command, COMMANDS)} (commands: {', '.join(COMMANDS)}).")
+    rest, overrides = _split_overrides(tail)
+    options = _parser(command).parse_args(rest)
+    if overrides and not hasattr(options, "config"):
+        raise UserError(f"`bridgejax {command}` takes no --config.KEY; leave out --config.{overrides[0][0]}.")
+    if command == "doctor":
+        from bridgejax.doctor import report
+
+        print(report())
+        return 0
+    if command == "report":
+        from bridgejax.studies.report import write_report
+
+        print(write_report(options.workdir))
+        return 0
+
+    from bridgejax.config import load_config
+
+    config = load_config(options.config, overrides)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    from bridgejax import runtime
+    from bridgejax.studies import run as studies
+
+    runtime.start()
+    if command == "run":
+        print(studies.run(config, options.workdir))
+    elif command == "generate":
+        print(studies.generate(config, options.workdir))
+    else:
+        print(studies.train(config, options.workdir, recipe=options.recipe, seed=options.seed))
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command.
+
+    Returns:
+      0 done; 2 a wrong input, told in one sentence on stderr; 130 interrupted (the same command continues).
+    """
+    try:
+        return _dispatch(sys.argv[1:] if arguments is None else arguments)
+    except UserError as error:
+        print(f"bridgejax: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("bridgejax: interrupted; the same command continues where it stopped.", file=sys.stderr)
+        return 130
+    except OSError as error:
+        if error.errno not in (*_NO_SPACE, *_NO_ACCESS):
+            raise
+        what = "the disk is full" if error.errno in _NO_SPACE else "not allowed"
+        place = f" ({error.filename})" if error.filename else ""
+        print(f"bridgejax: {what}{place}; free space or change its permissions, and run the same command again.", file=sys.stderr)
+        return 2

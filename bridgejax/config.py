@@ -1,0 +1,347 @@
+"""What a config may hold: the keys, their defaults, and one clear sentence for each mistake.
+
+A config file defines `get_config(arg=None)`, starts from `default_config()` and changes what it needs. The result is a
+locked `ml_collections.ConfigDict`; nothing below the command line sees anything but its values.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import math
+import re
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bridgejax.errors import UserError, nearest
+from bridgejax.identity import canonical_json
+from bridgejax.recipes import default_recipes
+
+SCHEDULERS = ("ddim", "pndm", "euler", "euler_ancestral", "dpmpp_2m", "dpmpp_2m_karras", "lcm")
+DTYPES = ("float32", "bfloat16", "float16")
+
+# Changing these continues a workdir: none of them decides a result that is already there.
+EXTENDABLE = ("arms", "mesh", "study.", "training.checkpoint_seconds", "recipes.")
+
+
+def default_config() -> Any:
+    """Returns the locked ConfigDict with every key and its default."""
+    from ml_collections import ConfigDict, config_dict
+
+    def any_type(value: Any) -> Any:
+        return config_dict.FieldReference(value, field_type=object)
+
+    whole = config_dict.placeholder(int)
+    text = config_dict.placeholder(str)
+    config = ConfigDict()
+    config.seed = 0
+    # The classes and their real images.
+    config.task = ConfigDict(
+        {
+            "source": "builtin:tux_photos",  # builtin:tux_photos, folder:PATH or tfds:NAME
+            "shots": any_type(None),  # real training images per class; None = all
+            "class_names": any_type(()),  # names and their order; () = the source's own
+            "validation_per_class": 0,  # images per class set aside out of the training part
+            "data_dir": text,  # where prepared TFDS sets lie; None = TFDS's own default
+        }
+    )
+    # Class name → text.
+    config.prompts = ConfigDict(
+        {
+            "template": any_type("a photo of a {}"),  # a string or a tuple of strings with {}, used in rotation
+            "negative": "",
+            "variants": ConfigDict(),  # class name → tuple of more specific phrases that fill {} in rotation
+        }
+    )
+    # Text → image.
+    config.generator = ConfigDict(
+        {
+            "weights": "builtin:tiny_diffusion",  # builtin:NAME, a folder in the diffusers layout, or a hub name
+            "steps": 50,
+            "guidance_scale": 7.5,
+            "scheduler": text,  # None = the folder's own
+            "batch_size": 32,
+            "height": whole,  # pixels; None = the model's own
+            "width": config_dict.placeholder(int),
+            "dtype": "float32",
+        }
+    )
+    # How many, and how they lie on disk.
+    config.synthetic = ConfigDict(
+        {
+            "per_class": 100,
+            "seed": config_dict.placeholder(int),  # None = derived from `seed`
+            "shard_size": config_dict.placeholder(int),  # images per shard; None = chosen
+        }
+    )
+    config.classifier = ConfigDict({"weights": "builtin:efficientnet_lite0", "image_size": 96})
+    # Defaults of every stage; a stage of a recipe may state its own.
+    config.training = ConfigDict(
+        {
+            "batch_size": 32,
+            "eval_batch_size": 64,
+            "steps": config_dict.placeholder(int),  # one number for every stage; None = as the recipe says
+            "base_steps": 50,  # what a stage of length 1.0 lasts, in optimiser steps
+            "optimizer": "sgd",
+            "learning_rate": 0.01,
+            "weight_decay": 5e-4,
+            "momentum": 0.9,
+            "schedule": "cosine",
+            "evaluations": 4,  # test evaluations per run along the way, for the convergence curves
+            "checkpoint_seconds": 60.0,
+        }
+    )
+    config.recipes = ConfigDict({name: tuple(stages) for name, stages in default_recipes().items()})
+    config.arms = ("vanilla_long", "synthetic_only", "mixed", "bridged", "bridged_plus_plus")
+    config.study = ConfigDict(
+        {
+            "seeds": 3,
+            "baseline": "vanilla_long",  # what every arm is compared with
+            "shots": (),  # a grid of shot counts; () = task.shots alone
+            "per_class": (),  # a grid of volumes; () = synthetic.per_class alone
+        }
+    )
+    config.mesh = (("data", -1),)
+    config.lock()
+    config.prompts.variants.unlock()
+    config.recipes.unlock()
+    return config
+
+
+def load_config(spec: str, overrides: Sequence[tuple[str, str]] = ()) -> Any:
+    """Reads a config file and applies `--config.KEY=VALUE` overrides.
+
+    Args:
+      spec: `FILE.py` or `FILE.py:ARG`; ARG is handed to the file's `get_config`.
+      overrides: (dotted key, text) pairs; the text is read as a Python literal, or else taken as a string.
+
+    Returns:
+      The checked, locked ConfigDict.
+
+    Raises:
+      UserError: the file, a key or a value is wrong.
+    """
+    path_text, arg = _split_spec(spec)
+    config = _call_get_config(Path(path_text), arg)
+    for key, value in overrides:
+        _override(config, key, value)
+    check_config(config)
+    return config
+
+
+def _split_spec(spec: str) -> tuple[str, str | None]:
+    head, separator, tail = spec.partition(".py:")
+    return (head + ".py", tail) if separator else (spec, None)
+
+
+def _call_get_config(path: Path, arg: str | None) -> Any:
+    from ml_collections import ConfigDict
+
+    if not path.is_file():
+        raise UserError(f"config file {path} was not found; give --config FILE.py, for instance configs/quickstart.py.")
+    module_spec = importlib.util.spec_from_file_location(f"bridgejax_config_{path.stem}", path)
+    if module_spec is None or module_spec.loader is None:
+        raise UserError(f"config file {path} is not a Python file; its name should end in .py.")
+    module = importlib.util.module_from_spec(module_spec)
+    try:
+        module_spec.loader.exec_module(module)
+        if not hasattr(module, "get_config"):
+            raise UserError(f"config file {path} defines no get_config(arg=None); add it, starting from default_config().")
+        config = module.get_config(arg) if arg is not None else module.get_config()
+    except UserError:
+        raise
+    except Exception as error:
+        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == path]
+        where = f", line {frames[-1].lineno}" if frames else ""
+        told = " ".join(str(error).strip("\"'").split()) or type(error).__name__
+        raise UserError(f"config file {path}{where}: {told}") from error
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"config file {path}: get_config returned {type(config).__name__}; return a ConfigDict.")
+    return config
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields (dotted key, value) for every leaf; recipes and prompt variants are leaves."""
+    for key in config:
+        value = config[key]
+        if isinstance(value, Mapping) or hasattr(value, "to_dict"):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _override(config: Any, key: str, text: str) -> None:
+    known = [name for name, _ in flatten(config)]
+    *parents, leaf = key.split(".")
+    node = config
+    for parent in parents:
+        node = node[parent] if parent in node and hasattr(node[parent], "to_dict") else None
+        if node is None:
+            break
+    opened = node is not None and ".".join(parents) in ("recipes", "prompts.variants")
+    if node is None or (leaf not in node and not opened):
+        raise UserError(f"--config.{key} is not a key of the config{nearest(key, known)}.")
+    if leaf in node and hasattr(node[leaf], "to_dict"):
+        raise UserError(f"--config.{key} is a group of keys; set one of {', '.join(f'{key}.{name}' for name in node[leaf])}.")
+    old = node.get(leaf)
+    value = _coerce(key, old, _literal(text))
+    try:
+        with node.ignore_type():
+            node[leaf] = value
+    except (TypeError, AttributeError) as error:
+        raise UserError(f"--config.{key}={text}: {error}") from error
+
+
+def _literal(text: str) -> Any:
+    lowered = text.strip().lower()
+    if lowered in ("true", "false"):
+        return lowered == "true"
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+_ANY = {"prompts.template"}
+_LISTS = {"arms", "task.class_names", "study.shots", "study.per_class", "mesh"}
+
+
+def _coerce(key: str, old: Any, value: Any) -> Any:
+    """Gives an override the type of what it replaces."""
+    if key in _LISTS:
+        if isinstance(value, str):
+            value = tuple(part.strip() for part in value.split(",") if part.strip())
+        return tuple(value) if isinstance(value, (list, tuple)) else (value,)
+    if key in _ANY or old is None or value is None:
+        return value
+    if isinstance(old, bool) or isinstance(value, bool):
+        fits = isinstance(old, bool) and isinstance(value, bool)
+    elif isinstance(old, float):
+        fits = isinstance(value, (int, float))
+        value = float(value) if fits else value
+    elif isinstance(old, str):
+        return value if isinstance(value, str) else str(value)
+    else:
+        fits = isinstance(value, type(old))
+    if not fits:
+        raise UserError(f"--config.{key}={value!r} should be {_kind(old)}, like the default {old!r}.")
+    return value
+
+
+def _kind(value: Any) -> str:
+    return {bool: "True or False", int: "a whole number", float: "a number", tuple: "a list"}.get(type(value), "a text")
+
+
+def check_config(config: Any) -> None:
+    """Checks names and ranges.
+
+    Raises:
+      UserError: an unknown key, a value out of range or an unknown arm; the sentence names the key.
+    """
+    reference = default_config()
+    known = [name for name, _ in flatten(reference)]
+    for name, _ in flatten(config):
+        if name not in known and not name.startswith(("recipes.", "prompts.variants.")):
+            raise UserError(f"{name} is not a key of the config{nearest(name, known)}.")
+    for name in known:
+        group, _, leaf = name.rpartition(".")
+        node = config
+        for part in filter(None, group.split(".")):
+            node = node.get(part, {})
+        if leaf not in node and not name.startswith("recipes."):
+            raise UserError(f"the config lacks the key {name}; start from bridgejax.config.default_config().")
+    values = dict(flatten(config))
+    for key, low in _AT_LEAST.items():
+        _check_whole(key, values[key], low, optional=key in _OPTIONAL)
+    for key in ("training.learning_rate", "training.weight_decay", "training.momentum", "generator.guidance_scale"):
+        value = values[key]
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
+            raise UserError(f"{key} is {value!r}; it should be a finite number of at least 0.")
+    for key in ("generator.height", "generator.width"):
+        if values[key] is not None and values[key] % 8:
+            raise UserError(f"{key} is {values[key]}; it should be a multiple of 8 pixels.")
+    if values["generator.scheduler"] is not None and values["generator.scheduler"] not in SCHEDULERS:
+        raise UserError(
+            f"generator.scheduler is {values['generator.scheduler']!r}; it should be one of {', '.join(SCHEDULERS)}"
+            f"{nearest(str(values['generator.scheduler']), SCHEDULERS)}."
+        )
+    if values["generator.dtype"] not in DTYPES:
+        raise UserError(f"generator.dtype is {values['generator.dtype']!r}; it should be one of {', '.join(DTYPES)}.")
+    _check_prompts(config)
+    _check_arms(config)
+    for grid, low in (("study.shots", 1), ("study.per_class", 1)):
+        for value in values[grid]:
+            _check_whole(grid, value, low, optional=grid == "study.shots")
+    pairs = values["mesh"]
+    if not isinstance(pairs, (list, tuple)) or not all(isinstance(p, (list, tuple)) and len(p) == 2 for p in pairs):
+        raise UserError(f"mesh is {pairs!r}; it should be (axis, size) pairs such as (('data', -1),).")
+
+
+_AT_LEAST = {
+    "seed": 0,
+    "task.shots": 1,
+    "task.validation_per_class": 0,
+    "generator.steps": 1,
+    "generator.batch_size": 1,
+    "generator.height": 8,
+    "generator.width": 8,
+    "synthetic.per_class": 1,
+    "synthetic.seed": 0,
+    "synthetic.shard_size": 1,
+    "classifier.image_size": 16,
+    "training.batch_size": 1,
+    "training.eval_batch_size": 1,
+    "training.steps": 1,
+    "training.base_steps": 1,
+    "training.evaluations": 0,
+    "study.seeds": 1,
+}
+_OPTIONAL = {"task.shots", "generator.height", "generator.width", "synthetic.seed", "synthetic.shard_size", "training.steps"}
+
+
+def _check_whole(key: str, value: Any, low: int, optional: bool) -> None:
+    if value is None and optional:
+        return
+    if isinstance(value, bool) or not isinstance(value, int) or value < low:
+        raise UserError(f"{key} is {value!r}; it should be a whole number of at least {low}{' or None' if optional else ''}.")
+
+
+def _check_prompts(config: Any) -> None:
+    template = config.prompts.template
+    templates = (template,) if isinstance(template, str) else template
+    if not isinstance(templates, (list, tuple)) or not templates or not all(isinstance(t, str) for t in templates):
+        raise UserError(f"prompts.template is {template!r}; it should be a text or a tuple of texts with {{}} in them.")
+    for text in templates:
+        if "{}" not in text:
+            raise UserError(f"prompts.template {text!r} has no {{}} for the class name; write for instance 'a photo of a {{}}'.")
+
+
+def _check_arms(config: Any) -> None:
+    if not config.arms:
+        raise UserError("arms is empty; name at least one recipe, for instance ('vanilla', 'bridged').")
+    for arm in config.arms:
+        if arm not in config.recipes:
+            raise UserError(f"arm {arm!r} is no recipe of the config{nearest(str(arm), config.recipes)} ({', '.join(config.recipes)}).")
+        if not re.fullmatch(r"[A-Za-z0-9_.+-]+", arm):
+            raise UserError(f"recipe name {arm!r} should hold only letters, digits, '_', '-', '+' and '.'.")
+    if len(set(config.arms)) != len(config.arms):
+        raise UserError(f"arms names a recipe twice ({', '.join(config.arms)}); name each once.")
+
+
+def to_plain(config: Any) -> dict[str, Any]:
+    """Returns the config as JSON-able nested dictionaries (tuples become lists)."""
+    import json
+
+    return json.loads(canonical_json(config.to_dict() if hasattr(config, "to_dict") else dict(config)))
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Returns "key: old → new" for every key that decides results and differs, sorted by key."""
+    before, after = dict(flatten(old)), dict(flatten(new))
+    return [
+        f"{key}: {before.get(key)!r} → {after.get(key)!r}"
+        for key in sorted({*before, *after})
+        if canonical_json(before.get(key)) != canonical_json(after.get(key)) and not key.startswith(EXTENDABLE)
+    ]

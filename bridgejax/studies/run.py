@@ -1,0 +1,349 @@
+"""A study from a config: synthetic set, every arm with every seed, report. Each result is keyed by what decides it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bridgejax import workdir as workdirs
+from bridgejax.config import to_plain
+from bridgejax.errors import UserError, nearest
+from bridgejax.identity import derive_seed, digest, write_atomic, write_json
+from bridgejax.progress import stage_heading
+
+SYNTHETIC_FOLDER = "synthetic"
+RUNS_FOLDER = "runs"
+RESULTS_FILE = "results.jsonl"
+SECONDS_FILE = "seconds.json"
+EXAMPLES_FILE = "examples.npz"
+EXAMPLES_PER_CLASS = 4
+EXAMPLE_SIZE = 96
+REPORT_FILES = ("summary.json", "report.md", "report.html")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One training run: an arm (recipe, shots, synthetic volume) with one seed."""
+
+    arm: str
+    seed: int
+    shots: int | None
+    per_class: int
+
+    @property
+    def folder(self) -> str:
+        """The run's folder below `runs/`."""
+        shots = "all" if self.shots is None else self.shots
+        return f"{self.arm}/shots-{shots}_per_class-{self.per_class}_seed-{self.seed}"
+
+
+class Study:
+    """Everything that a config names, loaded once and checked before anything is written.
+
+    Raises:
+      UserError: a class, a recipe, a folder or a weight that the config names is not as it should be.
+    """
+
+    def __init__(self, config: Any) -> None:
+        from bridgejax.mesh import make_mesh
+        from bridgejax.models.registry import classifier_digest
+        from bridgejax.training.recipes import recipe_from_config
+
+        self.config = config
+        self.plain = to_plain(config)
+        self.mesh = make_mesh(config.mesh)
+        self.recipes = {arm: recipe_from_config(arm, self.plain["recipes"], self.plain["training"]) for arm in config.arms}
+        self.classifier_digest = classifier_digest(config.classifier.weights)
+        self._tasks: dict[tuple[int | None, int], Any] = {}
+        shots = tuple(config.study.shots) or (config.task.shots,)
+        volumes = tuple(config.study.per_class) or (config.synthetic.per_class,)
+        self.per_class = max(volumes)
+        self.runs = [
+            Run(arm, seed, shot, volume)
+            for shot in shots
+            for volume in volumes
+            for arm in config.arms
+            for seed in range(config.study.seeds)
+        ]
+        for shot in shots:
+            self.task(shot, 0)  # a wrong folder or too many shots shows now, not after generation
+        if any(self.uses_synthetic(arm) for arm in config.arms):
+            self.generator_digest  # noqa: B018 - resolves the folder, so that a wrong name shows now
+
+    def task(self, shots: int | None, seed: int) -> Any:
+        """Returns the task with the real images that this seed draws."""
+        from bridgejax.data import load_task
+
+        if (shots, seed) not in self._tasks:
+            task = self.config.task
+            self._tasks[shots, seed] = load_task(
+                task.source,
+                shots=shots,
+                seed=derive_seed(self.config.seed, "split", seed),
+                class_names=tuple(task.class_names) or None,
+                validation_per_class=task.validation_per_class,
+                data_dir=task.data_dir,
+            )
+        return self._tasks[shots, seed]
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes in their order."""
+        return next(iter(self._tasks.values())).class_names
+
+    def uses_synthetic(self, arm: str) -> bool:
+        """Tells whether any stage of the arm's recipe reads the synthetic set."""
+        return any(stage.data != "real" for stage in self.recipes[arm].stages)
+
+    @property
+    def generator_digest(self) -> str:
+        """The digest of the generator's weights and configs."""
+        from bridgejax.diffusion import pipeline_digest
+
+        return pipeline_digest(self.config.generator.weights)
+
+    def synthetic_options(self) -> dict[str, Any]:
+        """Returns what `generate_set` is called with, but for the folder and the pipeline."""
+        config = self.config
+        seed = config.synthetic.seed if config.synthetic.seed is not None else derive_seed(config.seed, "synthetic")
+        template = config.prompts.template
+        return {
+            "class_names": self.class_names,
+            "per_class": self.per_class,
+            "template": template if isinstance(template, str) else tuple(template),
+            "seed": seed,
+            "batch_size": config.generator.batch_size,
+            "steps": config.generator.steps,
+            "guidance_scale": float(config.generator.guidance_scale),
+            "negative_prompt": config.prompts.negative,
+            "scheduler": config.generator.scheduler,
+            "height": config.generator.height,
+            "width": config.generator.width,
+            "shard_size": config.synthetic.shard_size,
+            "variants": self.plain["prompts"]["variants"] or None,
+        }
+
+    def identity(self, run: Run) -> str:
+        """Returns the digest of everything that decides a run's result."""
+        config = self.config
+        recipe = self.recipes[run.arm]
+        parts = {
+            "recipe": dataclasses.asdict(recipe),
+            "task": self.task(run.shots, run.seed).digest,
+            "classifier": [self.classifier_digest, config.classifier.image_size],
+            "training": [config.training.batch_size, config.training.eval_batch_size, config.training.evaluations],
+            "seed": [config.seed, run.seed],
+        }
+        if self.uses_synthetic(run.arm):
+            options = {k: v for k, v in self.synthetic_options().items() if k not in ("batch_size", "shard_size", "per_class")}
+            parts["synthetic"] = [self.generator_digest, config.generator.dtype, options, run.per_class]
+        return digest(parts)
+
+
+def run(config: Any, workdir: Path) -> Path:
+    """Generates, trains every arm with every seed, and reports; continues what an earlier call began.
+
+    Args:
+      config: a checked config (`bridgejax.config.load_config`).
+      workdir: the folder to work in.
+
+    Returns:
+      The path of report.html.
+    """
+    workdirs.check_workdir(workdir, to_plain(config))
+    study = Study(config)
+    with workdirs.open_workdir(workdir, study.plain):
+        if any(study.uses_synthetic(arm) for arm in config.arms):
+            _generate(study, workdir)
+        pending = [one for one in study.runs if load_result(study, workdir, one) is None]
+        if pending:
+            stage_heading(f"train: {len(pending)} of {len(study.runs)} runs ({len(config.arms)} arms, {config.study.seeds} seeds)")
+            _train_pending(study, workdir, pending)
+        if pending or not all((workdir / name).is_file() for name in (*REPORT_FILES, RESULTS_FILE, EXAMPLES_FILE)):
+            _write_results(study, workdir)
+            _write_examples(study, workdir)
+            stage_heading("report")
+            from bridgejax.studies.report import write_report
+
+            return write_report(workdir)
+    return workdir / "report.html"
+
+
+def generate(config: Any, workdir: Path) -> Path:
+    """Makes the config's synthetic set in `workdir/synthetic`, or what is missing or damaged of it."""
+    workdirs.check_workdir(workdir, to_plain(config))
+    study = Study(config)
+    with workdirs.open_workdir(workdir, study.plain):
+        _generate(study, workdir)
+    return workdir / SYNTHETIC_FOLDER
+
+
+def train(config: Any, workdir: Path, recipe: str | None = None, seed: int = 0) -> Path:
+    """Trains one recipe with one seed (generating first if it needs images) and keeps its trained classifier.
+
+    Returns:
+      The folder of the run: `result.json` and `classifier/`, which `load_classifier` reads.
+    """
+    from bridgejax.models import save_classifier
+
+    name = recipe or config.arms[0]
+    if name not in config.recipes:
+        raise UserError(f"--recipe {name!r} is no recipe of the config{nearest(name, config.recipes)} ({', '.join(config.recipes)}).")
+    if seed < 0:
+        raise UserError(f"--seed is {seed}; it should be a whole number of at least 0.")
+    with config.unlocked():
+        config.arms = (name,)
+        config.study.seeds = max(config.study.seeds, seed + 1)
+    workdirs.check_workdir(workdir, to_plain(config))
+    study = Study(config)
+    one = next(candidate for candidate in study.runs if candidate.seed == seed)
+    folder = workdir / RUNS_FOLDER / one.folder
+    with workdirs.open_workdir(workdir, study.plain):
+        if study.uses_synthetic(name):
+            _generate(study, workdir)
+        classifier = folder / "classifier"
+        if load_result(study, workdir, one) is None or not classifier.is_dir():
+            stage_heading(f"train: {name}, seed {seed}")
+            for _, result in _train(study, workdir, [one]):
+                save_classifier(result.state.model, classifier)
+    return folder
+
+
+def _generate(study: Study, workdir: Path) -> None:
+    from bridgejax.synthesis import generate_set, set_is_complete
+
+    directory = workdir / SYNTHETIC_FOLDER
+    options = study.synthetic_options()
+    if set_is_complete(directory, generator_digest=study.generator_digest, dtype=study.config.generator.dtype, **options):
+        return
+    from bridgejax.diffusion import load_pipeline
+
+    total = study.per_class * len(study.class_names)
+    stage_heading(f"generate: {total} images of {len(study.class_names)} classes, {options['steps']} steps each")
+    began = time.monotonic()
+    pipeline = load_pipeline(study.config.generator.weights, dtype=study.config.generator.dtype, mesh=study.mesh)
+    generate_set(directory, pipeline=pipeline, mesh=study.mesh, **options)
+    _add_seconds(workdir, "generate", time.monotonic() - began)
+
+
+def _train_pending(study: Study, workdir: Path, pending: list[Run]) -> None:
+    began = time.monotonic()
+    for number, (one, result) in enumerate(_train(study, workdir, pending), start=1):
+        shots = "all" if one.shots is None else one.shots
+        accuracy = result.metrics["test_mean_per_class_accuracy"]
+        stage_heading(f"  {number}/{len(pending)} {one.arm}, {shots} shots, seed {one.seed}: {accuracy:.3f} mean per class")
+    _add_seconds(workdir, "train", time.monotonic() - began)
+
+
+def _train(study: Study, workdir: Path, runs: list[Run]) -> Iterator[tuple[Run, Any]]:
+    """Trains the runs one by one, recording each result when it is whole."""
+    import shutil
+
+    from bridgejax.data import synthetic_examples
+    from bridgejax.models import load_classifier
+    from bridgejax.training.loop import train_recipe
+
+    config = study.config
+    synthetic: dict[int, Any] = {}
+    for one in runs:
+        images = None
+        if study.uses_synthetic(one.arm):
+            if one.per_class not in synthetic:
+                synthetic[one.per_class] = synthetic_examples(
+                    workdir / SYNTHETIC_FOLDER, class_names=study.class_names, per_class=one.per_class
+                )
+            images = synthetic[one.per_class]
+        folder = workdir / RUNS_FOLDER / one.folder
+        folder.mkdir(parents=True, exist_ok=True)
+        task = study.task(one.shots, one.seed)
+        seed = derive_seed(config.seed, "train", one.seed)
+        model = load_classifier(config.classifier.weights, num_classes=len(task.class_names), seed=seed)
+        result = train_recipe(
+            study.recipes[one.arm],
+            model,
+            task=task,
+            synthetic=images,
+            batch_size=config.training.batch_size,
+            eval_batch_size=config.training.eval_batch_size,
+            image_size=config.classifier.image_size,
+            seed=seed,
+            directory=folder / "checkpoints",
+            evaluations=config.training.evaluations,
+            checkpoint_seconds=config.training.checkpoint_seconds,
+            mesh=study.mesh,
+        )
+        record = {"identity": study.identity(one), "result": _record(study, one, task, result)}
+        write_json(folder / "result.json", record)
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        yield one, result
+
+
+def _record(study: Study, one: Run, task: Any, result: Any) -> dict[str, Any]:
+    return {
+        "arm": one.arm,
+        "seed": one.seed,
+        "shots": one.shots,
+        "per_class": one.per_class if study.uses_synthetic(one.arm) else 0,
+        "volume": one.per_class,
+        "task": task.name,
+        "classes": list(task.class_names),
+        "real_images": len(task.train),
+        "test_images": len(task.test),
+        "test_ids": list(task.test.ids),
+        **result.metrics,
+        "history": result.history,
+    }
+
+
+def load_result(study: Study, workdir: Path, one: Run) -> dict[str, Any] | None:
+    """Returns a run's record if it is there and was made by the same identity, else None."""
+    file = workdir / RUNS_FOLDER / one.folder / "result.json"
+    try:
+        record = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return None
+    return record["result"] if record.get("identity") == study.identity(one) else None
+
+
+def _write_results(study: Study, workdir: Path) -> None:
+    results = [load_result(study, workdir, one) for one in study.runs]
+    write_atomic(workdir / RESULTS_FILE, "".join(json.dumps(result, sort_keys=True) + "\n" for result in results))
+
+
+def _write_examples(study: Study, workdir: Path) -> None:
+    """Keeps a few real and synthetic images per class for the report's contact sheet."""
+    import io
+
+    from bridgejax.data import decode_resized, synthetic_examples
+
+    first = study.runs[0]
+    task = study.task(first.shots, first.seed)
+    sheets: dict[str, np.ndarray] = {"real": _sheet(task.train, len(task.class_names), decode_resized)}
+    if (workdir / SYNTHETIC_FOLDER).is_dir():
+        examples = synthetic_examples(workdir / SYNTHETIC_FOLDER, class_names=study.class_names, per_class=EXAMPLES_PER_CLASS)
+        sheets["synthetic"] = _sheet(examples, len(task.class_names), decode_resized)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, class_names=np.asarray(task.class_names), **sheets)  # type: ignore[arg-type]
+    write_atomic(workdir / EXAMPLES_FILE, buffer.getvalue())
+
+
+def _sheet(examples: Any, classes: int, decode: Any) -> np.ndarray:
+    """Returns uint8 [classes, k, size, size, 3]; white where a class has fewer than k images."""
+    sheet = np.full((classes, EXAMPLES_PER_CLASS, EXAMPLE_SIZE, EXAMPLE_SIZE, 3), 255, np.uint8)
+    for label in range(classes):
+        for column, index in enumerate(np.flatnonzero(examples.labels == label)[:EXAMPLES_PER_CLASS]):
+            sheet[label, column] = decode(examples.images[index], EXAMPLE_SIZE)
+    return sheet
+
+
+def _add_seconds(workdir: Path, name: str, seconds: float) -> None:
+    """Adds to the workdir's account of time, over every call that worked on it."""
+    file = workdir / SECONDS_FILE
+    account: Mapping[str, float] = json.loads(file.read_text()) if file.is_file() else {}
+    write_json(file, {**account, name: round(account.get(name, 0.0) + seconds, 3)})

@@ -1,0 +1,95 @@
+"""The folder that a command owns: created late, locked while in use, continued by the same command."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from bridgejax.config import differences
+from bridgejax.errors import UserError
+from bridgejax.identity import remove_temporary_files, write_json
+
+CONFIG_FILE = "config.json"
+LOCK_FILE = ".lock"
+MINIMUM_FREE_BYTES = 64 << 20
+
+
+def check_workdir(path: Path, config: Mapping[str, Any]) -> None:
+    """Checks, without writing, that `path` can hold (or already holds) the work of `config`.
+
+    Raises:
+      UserError: not a folder, not writable, no space, someone else's files, or the work of another config.
+    """
+    if path.exists() and not path.is_dir():
+        raise UserError(f"--workdir {path} is a file; give a folder.")
+    existing = path
+    while not existing.exists():
+        existing = existing.parent
+    if not existing.is_dir() or not _writable(existing):
+        raise UserError(f"--workdir {path} cannot be written; choose a folder that you may write to.")
+    free = shutil.disk_usage(existing).free
+    if free < MINIMUM_FREE_BYTES:
+        raise UserError(f"--workdir {path}: only {free >> 20} MiB are free on its disk; free at least {MINIMUM_FREE_BYTES >> 20} MiB.")
+    saved = read_config(path)
+    if saved is not None:
+        changed = differences(saved, config)
+        if changed:
+            raise UserError(f"--workdir {path} holds the work of another config ({'; '.join(changed)}); choose a new --workdir.")
+    elif path.is_dir() and any(entry.name != LOCK_FILE for entry in path.iterdir()):
+        raise UserError(f"--workdir {path} holds files but no {CONFIG_FILE}; choose a new or an empty folder.")
+
+
+def _writable(folder: Path) -> bool:
+    # The mode bits say nothing to root or on a read-only mount: try it.
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
+
+
+def read_config(path: Path) -> dict[str, Any] | None:
+    """Returns the config a workdir was made with, or None if it has none yet."""
+    file = path / CONFIG_FILE
+    if not file.is_file():
+        return None
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} is not readable JSON; delete it or choose a new --workdir.") from error
+
+
+@contextlib.contextmanager
+def open_workdir(path: Path, config: Mapping[str, Any]) -> Iterator[None]:
+    """Creates and locks the workdir, records the config, and leaves no temporary or lock file behind.
+
+    The lock is the kernel's, so a killed process leaves none; a second command on the same folder is refused.
+
+    Raises:
+      UserError: as `check_workdir`, or another command is at work in the folder.
+    """
+    check_workdir(path, config)
+    path.mkdir(parents=True, exist_ok=True)
+    lock = os.open(path / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                raise UserError(f"another command is at work in --workdir {path}; wait for it or choose another folder.") from error
+            # File systems without locks (some network mounts): go on unlocked.
+        remove_temporary_files(path)
+        if read_config(path) != config:
+            write_json(path / CONFIG_FILE, config)
+        yield
+        (path / LOCK_FILE).unlink(missing_ok=True)
+    finally:
+        os.close(lock)

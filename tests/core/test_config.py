@@ -1,0 +1,109 @@
+"""Configs: every mistake is one sentence that names the key."""
+
+from __future__ import annotations
+
+import textwrap
+
+import pytest
+
+from bridgejax.config import default_config, differences, load_config, to_plain
+from bridgejax.errors import UserError
+
+
+@pytest.fixture
+def config_file(tmp_path):
+    file = tmp_path / "config.py"
+
+    def write(body: str = "pass"):
+        lines = textwrap.indent(textwrap.dedent(body), "    ")
+        file.write_text(
+            f"from bridgejax.config import default_config\ndef get_config(arg=None):\n    config = default_config()\n{lines}\n    return config\n"
+        )
+        return str(file)
+
+    return write
+
+
+def test_overrides_take_the_type_of_the_default(config_file):
+    overrides = [
+        ("generator.steps", "7"),
+        ("generator.guidance_scale", "2"),
+        ("task.shots", "4"),
+        ("task.source", "folder:/some/where"),
+        ("prompts.template", "('a {}', 'the {}')"),
+        ("arms", "vanilla,bridged"),
+        ("generator.height", "32"),
+        ("mesh", "(('data', 2), ('model', -1))"),
+    ]
+    config = load_config(config_file(), overrides)
+    assert config.generator.steps == 7
+    assert isinstance(config.generator.guidance_scale, float)
+    assert config.task.shots == 4
+    assert config.prompts.template == ("a {}", "the {}")
+    assert config.arms == ("vanilla", "bridged")
+    assert config.generator.height == 32
+    assert config.mesh == (("data", 2), ("model", -1))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("generator.stepz", "3", "did you mean 'generator.steps'"),
+        ("sead", "3", "did you mean 'seed'"),
+        ("generator", "3", "group of keys"),
+        ("generator.steps", "many", "generator.steps"),
+        ("generator.steps", "0", "generator.steps"),
+        ("generator.steps", "2.5", "generator.steps"),
+        ("task.shots", "0", "task.shots"),
+        ("task.shots", "few", "task.shots"),
+        ("generator.scheduler", "eulr", "did you mean 'euler'"),
+        ("generator.height", "30", "multiple of 8"),
+        ("arms", "vanila", "did you mean 'vanilla'"),
+        ("arms", "vanilla,vanilla", "twice"),
+        ("prompts.template", "a photo", "no {}"),
+        ("training.learning_rate", "nan", "learning_rate"),
+        ("mesh", "data", "mesh"),
+        ("study.shots", "0,1", "study.shots"),
+    ],
+)
+def test_a_wrong_override_is_named(config_file, key, value, told):
+    with pytest.raises(UserError) as error:
+        load_config(config_file(), [(key, value)])
+    assert told in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [("config.generator.stepz = 3", "steps"), ("config.generator.steps = 'x'", "line 4"), ("return 3", "ConfigDict"), ("1 / 0", "line 4")],
+)
+def test_a_wrong_config_file_is_told_with_its_line(config_file, body, told):
+    with pytest.raises(UserError, match=told):
+        load_config(config_file(body))
+
+
+def test_a_missing_config_file_is_told(tmp_path):
+    with pytest.raises(UserError, match="was not found"):
+        load_config(str(tmp_path / "none.py"))
+
+
+def test_a_config_takes_an_argument(tmp_path):
+    file = tmp_path / "config.py"
+    file.write_text(
+        "from bridgejax.config import default_config\ndef get_config(arg=None):\n"
+        "    config = default_config()\n    config.task.shots = int(arg)\n    return config\n"
+    )
+    assert load_config(f"{file}:3").task.shots == 3
+
+
+def test_a_config_may_add_a_recipe_of_its_own(config_file):
+    body = "config.recipes.mine = ({'data': 'real'},)\nconfig.arms = ('mine', 'vanilla')"
+    assert load_config(config_file(body)).arms == ("mine", "vanilla")
+
+
+def test_only_what_decides_results_counts_as_another_config():
+    old, new = to_plain(default_config()), to_plain(default_config())
+    new["mesh"], new["arms"], new["study"]["seeds"] = [["data", 4]], ["vanilla"], 9
+    assert differences(old, new) == []
+    new["generator"]["steps"] = 3
+    assert differences(old, new) == ["generator.steps: 50 → 3"]

@@ -1,0 +1,46 @@
+"""Meshes: sizes are checked, -1 takes what is left, and settings that break seeds are refused by name."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from bridgejax.errors import UserError
+from bridgejax.mesh import make_mesh
+
+
+def _python(code: str, **variables: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-c", code], env={**os.environ, **variables}, capture_output=True, text=True, check=False)
+
+
+def test_all_devices_lie_on_data_by_default():
+    mesh = make_mesh()
+    assert mesh.axis_names == ("data",)
+
+
+@pytest.mark.parametrize("axes", [[("data", 3)], [("data", -1), ("model", -1)], [("data", 0)], [("data", 1), ("data", 1)]])
+def test_sizes_that_do_not_fit_are_refused(axes):
+    with pytest.raises(UserError, match="mesh"):
+        make_mesh(axes)
+
+
+def test_minus_one_takes_what_is_left():
+    code = "from bridgejax.mesh import make_mesh; print(dict(make_mesh([('data', -1), ('model', 2)]).shape))"
+    result = _python(code, XLA_FLAGS="--xla_force_host_platform_device_count=8")
+    assert result.stdout.strip() == "{'data': 4, 'model': 2}", result.stderr
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "named"),
+    [
+        ("JAX_DEFAULT_PRNG_IMPL", "rbg", "jax_default_prng_impl"),
+        ("LIBTPU_INIT_ARGS", "--xla_tpu_spmd_rng_bit_generator_unsafe=true", "xla_tpu_spmd_rng_bit_generator_unsafe"),
+    ],
+)
+def test_settings_that_break_seeds_are_refused_by_name(variable, value, named):
+    result = _python("from bridgejax.mesh import check_randomness; check_randomness()", **{variable: value})
+    assert "UserError" in result.stderr
+    assert named in result.stderr
