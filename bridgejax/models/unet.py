@@ -1,0 +1,330 @@
+"""The conditional UNet of Stable Diffusion 1.x, 2.x and XL, built from a diffusers `config.json`.
+
+Source: Rombach et al. 2022 (arXiv:2112.10752), section 3; parameter names follow diffusers' UNet2DConditionModel.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from bridgejax.errors import UserError
+from bridgejax.models.attention import SpatialTransformer
+from bridgejax.models.conv import Conv2d, GroupNorm, linear, upsample_nearest
+
+DType = Any
+
+DEFAULTS: dict[str, Any] = {
+    "in_channels": 4,
+    "out_channels": 4,
+    "flip_sin_to_cos": True,
+    "freq_shift": 0,
+    "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+    "mid_block_type": "UNetMidBlock2DCrossAttn",
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+    "block_out_channels": (320, 640, 1280, 1280),
+    "layers_per_block": 2,
+    "downsample_padding": 1,
+    "norm_num_groups": 32,
+    "norm_eps": 1e-5,
+    "cross_attention_dim": 1280,
+    "transformer_layers_per_block": 1,
+    "attention_head_dim": 8,
+    "use_linear_projection": False,
+    "addition_embed_type": None,
+    "addition_time_embed_dim": None,
+    "projection_class_embeddings_input_dim": None,
+    "time_cond_proj_dim": None,
+    "conv_in_kernel": 3,
+    "conv_out_kernel": 3,
+}
+# Values that only this one setting of is supported; anything else is refused by name.
+FIXED: dict[str, tuple[Any, ...]] = {
+    "center_input_sample": (False,),
+    "only_cross_attention": (False,),
+    "mid_block_scale_factor": (1,),
+    "act_fn": ("silu", "swish"),
+    "num_attention_heads": (None,),
+    "reverse_transformer_layers_per_block": (None,),
+    "encoder_hid_dim": (None,),
+    "encoder_hid_dim_type": (None,),
+    "dual_cross_attention": (False,),
+    "class_embed_type": (None,),
+    "num_class_embeds": (None,),
+    "resnet_time_scale_shift": ("default",),
+    "resnet_skip_time_act": (False,),
+    "resnet_out_scale_factor": (1,),
+    "time_embedding_type": ("positional",),
+    "time_embedding_dim": (None,),
+    "time_embedding_act_fn": (None,),
+    "timestep_post_act": (None,),
+    "attention_type": ("default",),
+    "class_embeddings_concat": (False,),
+    "mid_block_only_cross_attention": (None, False),
+    "cross_attention_norm": (None,),
+    "dropout": (0,),
+}
+# Read elsewhere or without effect on the arithmetic here (attention is always normalised in float32).
+IGNORED = ("sample_size", "upcast_attention", "addition_embed_type_num_heads")
+
+
+def read_config(config: Mapping[str, Any], defaults: Mapping[str, Any], fixed: Mapping[str, tuple[Any, ...]],
+                ignored: Sequence[str], what: str) -> dict[str, Any]:
+    """Returns `defaults` overlaid with `config`.
+
+    Raises:
+      UserError: a value or a key that this implementation does not support; it is named.
+    """
+    values = dict(defaults)
+    for key, value in config.items():
+        if key.startswith("_") or key in ignored:
+            continue
+        if key in fixed:
+            if value not in fixed[key]:
+                allowed = " or ".join(repr(option) for option in fixed[key])
+                raise UserError(f"{what} config: {key} = {value!r} is not supported; it must be {allowed}.")
+        elif key in defaults:
+            values[key] = value
+        else:
+            raise UserError(f"{what} config: the key {key!r} is not known, so the model might differ from the published one.")
+    return values
+
+
+def per_block(value: Any, blocks: int, key: str) -> list[Any]:
+    """Returns one value per block from a number or a list of the right length."""
+    if isinstance(value, (list, tuple)):
+        if len(value) != blocks:
+            raise UserError(f"UNet config: {key} has {len(value)} values for {blocks} blocks; give one number or {blocks}.")
+        return list(value)
+    return [value] * blocks
+
+
+def timestep_embedding(timesteps: jax.Array, width: int, flip_sin_to_cos: bool, freq_shift: float) -> jax.Array:
+    """Returns sinusoids [n, width] (float32) of `timesteps` [n], periods from 2π to 20000π."""
+    half = width // 2
+    exponents = -math.log(10000.0) * jnp.arange(half, dtype=jnp.float32) / (half - freq_shift)
+    angles = timesteps.astype(jnp.float32)[:, None] * jnp.exp(exponents)[None]
+    parts = (jnp.cos(angles), jnp.sin(angles)) if flip_sin_to_cos else (jnp.sin(angles), jnp.cos(angles))
+    return jnp.pad(jnp.concatenate(parts, -1), ((0, 0), (0, width % 2)))
+
+
+class TimestepEmbedding(nnx.Module):
+    """Two dense layers with SiLU between; `cond_proj` adds a projected guidance embedding (LCM)."""
+
+    def __init__(self, features_in: int, features: int, cond_features: int | None = None, **options: Any):
+        self.linear_1 = linear(features_in, features, **options)
+        self.linear_2 = linear(features, features, **options)
+        self.cond_proj = linear(cond_features, features_in, use_bias=False, **options) if cond_features else None
+
+    def __call__(self, x: jax.Array, cond: jax.Array | None = None) -> jax.Array:
+        if cond is not None and self.cond_proj is not None:
+            x = x + self.cond_proj(cond)
+        return self.linear_2(jax.nn.silu(self.linear_1(x)))
+
+
+class ResnetBlock(nnx.Module):
+    """Norm, SiLU, convolution twice, with the time embedding added between (ResnetBlock2D of diffusers)."""
+
+    def __init__(self, features_in: int, features: int, time_features: int | None, groups: int, epsilon: float,
+                 zero_init: bool = False, **options: Any):
+        self.norm1 = GroupNorm(groups, features_in, epsilon=epsilon, **options)
+        self.conv1 = Conv2d(features_in, features, **options)
+        self.time_emb_proj = linear(time_features, features, **options) if time_features else None
+        self.norm2 = GroupNorm(groups, features, epsilon=epsilon, **options)
+        self.conv2 = Conv2d(features, features, zero_init=zero_init, **options)
+        self.conv_shortcut = Conv2d(features_in, features, 1, **options) if features_in != features else None
+
+    def __call__(self, x: jax.Array, time: jax.Array | None = None) -> jax.Array:
+        """Maps `x` [n, h, w, features_in] and `time` [n, time_features] to [n, h, w, features]."""
+        y = self.conv1(jax.nn.silu(self.norm1(x)))
+        if self.time_emb_proj is not None:
+            y = y + self.time_emb_proj(jax.nn.silu(time))[:, None, None]
+        y = self.conv2(jax.nn.silu(self.norm2(y)))
+        return (x if self.conv_shortcut is None else self.conv_shortcut(x)) + y
+
+
+class Resample(nnx.Module):
+    """One convolution `conv`, after nearest-neighbour enlargement when a target size is given."""
+
+    def __init__(self, features: int, stride: int, padding: Any, **options: Any):
+        self.conv = Conv2d(features, features, stride=stride, padding=padding, **options)
+
+    def __call__(self, x: jax.Array, size: tuple[int, int] | None = None) -> jax.Array:
+        return self.conv(x if size is None else upsample_nearest(x, *size))
+
+
+class Stage(nnx.Module):
+    """One resolution of the UNet: ResNet blocks, each followed by a spatial transformer if it attends."""
+
+    def __init__(self, resnets: list[ResnetBlock], attentions: list[SpatialTransformer],
+                 downsampler: Resample | None = None, upsampler: Resample | None = None):
+        self.resnets = nnx.List(resnets)
+        self.attentions = nnx.List(attentions)
+        self.downsamplers = nnx.List([downsampler] if downsampler else [])
+        self.upsamplers = nnx.List([upsampler] if upsampler else [])
+
+    def layer(self, index: int, x: jax.Array, time: jax.Array, context: jax.Array) -> jax.Array:
+        x = self.resnets[index](x, time)
+        return self.attentions[index](x, context) if self.attentions else x
+
+
+class MidBlock(nnx.Module):
+    """A ResNet block, then (transformer, ResNet block)."""
+
+    def __init__(self, resnets: list[ResnetBlock], attentions: list[SpatialTransformer]):
+        self.resnets = nnx.List(resnets)
+        self.attentions = nnx.List(attentions)
+
+    def __call__(self, x: jax.Array, time: jax.Array, context: jax.Array) -> jax.Array:
+        x = self.resnets[0](x, time)
+        for attention, resnet in zip(self.attentions, list(self.resnets)[1:], strict=True):
+            x = resnet(attention(x, context), time)
+        return x
+
+
+class UNet2DCondition(nnx.Module):
+    """Predicts noise, velocity or sample from noisy latents, a timestep and text embeddings."""
+
+    def __init__(self, config: Mapping[str, Any], *, dtype: DType = jnp.float32, param_dtype: DType = jnp.float32,
+                 rngs: nnx.Rngs):
+        """Builds the network of a diffusers `config.json` (UNet2DConditionModel).
+
+        Raises:
+          UserError: the config asks for something that is not supported; the key is named.
+        """
+        c = read_config(config, DEFAULTS, FIXED, IGNORED, "UNet")
+        channels = [int(n) for n in c["block_out_channels"]]
+        blocks = len(channels)
+        groups, epsilon = c["norm_num_groups"], c["norm_eps"]
+        for key, kinds in (("down_block_types", ("DownBlock2D", "CrossAttnDownBlock2D")),
+                           ("up_block_types", ("UpBlock2D", "CrossAttnUpBlock2D"))):
+            if len(c[key]) != blocks:
+                raise UserError(f"UNet config: {key} has {len(c[key])} entries for {blocks} block_out_channels.")
+            for kind in c[key]:
+                if kind not in kinds:
+                    raise UserError(f"UNet config: {key} holds {kind!r}, which is not supported; it must be one of {', '.join(kinds)}.")
+        if not groups or any(n % groups for n in channels):
+            raise UserError(f"UNet config: norm_num_groups = {groups!r} must divide every block_out_channels ({channels}).")
+        heads = per_block(c["attention_head_dim"], blocks, "attention_head_dim")
+        layers = per_block(c["layers_per_block"], blocks, "layers_per_block")
+        depth = per_block(c["transformer_layers_per_block"], blocks, "transformer_layers_per_block")
+        context = per_block(c["cross_attention_dim"], blocks, "cross_attention_dim")
+        options: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        time_features = 4 * channels[0]
+
+        def resnet(features_in: int, features: int) -> ResnetBlock:
+            return ResnetBlock(features_in, features, time_features, groups, epsilon, zero_init=True, **options)
+
+        def transformer(block: int) -> SpatialTransformer:
+            if channels[block] % heads[block]:
+                raise UserError(
+                    f"UNet config: attention_head_dim = {heads[block]} (the number of heads) must divide the {channels[block]} channels of its block."
+                )
+            return SpatialTransformer(
+                channels[block], heads[block], context[block], depth[block], groups, c["use_linear_projection"], **options
+            )
+
+        self.conv_in = Conv2d(c["in_channels"], channels[0], c["conv_in_kernel"], **options)
+        self.time_embedding = TimestepEmbedding(channels[0], time_features, c["time_cond_proj_dim"], **options)
+        self.add_embedding = None
+        if c["addition_embed_type"] == "text_time":
+            self.add_embedding = TimestepEmbedding(c["projection_class_embeddings_input_dim"], time_features, **options)
+        elif c["addition_embed_type"] is not None:
+            raise UserError(f"UNet config: addition_embed_type = {c['addition_embed_type']!r} is not supported; it must be None or 'text_time'.")
+
+        down = []
+        for i, kind in enumerate(c["down_block_types"]):
+            entering = [channels[max(i - 1, 0)]] + [channels[i]] * (layers[i] - 1)
+            down.append(Stage(
+                [resnet(n, channels[i]) for n in entering],
+                [transformer(i) for _ in entering] if kind == "CrossAttnDownBlock2D" else [],
+                downsampler=Resample(channels[i], 2, c["downsample_padding"], **options) if i < blocks - 1 else None,
+            ))
+        self.down_blocks = nnx.List(down)
+
+        last = channels[-1]
+        if c["mid_block_type"] is None:
+            self.mid_block = None
+        elif c["mid_block_type"] == "UNetMidBlock2DCrossAttn":
+            self.mid_block = MidBlock([resnet(last, last), resnet(last, last)], [transformer(blocks - 1)])
+        else:
+            raise UserError(
+                f"UNet config: mid_block_type = {c['mid_block_type']!r} is not supported; it must be 'UNetMidBlock2DCrossAttn' or None."
+            )
+
+        up = []
+        for i, kind in enumerate(c["up_block_types"]):
+            block = blocks - 1 - i
+            below, count = channels[min(block + 1, blocks - 1)], layers[block] + 1
+            skips = [channels[block]] * (count - 1) + [channels[max(block - 1, 0)]]
+            inputs = [below] + [channels[block]] * (count - 1)
+            up.append(Stage(
+                [resnet(a + b, channels[block]) for a, b in zip(inputs, skips, strict=True)],
+                [transformer(block) for _ in skips] if kind == "CrossAttnUpBlock2D" else [],
+                upsampler=Resample(channels[block], 1, 1, **options) if i < blocks - 1 else None,
+            ))
+        self.up_blocks = nnx.List(up)
+        self.conv_norm_out = GroupNorm(groups, channels[0], epsilon=epsilon, **options)
+        self.conv_out = Conv2d(channels[0], c["out_channels"], c["conv_out_kernel"], zero_init=True, **options)
+        self.time_channels = channels[0]
+        self.flip_sin_to_cos, self.freq_shift = bool(c["flip_sin_to_cos"]), c["freq_shift"]
+        self.addition_time_width = c["addition_time_embed_dim"]
+        self.dtype = dtype
+
+    def __call__(
+        self,
+        latents: jax.Array,
+        timesteps: jax.Array,
+        context: jax.Array,
+        *,
+        pooled: jax.Array | None = None,
+        time_ids: jax.Array | None = None,
+        timestep_cond: jax.Array | None = None,
+    ) -> jax.Array:
+        """Predicts, in float32.
+
+        Args:
+          latents: [n, h, w, in_channels], as scaled by the scheduler.
+          timesteps: [n] or a scalar, in training timesteps.
+          context: [n, tokens, cross_attention_dim] text embeddings.
+          pooled: [n, p] pooled text embedding (SDXL only).
+          time_ids: [n, 6] original size, crop corner, target size in pixels (SDXL only).
+          timestep_cond: [n, time_cond_proj_dim] guidance embedding (LCM only).
+
+        Returns:
+          [n, h, w, out_channels] float32.
+        """
+        batch = latents.shape[0]
+        steps = jnp.broadcast_to(jnp.asarray(timesteps), (batch,))
+        sinusoids = timestep_embedding(steps, self.time_channels, self.flip_sin_to_cos, self.freq_shift)
+        time = self.time_embedding(sinusoids.astype(self.dtype), timestep_cond)
+        if self.add_embedding is not None:
+            if pooled is None or time_ids is None:
+                raise UserError("this UNet (SDXL) also needs the pooled text embedding and the image size; pass pooled, height and width.")
+            sizes = timestep_embedding(time_ids.reshape(-1), self.addition_time_width, self.flip_sin_to_cos, self.freq_shift)
+            extra = jnp.concatenate([pooled.astype(jnp.float32), sizes.reshape(batch, -1)], -1)
+            time = time + self.add_embedding(extra.astype(self.dtype))
+        context = context.astype(self.dtype)
+
+        x = self.conv_in(latents)
+        skips = [x]
+        for stage in self.down_blocks:
+            for i in range(len(stage.resnets)):
+                x = stage.layer(i, x, time, context)
+                skips.append(x)
+            if stage.downsamplers:
+                x = stage.downsamplers[0](x)
+                skips.append(x)
+        if self.mid_block is not None:
+            x = self.mid_block(x, time, context)
+        for stage in self.up_blocks:
+            for i in range(len(stage.resnets)):
+                x = stage.layer(i, jnp.concatenate([x, skips.pop()], -1), time, context)
+            if stage.upsamplers:
+                x = stage.upsamplers[0](x, size=skips[-1].shape[1:3])
+        return self.conv_out(jax.nn.silu(self.conv_norm_out(x))).astype(jnp.float32)

@@ -1,0 +1,179 @@
+"""The latent autoencoder of Stable Diffusion, built from a diffusers `config.json`.
+
+Source: Rombach et al. 2022 (arXiv:2112.10752), appendix E; parameter names follow diffusers' AutoencoderKL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from bridgejax.errors import UserError
+from bridgejax.models.attention import Attention
+from bridgejax.models.conv import Conv2d, GroupNorm
+from bridgejax.models.unet import Resample, ResnetBlock, read_config
+
+DType = Any
+
+DEFAULTS: dict[str, Any] = {
+    "in_channels": 3,
+    "out_channels": 3,
+    "down_block_types": ("DownEncoderBlock2D",),
+    "up_block_types": ("UpDecoderBlock2D",),
+    "block_out_channels": (64,),
+    "layers_per_block": 1,
+    "latent_channels": 4,
+    "norm_num_groups": 32,
+    "scaling_factor": 0.18215,
+    "use_quant_conv": True,
+    "use_post_quant_conv": True,
+    "mid_block_add_attention": True,
+}
+FIXED: dict[str, tuple[Any, ...]] = {
+    "act_fn": ("silu", "swish"),
+    "shift_factor": (None,),
+    "latents_mean": (None,),
+    "latents_std": (None,),
+}
+IGNORED = ("sample_size", "force_upcast")
+_EPSILON = 1e-6
+
+
+class PixelAttention(nnx.Module):
+    """Single-head self-attention over pixels with its own group normalisation, residual."""
+
+    def __init__(self, features: int, groups: int, **options: Any):
+        self.group_norm = GroupNorm(groups, features, epsilon=_EPSILON, **options)
+        self.attention = Attention(features, 1, qkv_bias=True, **options)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        batch, height, width, features = x.shape
+        y = self.group_norm(x).reshape(batch, height * width, features)
+        return x + self.attention(y).reshape(x.shape)
+
+
+class Middle(nnx.Module):
+    """ResNet block, attention (optional), ResNet block."""
+
+    def __init__(self, features: int, groups: int, attend: bool, **options: Any):
+        self.resnets = nnx.List([ResnetBlock(features, features, None, groups, _EPSILON, **options) for _ in range(2)])
+        self.attentions = nnx.List([PixelAttention(features, groups, **options)] if attend else [])
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = self.resnets[0](x)
+        for attention in self.attentions:
+            x = attention(x)
+        return self.resnets[1](x)
+
+
+class Level(nnx.Module):
+    """ResNet blocks of one resolution and the step to the next."""
+
+    def __init__(self, resnets: list[ResnetBlock], downsampler: Resample | None = None, upsampler: Resample | None = None):
+        self.resnets = nnx.List(resnets)
+        self.downsamplers = nnx.List([downsampler] if downsampler else [])
+        self.upsamplers = nnx.List([upsampler] if upsampler else [])
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for resnet in self.resnets:
+            x = resnet(x)
+        for down in self.downsamplers:
+            x = down(x)
+        for up in self.upsamplers:
+            x = up(x, size=(2 * x.shape[1], 2 * x.shape[2]))
+        return x
+
+
+class Encoder(nnx.Module):
+    """Images [n, h, w, c] → moments [n, h/f, w/f, 2 · latent_channels]."""
+
+    def __init__(self, c: Mapping[str, Any], **options: Any):
+        channels, groups = c["block_out_channels"], c["norm_num_groups"]
+        self.conv_in = Conv2d(c["in_channels"], channels[0], **options)
+        levels = []
+        for i, features in enumerate(channels):
+            entering = [channels[max(i - 1, 0)]] + [features] * (c["layers_per_block"] - 1)
+            # Torch pads only below and to the right before the strided convolution.
+            down = Resample(features, 2, ((0, 1), (0, 1)), **options) if i < len(channels) - 1 else None
+            levels.append(Level([ResnetBlock(n, features, None, groups, _EPSILON, **options) for n in entering], downsampler=down))
+        self.down_blocks = nnx.List(levels)
+        self.mid_block = Middle(channels[-1], groups, c["mid_block_add_attention"], **options)
+        self.conv_norm_out = GroupNorm(groups, channels[-1], epsilon=_EPSILON, **options)
+        self.conv_out = Conv2d(channels[-1], 2 * c["latent_channels"], **options)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = self.conv_in(x)
+        for level in self.down_blocks:
+            x = level(x)
+        return self.conv_out(jax.nn.silu(self.conv_norm_out(self.mid_block(x))))
+
+
+class Decoder(nnx.Module):
+    """Latents [n, h/f, w/f, latent_channels] → images [n, h, w, c]."""
+
+    def __init__(self, c: Mapping[str, Any], **options: Any):
+        channels, groups = list(reversed(c["block_out_channels"])), c["norm_num_groups"]
+        self.conv_in = Conv2d(c["latent_channels"], channels[0], **options)
+        self.mid_block = Middle(channels[0], groups, c["mid_block_add_attention"], **options)
+        levels = []
+        for i, features in enumerate(channels):
+            entering = [channels[max(i - 1, 0)]] + [features] * c["layers_per_block"]
+            up = Resample(features, 1, 1, **options) if i < len(channels) - 1 else None
+            levels.append(Level([ResnetBlock(n, features, None, groups, _EPSILON, **options) for n in entering], upsampler=up))
+        self.up_blocks = nnx.List(levels)
+        self.conv_norm_out = GroupNorm(groups, channels[-1], epsilon=_EPSILON, **options)
+        self.conv_out = Conv2d(channels[-1], c["out_channels"], **options)
+
+    def __call__(self, z: jax.Array) -> jax.Array:
+        x = self.mid_block(self.conv_in(z))
+        for level in self.up_blocks:
+            x = level(x)
+        return self.conv_out(jax.nn.silu(self.conv_norm_out(x)))
+
+
+class AutoencoderKL(nnx.Module):
+    """Images in [-1, 1] to latents and back; the scaling factor is applied by the caller."""
+
+    def __init__(self, config: Mapping[str, Any], *, dtype: DType = jnp.float32, param_dtype: DType = jnp.float32, rngs: nnx.Rngs):
+        """Builds the network of a diffusers `config.json` (AutoencoderKL).
+
+        Raises:
+          UserError: the config asks for something that is not supported; the key is named.
+        """
+        c = read_config(config, DEFAULTS, FIXED, IGNORED, "VAE")
+        blocks, groups = len(c["block_out_channels"]), c["norm_num_groups"]
+        for key, kind in (("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")):
+            if list(c[key]) != [kind] * blocks:
+                raise UserError(f"VAE config: {key} = {list(c[key])} is not supported; it must be {blocks} times {kind!r}.")
+        if not groups or any(n % groups for n in c["block_out_channels"]):
+            raise UserError(f"VAE config: norm_num_groups = {groups!r} must divide every block_out_channels ({list(c['block_out_channels'])}).")
+        options: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        latent = c["latent_channels"]
+        self.encoder = Encoder(c, **options)
+        self.decoder = Decoder(c, **options)
+        self.quant_conv = Conv2d(2 * latent, 2 * latent, 1, **options) if c["use_quant_conv"] else None
+        self.post_quant_conv = Conv2d(latent, latent, 1, **options) if c["use_post_quant_conv"] else None
+        self.scaling_factor = float(c["scaling_factor"])
+        self.latent_channels = latent
+        self.factor = 2 ** (blocks - 1)
+
+    def encode(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns the posterior's mean and log variance, each [n, h/f, w/f, latent_channels] float32.
+
+        Args:
+          images: [n, h, w, in_channels] in [-1, 1]; h and w multiples of `factor`.
+        """
+        moments = self.encoder(images)
+        if self.quant_conv is not None:
+            moments = self.quant_conv(moments)
+        mean, log_variance = jnp.split(moments.astype(jnp.float32), 2, axis=-1)
+        return mean, jnp.clip(log_variance, -30.0, 20.0)
+
+    def decode(self, latents: jax.Array) -> jax.Array:
+        """Returns images [n, h, w, out_channels] float32, nominally in [-1, 1], from unscaled latents."""
+        z = latents if self.post_quant_conv is None else self.post_quant_conv(latents)
+        return self.decoder(z).astype(jnp.float32)
