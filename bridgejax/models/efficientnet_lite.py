@@ -122,9 +122,7 @@ class EfficientNetLite(nnx.Module):
 
     architecture = "efficientnet_lite0"
 
-    def __init__(
-        self, num_classes: int = 1000, preprocessing: Preprocessing = LITE0_PREPROCESSING, *, rngs: nnx.Rngs
-    ) -> None:
+    def __init__(self, num_classes: int = 1000, preprocessing: Preprocessing = LITE0_PREPROCESSING, *, rngs: nnx.Rngs) -> None:
         self.num_classes = num_classes
         self.preprocessing = preprocessing
         self.conv_stem = Conv(3, STEM_CHANNELS, 3, 2, use_bias=False, rngs=rngs)

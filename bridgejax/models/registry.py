@@ -87,7 +87,9 @@ def save_classifier(model: EfficientNetLite, folder: str | Path) -> None:
     tensors = export(model, rules)
     for name, array in tensors.items():
         if not np.isfinite(array).all():
-            raise UserError(f"tensor {name} holds NaN or infinity, so {target} was not written; train with a lower learning rate.")
+            raise UserError(
+                f"tensor {name} holds NaN or infinity, so {target} was not written; train with a lower learning rate."
+            )
     # PyTorch counts batches beside its running statistics; with a fixed momentum the count is never used.
     for name in [name for name in tensors if name.endswith("running_var")]:
         tensors[name.removesuffix("running_var") + "num_batches_tracked"] = np.zeros((), np.int64)
