@@ -1,0 +1,292 @@
+"""Text to image (and image to image) with Stable-Diffusion-family models."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+
+from bridgejax.diffusion.folder import Description, content_digest, describe, load_networks, locate, parse_dtype, save_folder
+from bridgejax.diffusion.networks import Networks
+from bridgejax.diffusion.sampler import make_sampler
+from bridgejax.diffusion.schedulers import make_scheduler
+from bridgejax.diffusion.tokenizer import Tokenizer
+from bridgejax.errors import UserError
+from bridgejax.identity import keys_from_seeds
+from bridgejax.mesh import check_randomness, data_sharding, data_size, replicated
+
+
+def load_pipeline(folder_or_hub_name: str | Path, dtype: Any = "float32", mesh: Mesh | None = None) -> Pipeline:
+    """Loads a text-to-image model.
+
+    Args:
+      folder_or_hub_name: `builtin:tiny_diffusion`, a folder in the diffusers layout, or a hub name.
+      dtype: "float32", "bfloat16" or "float16", of parameters and arithmetic; latents, norms' statistics and
+        softmax stay float32.
+      mesh: devices to split batches over (axis "data"); None means the default device.
+
+    Raises:
+      UserError: the folder, a config or a weights file is missing, damaged or not supported.
+    """
+    check_randomness()
+    kind = parse_dtype(dtype)
+    description = describe(locate(folder_or_hub_name))
+    put = None
+    if mesh is not None:
+        sharding = replicated(mesh)
+
+        def put(path: str, array: np.ndarray) -> jax.Array:
+            return jax.device_put(array, sharding)
+
+    return Pipeline(description, load_networks(description, kind, put), mesh)
+
+
+class Pipeline:
+    """A loaded text-to-image model. Calling it samples images; everything runs under `jax.jit`.
+
+    Attributes:
+      networks: text encoders, UNet and autoencoder, an nnx module.
+      folder: where it was loaded from.
+      vae_factor: pixels per latent along each side.
+      default_height: of images, in pixels, like `default_width`.
+      mesh: as given.
+    """
+
+    def __init__(self, description: Description, networks: Networks, mesh: Mesh | None = None):
+        """Wraps loaded networks; `load_pipeline` is the usual way here."""
+        self.description = description
+        self.networks = networks
+        self.mesh = mesh
+        self.folder = description.folder
+        self.vae_factor = networks.vae.factor
+        side = description.unet.get("sample_size") or 64
+        height, width = side if isinstance(side, (list, tuple)) else (side, side)
+        self.default_height, self.default_width = int(height) * self.vae_factor, int(width) * self.vae_factor
+        self._graph, self._state = nnx.split(networks)
+        self._sampler = make_sampler(self._graph)
+        graph = self._graph
+        self._encode_text = jax.jit(lambda state, ids: nnx.merge(graph, state).encode_text(ids))
+        self._decode = jax.jit(lambda state, latents: nnx.merge(graph, state).decode(latents))
+        self._encode = jax.jit(lambda state, images: nnx.merge(graph, state).encode(images))
+        self._predict = jax.jit(
+            lambda state, latents, timestep, hidden, pooled, size, guidance: nnx.merge(graph, state).predict(
+                latents, timestep, hidden, pooled, size, guidance
+            ),
+            static_argnums=5,
+        )
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """SHA-256 (hex) over the folder's configs, weights and tokenizers: what decides the pixels of a prompt and seed."""
+        return content_digest(self.description)
+
+    @functools.cached_property
+    def tokenizers(self) -> tuple[Tokenizer, ...]:
+        """One tokenizer per text encoder, read when first needed."""
+        encoders = self.networks.text_encoders
+        return tuple(Tokenizer(path, encoder.max_tokens) for path, encoder in zip(self.description.tokenizers, encoders, strict=True))
+
+    @property
+    def is_xl(self) -> bool:
+        """Whether the UNet also takes a pooled text embedding and the image size."""
+        return self.networks.unet.add_embedding is not None
+
+    def __call__(
+        self,
+        prompts: str | Sequence[str],
+        seeds: int | Sequence[int] | np.ndarray | None = None,
+        *,
+        steps: int = 50,
+        guidance_scale: float = 7.5,
+        negative_prompt: str | Sequence[str] = "",
+        height: int | None = None,
+        width: int | None = None,
+        scheduler: str | None = None,
+        latents: Any = None,
+        step_noise: Any = None,
+        init_images: Any = None,
+        strength: float = 0.8,
+    ) -> jax.Array:
+        """Samples one image per prompt, as one batch.
+
+        Args:
+          prompts: n prompts; one longer than the text encoder takes is cut, with a warning that shows what.
+          seeds: n integers; the noise of image i depends on its seed alone. May be absent if `latents` are given.
+          steps: of the scheduler.
+          guidance_scale: of classifier-free guidance; at most 1 means none, and one UNet call per step.
+          negative_prompt: one for all images, or n.
+          height: of the images in pixels, a multiple of `vae_factor`; None means the model's own. Likewise `width`.
+          scheduler: a name out of `bridgejax.diffusion.schedulers.SCHEDULERS`; None means the folder's.
+          latents: float32 [n, h/f, w/f, 4] unit normal noise instead of that of `seeds`.
+          step_noise: float32 [steps, n, h/f, w/f, 4] for stochastic schedulers, instead of that of `seeds`.
+          init_images: float32 [n, h, w, 3] in [0, 1] to start from (image-to-image).
+          strength: in (0, 1]: which share of the steps image-to-image makes, counted as diffusers does.
+
+        Returns:
+          float32 [n, h, w, 3] in [0, 1]; a `jax.Array`, so the call returns before the images are ready.
+
+        Raises:
+          UserError: an argument does not fit; it is named.
+        """
+        texts = [prompts] if isinstance(prompts, str) else list(prompts)
+        n = len(texts)
+        if n == 0:
+            raise UserError("prompts is empty; give at least one.")
+        if seeds is None:
+            if latents is None:
+                raise UserError("seeds are missing; give one integer per prompt.")
+            seeds = [0] * n
+        seed_list = [seeds] if isinstance(seeds, (int, np.integer)) else list(seeds)
+        if len(seed_list) != n:
+            raise UserError(f"there are {len(seed_list)} seeds for {n} prompts; give one integer per prompt.")
+        if not math.isfinite(guidance_scale):
+            raise UserError(f"guidance_scale = {guidance_scale!r} must be a finite number.")
+        first_image = None if init_images is None else _array(init_images, "init_images", (n, None, None, 3))
+        height, width = self._size(height, width, first_image)
+        if first_image is not None:
+            _array(first_image, "init_images", (n, height, width, 3))
+        method = make_scheduler(scheduler, self.description.scheduler, str(self.folder / "scheduler" / "scheduler_config.json"))
+        tables, calls = method.tables(steps), method.calls(steps)
+        first = 0
+        if first_image is not None:
+            if not 0 < strength <= 1:
+                raise UserError(f"strength = {strength!r} must be above 0 and at most 1.")
+            first = method.first_call(steps, strength)
+            if first >= calls:
+                raise UserError(f"strength = {strength!r} of {steps} steps leaves none to make; raise strength or steps.")
+        shape = (height // self.vae_factor, width // self.vae_factor, self.networks.vae.latent_channels)
+        takes_guidance = self.networks.unet.time_embedding.cond_proj is not None
+        guide = guidance_scale > 1 and not takes_guidance
+        negatives = [negative_prompt] if isinstance(negative_prompt, str) else list(negative_prompt)
+        if len(negatives) not in (1, n):
+            raise UserError(f"there are {len(negatives)} negative prompts for {n} prompts; give one, or one per prompt.")
+        zero = guide and self.is_xl and bool(self.description.index.get("force_zeros_for_empty_prompt", True))
+        zero = zero and not any(negatives)
+
+        batched: dict[str, Any] = {
+            "ids": [tokenizer(texts) for tokenizer in self.tokenizers],
+            "keys": keys_from_seeds(seed_list),
+            "latents": None if latents is None else _array(latents, "latents", (n, *shape)),
+            "init_images": first_image,
+        }
+        shared: dict[str, Any] = {
+            "negative_ids": [tokenizer(negatives) for tokenizer in self.tokenizers] if guide and not zero else None,
+            "tables": tables,
+            "first": np.int32(first),
+            "calls": np.int32(calls),
+            "guidance": np.float32(guidance_scale),
+            "step_noise": None,
+        }
+        if step_noise is not None and method.stochastic:
+            shared["step_noise"] = _array(step_noise, "step_noise", (None, n, *shape))
+            if shared["step_noise"].shape[0] < calls:
+                raise UserError(f"step_noise has {shared['step_noise'].shape[0]} steps, but the scheduler makes {calls}.")
+        inputs = self._place(batched, shared, n)
+        images = self._sampler(self._state, inputs, scheduler=method, shape=shape, guide=guide, zero_negative=zero)
+        return images if images.shape[0] == n else images[:n]
+
+    def encode_prompts(self, prompts: str | Sequence[str]) -> tuple[jax.Array, jax.Array | None]:
+        """Returns the UNet's text context [n, 77, d] and, for SDXL, the pooled embedding [n, p] (else None); float32."""
+        texts = [prompts] if isinstance(prompts, str) else list(prompts)
+        return self._encode_text(self._state, [tokenizer(texts) for tokenizer in self.tokenizers])
+
+    def predict(
+        self,
+        latents: Any,
+        timestep: Any,
+        hidden: Any,
+        pooled: Any = None,
+        height: int | None = None,
+        width: int | None = None,
+        guidance_scale: float | None = None,
+    ) -> jax.Array:
+        """Returns the UNet's raw output for one denoising call.
+
+        Args:
+          latents: [n, h/f, w/f, 4], as scaled by the scheduler.
+          timestep: scalar or [n], in training timesteps.
+          hidden: [n, tokens, d] from `encode_prompts`; likewise `pooled`, [n, p], for SDXL.
+          height: image size in pixels told to SDXL; None means that of the latents. Likewise `width`.
+          guidance_scale: embedded guidance, for UNets that take it (LCM).
+
+        Returns:
+          float32 [n, h/f, w/f, 4].
+        """
+        x = jnp.asarray(latents, jnp.float32)
+        size = (height or x.shape[1] * self.vae_factor, width or x.shape[2] * self.vae_factor)
+        scale = None if guidance_scale is None else jnp.float32(guidance_scale)
+        return self._predict(self._state, x, jnp.asarray(timestep, jnp.float32), jnp.asarray(hidden), pooled, size, scale)
+
+    def decode(self, latents: Any) -> jax.Array:
+        """Returns images float32 [n, h, w, 3] in [0, 1] of latents [n, h/f, w/f, 4] as the UNet sees them."""
+        return self._decode(self._state, jnp.asarray(latents, jnp.float32))
+
+    def encode(self, images: Any) -> jax.Array:
+        """Returns latents as the UNet sees them (posterior mean × scaling factor) of images [n, h, w, 3] in [0, 1]."""
+        pixels = _array(images, "images", (None, None, None, 3))
+        if pixels.shape[1] % self.vae_factor or pixels.shape[2] % self.vae_factor:
+            raise UserError(f"images of {pixels.shape[1]}×{pixels.shape[2]} pixels do not fit; both sides must be multiples of {self.vae_factor}.")
+        return self._encode(self._state, pixels)
+
+    def save(self, folder: str | Path) -> None:
+        """Writes the model to a new folder in the diffusers layout; PyTorch diffusers opens it too.
+
+        Raises:
+          UserError: the folder holds files already, or cannot be written.
+        """
+        d = self.description
+        save_folder(
+            folder,
+            self.networks,
+            unet=d.unet,
+            vae=d.vae,
+            text_encoders=d.text_encoders,
+            scheduler=d.scheduler,
+            tokenizers=d.tokenizers,
+            index=d.index,
+        )
+
+    def _size(self, height: int | None, width: int | None, images: np.ndarray | None) -> tuple[int, int]:
+        default = (self.default_height, self.default_width) if images is None else images.shape[1:3]
+        size = (height or default[0], width or default[1])
+        for name, value in zip(("height", "width"), size, strict=True):
+            if value != int(value) or value < 1 or value % self.vae_factor:
+                raise UserError(f"{name} = {value!r} must be a positive multiple of {self.vae_factor} pixels.")
+        return int(size[0]), int(size[1])
+
+    def _place(self, batched: dict[str, Any], shared: dict[str, Any], n: int) -> dict[str, Any]:
+        """Returns all inputs; with a mesh, the batch is padded (last row repeated) and split over "data"."""
+        if self.mesh is None:
+            return {**batched, **shared}
+        missing = -n % data_size(self.mesh)
+
+        def pad(x: Any, axis: int = 0) -> Any:
+            if not missing:
+                return x
+            rows = np.minimum(np.arange(n + missing), n - 1)
+            return x[rows] if axis == 0 else np.take(x, rows, axis=axis)
+
+        split, whole = data_sharding(self.mesh), replicated(self.mesh)
+        if shared["negative_ids"] is not None and shared["negative_ids"][0].shape[0] == n > 1:
+            batched = {**batched, "negative_ids": shared["negative_ids"]}
+        if shared["step_noise"] is not None:
+            shared = {**shared, "step_noise": pad(shared["step_noise"], axis=1)}
+        placed = jax.device_put(jax.tree.map(pad, batched), split)
+        return {**jax.device_put(shared, whole), **placed}
+
+
+def _array(value: Any, name: str, shape: tuple[int | None, ...]) -> np.ndarray:
+    """Returns `value` as float32 after checking its shape; None in `shape` fits any size."""
+    array = np.asarray(value, np.float32)
+    if array.ndim != len(shape) or any(want not in (None, have) for want, have in zip(shape, array.shape, strict=True)):
+        expected = ", ".join("any" if want is None else str(want) for want in shape)
+        raise UserError(f"{name} has shape {list(array.shape)}; expected [{expected}].")
+    return array

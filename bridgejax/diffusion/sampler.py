@@ -1,0 +1,100 @@
+"""The one jitted function from token ids and seeds to images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+
+from bridgejax.diffusion.networks import Networks
+from bridgejax.diffusion.schedulers import Carry, Scheduler, Tables
+
+Inputs = dict[str, Any]
+
+
+def initial_noise(keys: jax.Array, shape: tuple[int, int, int]) -> jax.Array:
+    """Returns unit normal noise, float32 [n, *shape]; row i depends on key i alone."""
+    return jax.vmap(lambda key: jax.random.normal(key, shape, jnp.float32))(keys)
+
+
+def step_noise(keys: jax.Array, index: jax.Array, shape: tuple[int, int, int]) -> jax.Array:
+    """Returns the noise of stochastic step `index`, float32 [n, *shape], from keys folded with 1 + index."""
+    return initial_noise(jax.vmap(lambda key: jax.random.fold_in(key, 1 + index))(keys), shape)
+
+
+def guided(conditional: jax.Array, unconditional: jax.Array, scale: jax.Array) -> jax.Array:
+    """Returns unconditional + scale · (conditional − unconditional) (Ho & Salimans 2022, as in Stable Diffusion)."""
+    return unconditional + scale * (conditional - unconditional)
+
+
+def make_sampler(graph: Any) -> Callable[..., jax.Array]:
+    """Returns the jitted sampler of networks with this graph definition.
+
+    The returned function takes (state, inputs, *, scheduler, shape, guide, zero_negative). Only the keyword
+    arguments, the shapes and which optional inputs are present are compiled in. `inputs` holds
+
+      ids, negative_ids: one int32 [n, 77] per text encoder; the negative ones may have a single row, or be absent
+      keys: threefry keys [n]
+      tables, first, calls: the scheduler's tables and the range of calls to make
+      guidance: float32 scalar
+      latents: float32 [n, h, w, c] or None, unit noise in place of that of the keys
+      step_noise: float32 [steps, n, h, w, c] or None
+      init_images: float32 [n, H, W, 3] in [0, 1] or None
+    """
+
+    def sample(
+        state: nnx.State,
+        inputs: Inputs,
+        *,
+        scheduler: Scheduler,
+        shape: tuple[int, int, int],
+        guide: bool,
+        zero_negative: bool,
+    ) -> jax.Array:
+        networks: Networks = nnx.merge(graph, state)
+        tables: Tables = inputs["tables"]
+        first, keys = inputs["first"], inputs["keys"]
+        batch, factor = keys.shape[0], networks.vae.factor
+        size = (shape[0] * factor, shape[1] * factor)
+
+        context, pooled = networks.encode_text(inputs["ids"])
+        if guide:
+            if zero_negative:
+                empty, empty_pooled = jnp.zeros_like(context), None if pooled is None else jnp.zeros_like(pooled)
+            else:
+                empty, empty_pooled = networks.encode_text(inputs["negative_ids"])
+            context = _interleave(empty, context)
+            pooled = None if pooled is None else _interleave(empty_pooled, pooled)
+
+        noise = initial_noise(keys, shape) if inputs["latents"] is None else inputs["latents"]
+        init = None if inputs["init_images"] is None else networks.encode(inputs["init_images"])
+        carry = scheduler.start(tables, first, noise, init)
+
+        def call(index: jax.Array, carry: Carry) -> Carry:
+            latents = scheduler.model_input(tables, index, carry)
+            if guide:
+                latents = jnp.repeat(latents, 2, axis=0)
+            output = networks.predict(latents, tables["timesteps"][index], context, pooled, size, inputs["guidance"])
+            if guide:
+                pairs = output.reshape(batch, 2, *output.shape[1:])
+                output = guided(pairs[:, 1], pairs[:, 0], inputs["guidance"])
+            extra = None
+            if scheduler.stochastic:
+                given = inputs["step_noise"]
+                extra = step_noise(keys, index, shape) if given is None else given[index]
+            return scheduler.step(tables, index, carry, output, extra)
+
+        carry = lax.fori_loop(first, inputs["calls"], call, carry)
+        return networks.decode(carry["latents"])
+
+    return jax.jit(sample, static_argnames=("scheduler", "shape", "guide", "zero_negative"))
+
+
+def _interleave(empty: Any, full: jax.Array) -> jax.Array:
+    """Returns [2n, ...]: empty, full, empty, full, …; pairs stay together when the batch is split over devices."""
+    empty = jnp.broadcast_to(empty, full.shape)
+    return jnp.stack([empty, full], axis=1).reshape(2 * full.shape[0], *full.shape[1:])
