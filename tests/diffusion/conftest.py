@@ -118,3 +118,9 @@ def pipe(tiny_folder: Path):
     from bridgejax.diffusion import load_pipeline
 
     return load_pipeline(tiny_folder)
+
+
+@pytest.fixture(scope="session")
+def make_tokenizer():
+    """The function that writes a tokenizer folder."""
+    return write_tokenizer
