@@ -58,7 +58,8 @@ class Study:
         self.config = config
         self.plain = to_plain(config)
         self.mesh = make_mesh(config.mesh)
-        self.recipes = {arm: recipe_from_config(arm, self.plain["recipes"], self.plain["training"]) for arm in config.arms}
+        recipes, training = self.plain["recipes"], self.plain["training"]
+        self.recipes = {arm: recipe_from_config(arm, recipes, training) for arm in config.arms}
         self.classifier_digest = classifier_digest(config.classifier.weights)
         self._tasks: dict[tuple[int | None, int], Any] = {}
         shots = tuple(config.study.shots) or (config.task.shots,)
@@ -73,8 +74,11 @@ class Study:
         ]
         for shot in shots:
             self.task(shot, 0)  # a wrong folder or too many shots shows now, not after generation
-        if any(self.uses_synthetic(arm) for arm in config.arms):
-            self.generator_digest  # noqa: B018 - resolves the folder, so that a wrong name shows now
+        self.pipeline = None
+        if any(recipe.needs_synthetic for recipe in self.recipes.values()):
+            from bridgejax.diffusion import load_pipeline
+
+            self.pipeline = load_pipeline(config.generator.weights, dtype=config.generator.dtype, mesh=self.mesh)
 
     def task(self, shots: int | None, seed: int) -> Any:
         """Returns the task with the real images that this seed draws."""
@@ -96,17 +100,6 @@ class Study:
     def class_names(self) -> tuple[str, ...]:
         """The classes in their order."""
         return next(iter(self._tasks.values())).class_names
-
-    def uses_synthetic(self, arm: str) -> bool:
-        """Tells whether any stage of the arm's recipe reads the synthetic set."""
-        return any(stage.data != "real" for stage in self.recipes[arm].stages)
-
-    @property
-    def generator_digest(self) -> str:
-        """The digest of the generator's weights and configs."""
-        from bridgejax.diffusion import pipeline_digest
-
-        return pipeline_digest(self.config.generator.weights)
 
     def synthetic_options(self) -> dict[str, Any]:
         """Returns what `generate_set` is called with, but for the folder and the pipeline."""
@@ -140,9 +133,9 @@ class Study:
             "training": [config.training.batch_size, config.training.eval_batch_size, config.training.evaluations],
             "seed": [config.seed, run.seed],
         }
-        if self.uses_synthetic(run.arm):
+        if recipe.needs_synthetic:
             options = {k: v for k, v in self.synthetic_options().items() if k not in ("batch_size", "shard_size", "per_class")}
-            parts["synthetic"] = [self.generator_digest, config.generator.dtype, options, run.per_class]
+            parts["synthetic"] = [self.pipeline.digest, config.generator.dtype, options, run.per_class]
         return digest(parts)
 
 
@@ -159,7 +152,7 @@ def run(config: Any, workdir: Path) -> Path:
     workdirs.check_workdir(workdir, to_plain(config))
     study = Study(config)
     with workdirs.open_workdir(workdir, study.plain):
-        if any(study.uses_synthetic(arm) for arm in config.arms):
+        if study.pipeline is not None:
             _generate(study, workdir)
         pending = [one for one in study.runs if load_result(study, workdir, one) is None]
         if pending:
@@ -179,6 +172,8 @@ def generate(config: Any, workdir: Path) -> Path:
     """Makes the config's synthetic set in `workdir/synthetic`, or what is missing or damaged of it."""
     workdirs.check_workdir(workdir, to_plain(config))
     study = Study(config)
+    if study.pipeline is None:
+        raise UserError("none of the config's arms uses synthetic images; name one that does in arms, for instance 'bridged'.")
     with workdirs.open_workdir(workdir, study.plain):
         _generate(study, workdir)
     return workdir / SYNTHETIC_FOLDER
@@ -205,7 +200,7 @@ def train(config: Any, workdir: Path, recipe: str | None = None, seed: int = 0) 
     one = next(candidate for candidate in study.runs if candidate.seed == seed)
     folder = workdir / RUNS_FOLDER / one.folder
     with workdirs.open_workdir(workdir, study.plain):
-        if study.uses_synthetic(name):
+        if study.pipeline is not None:
             _generate(study, workdir)
         classifier = folder / "classifier"
         if load_result(study, workdir, one) is None or not classifier.is_dir():
@@ -216,19 +211,14 @@ def train(config: Any, workdir: Path, recipe: str | None = None, seed: int = 0) 
 
 
 def _generate(study: Study, workdir: Path) -> None:
-    from bridgejax.synthesis import generate_set, set_is_complete
+    """Makes what is missing or damaged of the synthetic set; a finished one is only verified."""
+    from bridgejax.synthesis import generate_set
 
-    directory = workdir / SYNTHETIC_FOLDER
     options = study.synthetic_options()
-    if set_is_complete(directory, generator_digest=study.generator_digest, dtype=study.config.generator.dtype, **options):
-        return
-    from bridgejax.diffusion import load_pipeline
-
     total = study.per_class * len(study.class_names)
     stage_heading(f"generate: {total} images of {len(study.class_names)} classes, {options['steps']} steps each")
     began = time.monotonic()
-    pipeline = load_pipeline(study.config.generator.weights, dtype=study.config.generator.dtype, mesh=study.mesh)
-    generate_set(directory, pipeline=pipeline, mesh=study.mesh, **options)
+    generate_set(workdir / SYNTHETIC_FOLDER, pipeline=study.pipeline, mesh=study.mesh, **options)
     _add_seconds(workdir, "generate", time.monotonic() - began)
 
 
@@ -253,7 +243,7 @@ def _train(study: Study, workdir: Path, runs: list[Run]) -> Iterator[tuple[Run, 
     synthetic: dict[int, Any] = {}
     for one in runs:
         images = None
-        if study.uses_synthetic(one.arm):
+        if study.recipes[one.arm].needs_synthetic:
             if one.per_class not in synthetic:
                 synthetic[one.per_class] = synthetic_examples(
                     workdir / SYNTHETIC_FOLDER, class_names=study.class_names, per_class=one.per_class
@@ -289,7 +279,7 @@ def _record(study: Study, one: Run, task: Any, result: Any) -> dict[str, Any]:
         "arm": one.arm,
         "seed": one.seed,
         "shots": one.shots,
-        "per_class": one.per_class if study.uses_synthetic(one.arm) else 0,
+        "per_class": one.per_class if study.recipes[one.arm].needs_synthetic else 0,
         "volume": one.per_class,
         "task": task.name,
         "classes": list(task.class_names),
@@ -320,25 +310,30 @@ def _write_examples(study: Study, workdir: Path) -> None:
     """Keeps a few real and synthetic images per class for the report's contact sheet."""
     import io
 
-    from bridgejax.data import decode_resized, synthetic_examples
+    from bridgejax.data import synthetic_examples
 
     first = study.runs[0]
     task = study.task(first.shots, first.seed)
-    sheets: dict[str, np.ndarray] = {"real": _sheet(task.train, len(task.class_names), decode_resized)}
+    sheets: dict[str, np.ndarray] = {"real": _sheet(task.train, len(task.class_names))}
     if (workdir / SYNTHETIC_FOLDER).is_dir():
         examples = synthetic_examples(workdir / SYNTHETIC_FOLDER, class_names=study.class_names, per_class=EXAMPLES_PER_CLASS)
-        sheets["synthetic"] = _sheet(examples, len(task.class_names), decode_resized)
+        sheets["synthetic"] = _sheet(examples, len(task.class_names))
     buffer = io.BytesIO()
     np.savez_compressed(buffer, class_names=np.asarray(task.class_names), **sheets)  # type: ignore[arg-type]
     write_atomic(workdir / EXAMPLES_FILE, buffer.getvalue())
 
 
-def _sheet(examples: Any, classes: int, decode: Any) -> np.ndarray:
-    """Returns uint8 [classes, k, size, size, 3]; white where a class has fewer than k images."""
+def _sheet(examples: Any, classes: int) -> np.ndarray:
+    """Returns uint8 [classes, k, size, size, 3]: images fitted into white squares; white where a class has fewer than k."""
+    from PIL import Image, ImageOps
+
+    from bridgejax.data.images import decode_rgb
+
     sheet = np.full((classes, EXAMPLES_PER_CLASS, EXAMPLE_SIZE, EXAMPLE_SIZE, 3), 255, np.uint8)
     for label in range(classes):
         for column, index in enumerate(np.flatnonzero(examples.labels == label)[:EXAMPLES_PER_CLASS]):
-            sheet[label, column] = decode(examples.images[index], EXAMPLE_SIZE)
+            image = Image.fromarray(decode_rgb(examples.images[index]))
+            sheet[label, column] = np.asarray(ImageOps.pad(image, (EXAMPLE_SIZE, EXAMPLE_SIZE), color="white"))
     return sheet
 
 
