@@ -1,0 +1,66 @@
+"""Training: losses, optimisers, jitted steps, checkpoints, recipes and the loop.
+
+Names load when they are first used, so that reading the recipe table imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bridgejax.training.loop import RunResult, evaluate, train_recipe
+    from bridgejax.training.losses import cross_entropy, soft_target
+    from bridgejax.training.optimizers import Optimizer, Schedule, make_optimizer
+    from bridgejax.training.recipe_table import default_recipes
+    from bridgejax.training.recipes import Recipe, Stage, recipe_from_config
+    from bridgejax.training.state import TrainState
+    from bridgejax.training.steps import make_eval_step, make_train_step, mixup
+
+_HOMES = {
+    "RunResult": "loop",
+    "evaluate": "loop",
+    "train_recipe": "loop",
+    "cross_entropy": "losses",
+    "soft_target": "losses",
+    "Optimizer": "optimizers",
+    "Schedule": "optimizers",
+    "make_optimizer": "optimizers",
+    "default_recipes": "recipe_table",
+    "Recipe": "recipes",
+    "Stage": "recipes",
+    "recipe_from_config": "recipes",
+    "TrainState": "state",
+    "make_eval_step": "steps",
+    "make_train_step": "steps",
+    "mixup": "steps",
+}
+
+__all__ = [
+    "Optimizer",
+    "Recipe",
+    "RunResult",
+    "Schedule",
+    "Stage",
+    "TrainState",
+    "cross_entropy",
+    "default_recipes",
+    "evaluate",
+    "make_eval_step",
+    "make_optimizer",
+    "make_train_step",
+    "mixup",
+    "recipe_from_config",
+    "soft_target",
+    "train_recipe",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

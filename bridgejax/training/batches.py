@@ -1,0 +1,116 @@
+"""What a batch must hold, checked before it reaches a jitted step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bridgejax.errors import UserError
+from bridgejax.mesh import data_sharding, data_size, shard_batch
+
+_KEYS = ("image", "label", "mask", "teacher_logits")
+
+
+def checked_batch(batch: Any, required: tuple[str, ...]) -> dict[str, Any]:
+    """Returns the parts of a batch that a step uses; other keys (ids, prompts) are left out.
+
+    Raises:
+      UserError: a required key is missing, or a part has the wrong kind of numbers or shape.
+    """
+    if not isinstance(batch, Mapping):
+        raise UserError(f"the batch is a {type(batch).__name__}; give a dict with {' and '.join(map(repr, required))}.")
+    for key in required:
+        if batch.get(key) is None:
+            found = ", ".join(map(repr, batch)) or "nothing"
+            raise UserError(f"the batch has no {key!r} (it holds {found}); give one entry per image under {key!r}.")
+    parts = {key: _array(batch[key]) for key in _KEYS if batch.get(key) is not None}
+    image = parts["image"]
+    if image.ndim < 2 or not (image.dtype == np.uint8 or jnp.issubdtype(image.dtype, jnp.floating)):
+        raise UserError(
+            f"batch['image'] is {image.dtype} {list(image.shape)}; give uint8 [n, h, w, 3], or float already normalised."
+        )
+    rows = image.shape[0]
+    if rows == 0:
+        raise UserError("the batch is empty; give at least one image.")
+    for key, dimensions in (("label", 1), ("mask", 1), ("teacher_logits", 2)):
+        if key in parts and (parts[key].ndim != dimensions or parts[key].shape[0] != rows):
+            raise UserError(
+                f"batch[{key!r}] has shape {list(parts[key].shape)}, but there are {rows} images; give one row per image."
+            )
+    if "label" in parts and not jnp.issubdtype(parts["label"].dtype, jnp.integer):
+        raise UserError(f"batch['label'] is {parts['label'].dtype}; give class numbers from 0 as whole numbers (int32).")
+    return parts
+
+
+def check_labels(parts: Mapping[str, Any], classes: int) -> None:
+    """Checks that the labels of rows that count are in [0, classes).
+
+    Raises:
+      UserError: one is not.
+    """
+    label = np.asarray(parts["label"])
+    counted = label if "mask" not in parts else label[np.asarray(parts["mask"]) > 0]
+    if counted.size and (counted.min() < 0 or counted.max() >= classes):
+        wrong = counted[(counted < 0) | (counted >= classes)][0]
+        raise UserError(
+            f"batch['label'] holds {wrong}, but the model has {classes} classes (labels 0 to {classes - 1}); "
+            "correct the labels, or give the model as many classes as the task."
+        )
+
+
+def normalise(images: jax.Array, model: Any) -> jax.Array:
+    """Returns float images as they are, and uint8 ones as (x / 255 - mean) / std of the model's `preprocessing`.
+
+    Raises:
+      UserError: the images are uint8 and the model has no `preprocessing`.
+    """
+    if images.dtype != jnp.uint8:
+        return images
+    preprocessing = getattr(model, "preprocessing", None)
+    if preprocessing is None:
+        raise UserError(
+            f"batch['image'] is uint8, but {type(model).__name__} has no `preprocessing` (mean and std) to normalise with; "
+            "give normalised float32 images."
+        )
+    mean = jnp.asarray(preprocessing.mean, jnp.float32)
+    std = jnp.asarray(preprocessing.std, jnp.float32)
+    # One multiply-add per pixel: (x / 255 - mean) / std.
+    return images.astype(jnp.float32) * (1.0 / (255.0 * std)) - mean / std
+
+
+def place(parts: dict[str, Any], mesh: Any) -> dict[str, Any]:
+    """Returns the parts on the mesh's devices, split over "data".
+
+    Raises:
+      UserError: the batch does not divide by the number of parts.
+    """
+    if mesh is None:
+        return parts
+    sharding = data_sharding(mesh)
+    size = data_size(mesh)
+    rows = parts["image"].shape[0]
+    local = max(1, size // jax.process_count())
+    if not isinstance(parts["image"], jax.Array) and rows % local:
+        raise UserError(f"a batch of {rows} does not split over {local} devices; make the batch size a multiple of {local}.")
+    placed = {}
+    for key, value in parts.items():
+        if isinstance(value, jax.Array) and not value.sharding.is_equivalent_to(sharding, value.ndim):
+            if value.shape[0] % size:
+                raise UserError(f"a batch of {rows} does not split over {size} devices; make it a multiple of {size}.")
+            placed[key] = jax.device_put(value, sharding)
+        else:
+            placed[key] = value if isinstance(value, jax.Array) else shard_batch(mesh, value)
+    return placed
+
+
+def _array(value: Any) -> Any:
+    if isinstance(value, jax.Array):
+        return value
+    array = np.asarray(value)
+    if array.dtype == np.float64:
+        return array.astype(np.float32)
+    return array.astype(np.int32) if array.dtype in (np.int64, np.uint64) else array

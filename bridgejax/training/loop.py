@@ -1,0 +1,456 @@
+"""Runs a recipe: stage after stage, checkpointed, and judged on the test part."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, cast
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+
+from bridgejax.errors import UserError
+from bridgejax.evaluation import classification_metrics
+from bridgejax.identity import derive_seed, digest
+from bridgejax.mesh import data_size
+from bridgejax.progress import progress
+from bridgejax.training.optimizers import Schedule, make_optimizer
+from bridgejax.training.recipes import Recipe, Stage
+from bridgejax.training.state import Structure, TrainState
+from bridgejax.training.steps import make_eval_step, shared_train_step
+
+# Losses stay on the device for this many steps at most, so that the host runs ahead but not away.
+_FETCH_EVERY = 10
+_HISTORY_POINTS = 50
+
+
+@dataclasses.dataclass
+class RunResult:
+    """What a run leaves.
+
+    Attributes:
+      state: the final state; `state.model` is the trained classifier.
+      history: {"stage", "step", "loss", "learning_rate"} (means over the steps since the entry before) and, where the test
+        part was looked at, {"stage", "step", "test_accuracy", "test_mean_per_class_accuracy"}. Steps count from 1 over all
+        stages. The test part decides nothing.
+      metrics: "test_accuracy", "test_mean_per_class_accuracy", "test_loss", "test_calibration_error",
+        "per_class_accuracy", "confusion", "correct" (0 or 1 per test image), "train_steps", and
+        "seconds": {"train", "evaluate"}.
+    """
+
+    state: TrainState
+    history: list[dict[str, Any]]
+    metrics: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    """A stage with its place in the run."""
+
+    number: int
+    stage: Stage
+    start: int
+    schedule: Schedule
+
+    @property
+    def end(self) -> int:
+        return self.start + self.stage.steps
+
+
+def train_recipe(
+    recipe: Recipe,
+    model: nnx.Module,
+    *,
+    task: Any,
+    synthetic: Any = None,
+    batch_size: int,
+    eval_batch_size: int = 64,
+    image_size: int,
+    seed: int = 0,
+    directory: str | Path | None = None,
+    evaluations: int | None = None,
+    eval_every: int | None = None,
+    checkpoint_every: int | None = None,
+    checkpoint_seconds: float = 60.0,
+    keep_final: bool = True,
+    mesh: Mesh | None = None,
+    teacher: Callable[[dict[str, Any]], Any] | None = None,
+    streams: Any = None,
+) -> RunResult:
+    """Trains `model` by a recipe and evaluates it on the test part.
+
+    Called again with the same arguments after it was stopped, at any moment and by any means, it goes on from the last
+    checkpoint and ends with the same numbers.
+
+    Args:
+      recipe: of `recipe_from_config`.
+      model: a classifier with one output per class; it is not changed.
+      task: a `bridgejax.data.Task`.
+      synthetic: the synthetic `Examples`, for recipes that use them.
+      batch_size, eval_batch_size: images per step, over all devices.
+      image_size: pixels of a side.
+      seed: decides the order and augmentation of images, Mixup, dropout and new heads.
+      directory: where checkpoints lie; None keeps none.
+      evaluations: test evaluations spread evenly over the run, the last at its end; None means one per stage.
+      eval_every: instead, one every so many steps, and at the end.
+      checkpoint_every: steps between checkpoints; None goes by time alone.
+      checkpoint_seconds: seconds between checkpoints. A stage's end makes one when a quarter of that has passed.
+      keep_final: leave a checkpoint of the end, so that a later call only reads it.
+      mesh: the device mesh.
+      teacher: for the loss "soft_target": batch → teacher logits [n, classes].
+      streams: what has `train_batches` and `eval_batches`; None means `bridgejax.data`.
+
+    Raises:
+      UserError: images that the recipe needs are missing, sizes do not fit, `directory` holds another run, or the loss or the
+        gradient is no longer finite (the last checkpoint, from before, is kept).
+    """
+    _check(recipe, task, synthetic, batch_size, eval_batch_size, mesh, teacher)
+    if streams is None:
+        from bridgejax import data as streams
+    run = _Run(recipe, model, task, synthetic, batch_size, eval_batch_size, image_size, seed, mesh, teacher, streams)
+    run.plan_evaluations(evaluations, eval_every)
+    if directory is None:
+        return run.finish()
+    from bridgejax.training.checkpoints import Checkpoints
+
+    checkpoints = Checkpoints(Path(directory))
+    try:
+        run.checkpoints, run.checkpoint_every, run.checkpoint_seconds = checkpoints, checkpoint_every, checkpoint_seconds
+        run.keep_final = keep_final
+        run.restore()
+        return run.finish()
+    finally:
+        checkpoints.close()
+
+
+def evaluate(
+    state: TrainState | nnx.Module,
+    batches: Iterable[dict[str, Any]],
+    *,
+    mesh: Mesh | None = None,
+) -> dict[str, Any]:
+    """Returns `classification_metrics` of a state or model over batches of equal shape; rows of mask 0 are left out.
+
+    Args:
+      state: a `TrainState` or a model.
+      batches: dicts as for `make_eval_step`, with labels; at least one.
+      mesh: the device mesh.
+
+    Raises:
+      UserError: there is no example, or a batch is wrong.
+    """
+    step = make_eval_step(mesh)
+    # Dispatch all, then fetch: the device never waits for the host in between.
+    results = [(step(state, batch)["logits"], batch["label"], batch.get("mask")) for batch in batches]
+    logits, labels = [], []
+    for found, label, mask in results:
+        kept = np.ones(len(label), bool) if mask is None else np.asarray(mask) > 0
+        logits.append(np.asarray(found)[kept])
+        labels.append(np.asarray(label)[kept])
+    if not sum(map(len, labels)):
+        raise UserError("there are no examples to evaluate on; give a test part with at least one image.")
+    return classification_metrics(np.concatenate(labels), np.concatenate(logits))
+
+
+class _Run:
+    """A run in progress."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        model: nnx.Module,
+        task: Any,
+        synthetic: Any,
+        batch_size: int,
+        eval_batch_size: int,
+        image_size: int,
+        seed: int,
+        mesh: Mesh | None,
+        teacher: Callable[[dict[str, Any]], Any] | None,
+        streams: Any,
+    ) -> None:
+        self.recipe, self.model, self.task, self.synthetic = recipe, model, task, synthetic
+        self.batch_size, self.eval_batch_size, self.image_size = batch_size, eval_batch_size, image_size
+        self.seed, self.mesh, self.teacher, self.streams = seed, mesh, teacher, streams
+        self.plans = _plans(recipe)
+        self.total = recipe.steps
+        self.log_every = max(1, self.total // _HISTORY_POINTS)
+        self.evaluate_at: set[int] = set()
+        self.checkpoints: Any = None
+        self.checkpoint_every: int | None = None
+        self.checkpoint_seconds = math.inf
+        self.keep_final = True
+        self.state: TrainState | None = None
+        self.step = 0
+        self.history: list[dict[str, Any]] = []
+        self.losses: list[float] = []
+        self.seconds = {"train": 0.0, "evaluate": 0.0}
+        self.metrics: dict[str, Any] | None = None
+        self._test_batches: list[dict[str, Any]] | None = None
+        self._saved_at = time.monotonic()
+        self._identity: str | None = None
+
+    def plan_evaluations(self, evaluations: int | None, every: int | None) -> None:
+        for key, value, least in (("evaluations", evaluations, 0), ("eval_every", every, 1)):
+            if value is not None and (isinstance(value, bool) or value != int(value) or value < least):
+                raise UserError(f"{key} is {value!r}; give a whole number of at least {least}, or None.")
+        if every is not None:
+            self.evaluate_at = set(range(every, self.total + 1, every))
+        elif evaluations is None:
+            self.evaluate_at = {plan.end for plan in self.plans}
+        else:
+            self.evaluate_at = {round(self.total * k / evaluations) for k in range(1, evaluations + 1)} - {0}
+        self.evaluate_at.add(self.total)
+
+    def identity(self) -> str:
+        """Returns the digest of what decides the result, to tell another run's checkpoints."""
+        if self._identity is None:
+            _, arrays, _, _ = Structure.of(self.model)
+            self._identity = digest(
+                {
+                    "recipe": self.recipe.to_dict(),
+                    "task": self.task.digest,
+                    "synthetic": None if self.synthetic is None else digest([self.synthetic.ids, self.synthetic.labels]),
+                    "sizes": [self.batch_size, self.eval_batch_size, self.image_size],
+                    "seed": self.seed,
+                    "evaluate_at": sorted(self.evaluate_at),
+                    "model": {name: [list(array.shape), str(array.dtype)] for name, array in arrays.items()},
+                }
+            )
+        return self._identity
+
+    def restore(self) -> None:
+        """Takes up the last checkpoint, if there is one."""
+        found = self.checkpoints.latest()
+        if found is None:
+            return
+        step, notes = found
+        if notes.get("identity") != self.identity():
+            raise UserError(
+                f"{self.checkpoints.directory} holds checkpoints of a run with other settings or data; "
+                "choose another directory, or remove it to train afresh."
+            )
+        plan = self.plans[notes["stage"]]
+        self.state = self.checkpoints.restore(step, self._fresh(plan, self.model))
+        self.step, self.history, self.losses = step, notes["history"], notes["losses"]
+        self.seconds, self.metrics = notes["seconds"], notes["metrics"]
+
+    def finish(self) -> RunResult:
+        """Runs what is left."""
+        for plan in self.plans:
+            if self.step < plan.end:
+                state = self.state
+                if state is None or self.step == plan.start:
+                    state = self._enter(plan)
+                self._train(plan, state)
+        if self.state is None or self.metrics is None:
+            raise RuntimeError("a run ended without its final evaluation")
+        metrics = {**self.metrics, "train_steps": self.total, "seconds": dict(self.seconds)}
+        return RunResult(self.state, self.history, metrics)
+
+    def _fresh(self, plan: _Plan, model: nnx.Module) -> TrainState:
+        stage = plan.stage
+        optimizer = make_optimizer(
+            stage.optimizer,
+            plan.schedule,
+            momentum=stage.momentum,
+            weight_decay=stage.weight_decay,
+            nesterov=stage.nesterov,
+        )
+        return TrainState.create(model, optimizer, derive_seed(self.seed, "steps"), trainable=stage.trainable)
+
+    def _enter(self, plan: _Plan) -> TrainState:
+        """Returns the state with which a stage starts."""
+        before, stage = self.state, plan.stage
+        model = nnx.clone(self.model) if before is None else before.model
+        if stage.reset == "head":
+            _reset_head(model, derive_seed(self.seed, "head", plan.number), self.recipe.name)
+        state = self._fresh(plan, model)
+        if before is None:
+            return state
+        if stage.batch_statistics == "initial":
+            statistics = _batch_statistics(self.model)
+            state = dataclasses.replace(state, other={**state.other, **statistics})
+        state = dataclasses.replace(state, step=before.step)
+        if not stage.restart_optimizer:
+            state = dataclasses.replace(state, opt_state=state.opt_state._replace(moments=before.opt_state.moments))
+        return state
+
+    def _train(self, plan: _Plan, state: TrainState) -> None:
+        stage = plan.stage
+        step = shared_train_step(
+            stage.loss,
+            label_smoothing=stage.label_smoothing,
+            mixup_alpha=stage.mixup_alpha,
+            soft_weight=stage.soft_weight,
+            temperature=stage.temperature,
+            batch_norm=stage.batch_norm,
+            mesh=self.mesh,
+        )
+        pending: list[dict[str, jax.Array]] = []
+        began = time.monotonic()
+        title = f"{self.recipe.name} {plan.number + 1}/{len(self.plans)} ({stage.data})"
+        with progress(stage.steps, title, "step", initial=self.step - plan.start) as bar:
+            for batch in itertools.islice(self._batches(plan), plan.end - self.step):
+                state, metrics = step(state, batch)
+                self.state = state
+                self.step += 1
+                pending.append(metrics)
+                looks = self.step in self.evaluate_at
+                by_steps = self.checkpoint_every is not None and self.step % self.checkpoint_every == 0
+                if not (looks or by_steps or self.step == plan.end or len(pending) >= _FETCH_EVERY):
+                    continue
+                bar.update(len(pending))
+                self._record(plan, pending)
+                pending = []
+                if looks:
+                    self.seconds["train"] += time.monotonic() - began
+                    self._evaluate(plan)
+                    began = time.monotonic()
+                if by_steps or self._checkpoint_is_due(plan):
+                    self.seconds["train"] += time.monotonic() - began
+                    began = time.monotonic()
+                    self._save(plan)
+        if self.step != plan.end:
+            raise RuntimeError(f"the stream of {title} ended at step {self.step} of {plan.end}")
+        self.seconds["train"] += time.monotonic() - began
+
+    def _batches(self, plan: _Plan) -> Iterable[dict[str, Any]]:
+        stage = plan.stage
+        real, synthetic = self.task.train, self.synthetic
+        sources = {"real": [real], "synthetic": [synthetic], "mixed": [real, synthetic]}[stage.data]
+        share = stage.synthetic_share
+        stream = self.streams.train_batches(
+            sources,
+            weights=None if share is None else [1.0 - share, share],
+            batch_size=self.batch_size,
+            image_size=self.image_size,
+            seed=derive_seed(self.seed, "batches", plan.number),
+            start_step=self.step - plan.start,
+            augment=stage.augment,
+        )
+        for batch in stream:
+            found = dict(batch)
+            if "mask" in found and np.all(np.asarray(found["mask"]) == 1):
+                del found["mask"]  # nothing to leave out: batch statistics need no masking
+            if stage.loss == "soft_target" and self.teacher is not None:
+                found["teacher_logits"] = self.teacher(found)
+            yield found
+
+    def _record(self, plan: _Plan, pending: list[dict[str, jax.Array]]) -> None:
+        """Fetches what steps told, checks it and adds to the history."""
+        first = self.step - len(pending) + 1
+        for number, told in enumerate(jax.device_get(pending), start=first):
+            loss, rate = float(told["loss"]), float(told["learning_rate"])
+            for name, value in (("loss", loss), ("gradient", float(told["gradient_norm"]))):
+                if not math.isfinite(value):
+                    raise UserError(self._diverged(plan, number, name, value, rate))
+            self.losses.append(loss)
+            if number % self.log_every == 0 or number == plan.end:
+                mean = float(np.mean(self.losses))
+                self.history.append({"stage": plan.number, "step": number, "loss": mean, "learning_rate": rate})
+                self.losses = []
+
+    def _diverged(self, plan: _Plan, number: int, name: str, value: float, rate: float) -> str:
+        kept = ""
+        if self.checkpoints is not None:
+            latest = self.checkpoints.latest_step()
+            kept = f" (the checkpoint of step {latest} is kept)" if latest is not None else ""
+        return (
+            f"training diverged: the {name} is {value} at step {number} of {self.total}, stage {plan.number + 1} "
+            f"({plan.stage.data}) of {self.recipe.name!r}, learning rate {rate:.4g}{kept}; use a lower learning_rate."
+        )
+
+    def _evaluate(self, plan: _Plan) -> None:
+        began = time.monotonic()
+        if self._test_batches is None:
+            size = {"batch_size": self.eval_batch_size, "image_size": self.image_size}
+            crop = getattr(getattr(self.model, "preprocessing", None), "crop", None)
+            if crop is not None:
+                size["crop"] = crop
+            self._test_batches = list(self.streams.eval_batches(self.task.test, **size))
+        if self.state is None:
+            raise RuntimeError("no state to evaluate")
+        found = evaluate(self.state, self._test_batches, mesh=self.mesh)
+        renamed = {"accuracy", "mean_per_class_accuracy", "loss", "calibration_error"}
+        self.metrics = {f"test_{key}" if key in renamed else key: value for key, value in found.items()}
+        told = {key: self.metrics[key] for key in ("test_accuracy", "test_mean_per_class_accuracy")}
+        self.history.append({"stage": plan.number, "step": self.step, **told})
+        self.seconds["evaluate"] += time.monotonic() - began
+
+    def _checkpoint_is_due(self, plan: _Plan) -> bool:
+        waited = time.monotonic() - self._saved_at
+        if self.step == self.total:
+            return self.keep_final
+        return waited >= self.checkpoint_seconds / (4 if self.step == plan.end else 1)
+
+    def _save(self, plan: _Plan) -> None:
+        if self.checkpoints is None or self.state is None:
+            return
+        self._saved_at = time.monotonic()
+        notes = {
+            "identity": self.identity(),
+            "stage": plan.number,
+            "history": list(self.history),
+            "losses": list(self.losses),
+            "seconds": dict(self.seconds),
+            "metrics": self.metrics,
+        }
+        self.checkpoints.save(self.step, self.state, notes)
+
+
+def _plans(recipe: Recipe) -> list[_Plan]:
+    """Returns the stages with their starts, and schedules that span stages which go on with one."""
+    stages, plans, start = recipe.stages, [], 0
+    for number, stage in enumerate(stages):
+        first = max(k for k in range(number + 1) if stages[k].restart_schedule)
+        last = next((k for k in range(number + 1, len(stages)) if stages[k].restart_schedule), len(stages))
+        schedule = Schedule.make(
+            stage.schedule,
+            stage.learning_rate,
+            total=sum(each.steps for each in stages[first:last]),
+            warmup=stages[first].warmup_steps,
+            offset=sum(each.steps for each in stages[first:number]),
+        )
+        plans.append(_Plan(number, stage, start, schedule))
+        start += stage.steps
+    return plans
+
+
+def _check(
+    recipe: Recipe, task: Any, synthetic: Any, batch_size: int, eval_batch_size: int, mesh: Mesh | None, teacher: Any
+) -> None:
+    for number, stage in enumerate(recipe.stages):
+        where = f"stage {number + 1} of recipe {recipe.name!r}"
+        if stage.data != "real" and (synthetic is None or not len(synthetic)):
+            raise UserError(f"{where} trains on synthetic images, but there are none; generate a set first.")
+        if stage.data != "synthetic" and not len(task.train):
+            raise UserError(f"{where} trains on real images, but task {task.name!r} has none; give it training images.")
+        if stage.loss == "soft_target" and teacher is None:
+            raise UserError(f"{where} has the loss 'soft_target', which needs a teacher; give one or use 'cross_entropy'.")
+    if not len(task.test):
+        raise UserError(f"task {task.name!r} has no test images; give it some, or fewer shots.")
+    parts = data_size(mesh)
+    for key, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
+        if value < 1 or value % parts:
+            raise UserError(f"{key} is {value}; give a positive multiple of {parts}, the devices that a batch is split over.")
+
+
+def _reset_head(model: nnx.Module, seed: int, recipe: str) -> None:
+    if not isinstance(getattr(model, "head", None), nnx.Linear):
+        raise UserError(f"recipe {recipe!r} resets the head, but the model has no nnx.Linear named `head`; set reset='none'.")
+    from bridgejax.models.registry import reset_head
+
+    reset_head(cast(Any, model), jax.random.key(seed))
+
+
+def _batch_statistics(model: nnx.Module) -> dict[str, Any]:
+    """Returns copies of a model's running statistics by dotted path."""
+    found = nnx.to_flat_state(nnx.state(model, nnx.BatchStat))
+    return {".".join(map(str, path)): jax.numpy.array(leaf[...], copy=True) for path, leaf in found}

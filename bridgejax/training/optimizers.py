@@ -1,0 +1,180 @@
+"""Optimisers as optax transformations whose hyper-parameters are arrays in their state.
+
+Learning rate, schedule length and weight decay may thus change without a new compilation: optimisers that differ in
+them alone are equal, and so are the programs made with them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from bridgejax.errors import UserError, nearest
+
+OPTIMIZERS = ("sgd", "adamw")
+SCHEDULES = ("constant", "cosine")
+
+
+class Schedule(NamedTuple):
+    """A learning rate over steps, as float32 scalars: linear warm-up, then constant or half a cosine down to 0.
+
+    Fields: `base` (the peak), `warmup` and `total` (steps), `offset` (steps that count as already done), `cosine` (1 or 0).
+    """
+
+    base: Any
+    warmup: Any
+    total: Any
+    offset: Any
+    cosine: Any
+
+    @classmethod
+    def make(cls, kind: str, base: float, *, total: int, warmup: int = 0, offset: int = 0) -> Schedule:
+        """Returns a schedule of kind "constant" or "cosine".
+
+        Raises:
+          UserError: an unknown kind, a negative or infinite rate, or a warm-up that does not fit.
+        """
+        if kind not in SCHEDULES:
+            raise UserError(f"schedule {kind!r} is unknown; use one of {', '.join(SCHEDULES)}{nearest(kind, SCHEDULES)}.")
+        _check_number("learning_rate", base)
+        if not 0 <= warmup <= total:
+            raise UserError(f"warmup_steps is {warmup}, but the schedule has {total} steps; give 0 to {total}.")
+        return cls(*(np.float32(x) for x in (base, warmup, total, offset, kind == "cosine")))
+
+    def rate(self, count: jax.Array) -> jax.Array:
+        """Returns the learning rate (float32 scalar) of step `count`, counted from 0."""
+        done = count.astype(jnp.float32) + self.offset
+        rising = (done + 1.0) / jnp.maximum(self.warmup, 1.0)
+        share = jnp.clip((done - self.warmup) / jnp.maximum(self.total - self.warmup, 1.0), 0.0, 1.0)
+        falling = jnp.where(self.cosine > 0, 0.5 * (1.0 + jnp.cos(math.pi * share)), 1.0)
+        return self.base * jnp.where(done < self.warmup, rising, falling)
+
+
+class OptimizerState(NamedTuple):
+    """What an `Optimizer` remembers: steps done, its schedule and weight decay (arrays), and the moments."""
+
+    done: jax.Array
+    schedule: Schedule
+    weight_decay: jax.Array
+    moments: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class _Options:
+    """What decides the program of an update; equal options share one compilation."""
+
+    name: str
+    momentum: float
+    nesterov: bool
+    betas: tuple[float, float]
+    eps: float
+    schedule: Callable[[jax.Array], Any] | None
+
+
+class Optimizer(optax.GradientTransformation):
+    """An optax `GradientTransformation`, equal to another whose static options are the same."""
+
+    options: _Options
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Optimizer) and self.options == other.options
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash(self.options)
+
+    def learning_rate(self, state: OptimizerState) -> jax.Array:
+        """Returns the rate (float32 scalar) that the next update will use."""
+        if self.options.schedule is not None:
+            return jnp.asarray(self.options.schedule(state.done), jnp.float32)
+        return state.schedule.rate(state.done)
+
+
+def make_optimizer(
+    name: str,
+    learning_rate: float | Schedule | Callable[[jax.Array], Any],
+    *,
+    momentum: float = 0.9,
+    weight_decay: float = 0.0,
+    nesterov: bool = False,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+) -> Optimizer:
+    """Returns an optimiser that updates as PyTorch's of the same name does.
+
+    "sgd" (`torch.optim.SGD`, dampening 0): g ← g + weight_decay·p; v ← momentum·v + g; p ← p - rate·v, or with Nesterov
+    p ← p - rate·(g + momentum·v). "adamw" (`torch.optim.AdamW`): p ← p·(1 - rate·weight_decay), then Adam's step.
+    Decay applies to every trained parameter, as in PyTorch.
+
+    Args:
+      name: "sgd" or "adamw".
+      learning_rate: a number ≥ 0, a `Schedule`, or a function from the step (int32 scalar, from 0) to a rate.
+      momentum: in [0, 1), SGD only.
+      weight_decay: ≥ 0.
+      nesterov: SGD only; needs momentum.
+      betas: Adam's decay rates, each in [0, 1).
+      eps: added to the root of Adam's second moment, > 0.
+
+    Raises:
+      UserError: an unknown name or a value out of range.
+    """
+    if name not in OPTIMIZERS:
+        raise UserError(f"optimizer {name!r} is unknown; use one of {', '.join(OPTIMIZERS)}{nearest(str(name), OPTIMIZERS)}.")
+    _check_number("weight_decay", weight_decay)
+    for key, value in (("momentum", momentum), ("betas[0]", betas[0]), ("betas[1]", betas[1])):
+        if not 0 <= value < 1:
+            raise UserError(f"{key} is {value!r}; give a number from 0 to below 1.")
+    if not eps > 0:
+        raise UserError(f"eps is {eps!r}; give a number above 0.")
+    if nesterov and (name != "sgd" or momentum == 0):
+        raise UserError("nesterov=True needs optimizer 'sgd' with a momentum above 0; set nesterov=False or give one.")
+    function = None
+    if isinstance(learning_rate, Schedule):
+        schedule = learning_rate
+    elif callable(learning_rate):
+        function, schedule = learning_rate, Schedule.make("constant", 0.0, total=0)
+    else:
+        schedule = Schedule.make("constant", learning_rate, total=0)
+    options = _Options(name, float(momentum), bool(nesterov), (float(betas[0]), float(betas[1])), float(eps), function)
+    if name == "sgd":
+        inner = optax.trace(decay=momentum, nesterov=nesterov) if momentum else optax.identity()
+    else:
+        inner = optax.scale_by_adam(b1=betas[0], b2=betas[1], eps=eps)
+
+    def init(params: Any) -> OptimizerState:
+        arrays = Schedule(*(jnp.asarray(x, jnp.float32) for x in schedule))
+        return OptimizerState(jnp.zeros((), jnp.int32), arrays, jnp.float32(weight_decay), inner.init(params))
+
+    def update(grads: Any, state: OptimizerState, params: Any = None) -> tuple[Any, OptimizerState]:
+        if params is None:
+            raise ValueError("this optimiser decays weights: pass the parameters to update()")
+        rate = optimizer.learning_rate(state)
+
+        def decay(change: jax.Array, param: jax.Array) -> jax.Array:
+            return change + state.weight_decay.astype(param.dtype) * param
+
+        if name == "sgd":
+            grads = jax.tree.map(decay, grads, params)
+        changes, moments = inner.update(grads, state.moments, params)
+        if name == "adamw":
+            changes = jax.tree.map(decay, changes, params)
+        changes = jax.tree.map(lambda x: -rate.astype(x.dtype) * x, changes)
+        return changes, OptimizerState(state.done + 1, state.schedule, state.weight_decay, moments)
+
+    optimizer = Optimizer(init, update)
+    optimizer.options = options
+    return optimizer
+
+
+def _check_number(key: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 <= float(value) < math.inf:
+        raise UserError(f"{key} is {value!r}; give a finite number of at least 0.")

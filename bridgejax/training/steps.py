@@ -1,0 +1,360 @@
+"""Jitted training and evaluation steps.
+
+One program serves every recipe of a shape: learning rate, schedule, weight decay, label smoothing, Mixup's α and the
+soft-target weights are arguments, not constants.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+
+from bridgejax.errors import UserError, nearest
+from bridgejax.mesh import data_sharding, replicated
+from bridgejax.training import batches, losses
+from bridgejax.training.optimizers import Optimizer
+from bridgejax.training.state import Structure, TrainState
+
+BATCH_NORM_MODES = ("train", "frozen")
+_ROW_MASK: contextvars.ContextVar[jax.Array | None] = contextvars.ContextVar("row_mask", default=None)
+
+
+def mixup(
+    images: jax.Array,
+    one_hot: jax.Array,
+    lam: jax.Array | float,
+    permutation: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """Returns λ·x + (1 - λ)·x[permutation] for images and targets alike (Zhang et al. 2018, arXiv 1710.09412).
+
+    Args:
+      images: float [n, ...].
+      one_hot: float [n, classes].
+      lam: λ in [0, 1], a scalar or [n].
+      permutation: int [n], the partner of each row.
+    """
+    return _mix(images, lam, permutation), _mix(one_hot, lam, permutation)
+
+
+def _mix(values: Any, lam: Any, permutation: Any) -> jax.Array:
+    x, weight = jnp.asarray(values), jnp.asarray(lam, jnp.float32)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        x = x.astype(jnp.float32)
+    if weight.ndim:
+        weight = weight.reshape(weight.shape + (1,) * (x.ndim - weight.ndim))
+    return weight.astype(x.dtype) * x + (1.0 - weight).astype(x.dtype) * x[jnp.asarray(permutation)]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Program:
+    """What a training program is made for; all else is an argument."""
+
+    loss: str
+    mixes: bool
+    batch_norm: str
+    mesh: Mesh | None
+
+
+class TrainStep:
+    """`state, metrics = step(state, batch)`; see `make_train_step`."""
+
+    def __init__(self, program: _Program, settings: dict[str, float]) -> None:
+        self._program = program
+        self._settings = {name: np.float32(value) for name, value in settings.items()}
+        self._jitted, self._classes = _train_program(program)
+        self._required = ("image", "label", "teacher_logits") if program.loss == "soft_target" else ("image", "label")
+        self._seen: set[Any] = set()
+
+    def __call__(self, state: TrainState, batch: Any) -> tuple[TrainState, dict[str, jax.Array]]:
+        if not isinstance(state, TrainState):
+            raise UserError(f"the state is a {type(state).__name__}; make it with TrainState.create(model, optimizer).")
+        parts = batches.checked_batch(batch, self._required)
+        on_host = not isinstance(parts["label"], jax.Array)
+        placed = batches.place(parts, self._program.mesh)
+        if self._program.mesh is not None:
+            state = _replicated(state, state.step, self._program.mesh)
+        shape = (state.structure, tuple(placed["image"].shape), str(placed["image"].dtype))
+        if shape not in self._seen and shape not in self._classes:
+            self._jitted.trace(state, placed, self._settings)  # tells the number of classes; the call below reuses it
+        if on_host or (shape not in self._seen and parts["label"].is_fully_addressable):
+            # Labels already on a device are looked at once: doing it every step would wait for each transfer. The
+            # program itself turns the loss into NaN where a label is out of range.
+            batches.check_labels(parts, self._classes[shape])
+        self._seen.add(shape)
+        return self._jitted(state, placed, self._settings)
+
+
+def make_train_step(
+    loss: str = "cross_entropy",
+    *,
+    label_smoothing: float = 0.0,
+    mixup_alpha: float = 0.0,
+    soft_weight: float = 0.5,
+    temperature: float = 2.0,
+    batch_norm: str = "train",
+    mesh: Mesh | None = None,
+) -> TrainStep:
+    """Returns `step(state, batch) -> (state, metrics)`: jitted, donating the state.
+
+    The batch holds "image" (uint8 [n, h, w, 3], normalised on the device by `model.preprocessing`, or float taken as
+    normalised), "label" (int [n]), if wanted "mask" (float [n]; rows of mask 0 count nothing, also not in batch
+    statistics), and for "soft_target" "teacher_logits" (float [n, classes]). Other keys are ignored. With a mesh the batch
+    is split over "data" and the state is replicated.
+
+    The metrics are float32 scalars on the device: "loss" (nats, masked mean, before the update), "accuracy" (of `label`,
+    on the images as the network saw them), "gradient_norm", and "learning_rate" where the optimiser tells it.
+
+    Args:
+      loss: "cross_entropy", or "soft_target" = (1 - w)·CE(label) + w·CE(softmax(teacher / T)) (He et al. 2023).
+      label_smoothing: in [0, 1], as in `torch.nn.CrossEntropyLoss`; for the hard targets.
+      mixup_alpha: α ≥ 0; λ ~ Beta(α, α), one per batch, and the partners come from the state's key folded with the step.
+      soft_weight: w in [0, 1].
+      temperature: T > 0, of the teacher alone.
+      batch_norm: "train" (batch statistics, running ones updated) or "frozen" (running statistics used and kept);
+        dropout is on in both.
+      mesh: the device mesh, or None.
+
+    Raises:
+      UserError: an unknown name or a value out of range; in the call, a batch without what the loss needs, labels
+        outside [0, classes), or uint8 images without `preprocessing`.
+    """
+    if loss not in losses.LOSSES:
+        raise UserError(f"loss {loss!r} is unknown; use one of {', '.join(losses.LOSSES)}{nearest(str(loss), losses.LOSSES)}.")
+    if batch_norm not in BATCH_NORM_MODES:
+        raise UserError(f"batch_norm {batch_norm!r} is unknown; use one of {', '.join(BATCH_NORM_MODES)}.")
+    for key, value in (("label_smoothing", label_smoothing), ("soft_weight", soft_weight)):
+        if not 0 <= value <= 1:
+            raise UserError(f"{key} is {value!r}; give a number from 0 to 1.")
+    if not 0 <= mixup_alpha < math.inf or not 0 < temperature < math.inf:
+        raise UserError(f"mixup_alpha ({mixup_alpha!r}) must be at least 0 and temperature ({temperature!r}) above 0.")
+    settings = {
+        "label_smoothing": label_smoothing,
+        "mixup_alpha": mixup_alpha,
+        "soft_weight": soft_weight,
+        "temperature": temperature,
+    }
+    return TrainStep(_Program(loss, mixup_alpha > 0, batch_norm, mesh), settings)
+
+
+def shared_train_step(
+    loss: str,
+    *,
+    label_smoothing: float,
+    mixup_alpha: float,
+    soft_weight: float,
+    temperature: float,
+    batch_norm: str,
+    mesh: Mesh | None,
+) -> TrainStep:
+    """Returns `make_train_step`'s step from the program that can also mix: stages with and without Mixup share it.
+
+    Without Mixup λ is 1, which leaves images and targets as they are, bit for bit.
+    """
+    step = make_train_step(
+        loss,
+        label_smoothing=label_smoothing,
+        mixup_alpha=mixup_alpha,
+        soft_weight=soft_weight,
+        temperature=temperature,
+        batch_norm=batch_norm,
+        mesh=mesh,
+    )
+    return TrainStep(dataclasses.replace(step._program, mixes=True), {k: float(v) for k, v in step._settings.items()})
+
+
+@functools.cache
+def _train_program(program: _Program) -> tuple[Any, dict[Any, int]]:
+    classes: dict[Any, int] = {}
+
+    def step(state: TrainState, batch: dict[str, Any], settings: dict[str, Any]) -> tuple[TrainState, dict[str, Any]]:
+        label, mask = batch["label"], batch.get("mask")
+        key = jax.random.fold_in(state.key, state.step)
+
+        drawn = _draw_mixup(key, settings["mixup_alpha"], label.shape[0], mask) if program.mixes else None
+
+        def mixed(values: jax.Array) -> jax.Array:
+            return values if drawn is None else _mix(values, *drawn)
+
+        def objective(params: dict[str, Any]) -> tuple[jax.Array, tuple[jax.Array, dict[str, Any]]]:
+            model = state.structure.merge({**params, **state.other})
+            images = batches.normalise(batch["image"], model)
+            _set_mode(model, program.batch_norm)
+            if mask is not None:
+                # A padding row may hold anything; as zeros it cannot reach the gradient, not even as 0 times NaN.
+                images = jnp.where(mask.reshape(mask.shape + (1,) * (images.ndim - 1)) > 0, images, 0)
+            logits = _logits(_call_masked(model, mixed(images), mask), label.shape[0])
+            classes[(state.structure, tuple(batch["image"].shape), str(batch["image"].dtype))] = logits.shape[-1]
+            targets = mixed(jax.nn.one_hot(label, logits.shape[-1], dtype=jnp.float32))
+            targets = losses.smooth(targets, settings["label_smoothing"])
+            if program.loss == "soft_target":
+                teacher = _teacher(batch["teacher_logits"], logits.shape[-1], settings["temperature"])
+                each = losses.soft_target(logits, targets, mixed(teacher), settings["soft_weight"])
+            else:
+                each = losses.cross_entropy(logits, targets)
+            wrong = (label < 0) | (label >= logits.shape[-1])
+            each = jnp.where(wrong, jnp.nan, each)
+            after = state.structure.arrays_of(model)
+            return losses.masked_mean(each, mask), (logits, {name: after[name] for name in state.other})
+
+        (loss, (logits, other)), gradients = jax.value_and_grad(objective, has_aux=True)(state.params)
+        changes, opt_state = state.optimizer.update(gradients, state.opt_state, state.params)
+        metrics = {
+            "loss": loss,
+            "accuracy": losses.masked_mean((logits.argmax(-1) == label).astype(jnp.float32), mask),
+            "gradient_norm": optax.global_norm(gradients),
+        }
+        if isinstance(state.optimizer, Optimizer):
+            metrics["learning_rate"] = state.optimizer.learning_rate(state.opt_state)
+        after_step = dataclasses.replace(
+            state,
+            params=optax.apply_updates(state.params, changes),
+            other=other,
+            opt_state=opt_state,
+            step=state.step + 1,
+        )
+        return after_step, metrics
+
+    if program.mesh is None:
+        return jax.jit(step, donate_argnums=0), classes
+    whole, split = replicated(program.mesh), data_sharding(program.mesh)
+    jitted = jax.jit(step, donate_argnums=0, in_shardings=(whole, split, None), out_shardings=(whole, whole))
+    return jitted, classes
+
+
+class EvalStep:
+    """`metrics = step(state_or_model, batch)`; see `make_eval_step`."""
+
+    def __init__(self, mesh: Mesh | None) -> None:
+        self._mesh = mesh
+        self._jitted = _eval_program(mesh)
+
+    def __call__(self, state: TrainState | nnx.Module, batch: Any) -> dict[str, jax.Array]:
+        parts = batches.checked_batch(batch, ("image",))
+        parts.pop("teacher_logits", None)
+        if isinstance(state, TrainState):
+            structure, arrays = state.structure, {**state.params, **state.other}
+        else:
+            structure, arrays, _, _ = Structure.of(state)
+        placed = batches.place(parts, self._mesh)
+        if self._mesh is not None:
+            arrays = _replicated(arrays, next(iter(arrays.values())), self._mesh)
+        metrics = self._jitted(structure, arrays, placed)
+        if "label" in parts and not isinstance(parts["label"], jax.Array):
+            batches.check_labels(parts, metrics["logits"].shape[-1])
+        return metrics
+
+
+def make_eval_step(mesh: Mesh | None = None) -> EvalStep:
+    """Returns `step(state, batch) -> metrics`: jitted, in evaluation mode (running statistics, no dropout).
+
+    `state` is a `TrainState`, which is kept, or a model. The batch is that of `make_train_step`; "label" may be missing.
+
+    The metrics: "logits" (float32 [n, classes], padding rows included), and with labels "loss" (nats) and "accuracy"
+    (masked means), "correct" (float32 [n], 0 on padding) and "count" (the sum of the mask).
+
+    Raises:
+      UserError: as in `make_train_step`.
+    """
+    return EvalStep(mesh)
+
+
+@functools.cache
+def _eval_program(mesh: Mesh | None) -> Any:
+    def step(structure: Structure, arrays: dict[str, Any], batch: dict[str, Any]) -> dict[str, Any]:
+        model = structure.merge(arrays)
+        images = batches.normalise(batch["image"], model)
+        model.eval()
+        logits = _logits(model(images), images.shape[0]).astype(jnp.float32)
+        metrics = {"logits": logits}
+        if "label" in batch:
+            label, mask = batch["label"], batch.get("mask")
+            targets = jax.nn.one_hot(label, logits.shape[-1], dtype=jnp.float32)
+            correct = (logits.argmax(-1) == label).astype(jnp.float32)
+            metrics["loss"] = losses.masked_mean(losses.cross_entropy(logits, targets), mask)
+            metrics["accuracy"] = losses.masked_mean(correct, mask)
+            metrics["correct"] = correct if mask is None else correct * (mask > 0)
+            metrics["count"] = jnp.float32(label.shape[0]) if mask is None else jnp.sum(mask.astype(jnp.float32))
+        return metrics
+
+    if mesh is None:
+        return jax.jit(step, static_argnums=0)
+    whole, split = replicated(mesh), data_sharding(mesh)
+    return jax.jit(step, static_argnums=0, in_shardings=(whole, split), out_shardings=whole)
+
+
+class _MaskedBatchNorm(nnx.BatchNorm):
+    """A batch norm whose batch statistics leave out the rows that the step's mask leaves out."""
+
+    def __call__(self, x: Any, use_running_average: bool | None = None, *, mask: Any = None) -> Any:
+        rows = _ROW_MASK.get()
+        if mask is None and rows is not None and x.shape[0] == rows.shape[0]:
+            mask = (rows > 0).reshape(rows.shape + (1,) * (x.ndim - 1))
+        return super().__call__(x, use_running_average, mask=mask)
+
+
+def _call_masked(model: Any, images: jax.Array, mask: jax.Array | None) -> Any:
+    """Calls a model so that padding rows stay out of its batch statistics.
+
+    A model has no argument for that, so its batch norms (of this one trace; their variables are the same) are given a class
+    that knows the mask.
+    """
+    if mask is None:
+        return model(images)
+    for _, module in nnx.iter_modules(model):
+        if type(module) is nnx.BatchNorm:
+            module.__class__ = _MaskedBatchNorm
+    token = _ROW_MASK.set(mask)
+    try:
+        return model(images)
+    finally:
+        _ROW_MASK.reset(token)
+
+
+def _set_mode(model: Any, batch_norm: str) -> None:
+    model.train()
+    if batch_norm == "frozen":
+        for _, module in nnx.iter_modules(model):
+            if isinstance(module, nnx.BatchNorm):
+                module.use_running_average = True
+
+
+def _draw_mixup(key: jax.Array, alpha: jax.Array, rows: int, mask: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+    """Returns λ (1 where α is 0) and partners (int32 [rows]) that never pair a row that counts with padding."""
+    for_lam, for_partners = jax.random.split(key)
+    drawn = jax.random.beta(for_lam, jnp.maximum(alpha, 1e-3), jnp.maximum(alpha, 1e-3))
+    lam = jnp.where(alpha > 0, drawn, 1.0).astype(jnp.float32)
+    padding = jnp.zeros(rows, bool) if mask is None else mask <= 0
+    order = jnp.argsort(padding, stable=True)
+    shuffled = jnp.argsort(jnp.where(padding, 2.0, jax.random.uniform(for_partners, (rows,))), stable=True)
+    return lam, jnp.zeros(rows, jnp.int32).at[order].set(shuffled.astype(jnp.int32))
+
+
+def _logits(value: Any, rows: int) -> jax.Array:
+    if getattr(value, "ndim", None) != 2 or value.shape[0] != rows:
+        shown = list(value.shape) if hasattr(value, "shape") else type(value).__name__
+        raise UserError(f"the model returned {shown} for {rows} images; its call must give logits [n, classes].")
+    return value
+
+
+def _teacher(logits: jax.Array, classes: int, temperature: jax.Array) -> jax.Array:
+    if logits.shape[-1] != classes:
+        raise UserError(
+            f"batch['teacher_logits'] has {logits.shape[-1]} classes, but the model has {classes}; make them agree."
+        )
+    return jax.nn.softmax(logits.astype(jnp.float32) / temperature)
+
+
+def _replicated(tree: Any, sample: jax.Array, mesh: Mesh) -> Any:
+    """Returns the tree with a whole copy on each device; as it is when one of its arrays, `sample`, already is so."""
+    whole = replicated(mesh)
+    return tree if sample.sharding == whole else jax.device_put(tree, whole)

@@ -1,0 +1,52 @@
+"""Trains a tiny recipe; with a number, kills itself with SIGKILL when that batch of the run is drawn."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+from flax import nnx
+from training_fixtures import Streams, TinyNet, examples, task
+
+from bridgejax.training import recipe_from_config, train_recipe
+
+STAGES = [
+    {"data": "synthetic", "steps": 14, "mixup_alpha": 0.2, "warmup_steps": 3},
+    {"data": "real", "steps": 11, "reset": "head", "label_smoothing": 0.1},
+]
+
+
+def main(directory: str, output: str, kill_at: int) -> None:
+    drawn = 0
+
+    def on_batch(step: int) -> None:
+        nonlocal drawn
+        drawn += 1
+        if drawn == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    result = train_recipe(
+        recipe_from_config("two", STAGES),
+        nnx.jit(lambda: TinyNet(nnx.Rngs(0), dropout=0.2))(),
+        task=task(),
+        synthetic=examples(30, 5, "synthetic"),
+        batch_size=6,
+        eval_batch_size=4,
+        image_size=8,
+        seed=3,
+        directory=directory,
+        evaluations=3,
+        checkpoint_every=4,
+        streams=Streams(on_batch),
+    )
+    metrics = {key: value for key, value in result.metrics.items() if key != "seconds"}
+    weights = {name: float((array**2).sum()) for name, array in sorted(result.state.params.items())}
+    text = json.dumps({"history": result.history, "metrics": metrics, "weights": weights, "drawn": drawn})
+    Path(output).write_text(text)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))

@@ -1,0 +1,231 @@
+"""Runs of recipes: stages, history, resuming, divergence, and refusals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flax import nnx
+from training_fixtures import PlainNet, Streams, TinyNet, examples, task
+
+from bridgejax.errors import UserError
+from bridgejax.training import TrainState, evaluate, make_optimizer, recipe_from_config, train_recipe
+from bridgejax.training.loop import _plans
+
+PROGRAM = Path(__file__).with_name("resume_program.py")
+
+
+def tiny(**options):
+    return nnx.jit(lambda: TinyNet(nnx.Rngs(0), **options))()
+
+
+def run(stages, *, model=None, directory=None, streams=None, synthetic=None, **options):
+    settings = {"batch_size": 6, "eval_batch_size": 4, "image_size": 8, "seed": 0, **options}
+    return train_recipe(
+        recipe_from_config("mine", stages),
+        model or tiny(),
+        task=task(),
+        synthetic=synthetic,
+        directory=directory,
+        streams=streams or Streams(),
+        **settings,
+    )
+
+
+def test_a_run_learns_and_tells_its_history():
+    streams = Streams()
+    stages = [{"data": "synthetic", "steps": 60, "learning_rate": 0.1}, {"data": "mixed", "steps": 30, "synthetic_share": 0.25}]
+    model = tiny()
+    before = np.asarray(model.head.kernel[...])
+    result = run(stages, model=model, streams=streams, synthetic=examples(30, 5, "s"), evaluations=3)
+    assert [call["sources"] for call in streams.calls] == [1, 2]
+    assert [call["weights"] for call in streams.calls] == [None, [0.75, 0.25]]
+    assert result.metrics["train_steps"] == 90
+    assert result.metrics["test_accuracy"] >= 0.8
+    assert len(result.metrics["correct"]) == 10
+    assert np.sum(result.metrics["confusion"]) == 10
+    assert [(e["stage"], e["step"]) for e in result.history if "test_accuracy" in e] == [(0, 30), (0, 60), (1, 90)]
+    losses = [e for e in result.history if "loss" in e]
+    assert losses[-1]["step"] == 90
+    assert losses[-1]["loss"] < losses[0]["loss"]
+    assert json.loads(json.dumps([result.history, result.metrics]))
+    np.testing.assert_array_equal(model.head.kernel[...], before)  # the model that came in is untouched
+    found = evaluate(result.state.model, streams.eval_batches(task().test, batch_size=5, image_size=8))
+    assert found["accuracy"] == result.metrics["test_accuracy"]
+
+
+def test_stage_switch_choices():
+    streams = Streams()
+    first = {"data": "real", "steps": 5, "learning_rate": 0.05}
+    frozen = {
+        "data": "real",
+        "steps": 1,
+        "learning_rate": 0.0,
+        "weight_decay": 0.0,
+        "schedule": "constant",
+        "batch_norm": "frozen",
+    }
+    kept = run([first, frozen], streams=streams).state
+    plain = run([first], streams=streams).state
+    for name in ("head.kernel", "conv.kernel"):
+        np.testing.assert_array_equal(kept.params[name], plain.params[name])
+    np.testing.assert_array_equal(kept.other["bn.mean"], plain.other["bn.mean"])
+    initial = run([first, {**frozen, "batch_statistics": "initial"}], streams=streams).state
+    np.testing.assert_array_equal(initial.other["bn.mean"], np.zeros(6))
+    again = run([first, {**frozen, "reset": "head"}], streams=streams).state
+    assert np.abs(again.params["head.kernel"] - plain.params["head.kernel"]).max() > 0.01
+    np.testing.assert_array_equal(again.params["conv.kernel"], plain.params["conv.kernel"])
+    head = run([{**first, "trainable": ["head"]}], streams=streams).state
+    np.testing.assert_array_equal(head.other["conv.kernel"], tiny().conv.kernel[...])
+    # One stage of 8 is two stages of 4 whose optimiser and schedule go on.
+    go_on = {"restart_optimizer": False, "restart_schedule": False}
+    halves = run([{**first, "steps": 4}, {**first, "steps": 4, **go_on}], streams=_OneStream()).state
+    whole = run([{**first, "steps": 8}], streams=_OneStream()).state
+    np.testing.assert_allclose(halves.params["conv.kernel"], whole.params["conv.kernel"], rtol=1e-5, atol=1e-7)
+
+
+class _OneStream(Streams):
+    """Gives the same batch at each step of each stage."""
+
+    def train_batches(self, sources, **options):
+        options.update(seed=0, start_step=0)
+        batch = next(super().train_batches(sources, **options))
+        while True:
+            yield batch
+
+
+def test_schedules_span_stages_that_go_on():
+    stages = [
+        {"steps": 10, "warmup_steps": 2},
+        {"steps": 30, "restart_schedule": False},
+        {"steps": 5, "schedule": "constant"},
+    ]
+    plans = _plans(recipe_from_config("mine", stages, {"learning_rate": 1.0}))
+    rates = [[float(plan.schedule.rate(np.int32(k))) for k in range(plan.stage.steps)] for plan in plans]
+    assert rates[0][:3] == pytest.approx([0.5, 1.0, 1.0])
+    expected = [0.5 * (1 + np.cos(np.pi * (k - 2) / 38)) for k in range(2, 40)]
+    assert rates[0][2:] + rates[1] == pytest.approx(expected, abs=1e-6)
+    assert rates[2] == [1.0] * 5
+
+
+def test_arms_lengths_and_seeds_share_one_program():
+    run([{"steps": 3, "learning_rate": 0.1}], batch_size=7)
+    before = TinyNet.traces
+    run([{"steps": 4, "mixup_alpha": 0.3, "warmup_steps": 1}, {"steps": 2, "reset": "head"}], batch_size=7, seed=5)
+    run([{"steps": 6, "schedule": "constant", "weight_decay": 0.0, "label_smoothing": 0.1}], batch_size=7, seed=6)
+    assert TinyNet.traces == before
+
+
+def start(folder: Path, name: str, kill_at: int) -> tuple[int, dict]:
+    """Runs the program in its own process; returns its exit code and what it told."""
+    output = folder / f"{name}.json"
+    command = [sys.executable, str(PROGRAM), str(folder / name), str(output), str(kill_at)]
+    code = subprocess.run(command, env={**os.environ, "JAX_PLATFORMS": "cpu"}, check=False).returncode
+    return code, json.loads(output.read_text()) if code == 0 else {}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    code, told = start(tmp_path_factory.mktemp("whole"), "run", 0)
+    assert code == 0
+    assert told.pop("drawn") == 25
+    return told
+
+
+# One kill in the first stage; three that hit the second stage, one of them while little is new; and one at the last batch.
+@pytest.mark.parametrize("kills", [[13], [17, 3, 9], [25]])
+def test_killed_at_any_moment_it_ends_with_the_same_numbers(tmp_path, whole, kills):
+    for kill in kills:
+        assert start(tmp_path, "run", kill)[0] == -signal.SIGKILL
+    code, resumed = start(tmp_path, "run", 0)
+    assert code == 0
+    assert resumed.pop("drawn") < 25  # it went on and did not start afresh
+    assert resumed == whole
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["25"]
+    if kills == [25]:
+        code, again = start(tmp_path, "run", 0)
+        assert (code, again.pop("drawn"), again) == (0, 0, whole)
+
+
+def test_divergence_names_the_step_and_keeps_the_last_good_checkpoint(tmp_path):
+    class Poison(Streams):
+        def train_batches(self, *args, **options):
+            for step, batch in enumerate(super().train_batches(*args, **options)):
+                yield {**batch, "image": np.full(batch["image"].shape, np.nan, np.float32)} if step == 6 else batch
+
+    stages = [{"data": "real", "steps": 12, "learning_rate": 0.01, "schedule": "constant"}]
+    told = r"loss is nan at step 7 of 12, stage 1 \(real\) of 'mine', learning rate 0.01 \(the checkpoint of step 4 is kept\)"
+    with pytest.raises(UserError, match=told):
+        run(stages, directory=tmp_path / "run", streams=Poison(), checkpoint_every=4)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["4"]
+    result = run(stages, directory=tmp_path / "run", checkpoint_every=4)
+    assert result.metrics == {**run(stages).metrics, "seconds": result.metrics["seconds"]}
+
+
+def test_ctrl_c_leaves_a_directory_to_go_on_with(tmp_path):
+    def stop(step: int) -> None:
+        if step == 9:
+            raise KeyboardInterrupt
+
+    stages = [{"data": "real", "steps": 12}]
+    with pytest.raises(KeyboardInterrupt):
+        run(stages, directory=tmp_path / "run", streams=Streams(stop), checkpoint_every=4)
+    streams = Streams()
+    result = run(stages, directory=tmp_path / "run", streams=streams, checkpoint_every=4)
+    assert streams.calls[0]["start_step"] == 8
+    assert result.history == run(stages).history
+
+
+def test_another_runs_directory_and_damage_are_told(tmp_path):
+    stages = [{"data": "real", "steps": 3}]
+    run(stages, directory=tmp_path / "run")
+    with pytest.raises(UserError, match="other settings or data"):
+        run(stages, directory=tmp_path / "run", seed=1)
+    for file in (tmp_path / "run" / "3" / "state").rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"")
+    with pytest.raises(UserError, match="cannot be read"):
+        run(stages, directory=tmp_path / "run")
+
+
+def test_without_a_final_checkpoint_nothing_is_left(tmp_path):
+    run([{"data": "real", "steps": 3}], directory=tmp_path / "run", keep_final=False)
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("stages", "options", "told"),
+    [
+        ([{"data": "synthetic"}], {}, "generate a set first"),
+        ([{"loss": "soft_target"}], {}, "needs a teacher"),
+        ([{"reset": "head"}], {"model": PlainNet(nnx.Rngs(0))}, "no nnx.Linear named `head`"),
+        ([{"steps": 2}], {"batch_size": 0}, "batch_size is 0"),
+        ([{"steps": 2}], {"eval_every": 0}, "eval_every is 0"),
+        ([{"steps": 2}], {"model": tiny(classes=2)}, "holds 2, but the model has 2 classes"),
+    ],
+)
+def test_what_does_not_fit_gets_one_sentence(stages, options, told):
+    with pytest.raises(UserError, match=told):
+        run(stages, **options)
+
+
+def test_a_teacher_gives_soft_targets():
+    stages = [{"data": "real", "steps": 2, "loss": "soft_target", "soft_weight": 1.0, "learning_rate": 0.0}]
+    result = run(stages, teacher=lambda batch: np.zeros((len(batch["label"]), 3), np.float32))
+    # Against a uniform teacher no loss is below log 3.
+    assert result.history[0]["loss"] >= np.log(3) - 1e-6
+
+
+def test_states_of_another_optimiser_do_not_mix(tmp_path):
+    assert make_optimizer("sgd", learning_rate=0.1) == make_optimizer("sgd", learning_rate=0.2)
+    assert make_optimizer("sgd", learning_rate=0.1) != make_optimizer("adamw", learning_rate=0.1)
+    assert (
+        TrainState.create(tiny(), make_optimizer("sgd", 0.1)).structure
+        == TrainState.create(tiny(), make_optimizer("sgd", 0.1)).structure
+    )
