@@ -27,7 +27,9 @@ class _Parser(argparse.ArgumentParser):
     """An argparse parser whose complaint is one sentence."""
 
     def error(self, message: str) -> None:  # type: ignore[override]
-        raise UserError(f"{message}; see `bridgejax {'--help' if self.prog == 'bridgejax' else self.prog.split()[-1] + ' --help'}`.")
+        raise UserError(
+            f"{message}; see `bridgejax {'--help' if self.prog == 'bridgejax' else self.prog.split()[-1] + ' --help'}`."
+        )
 
 
 def _parser(command: str) -> argparse.ArgumentParser:
@@ -35,7 +37,9 @@ def _parser(command: str) -> argparse.ArgumentParser:
     if command == "doctor":
         return parser
     if command != "report":
-        parser.add_argument("--config", required=True, metavar="FILE.py[:ARG]", help="a config file; --config.KEY=VALUE changes a key")
+        parser.add_argument(
+            "--config", required=True, metavar="FILE.py[:ARG]", help="a config file; --config.KEY=VALUE changes a key"
+        )
     parser.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="the folder to work in; again: continues")
     if command == "train":
         parser.add_argument("--recipe", metavar="NAME", help="default: the config's first arm")
@@ -131,5 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         what = "the disk is full" if error.errno in _NO_SPACE else "not allowed"
         place = f" ({error.filename})" if error.filename else ""
-        print(f"bridgejax: {what}{place}; free space or change its permissions, and run the same command again.", file=sys.stderr)
+        print(
+            f"bridgejax: {what}{place}; free space or change its permissions, and run the same command again.", file=sys.stderr
+        )
         return 2

@@ -315,7 +315,9 @@ def _check_prompts(config: Any) -> None:
         raise UserError(f"prompts.template is {template!r}; it should be a text or a tuple of texts with {{}} in them.")
     for text in templates:
         if "{}" not in text:
-            raise UserError(f"prompts.template {text!r} has no {{}} for the class name; write for instance 'a photo of a {{}}'.")
+            raise UserError(
+                f"prompts.template {text!r} has no {{}} for the class name; write for instance 'a photo of a {{}}'."
+            )
 
 
 def _check_arms(config: Any) -> None:
@@ -323,7 +325,9 @@ def _check_arms(config: Any) -> None:
         raise UserError("arms is empty; name at least one recipe, for instance ('vanilla', 'bridged').")
     for arm in config.arms:
         if arm not in config.recipes:
-            raise UserError(f"arm {arm!r} is no recipe of the config{nearest(str(arm), config.recipes)} ({', '.join(config.recipes)}).")
+            raise UserError(
+                f"arm {arm!r} is no recipe of the config{nearest(str(arm), config.recipes)} ({', '.join(config.recipes)})."
+            )
         if not re.fullmatch(r"[A-Za-z0-9_.+-]+", arm):
             raise UserError(f"recipe name {arm!r} should hold only letters, digits, '_', '-', '+' and '.'.")
     if len(set(config.arms)) != len(config.arms):

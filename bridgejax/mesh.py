@@ -32,7 +32,9 @@ def check_randomness() -> None:
             "unset JAX_DEFAULT_PRNG_IMPL (bridgejax needs 'threefry2x32')."
         )
     if not jax.config.jax_threefry_partitionable:
-        raise UserError("jax_threefry_partitionable is off, so noise would change with sharding; unset JAX_THREEFRY_PARTITIONABLE.")
+        raise UserError(
+            "jax_threefry_partitionable is off, so noise would change with sharding; unset JAX_THREEFRY_PARTITIONABLE."
+        )
     for variable in ("XLA_FLAGS", "LIBTPU_INIT_ARGS"):
         for flag in os.environ.get(variable, "").split():
             name, _, value = flag.lstrip("-").partition("=")
@@ -61,7 +63,9 @@ def make_mesh(axes: Iterable[tuple[str, int]] | None = None, devices: list[Any] 
     if -1 in sizes and len(found) % fixed == 0:
         sizes[sizes.index(-1)] = len(found) // fixed
     if math.prod(sizes) != len(found):
-        raise UserError(f"mesh {shown} does not fit {len(found)} devices; make the sizes multiply to {len(found)} or use -1 for one.")
+        raise UserError(
+            f"mesh {shown} does not fit {len(found)} devices; make the sizes multiply to {len(found)} or use -1 for one."
+        )
     return Mesh(np.asarray(found).reshape(sizes), names, axis_types=(AxisType.Auto,) * len(names))
 
 

@@ -37,12 +37,16 @@ def check_workdir(path: Path, config: Mapping[str, Any]) -> None:
         raise UserError(f"--workdir {path} cannot be written; choose a folder that you may write to.")
     free = shutil.disk_usage(existing).free
     if free < MINIMUM_FREE_BYTES:
-        raise UserError(f"--workdir {path}: only {free >> 20} MiB are free on its disk; free at least {MINIMUM_FREE_BYTES >> 20} MiB.")
+        raise UserError(
+            f"--workdir {path}: only {free >> 20} MiB are free on its disk; free at least {MINIMUM_FREE_BYTES >> 20} MiB."
+        )
     saved = read_config(path)
     if saved is not None:
         changed = differences(saved, config)
         if changed:
-            raise UserError(f"--workdir {path} holds the work of another config ({'; '.join(changed)}); choose a new --workdir.")
+            raise UserError(
+                f"--workdir {path} holds the work of another config ({'; '.join(changed)}); choose a new --workdir."
+            )
     elif path.is_dir() and any(entry.name != LOCK_FILE for entry in path.iterdir()):
         raise UserError(f"--workdir {path} holds files but no {CONFIG_FILE}; choose a new or an empty folder.")
 
@@ -84,7 +88,9 @@ def open_workdir(path: Path, config: Mapping[str, Any]) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                raise UserError(f"another command is at work in --workdir {path}; wait for it or choose another folder.") from error
+                raise UserError(
+                    f"another command is at work in --workdir {path}; wait for it or choose another folder."
+                ) from error
             # File systems without locks (some network mounts): go on unlocked.
         remove_temporary_files(path)
         if read_config(path) != config:

@@ -156,7 +156,9 @@ def run(config: Any, workdir: Path) -> Path:
             _generate(study, workdir)
         pending = [one for one in study.runs if load_result(study, workdir, one) is None]
         if pending:
-            stage_heading(f"train: {len(pending)} of {len(study.runs)} runs ({len(config.arms)} arms, {config.study.seeds} seeds)")
+            stage_heading(
+                f"train: {len(pending)} of {len(study.runs)} runs ({len(config.arms)} arms, {config.study.seeds} seeds)"
+            )
             _train_pending(study, workdir, pending)
         if pending or not all((workdir / name).is_file() for name in (*REPORT_FILES, RESULTS_FILE, EXAMPLES_FILE)):
             _write_results(study, workdir)
@@ -189,7 +191,9 @@ def train(config: Any, workdir: Path, recipe: str | None = None, seed: int = 0) 
 
     name = recipe or config.arms[0]
     if name not in config.recipes:
-        raise UserError(f"--recipe {name!r} is no recipe of the config{nearest(name, config.recipes)} ({', '.join(config.recipes)}).")
+        raise UserError(
+            f"--recipe {name!r} is no recipe of the config{nearest(name, config.recipes)} ({', '.join(config.recipes)})."
+        )
     if seed < 0:
         raise UserError(f"--seed is {seed}; it should be a whole number of at least 0.")
     with config.unlocked():

@@ -16,9 +16,8 @@ def config_file(tmp_path):
 
     def write(body: str = "pass"):
         lines = textwrap.indent(textwrap.dedent(body), "    ")
-        file.write_text(
-            f"from bridgejax.config import default_config\ndef get_config(arg=None):\n    config = default_config()\n{lines}\n    return config\n"
-        )
+        head = "from bridgejax.config import default_config\ndef get_config(arg=None):\n    config = default_config()\n"
+        file.write_text(f"{head}{lines}\n    return config\n")
         return str(file)
 
     return write
@@ -75,7 +74,12 @@ def test_a_wrong_override_is_named(config_file, key, value, told):
 
 @pytest.mark.parametrize(
     ("body", "told"),
-    [("config.generator.stepz = 3", "steps"), ("config.generator.steps = 'x'", "line 4"), ("return 3", "ConfigDict"), ("1 / 0", "line 4")],
+    [
+        ("config.generator.stepz = 3", "steps"),
+        ("config.generator.steps = 'x'", "line 4"),
+        ("return 3", "ConfigDict"),
+        ("1 / 0", "line 4"),
+    ],
 )
 def test_a_wrong_config_file_is_told_with_its_line(config_file, body, told):
     with pytest.raises(UserError, match=told):

@@ -13,7 +13,9 @@ from bridgejax.mesh import make_mesh
 
 
 def _python(code: str, **variables: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-c", code], env={**os.environ, **variables}, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **variables}, capture_output=True, text=True, check=False
+    )
 
 
 def test_all_devices_lie_on_data_by_default():
