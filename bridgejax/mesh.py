@@ -19,19 +19,23 @@ DATA_AXIS = "data"
 _FORBIDDEN_FLAGS = ("xla_tpu_spmd_rng_bit_generator_unsafe",)
 
 
+def _setting(name: str) -> Any:
+    return getattr(jax.config, name)  # JAX declares its settings at run time, out of a type checker's sight
+
+
 def check_randomness() -> None:
     """Refuses settings under which noise would depend on the device count.
 
     Raises:
       UserError: the default key type is not threefry, or an XLA flag that breaks its invariance is set.
     """
-    implementation = str(jax.config.jax_default_prng_impl)
+    implementation = str(_setting("jax_default_prng_impl"))
     if implementation != "threefry2x32":
         raise UserError(
             f"jax_default_prng_impl is {implementation!r}, whose numbers change with batch and sharding; "
             "unset JAX_DEFAULT_PRNG_IMPL (bridgejax needs 'threefry2x32')."
         )
-    if not jax.config.jax_threefry_partitionable:
+    if not _setting("jax_threefry_partitionable"):
         raise UserError(
             "jax_threefry_partitionable is off, so noise would change with sharding; unset JAX_THREEFRY_PARTITIONABLE."
         )

@@ -133,7 +133,7 @@ class Study:
             "training": [config.training.batch_size, config.training.eval_batch_size, config.training.evaluations],
             "seed": [config.seed, run.seed],
         }
-        if recipe.needs_synthetic:
+        if recipe.needs_synthetic and self.pipeline is not None:
             options = {k: v for k, v in self.synthetic_options().items() if k not in ("batch_size", "shard_size", "per_class")}
             parts["synthetic"] = [self.pipeline.digest, config.generator.dtype, options, run.per_class]
         return digest(parts)
