@@ -1,0 +1,8 @@
+"""Class names and templates in, prompts out."""
+
+from __future__ import annotations
+
+from bridgejax.prompts.classes import check_class_names, class_phrases, display_name
+from bridgejax.prompts.templates import check_templates, format_prompt, prompt_for
+
+__all__ = ["check_class_names", "check_templates", "class_phrases", "display_name", "format_prompt", "prompt_for"]

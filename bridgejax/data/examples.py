@@ -1,0 +1,95 @@
+"""Labelled images as encoded files in memory or on disk, and the task made of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+
+from bridgejax.errors import UserError
+
+
+class FileImages(Sequence[bytes]):
+    """The bytes of image files, read when asked for: large folders need no memory."""
+
+    def __init__(self, paths: Iterable[Path]):
+        self.paths = tuple(paths)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @overload
+    def __getitem__(self, index: int) -> bytes: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> FileImages: ...
+
+    def __getitem__(self, index: int | slice) -> bytes | FileImages:
+        if isinstance(index, slice):
+            return FileImages(self.paths[index])
+        path = self.paths[index]
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise UserError(f"image {path} could not be read ({error.strerror}); put it back and start again.") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+    """Labelled images.
+
+    Attributes:
+      images: encoded files (PNG, JPEG, WebP, BMP or GIF), one per example.
+      labels: int32 [n], positions in the task's class names.
+      ids: one name per example, unique within its source and the same on every machine.
+    """
+
+    images: Sequence[bytes]
+    labels: np.ndarray
+    ids: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not len(self.images) == len(self.labels) == len(self.ids):
+            raise ValueError(f"{len(self.images)} images, {len(self.labels)} labels and {len(self.ids)} ids: must be equal")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def select(self, indices: Iterable[int]) -> Examples:
+        """Returns the examples at the given positions, in that order."""
+        chosen = [int(i) for i in indices]
+        if isinstance(self.images, FileImages):
+            images: Sequence[bytes] = FileImages(self.images.paths[i] for i in chosen)
+        else:
+            images = tuple(self.images[i] for i in chosen)
+        return Examples(images, self.labels[chosen].astype(np.int32), tuple(self.ids[i] for i in chosen))
+
+    def counts(self, num_classes: int) -> np.ndarray:
+        """Returns the number of examples per class, int64 [num_classes]."""
+        return np.bincount(self.labels, minlength=num_classes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """Class names with the real images to train on, to choose by and to judge by.
+
+    `digest` is a SHA-256 over the names and over which images, with which content and label, are in which part.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    train: Examples
+    validation: Examples | None
+    test: Examples
+    digest: str
+
+
+def image_digest(images: Sequence[bytes], position: int, whole: bool) -> str:
+    """Returns a digest of one image: of its bytes, or with `whole=False` of its file's size alone."""
+    if not whole and isinstance(images, FileImages):
+        return f"{images.paths[position].stat().st_size} bytes"
+    return hashlib.sha256(images[position]).hexdigest()

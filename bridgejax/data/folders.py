@@ -1,0 +1,124 @@
+"""Folders of class folders of image files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from bridgejax.data.examples import Examples, FileImages
+from bridgejax.data.images import SUFFIXES, check_files
+from bridgejax.errors import UserError, nearest
+from bridgejax.prompts import display_name
+
+# What operating systems leave in folders.
+_IGNORED = ("thumbs.db", "desktop.ini", "__macosx")
+_TRAIN, _TEST = "train", ("test", "val", "validation")
+
+
+def _visible(folder: Path) -> list[Path]:
+    try:
+        entries = sorted(folder.iterdir(), key=lambda path: path.name)
+    except OSError as error:
+        raise UserError(f"{folder} could not be read ({error.strerror}); check its permissions.") from error
+    return [path for path in entries if not path.name.startswith(".") and path.name.lower() not in _IGNORED]
+
+
+def _is_split(folder: Path) -> bool:
+    """A part of a data set holds class folders; a class folder holds files."""
+    entries = _visible(folder) if folder.is_dir() else []
+    return bool(entries) and any(path.is_dir() for path in entries) and not any(_is_image_name(path) for path in entries)
+
+
+def _is_image_name(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and path.is_file()
+
+
+def split_folders(root: Path) -> tuple[Path, Path | None]:
+    """Returns the folders of the training and the test part; without a test part, the folder itself and None.
+
+    Raises:
+      UserError: the folder is missing, empty or a file, or has a training part only.
+    """
+    if not root.exists():
+        raise UserError(f"folder {root} was not found; give task.source=folder:PATH with one folder of images per class.")
+    if not root.is_dir():
+        raise UserError(f"{root} is a file; give task.source=folder:PATH with one folder of images per class.")
+    if not _visible(root):
+        raise UserError(f"folder {root} is empty; expected class folders with images, or train/ and test/ with such.")
+    names = {path.name for path in _visible(root) if path.is_dir()}
+    if _TRAIN in names and (names <= {_TRAIN, *_TEST}):
+        train, tests = root / _TRAIN, [root / name for name in _TEST if name in names]
+        if not _visible(train):
+            raise UserError(f"folder {train} is empty; expected one folder of images per class.")
+        if _is_split(train):
+            if not tests:
+                raise UserError(
+                    f"folder {root} has train/ but no test/; add test/ with the same class folders, or give {train} itself."
+                )
+            return train, tests[0]
+    return root, None
+
+
+def read_class_folders(root: Path, class_names: Sequence[str] | None, prefix: str = "") -> tuple[tuple[str, ...], Examples]:
+    """Reads a folder of class folders.
+
+    Args:
+      root: the folder; each folder in it is a class, and all image files at or below that are its images.
+      class_names: the classes to take, and their order; None takes all, sorted by name. A name matches its folder as it
+        is or with "_" read as " ".
+      prefix: put before each id.
+
+    Returns:
+      The class names, and the examples with ids `prefix + path relative to root`, ordered by class and path.
+
+    Raises:
+      UserError: there is no class folder, only one class, a class without images, a file that is no readable image, or a
+        name without a folder.
+    """
+    folders = {path.name: path for path in _visible(root) if path.is_dir()}
+    if not folders:
+        raise UserError(f"folder {root} holds no class folders; expected one folder of images per class.")
+    names = tuple(folders) if class_names is None else tuple(class_names)
+    found = [folders[match_name(name, folders, f"a folder in {root}")] for name in names]
+    if len(names) < 2:
+        raise UserError(f"folder {root} has only one class ({names[0]!r}); a classifier needs at least two class folders.")
+    paths: list[Path] = []
+    labels: list[int] = []
+    for label, folder in enumerate(found):
+        files = _class_files(folder)
+        if not files:
+            raise UserError(f"class folder {folder} holds no images; add PNG, JPEG, WebP, BMP or GIF files, or remove it.")
+        paths += files
+        labels += [label] * len(files)
+    check_files(paths)
+    ids = tuple(prefix + path.relative_to(root).as_posix() for path in paths)
+    return names, Examples(FileImages(paths), np.asarray(labels, np.int32), ids)
+
+
+def _class_files(folder: Path) -> list[Path]:
+    files: list[Path] = []
+    for path in _visible(folder):
+        if path.is_dir():
+            files += _class_files(path)
+        elif path.suffix.lower() in SUFFIXES:
+            files.append(path)
+        else:
+            raise UserError(f"{path} is not an image file (expected PNG, JPEG, WebP, BMP or GIF); remove it or convert it.")
+    return files
+
+
+def match_name(name: str, known: Sequence[str] | dict[str, Path], what: str) -> str:
+    """Returns the known name that `name` means: the same text, or the same but for "_" and " ".
+
+    Raises:
+      UserError: there is none.
+    """
+    if name in known:
+        return name
+    alike = [other for other in known if display_name(other) == display_name(name)]
+    if len(alike) == 1:
+        return alike[0]
+    shown = ", ".join(repr(other) for other in list(known)[:8]) + (", ..." if len(known) > 8 else "")
+    raise UserError(f"task.class_names names {name!r}, which is not {what} (there: {shown}){nearest(name, known)}.")

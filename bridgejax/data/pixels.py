@@ -1,0 +1,117 @@
+"""Decoded images for the streams: all in memory where they fit, else decoded when asked for."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from bridgejax.data.examples import Examples
+from bridgejax.data.images import decode_rgb
+from bridgejax.data.tensorflow import import_tensorflow
+from bridgejax.errors import UserError
+
+MEMORY_BYTES = 1 << 30  # decoded pixels kept per process
+_KEEP = 8  # sources whose pixels are kept for the next stream
+
+_kept: OrderedDict[tuple[int, int], tuple[Sequence[bytes], list[np.ndarray]]] = OrderedDict()
+
+
+def decode_example(examples: Examples, position: int, shorter_side: int) -> np.ndarray:
+    """Returns one image, uint8 [h, w, 3].
+
+    Raises:
+      UserError: it cannot be decoded.
+    """
+    try:
+        return decode_rgb(examples.images[position], shorter_side)
+    except UserError:
+        raise
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
+        raise UserError(f"image {examples.ids[position]!r} could not be decoded ({error}); replace or remove it.") from error
+
+
+def _decode_all(examples: Examples, shorter_side: int, budget: int) -> list[np.ndarray] | None:
+    """Returns all images decoded, None if they take more than `budget` bytes."""
+    key = (id(examples.images), shorter_side)
+    if key in _kept:
+        _kept.move_to_end(key)
+        return _kept[key][1]
+    # A look at a few tells whether all can fit, before any work is lost.
+    probe = range(0, len(examples), max(1, len(examples) // 16))
+    sizes = [decode_example(examples, i, shorter_side).nbytes for i in probe]
+    if len(examples) * float(np.mean(sizes)) > 1.5 * budget:
+        return None
+    images: list[np.ndarray] = []
+    total = 0
+    with concurrent.futures.ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+        for image in pool.map(lambda i: decode_example(examples, i, shorter_side), range(len(examples))):
+            total += image.nbytes
+            if total > budget:
+                pool.shutdown(wait=False, cancel_futures=True)
+                return None
+            images.append(image)
+    _kept[key] = (examples.images, images)  # the images are held so that their id stays theirs
+    while len(_kept) > _KEEP or sum(i.nbytes for _, kept in _kept.values() for i in kept) > 2 * MEMORY_BYTES:
+        _kept.popitem(last=False)
+    return images
+
+
+class Pixels:
+    """The decoded images of a concatenation of sources.
+
+    Args:
+      sources: the examples.
+      shorter_side: images are shrunk so that their shorter side is at most so many pixels.
+      memory_bytes: keep all decoded images if they take no more; else each is decoded when asked for.
+
+    Attributes:
+      in_memory: whether `lookup` can be used; else use `decode`.
+    """
+
+    def __init__(self, sources: Sequence[Examples], shorter_side: int, memory_bytes: int = MEMORY_BYTES):
+        self._sources = list(sources)
+        self._shorter_side = shorter_side
+        self._bounds = np.cumsum([len(source) for source in sources])
+        self._images: list[np.ndarray] | None = []
+        for source in self._sources:
+            part = _decode_all(source, shorter_side, memory_bytes) if len(source) else []
+            if part is None:
+                self._images = None
+                break
+            self._images = self._images + part
+        if self._images is not None and sum(image.nbytes for image in self._images) > memory_bytes:
+            self._images = None
+
+    @property
+    def in_memory(self) -> bool:
+        return self._images is not None
+
+    def decode(self, position: int) -> np.ndarray:
+        """Returns the image at a position, uint8 [h, w, 3]."""
+        source = int(np.searchsorted(self._bounds, position, side="right"))
+        examples = self._sources[source]
+        return decode_example(examples, position - int(self._bounds[source] - len(examples)), self._shorter_side)
+
+    def lookup(self) -> Any:
+        """Returns a TensorFlow function from a position (int64 scalar) to uint8 [h, w, 3].
+
+        One flat tensor and a table of places: images of all sizes, without padding.
+        """
+        tf = import_tensorflow()
+        images = self._images or []
+        sizes = np.array([image.shape[:2] for image in images], np.int64).reshape(-1, 2)
+        ends = np.cumsum(sizes.prod(axis=1) * 3)
+        flat = tf.constant(np.concatenate([image.reshape(-1) for image in images]))
+        starts_tensor, sizes_tensor = tf.constant(np.concatenate([[0], ends[:-1]])), tf.constant(sizes)
+
+        def from_memory(position: Any) -> Any:
+            height, width = sizes_tensor[position][0], sizes_tensor[position][1]
+            pixels = tf.slice(flat, [starts_tensor[position]], [height * width * 3])
+            return tf.reshape(pixels, tf.stack([height, width, 3]))
+
+        return from_memory

@@ -1,0 +1,92 @@
+"""Which example is where in the endless stream: a closed form of (seed, step), so that any step can be had at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from bridgejax.errors import UserError
+from bridgejax.identity import derive_seed
+
+_RATIO_BITS = 30
+DRAWS = 5  # uniform numbers per image: area, ratio, row, column, mirror
+
+
+class Sampler:
+    """Places of the stream → positions in the concatenation of the sources, as TensorFlow operations.
+
+    Each source is passed through in a new order every epoch, without repeats within an epoch. With shares, source s
+    takes every place p with floor((p + 1) r) > floor(p r) of those that the sources before it left, r being its share of
+    what is left: any stretch of places holds its share to within one image per source.
+
+    Args:
+      tf: the TensorFlow module.
+      sizes: examples per source.
+      weights: share of each source, any positive scale; None draws uniformly from the union.
+      seed: of orders and augmentations.
+      batch_size: images per step.
+
+    Raises:
+      UserError: there are no examples, or the shares do not fit the sources.
+    """
+
+    def __init__(self, tf: Any, sizes: Sequence[int], weights: Sequence[float] | None, seed: int, batch_size: int):
+        if weights is None:
+            if sum(sizes) < 1:
+                raise UserError("there are no training images; give at least one source with images.")
+            parts = [(0, sum(sizes), 1.0)]
+        else:
+            _check_weights(sizes, weights)
+            parts = [(sum(sizes[:s]), sizes[s], float(weights[s])) for s in range(len(sizes)) if weights[s] > 0]
+        self._tf = tf
+        self._parts = parts
+        self._order_seeds = [derive_seed(seed, "order", number) for number in range(len(parts))]
+        self._draw_seed = derive_seed(seed, "augment")
+        self._batch_size = batch_size
+
+    def __call__(self, step: Any) -> tuple[Any, Any]:
+        """Returns positions, int64 [b], and uniform numbers in [0, 1), float32 [b, DRAWS], of a step (int64 scalar)."""
+        return self._tf.autograph.experimental.do_not_convert(self._plan)(step)
+
+    def _plan(self, step: Any) -> tuple[Any, Any]:
+        tf = self._tf
+        places = step * self._batch_size + tf.range(self._batch_size, dtype=tf.int64)
+        free = tf.ones([self._batch_size], tf.bool)
+        positions = tf.zeros([self._batch_size], tf.int64)
+        left = sum(share for _, _, share in self._parts)
+        for number, (start, size, share) in enumerate(self._parts):
+            last = number == len(self._parts) - 1
+            ratio = 1 << _RATIO_BITS if last else round(share / left * (1 << _RATIO_BITS))
+            before = tf.bitwise.right_shift(places * ratio, tf.constant(_RATIO_BITS, tf.int64))
+            after = tf.bitwise.right_shift((places + 1) * ratio, tf.constant(_RATIO_BITS, tf.int64))
+            mine = free & (after > before)
+            positions = tf.where(mine, start + self._lookup(number, size, before), positions)
+            # The places left to the others are numbered anew.
+            places = places - before
+            free = free & ~mine
+            left -= share
+        draws = tf.random.stateless_uniform(
+            [self._batch_size, DRAWS], seed=tf.stack([tf.constant(self._draw_seed, tf.int64), step]), alg="philox"
+        )
+        return positions, draws
+
+    def _lookup(self, number: int, size: int, turns: Any) -> Any:
+        tf = self._tf
+        if size == 1:
+            return tf.zeros_like(turns)
+        epochs, within = turns // size, turns % size
+        seeds = tf.stack([tf.fill([self._batch_size], tf.constant(self._order_seeds[number], tf.int64)), epochs, epochs * 0], 1)
+        # The raw operation: `tf.random.experimental.index_shuffle` mangles a seed per element.
+        return tf.raw_ops.RandomIndexShuffle(index=within, seed=seeds, max_index=tf.constant(size - 1, tf.int64), rounds=4)
+
+
+def _check_weights(sizes: Sequence[int], weights: Sequence[float]) -> None:
+    if len(weights) != len(sizes):
+        raise UserError(f"{len(weights)} sampling shares are given for {len(sizes)} sources; give one per source.")
+    if any(not np.isfinite(weight) or weight < 0 for weight in weights) or not sum(weights) > 0:
+        raise UserError(f"the sampling shares {list(weights)} must be at least 0 and not all 0.")
+    for size, weight in zip(sizes, weights, strict=True):
+        if weight > 0 and size < 1:
+            raise UserError(f"a source without images has the sampling share {weight}; give it images or the share 0.")

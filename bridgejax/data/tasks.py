@@ -1,0 +1,148 @@
+"""Tasks: class names with real images to train on, to choose by, and to judge by."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from bridgejax.data.draw import draw
+from bridgejax.data.examples import Examples, FileImages, Task, image_digest
+from bridgejax.data.folders import match_name, read_class_folders, split_folders
+from bridgejax.data.images import FULL_CHECK_BYTES, decode_rgb, encode_png, pad_to_square
+from bridgejax.errors import UserError, nearest
+from bridgejax.identity import digest
+from bridgejax.prompts import check_class_names
+
+ASSETS = Path(__file__).resolve().parent.parent / "assets"
+BUILTIN = ("tux_photos",)
+_KINDS = ("builtin", "folder", "tfds")
+
+
+def load_task(
+    source: str,
+    *,
+    shots: int | None = None,
+    seed: int = 0,
+    class_names: Sequence[str] | None = None,
+    validation_per_class: int = 0,
+    data_dir: str | Path | None = None,
+) -> Task:
+    """Loads the real images of a task and draws its parts.
+
+    Args:
+      source: `builtin:tux_photos`; `folder:PATH` with train/ and test/ of class folders, or one folder of class folders
+        split by seed; `tfds:NAME[/CONFIG][:VERSION]` or `tfds:PATH` of a prepared set (nothing is downloaded).
+      shots: real training images per class, `validation_per_class` included; None takes all (without a test part of
+        its own, a quarter of each class is kept for testing).
+      seed: of the draw.
+      class_names: the classes to take and their order; None or empty: the source's own.
+      validation_per_class: images per class set aside out of the training part.
+      data_dir: where prepared TFDS sets lie; None is $TFDS_DATA_DIR or ~/tensorflow_datasets.
+
+    Raises:
+      UserError: one sentence on what is wrong with the source, its files, or the counts asked for.
+    """
+    kind, separator, rest = source.partition(":")
+    if not separator or kind not in _KINDS or not rest:
+        known = "builtin:tux_photos, folder:PATH or tfds:NAME"
+        raise UserError(f"task.source={source!r} is not known; use {known}{nearest(kind, _KINDS)}.")
+    wanted = check_class_names(class_names) if class_names else None
+    if kind == "builtin":
+        name, names, pool, groups, test = _builtin(rest, wanted)
+    elif kind == "folder":
+        name, names, pool, groups, test = _folder(Path(rest).expanduser(), wanted)
+    else:
+        from bridgejax.data.tfds_source import read_tfds
+
+        name, names, pool, test = read_tfds(rest, wanted, data_dir)
+        groups = pool.ids
+    parts = draw(
+        pool.labels,
+        pool.ids,
+        groups,
+        names,
+        shots=shots,
+        validation_per_class=validation_per_class,
+        seed=seed,
+        test_from_pool=test is None,
+        where=source,
+    )
+    train = pool.select(parts.train)
+    validation = pool.select(parts.validation) if parts.validation else None
+    test = pool.select(parts.test) if test is None else test
+    return Task(name, names, train, validation, test, _task_digest(names, train, validation, test))
+
+
+def _task_digest(names: Sequence[str], train: Examples, validation: Examples | None, test: Examples) -> str:
+    parts = {"train": train, "validation": validation, "test": test}
+    present = {part: examples for part, examples in parts.items() if examples is not None}
+    size = sum(
+        path.stat().st_size
+        for examples in present.values()
+        if isinstance(examples.images, FileImages)
+        for path in examples.images.paths
+    )
+    whole = size <= FULL_CHECK_BYTES
+    rows = {
+        part: [
+            [examples.ids[i], int(examples.labels[i]), image_digest(examples.images, i, whole)] for i in range(len(examples))
+        ]
+        for part, examples in present.items()
+    }
+    return digest({"class_names": list(names), **rows})
+
+
+_Parts = tuple[str, tuple[str, ...], Examples, Sequence[object], Examples | None]
+
+
+def _builtin(name: str, wanted: tuple[str, ...] | None) -> _Parts:
+    if name not in BUILTIN:
+        raise UserError(f"task.source='builtin:{name}' is not known; there is builtin:tux_photos{nearest(name, BUILTIN)}.")
+    names, pool, groups = _read_asset(ASSETS / name)
+    if wanted is None:
+        return name, names, pool, groups, None
+    chosen = [names.index(match_name(one, names, f"a class of builtin:{name}")) for one in wanted]
+    if len(chosen) < 2:
+        raise UserError(f"task.class_names has only one class ({wanted[0]!r}); a classifier needs at least two.")
+    keep = [i for i in range(len(pool)) if int(pool.labels[i]) in chosen]
+    part = pool.select(keep)
+    labels = np.asarray([chosen.index(int(label)) for label in part.labels], np.int32)
+    return name, wanted, Examples(part.images, labels, part.ids), [groups[i] for i in keep], None
+
+
+@functools.cache
+def _read_asset(folder: Path) -> tuple[tuple[str, ...], Examples, tuple[object, ...]]:
+    """Reads the photographs of the package. They are cut out on white, so each is widened to a square of white: a
+    centre crop of a long one (a snake, a trumpet) would show its middle only."""
+    index_file = folder / "index.json"
+    try:
+        index = json.loads(index_file.read_text(encoding="utf-8"))
+        images = tuple(encode_png(pad_to_square(decode_rgb((folder / row["file"]).read_bytes()))) for row in index["images"])
+    except (OSError, ValueError, KeyError, SyntaxError) as error:
+        raise UserError(f"the photographs in {folder} are missing or damaged ({error}); install bridgejax again.") from error
+    names = tuple(index["classes"])
+    labels = np.asarray([names.index(row["class"]) for row in index["images"]], np.int32)
+    ids = tuple(row["file"] for row in index["images"])
+    groups = tuple(row["group"] if row.get("group") is not None else row["file"] for row in index["images"])
+    return names, Examples(images, labels, ids), groups
+
+
+def _folder(root: Path, wanted: tuple[str, ...] | None) -> _Parts:
+    train_folder, test_folder = split_folders(root)
+    if test_folder is None:
+        names, pool = read_class_folders(root, wanted)
+        check_class_names(names)
+        return root.resolve().name, names, pool, pool.ids, None
+    names, pool = read_class_folders(train_folder, wanted, prefix=f"{train_folder.name}/")
+    check_class_names(names)
+    test_names = {path.name for path in test_folder.iterdir() if path.is_dir() and not path.name.startswith(".")}
+    odd = sorted(test_names ^ set(names)) if wanted is None else []
+    if odd:
+        with_, without = (test_folder, train_folder) if odd[0] in test_names else (train_folder, test_folder)
+        raise UserError(f"folder {with_} has class {odd[0]!r}, which {without} lacks; give both the same class folders.")
+    _, test = read_class_folders(test_folder, names, prefix=f"{test_folder.name}/")
+    return root.resolve().name, names, pool, pool.ids, test

@@ -1,0 +1,45 @@
+"""TensorFlow, imported when first needed, quiet, and kept off every accelerator."""
+
+from __future__ import annotations
+
+import functools
+import os
+from typing import Any
+
+from bridgejax.errors import UserError
+
+
+@functools.cache
+def import_tensorflow() -> Any:
+    """Returns the `tensorflow` module; it sees CPUs only and logs errors only.
+
+    Raises:
+      UserError: TensorFlow is not installed.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # it only reads and resizes images, and says nothing about it
+    try:
+        import tensorflow as tf
+    except ImportError as error:
+        raise UserError(f"TensorFlow is needed to stream images ({error}); `pip install tensorflow-cpu`.") from error
+    for kind in ("GPU", "TPU"):
+        tf.config.set_visible_devices([], kind)
+    tf.get_logger().setLevel("ERROR")
+    return tf
+
+
+@functools.cache
+def import_tfds() -> Any:
+    """Returns the `tensorflow_datasets` module, with TensorFlow kept off accelerators.
+
+    Raises:
+      UserError: it is not installed.
+    """
+    import_tensorflow()
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        packages = "tensorflow-datasets importlib_resources"
+        raise UserError(f"task.source=tfds:... needs TFDS ({error}); `pip install {packages}`.") from error
+    tfds.disable_progress_bar()
+    return tfds

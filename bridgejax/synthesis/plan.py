@@ -1,0 +1,141 @@
+"""The plan of a synthetic set: which image, of which class, from which prompt and seed, in which shard."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from bridgejax.errors import UserError
+from bridgejax.identity import digest, image_seeds
+from bridgejax.prompts import check_class_names, check_templates, class_phrases, prompt_for
+
+_SHARDS_AIM = 256
+_MAX_SHARDS = 99_999  # TFDS numbers files with five digits
+_MAX_IMAGES = 1 << 32  # an index is folded into the key as 32 bits
+
+
+@dataclasses.dataclass(frozen=True)
+class PlanItem:
+    """One image to make."""
+
+    class_name: str
+    label: int
+    index: int  # its number within its class, from 0
+    prompt: str
+    seed: int  # in [0, 2⁶³)
+
+    def row(self) -> list[Any]:
+        """Returns what decides this image, as plain JSON."""
+        return [self.class_name, self.label, self.index, self.prompt, self.seed]
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A whole synthetic set before it is made.
+
+    Images are ordered by (index, class): each stretch of shards is balanced over classes, and a larger `per_class` only
+    appends, so that full shards stay as they are. Shards are cut by `shard_size` alone, never by batch or host.
+    """
+
+    class_names: tuple[str, ...]
+    per_class: int
+    templates: tuple[str, ...]
+    variants: tuple[tuple[str, tuple[str, ...]], ...]  # only classes that have some, sorted by name
+    seed: int
+    shard_size: int
+
+    def __len__(self) -> int:
+        return len(self.class_names) * self.per_class
+
+    @property
+    def num_shards(self) -> int:
+        return -(-len(self) // self.shard_size)
+
+    def shard_length(self, shard: int) -> int:
+        """Returns how many images shard number `shard` holds."""
+        return min(self.shard_size, len(self) - shard * self.shard_size)
+
+    @functools.cached_property
+    def _seeds(self) -> np.ndarray:
+        """int64 [classes, per_class]"""
+        return np.stack([image_seeds(self.seed, name, range(self.per_class)) for name in self.class_names])
+
+    @functools.cached_property
+    def _variants(self) -> dict[str, tuple[str, ...]]:
+        return dict(self.variants)
+
+    def shard(self, shard: int) -> list[PlanItem]:
+        """Returns the images of a shard, in order."""
+        start = shard * self.shard_size
+        return [self.item(position) for position in range(start, start + self.shard_length(shard))]
+
+    def item(self, position: int) -> PlanItem:
+        """Returns the image at a position of the whole set."""
+        index, label = divmod(position, len(self.class_names))
+        name = self.class_names[label]
+        prompt = prompt_for(name, index, self.templates, self._variants)
+        return PlanItem(name, label, index, prompt, int(self._seeds[label, index]))
+
+    def rows_digest(self, shard: int) -> str:
+        """Returns a digest of what decides a shard's content on the side of the plan."""
+        return digest([item.row() for item in self.shard(shard)])
+
+
+def default_shard_size(num_images: int, batch_size: int) -> int:
+    """Returns the shard size used when none is given: the multiple of the batch size that makes at most 256 shards.
+
+    Sets of up to 256 batches thus get one batch per shard: a killed process loses at most one batch of work.
+    """
+    return batch_size * max(1, -(-num_images // (batch_size * _SHARDS_AIM)))
+
+
+def make_plan(
+    class_names: Iterable[str],
+    per_class: int,
+    template: str | Iterable[str],
+    seed: int = 0,
+    shard_size: int | None = None,
+    variants: Mapping[str, Sequence[str]] | None = None,
+    batch_size: int = 32,
+) -> Plan:
+    """Returns the plan of a synthetic set.
+
+    Args:
+      class_names: the classes; their order decides labels and the order on disk, not prompts or seeds.
+      per_class: images per class, at least 1.
+      template: a text, or several in rotation, with `{}` where the class goes.
+      seed: the seed of the set.
+      shard_size: images per shard; None chooses by `default_shard_size`.
+      variants: class name → more specific phrases that fill `{}` in rotation.
+      batch_size: used only to choose the shard size.
+
+    Raises:
+      UserError: a name, template, count or size is not usable.
+    """
+    names = check_class_names(class_names)
+    templates = check_templates(template)
+    per_class = check_count("synthetic.per_class", per_class)
+    if per_class * len(names) >= _MAX_IMAGES:
+        raise UserError(f"synthetic.per_class={per_class} for {len(names)} classes is too many; stay below 2^32 images.")
+    if shard_size is None:
+        shard_size = default_shard_size(per_class * len(names), check_count("generator.batch_size", batch_size))
+    shard_size = check_count("synthetic.shard_size", shard_size)
+    if -(-per_class * len(names) // shard_size) > _MAX_SHARDS:
+        raise UserError(f"synthetic.shard_size={shard_size} makes more than {_MAX_SHARDS} shards; give a larger one.")
+    used = tuple(sorted((name, class_phrases(name, variants)) for name in names if (variants or {}).get(name)))
+    return Plan(names, per_class, templates, used, int(seed), shard_size)
+
+
+def check_count(key: str, value: Any) -> int:
+    """Returns a whole number of at least 1.
+
+    Raises:
+      UserError: it is not one.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise UserError(f"{key}={value!r} is not a whole number of at least 1; give one.")
+    return int(value)

@@ -1,0 +1,382 @@
+"""The folder of a synthetic set: shards that are whole or absent.
+
+    identity.json                                  what decides the pixels; written first
+    sidecars/00000.json                            per shard: checksums, identity, digest of its plan rows; its commit mark
+    bridgejax_synthetic-train.tfrecord-00000       the shard, for `as_dataset`
+    bridgejax_synthetic-train.array_record-00000   the same records for `as_data_source`, where array_record is installed
+    features.json, label.labels.txt                TFDS's description of the records
+    dataset_info.json                              written last: without it TFDS takes the folder for no dataset
+
+A shard is written aside, synced, renamed, and counts only once its sidecar stands. Shard i is made by process
+i mod N; nothing else is shared but the folder, so N may change between starts.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import fcntl
+import importlib.util
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from bridgejax.data.records import frame_record
+from bridgejax.errors import UserError
+from bridgejax.identity import TEMPORARY_PREFIX, digest, file_digest, remove_temporary_files, write_json
+from bridgejax.synthesis import tfds_files
+from bridgejax.synthesis.plan import Plan
+
+IDENTITY_FILE, SIDECARS = "identity.json", "sidecars"
+
+
+def array_record_installed() -> bool:
+    """Tells whether shards can be kept as ArrayRecord too."""
+    return importlib.util.find_spec("array_record") is not None
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Returns the object in a JSON file, None where there is none or it is broken."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+    except OSError as error:
+        raise UserError(f"{path} could not be read ({error.strerror}); check its permissions.") from error
+    return value if isinstance(value, dict) else None
+
+
+def sidecar_path(directory: Path, shard: int) -> Path:
+    return directory / SIDECARS / f"{shard:05d}.json"
+
+
+def stored_set(directory: Path) -> dict[str, Any] | None:
+    """Returns what `identity.json` says of the set in a folder, None where no shard of a set stands.
+
+    Raises:
+      UserError: the folder is a file, or holds a dataset that bridgejax did not make.
+    """
+    if directory.exists() and not directory.is_dir():
+        raise UserError(f"{directory} is a file; give a folder for the synthetic set.")
+    stored = read_json(directory / IDENTITY_FILE)
+    if stored is not None and {"identity", "per_class", "shard_size", "formats"} <= set(stored):
+        return stored if any((directory / SIDECARS).glob("*.json")) else None
+    if (directory / tfds_files.INFO_FILE).exists() and not (directory / SIDECARS).is_dir():
+        raise UserError(f"{directory} holds a dataset that bridgejax did not generate; choose another folder.")
+    return None
+
+
+def check_same_set(directory: Path, stored: Mapping[str, Any], identity: Mapping[str, Any], per_class: int) -> None:
+    """Makes sure that a folder's set is the wanted one, or a smaller part of it.
+
+    Raises:
+      UserError: it is another set; the sentence says key by key what differs.
+    """
+    there = stored["identity"]
+    differing = [key for key in sorted({*there, *identity}) if there.get(key) != identity.get(key)]
+    if differing:
+        shown = "; ".join(f"{key} is {_short(there.get(key))} there and {_short(identity.get(key))} here" for key in differing)
+        raise UserError(f"{directory} holds another synthetic set ({shown}); choose another folder or delete this one.")
+    if stored["per_class"] > per_class:
+        raise UserError(
+            f"{directory} holds {stored['per_class']} images per class, more than the {per_class} asked for; "
+            f"read a part of it with open_set(..., per_class={per_class}), or choose another folder."
+        )
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def shard_damage(directory: Path, sidecar: Mapping[str, Any]) -> str | None:
+    """Returns what is wrong with a shard's files beside its sidecar, None if they are whole."""
+    for name, facts in sidecar["files"].items():
+        path = directory / name
+        try:
+            size = path.stat().st_size
+        except FileNotFoundError:
+            return f"{name} is missing"
+        if size != facts["bytes"]:
+            return f"{name} has {size} bytes instead of {facts['bytes']}"
+        if file_digest(path) != facts["sha256"]:
+            return f"{name} does not match its checksum"
+    return None
+
+
+@contextlib.contextmanager
+def writing(directory: Path) -> Iterator[None]:
+    """Turns the file system's errors into one sentence."""
+    try:
+        yield
+    except UserError:
+        raise
+    except OSError as error:
+        raise _unwritable(directory, error.strerror or str(error)) from error
+
+
+def _unwritable(directory: Path, reason: object) -> UserError:
+    return UserError(f"{directory} cannot be written ({reason}); free space, or choose another folder.")
+
+
+class Store:
+    """One synthetic set's folder, opened for writing by process `process` of `processes`.
+
+    Args:
+      directory: the folder; made if absent.
+      plan: what the set shall hold.
+      identity: all that decides the pixels of an image but its class, index, prompt and seed; plain JSON.
+      formats: file formats of each shard, the first for `as_dataset`.
+      process, processes: this process and how many there are.
+
+    Raises:
+      UserError: the folder cannot be written.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        plan: Plan,
+        identity: Mapping[str, Any],
+        formats: Sequence[str],
+        process: int = 0,
+        processes: int = 1,
+    ):
+        self.directory = directory
+        self.plan = plan
+        self.identity = dict(identity)
+        self.identity_digest = digest(self.identity)
+        self.process, self.processes = process, processes
+        self.formats = tuple(formats)
+        with writing(directory):
+            (directory / SIDECARS).mkdir(parents=True, exist_ok=True)
+            self._remove_leftovers()
+
+    # What is there
+
+    def _remove_leftovers(self) -> None:
+        """Removes what killed processes left; with several hosts, only of this process's own shards."""
+        if self.processes == 1:
+            remove_temporary_files(self.directory)
+            remove_temporary_files(self.directory / SIDECARS)
+            return
+        for shard in self.my_shards():
+            for path in self.directory.glob(f"{TEMPORARY_PREFIX}*-{shard:05d}.*"):
+                path.unlink(missing_ok=True)
+
+    def my_shards(self) -> range:
+        """Returns the shards that this process makes."""
+        return range(self.process, self.plan.num_shards, self.processes)
+
+    def missing_shards(self) -> list[int]:
+        """Returns this process's shards that are absent or damaged; damaged ones are named on stderr."""
+        mine = list(self.my_shards())
+        with concurrent.futures.ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+            states = list(pool.map(self._shard_state, mine))
+        for shard, state in zip(mine, states, strict=True):
+            if state:
+                print(f"shard {shard} of {self.directory} is damaged ({state}); making it again", file=sys.stderr, flush=True)
+        return [shard for shard, state in zip(mine, states, strict=True) if state is not None]
+
+    def _shard_state(self, shard: int) -> str | None:
+        """Returns None for a whole shard, "" for an absent one, else what is wrong with it."""
+        path = sidecar_path(self.directory, shard)
+        if not path.exists():
+            return ""
+        sidecar = read_json(path)
+        if sidecar is None or not {"identity", "rows", "files"} <= set(sidecar):
+            return f"its sidecar {path.name} cannot be read"
+        if sidecar["identity"] != self.identity_digest or sidecar["rows"] != self.plan.rows_digest(shard):
+            path.unlink()  # the last shard of a smaller set: it is made again, longer
+            return ""
+        return shard_damage(self.directory, sidecar)
+
+    def remove_info(self) -> None:
+        """Takes back the mark of a finished set before anything in it changes."""
+        if self.process == 0:
+            with writing(self.directory):
+                (self.directory / tfds_files.INFO_FILE).unlink(missing_ok=True)
+
+    def write_identity(self) -> None:
+        """Writes the identity; it stands before the first shard does."""
+        if self.process == 0:
+            content = {
+                "identity": self.identity,
+                "per_class": self.plan.per_class,
+                "shard_size": self.plan.shard_size,
+                "formats": list(self.formats),
+            }
+            if read_json(self.directory / IDENTITY_FILE) != content:
+                write_json(self.directory / IDENTITY_FILE, content)
+
+    # Making a shard
+
+    def write_shard(self, shard: int, records: Iterable[bytes]) -> None:
+        """Writes a shard whole: aside, synced, renamed; then its sidecar.
+
+        Args:
+          shard: its number.
+          records: the serialised examples, taken one by one.
+
+        Raises:
+          UserError: the disk is full or the folder cannot be written; no part of the shard is left.
+        """
+        asides = {
+            name: self.directory / f"{TEMPORARY_PREFIX}{name}.{os.getpid()}"
+            for name in (tfds_files.shard_name(shard, file_format) for file_format in self.formats)
+        }
+        try:
+            with writing(self.directory):
+                number = self._write_aside(list(asides.values()), records)
+                if number != self.plan.shard_length(shard):
+                    raise UserError(f"shard {shard} got {number} images instead of {self.plan.shard_length(shard)}.")
+                files = {name: {"sha256": file_digest(aside), "bytes": aside.stat().st_size} for name, aside in asides.items()}
+                self.write_identity()
+                for name, aside in asides.items():
+                    os.replace(aside, self.directory / name)
+                _sync_folder(self.directory)
+                sidecar = {
+                    "shard": shard,
+                    "identity": self.identity_digest,
+                    "rows": self.plan.rows_digest(shard),
+                    "num_examples": number,
+                    "files": files,
+                }
+                write_json(sidecar_path(self.directory, shard), sidecar)
+        finally:
+            for aside in asides.values():
+                aside.unlink(missing_ok=True)
+
+    def _write_aside(self, paths: list[Path], records: Iterable[bytes]) -> int:
+        number = 0
+        extra = _ArrayRecordFile(paths[1]) if len(paths) > 1 else None
+        try:
+            with open(paths[0], "wb") as file:
+                for record in records:
+                    file.write(frame_record(record))
+                    if extra is not None:
+                        extra.write(record)
+                    number += 1
+                _sync(file)
+        finally:
+            if extra is not None:
+                extra.close()
+        if extra is not None:
+            extra.check(number)
+        return number
+
+    def withdraw(self) -> None:
+        """Removes the empty folder of a set that got no shard, so that a mistake leaves nothing behind."""
+        if self.processes > 1 or any((self.directory / SIDECARS).iterdir()):
+            return
+        with contextlib.suppress(OSError):
+            (self.directory / SIDECARS).rmdir()
+
+    # The end
+
+    def finish(self) -> bool:
+        """Writes the TFDS files once every shard of every process stands (process 0 only).
+
+        Returns:
+          Whether the set is complete.
+        """
+        sidecars = [read_json(sidecar_path(self.directory, shard)) for shard in range(self.plan.num_shards)]
+        whole = [sidecar for sidecar in sidecars if sidecar is not None and sidecar["identity"] == self.identity_digest]
+        if len(whole) < self.plan.num_shards:
+            return False
+        if self.process == 0:
+            first = self.formats[0]
+            sizes = [s["files"][tfds_files.shard_name(i, first)]["bytes"] for i, s in enumerate(whole)]
+            with writing(self.directory):
+                self.write_identity()
+                tfds_files.write_tfds_files(
+                    self.directory,
+                    description=f"Images generated by {self.identity.get('generator', 'a generator')}.",
+                    formats=self.formats,
+                    shard_lengths=[s["num_examples"] for s in whole],
+                    num_bytes=sum(sizes),
+                    class_names=self.plan.class_names,
+                    height=int(self.identity["height"]),
+                    width=int(self.identity["width"]),
+                )
+        return True
+
+
+class _ArrayRecordFile:
+    """One ArrayRecord file with one record per group, as TFDS writes them."""
+
+    def __init__(self, path: Path):
+        from array_record.python import array_record_module
+
+        self._module = array_record_module
+        self._path = path
+        try:
+            # PNG does not compress further.
+            self._writer: Any = array_record_module.ArrayRecordWriter(str(path), "group_size:1,uncompressed")
+        except (RuntimeError, ValueError) as error:
+            raise _unwritable(path.parent, error) from error
+
+    def write(self, record: bytes) -> None:
+        try:
+            self._writer.write(record)
+        except (RuntimeError, ValueError) as error:
+            raise _unwritable(self._path.parent, error) from error
+
+    def close(self) -> None:
+        with contextlib.suppress(RuntimeError, ValueError):  # `check` tells
+            self._writer.close()
+
+    def check(self, number: int) -> None:
+        """Syncs the closed file and makes sure that all records are in it."""
+        try:
+            with open(self._path, "rb") as file:
+                os.fsync(file.fileno())
+            reader = self._module.ArrayRecordReader(str(self._path))
+            found = reader.num_records()
+            reader.close()
+        except (RuntimeError, ValueError) as error:
+            raise _unwritable(self._path.parent, error) from error
+        if found != number:
+            raise _unwritable(self._path.parent, "a file was cut short")
+
+
+def _sync(file: BinaryIO | Any) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _sync_folder(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def exclusive(directory: Path) -> Iterator[None]:
+    """Keeps a second process on this host out of the folder, without a lock file.
+
+    Raises:
+      UserError: another process is at work in it.
+    """
+    fresh = not directory.exists()
+    with writing(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"another process is generating into {directory}; wait for it or choose another folder.") from error
+        except OSError:
+            pass  # a file system without locks: shards are still whole or absent
+        yield
+    finally:
+        os.close(descriptor)
+        if fresh:
+            with contextlib.suppress(OSError):  # not empty: the set stays
+                directory.rmdir()

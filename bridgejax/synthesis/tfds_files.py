@@ -1,0 +1,107 @@
+"""The files by which TFDS opens a folder of shards, written without TFDS or TensorFlow.
+
+They are what `tfds.core.DatasetInfo.write_to_directory` (4.9) writes for the same features. The file name template has
+no shard count, so that shards keep their names when a set grows.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bridgejax.identity import write_atomic
+
+NAME = "bridgejax_synthetic"
+VERSION = "1.0.0"
+SPLIT = "train"
+TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_INDEX}"
+TFRECORD, ARRAY_RECORD = "tfrecord", "array_record"
+INFO_FILE, FEATURES_FILE, LABELS_FILE = "dataset_info.json", "features.json", "label.labels.txt"
+
+_CONNECTOR = "tensorflow_datasets.core.features."
+
+
+def shard_name(shard: int, file_format: str) -> str:
+    """Returns the file name of a shard."""
+    return TEMPLATE.format(DATASET=NAME, SPLIT=SPLIT, FILEFORMAT=file_format, SHARD_INDEX=f"{shard:05d}")
+
+
+def _text() -> dict[str, Any]:
+    return {"pythonClassName": _CONNECTOR + "text_feature.Text", "text": {}}
+
+
+def _int64() -> dict[str, Any]:
+    return {
+        "pythonClassName": _CONNECTOR + "scalar.Scalar",
+        "tensor": {"dtype": "int64", "encoding": "none", "shape": {}},
+    }
+
+
+def features_json(height: int, width: int, num_classes: int) -> str:
+    """Returns the content of `features.json`: image uint8 [height, width, 3] as PNG, label, texts and numbers."""
+    shape = {"dimensions": [str(height), str(width), "3"]}
+    features = {
+        "image": {
+            "image": {"dtype": "uint8", "encodingFormat": "png", "shape": shape},
+            "pythonClassName": _CONNECTOR + "image_feature.Image",
+        },
+        "label": {
+            "classLabel": {"numClasses": str(num_classes)},
+            "pythonClassName": _CONNECTOR + "class_label_feature.ClassLabel",
+        },
+        "class_name": _text(),
+        "prompt": _text(),
+        "negative_prompt": _text(),
+        "generator": _text(),
+        "seed": _int64(),
+        "index": _int64(),
+    }
+    whole = {"featuresDict": {"features": features}, "pythonClassName": _CONNECTOR + "features_dict.FeaturesDict"}
+    return json.dumps(whole, indent=4, sort_keys=True)
+
+
+def info_json(description: str, formats: Sequence[str], shard_lengths: Sequence[int], num_bytes: int) -> str:
+    """Returns the content of `dataset_info.json`.
+
+    Args:
+      description: one or two sentences on what is in the set.
+      formats: the file formats of each shard; the first is the one that `as_dataset` reads.
+      shard_lengths: examples per shard.
+      num_bytes: size of the shards of the first format.
+    """
+    split = {
+        "filepathTemplate": TEMPLATE,
+        "name": SPLIT,
+        "numBytes": str(num_bytes),
+        "shardLengths": [str(length) for length in shard_lengths],
+    }
+    info = {
+        "alternativeFileFormats": list(formats[1:]),
+        "description": description,
+        "fileFormat": formats[0],
+        "moduleName": "bridgejax.synthesis",
+        "name": NAME,
+        "splits": [split],
+        "supervisedKeys": {"tuple": {"items": [{"featureKey": "image"}, {"featureKey": "label"}]}},
+        "version": VERSION,
+    }
+    return json.dumps(info, indent=2, sort_keys=True)
+
+
+def write_tfds_files(
+    directory: Path,
+    *,
+    description: str,
+    formats: Sequence[str],
+    shard_lengths: Sequence[int],
+    num_bytes: int,
+    class_names: Sequence[str],
+    height: int,
+    width: int,
+) -> None:
+    """Writes features, labels and, last, the info file without which TFDS takes the folder for no dataset."""
+    write_atomic(directory / FEATURES_FILE, features_json(height, width, len(class_names)))
+    write_atomic(directory / LABELS_FILE, "\n".join(class_names) + "\n")
+    write_atomic(directory / INFO_FILE, info_json(description, formats, shard_lengths, num_bytes))
