@@ -1,0 +1,57 @@
+"""How to run a workdir's study again: its config as a config file."""
+
+from __future__ import annotations
+
+import keyword
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from bridgejax.identity import canonical_json
+
+
+def config_file(config: Mapping[str, Any]) -> str:
+    """Returns the text of a config file that gives `config`: the defaults, and what differs from them."""
+    lines = [f"    {target} = {_literal(value)}" for target, value in _changes(config)]
+    return "\n".join(
+        [
+            "from bridgejax.config import default_config",
+            "",
+            "",
+            "def get_config(arg=None):",
+            "    config = default_config()",
+            *lines,
+            "    return config",
+            "",
+        ]
+    )
+
+
+def _changes(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    try:
+        from bridgejax.config import default_config, to_plain
+
+        default = to_plain(default_config())
+    except ImportError:  # without ml_collections every key is told
+        default = {}
+    yield from _differing("config", config, default)
+
+
+def _differing(target: str, config: Mapping[str, Any], default: Any) -> Iterator[tuple[str, Any]]:
+    for key, value in sorted(config.items()):
+        known = default.get(key) if isinstance(default, Mapping) else None
+        plain = key.isidentifier() and not keyword.iskeyword(key)
+        name = f"{target}.{key}" if plain else f"{target}[{key!r}]"
+        if isinstance(value, Mapping) and value:
+            yield from _differing(name, value, known)
+        elif not isinstance(value, Mapping) and canonical_json(value) != canonical_json(known):
+            yield name, value
+
+
+def _literal(value: Any) -> str:
+    """The Python text of a JSON value; lists become tuples, as configs have them."""
+    if isinstance(value, list):
+        inner = ", ".join(map(_literal, value))
+        return f"({inner},)" if len(value) == 1 else f"({inner})"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key!r}: {_literal(item)}" for key, item in value.items()) + "}"
+    return repr(value)

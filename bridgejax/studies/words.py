@@ -1,0 +1,150 @@
+"""The finding and the figures of a summary, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bridgejax.studies.statistics import MEAN_PER_CLASS
+
+SPACE = "\u202f"  # narrow, not broken at a line's end
+FEW_SEEDS = 5
+
+
+def percent(value: float | None) -> str:
+    """0.743 → "74.3 %"."""
+    return "–" if value is None else f"{100 * value:.1f}{SPACE}%"
+
+
+def points(value: float | None, signed: bool = True) -> str:
+    """A difference of fractions in percentage points: 0.031 → "+3.1"."""
+    if value is None:
+        return "–"
+    text = f"{100 * value:+.1f}" if signed else f"{100 * value:.1f}"
+    return text.replace("-", "−").replace("+0.0", "0.0").replace("−0.0", "0.0")
+
+
+def interval(estimate: Mapping[str, Any] | None, form: Any = points) -> str:
+    """The interval of an estimate: "+1.0 to +5.2"; a dash with one seed."""
+    if estimate is None or estimate["low"] is None:
+        return "–"
+    return f"{form(estimate['low'])} to {form(estimate['high'])}"
+
+
+def counted(number: float, noun: str) -> str:
+    """1, "seed" → "1 seed"; 3, "seed" → "3 seeds"."""
+    plural = noun + ("es" if noun.endswith("s") else "s")
+    return f"{number:,.0f} {noun if number == 1 else plural}"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as a reader wants them: "4.2 s", "3 min 05 s", "2 h 10 min"."""
+    if seconds is None:
+        return "–"
+    if seconds < 59.95:
+        return f"{seconds:.1f}{SPACE}s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60}{SPACE}min {whole % 60:02d}{SPACE}s"
+    return f"{whole // 3600}{SPACE}h {whole % 3600 // 60:02d}{SPACE}min"
+
+
+def verdict(estimate: Mapping[str, Any] | None) -> str:
+    """ "above", "below", "open" (the interval holds zero) or "single" (one seed: no interval)."""
+    if estimate is None or estimate["low"] is None:
+        return "single"
+    if estimate["low"] > 0:
+        return "above"
+    return "below" if estimate["high"] < 0 else "open"
+
+
+def difference_sentence(summary: Mapping[str, Any], difference: Mapping[str, Any], metric: str = MEAN_PER_CLASS) -> str:
+    """One difference as an honest sentence, with its setting first where the study has several."""
+    first, second = (summary["arms"][difference[side]] for side in ("arm", "against"))
+    text = _sentence(difference[metric], first["arm"], second["arm"], metric)
+    setting = first["setting"]
+    if not setting:
+        return text
+    start = "no" if text.startswith("No ") else text[:2]
+    return f"With {setting}, {start}{text[2:]}"
+
+
+def _sentence(estimate: Mapping[str, Any] | None, arm: str, against: str, metric: str) -> str:
+    name = "mean per-class accuracy" if metric == MEAN_PER_CLASS else "top-1 accuracy"
+    if estimate is None:
+        return f"{arm} and {against} share no seed, so they cannot be compared."
+    size = points(abs(estimate["mean"]), signed=False)
+    side = "above" if estimate["mean"] > 0 else "below"
+    found = verdict(estimate)
+    if found == "single":
+        return (
+            f"{arm} is {size} points {side} {against} in {name} in the one seed that both ran; "
+            "one seed gives no interval, so this may be chance."
+        )
+    about = f"95{SPACE}% interval {interval(estimate)}, {counted(estimate['seeds'], 'seed')}, paired"
+    if found == "open":
+        return f"No difference between {arm} and {against} in {name} can be told: {points(estimate['mean'])} points ({about})."
+    return f"{arm} is {size} points {side} {against} in {name} ({about})."
+
+
+def baseline_differences(summary: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The differences against the baseline, in the order of the arms."""
+    base = summary["baseline"]
+    return [d for d in summary["differences"] if summary["arms"][d["against"]]["arm"] == base]
+
+
+def finding(summary: Mapping[str, Any]) -> str:
+    """What the study found, in a paragraph: the method against the baseline, then the other arms, then what to bear in mind."""
+    arms = summary["arms"]
+    compared = baseline_differences(summary)
+    if not compared:
+        only = arms[summary["order"][0]]
+        text = f"{summary['order'][0]} reaches {percent(only[MEAN_PER_CLASS]['mean'])} mean per-class accuracy."
+        text += " It is the only arm that ran, so there is nothing to compare it with."
+    else:
+        main = [d for d in compared if arms[d["arm"]]["arm"] == summary["focus"]]
+        text = " ".join(difference_sentence(summary, d) for d in main)
+        rest = [d for d in compared if d not in main]
+        groups = {side: [d["arm"] for d in rest if verdict(d[MEAN_PER_CLASS]) == side] for side in ("above", "below", "open")}
+        parts: list[str] = []
+        if groups["above"]:
+            parts.append(f"{_listed(groups['above'])} {_be(groups['above'])} above it")
+        if groups["below"]:
+            parts.append(f"{_listed(groups['below'])} {_be(groups['below'])} below it")
+        if groups["open"]:
+            parts.append(f"for {_listed(groups['open'])} no difference from it can be told")
+        if parts:
+            text += f" Of the other arms against {summary['baseline']}: {'; '.join(parts)}."
+        if summary["baseline_asked"] != summary["baseline"]:
+            stand_in = f"{summary['baseline']}, the first arm, stands in for it"
+            text += f" The control {summary['baseline_asked']} was not run, so {stand_in}."
+    seeds = len(summary["seeds"])
+    if seeds == 1:
+        text += " Run more seeds to tell a difference from chance." if compared else " One seed gives no interval."
+    elif seeds < FEW_SEEDS:
+        text += f" With only {seeds} seeds the intervals are likely too narrow."
+    return text
+
+
+def _be(names: Sequence[str]) -> str:
+    return "is" if len(names) == 1 else "are"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def recipe_words(stages: Any) -> str:
+    """A recipe's stages in a few words: "synthetic with Mixup → new head → real"; empty if they cannot be read."""
+    if not isinstance(stages, (list, tuple)) or not all(isinstance(stage, Mapping) for stage in stages):
+        return ""
+    parts: list[str] = []
+    for stage in stages:
+        if parts and stage.get("reset") == "head":
+            parts.append("new head")
+        share = stage.get("synthetic_share")
+        words = {"mixed": "real + synthetic"}.get(str(stage.get("data")), str(stage.get("data", "")))
+        words += f" ({100 * share:.0f}{SPACE}% synthetic)" if share else ""
+        words += " with Mixup" if stage.get("mixup_alpha") else ""
+        parts.append(words + (", longer" if stage.get("steps_of") and stage.get("data") == "real" else ""))
+    return " → ".join(parts)
