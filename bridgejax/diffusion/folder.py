@@ -39,8 +39,13 @@ from bridgejax.models.weights import (
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 BUILTIN = {"builtin:tiny_diffusion": ASSETS / "tiny_diffusion"}
-KINDS = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "StableDiffusionXLPipeline",
-         "StableDiffusionXLImg2ImgPipeline", "LatentConsistencyModelPipeline")
+KINDS = (
+    "StableDiffusionPipeline",
+    "StableDiffusionImg2ImgPipeline",
+    "StableDiffusionXLPipeline",
+    "StableDiffusionXLImg2ImgPipeline",
+    "LatentConsistencyModelPipeline",
+)
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
 _TEXT_CLASSES = {"CLIPTextModel": False, "CLIPTextModelWithProjection": True}
 Put = Callable[[str, np.ndarray], jax.Array]
@@ -61,7 +66,9 @@ class Description:
     @property
     def tokenizers(self) -> tuple[Path, ...]:
         """The tokenizers' folders, in the order of the text encoders."""
-        return tuple(self.folder / name.replace("text_encoder", "tokenizer") for name in TEXT_ENCODERS[: len(self.text_encoders)])
+        return tuple(
+            self.folder / name.replace("text_encoder", "tokenizer") for name in TEXT_ENCODERS[: len(self.text_encoders)]
+        )
 
 
 def locate(name: str | Path) -> Path:
@@ -75,7 +82,9 @@ def locate(name: str | Path) -> Path:
         if text not in BUILTIN:
             raise UserError(f"generator {text!r} is not built in; there is {', '.join(BUILTIN)}{nearest(text, BUILTIN)}.")
         if not (BUILTIN[text] / "model_index.json").is_file():
-            raise UserError(f"{text} is not part of this installation ({BUILTIN[text]} is missing); install bridgejax from a full copy.")
+            raise UserError(
+                f"{text} is not part of this installation ({BUILTIN[text]} is missing); install bridgejax from a full copy."
+            )
         return BUILTIN[text]
     path = Path(name).expanduser()
     if path.is_dir():
@@ -83,7 +92,10 @@ def locate(name: str | Path) -> Path:
     if path.exists():
         raise UserError(f"{path} is a file; a generator is a folder with a model_index.json.")
     if isinstance(name, Path) or not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", text):
-        raise UserError(f"there is no generator folder {path}; give a folder with a model_index.json, 'builtin:tiny_diffusion' or a hub name (owner/name).")
+        raise UserError(
+            f"there is no generator folder {path}; give a folder with a model_index.json, "
+            "'builtin:tiny_diffusion' or a hub name (owner/name)."
+        )
     return _fetch(text)
 
 
@@ -128,7 +140,10 @@ def describe(folder: Path) -> Description:
     """
     index = read_json(folder / "model_index.json")
     if index.get("_class_name") not in KINDS:
-        raise UserError(f"{folder / 'model_index.json'}: the pipeline {index.get('_class_name')!r} is not supported; it must be one of {', '.join(KINDS)}.")
+        raise UserError(
+            f"{folder / 'model_index.json'}: the pipeline {index.get('_class_name')!r} "
+            f"is not supported; it must be one of {', '.join(KINDS)}."
+        )
     names = [name for name in TEXT_ENCODERS if (index.get(name) or [None, None])[1] is not None]
     if not names:
         raise UserError(f"{folder / 'model_index.json'} names no text_encoder; text-to-image needs one.")
@@ -136,7 +151,10 @@ def describe(folder: Path) -> Description:
     for name in names:
         kind = index[name][1]
         if kind not in _TEXT_CLASSES:
-            raise UserError(f"{folder / 'model_index.json'}: {name} is a {kind}, which is not supported; it must be one of {', '.join(_TEXT_CLASSES)}.")
+            raise UserError(
+                f"{folder / 'model_index.json'}: {name} is a {kind}, which is not "
+                f"supported; it must be one of {', '.join(_TEXT_CLASSES)}."
+            )
         projections.append(_TEXT_CLASSES[kind])
     return Description(
         folder=folder,
@@ -171,13 +189,11 @@ def load_networks(description: Description, dtype: Any, put: Put | None) -> Netw
         where = description.folder / part
         return assign(nnx.eval_shape(build), rename(read_tensors(where)), rules, str(where), put=put)
 
+    def text_encoder(config: Mapping[str, Any], projection: bool) -> Callable[[], CLIPTextModel]:
+        return lambda: CLIPTextModel(config, projection=projection, rngs=nnx.Rngs(0), **options)
+
     encoders = [
-        fill(
-            name,
-            lambda config=config, projection=projection: CLIPTextModel(config, projection=projection, rngs=nnx.Rngs(0), **options),
-            CLIP_TEXT_RULES,
-            plain_text_names,
-        )
+        fill(name, text_encoder(config, projection), CLIP_TEXT_RULES, plain_text_names)
         for name, config, projection in zip(TEXT_ENCODERS, description.text_encoders, description.projections, strict=False)
     ]
     unet = fill("unet", lambda: UNet2DCondition(description.unet, rngs=nnx.Rngs(0), **options), unet_rules(description.unet))

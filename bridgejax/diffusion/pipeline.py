@@ -92,7 +92,9 @@ class Pipeline:
     def tokenizers(self) -> tuple[Tokenizer, ...]:
         """One tokenizer per text encoder, read when first needed."""
         encoders = self.networks.text_encoders
-        return tuple(Tokenizer(path, encoder.max_tokens) for path, encoder in zip(self.description.tokenizers, encoders, strict=True))
+        return tuple(
+            Tokenizer(path, encoder.max_tokens) for path, encoder in zip(self.description.tokenizers, encoders, strict=True)
+        )
 
     @property
     def is_xl(self) -> bool:
@@ -233,7 +235,10 @@ class Pipeline:
         """Returns latents as the UNet sees them (posterior mean × scaling factor) of images [n, h, w, 3] in [0, 1]."""
         pixels = _array(images, "images", (None, None, None, 3))
         if pixels.shape[1] % self.vae_factor or pixels.shape[2] % self.vae_factor:
-            raise UserError(f"images of {pixels.shape[1]}×{pixels.shape[2]} pixels do not fit; both sides must be multiples of {self.vae_factor}.")
+            raise UserError(
+                f"images of {pixels.shape[1]}×{pixels.shape[2]} pixels do not fit; "
+                f"both sides must be multiples of {self.vae_factor}."
+            )
         return self._encode(self._state, pixels)
 
     def save(self, folder: str | Path) -> None:

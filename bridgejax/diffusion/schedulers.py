@@ -139,7 +139,8 @@ class Scheduler:
             tables[name] = np.pad(row, (0, length - len(row)), mode="edge") if row.ndim else row
         if tables["timesteps"].max() >= self.settings.num_train_timesteps:
             raise UserError(
-                f"steps = {steps} with steps_offset = {self.settings.steps_offset} goes past the last training timestep; take fewer steps."
+                f"steps = {steps} with steps_offset = {self.settings.steps_offset} "
+                "goes past the last training timestep; take fewer steps."
             )
         return tables
 
@@ -151,9 +152,7 @@ class Scheduler:
         """Returns what the model sees at call `index`: [n, h, w, c]."""
         return carry["latents"]
 
-    def step(
-        self, tables: Tables, index: jax.Array, carry: Carry, output: jax.Array, noise: jax.Array | None
-    ) -> Carry:
+    def step(self, tables: Tables, index: jax.Array, carry: Carry, output: jax.Array, noise: jax.Array | None) -> Carry:
         """Returns the carry after call `index`.
 
         Args:
@@ -204,9 +203,7 @@ class DDIM(Scheduler):
             return {"latents": noise}
         return {"latents": tables["alpha"][first] * init + tables["sigma"][first] * noise}
 
-    def step(
-        self, tables: Tables, index: jax.Array, carry: Carry, output: jax.Array, noise: jax.Array | None
-    ) -> Carry:
+    def step(self, tables: Tables, index: jax.Array, carry: Carry, output: jax.Array, noise: jax.Array | None) -> Carry:
         sample, epsilon = split_prediction(
             self.settings.prediction_type, carry["latents"], output, tables["alpha"][index], tables["sigma"][index]
         )

@@ -36,7 +36,9 @@ class Tokenizer:
         try:
             self._tokenizer: Any = CLIPTokenizer.from_pretrained(str(self.folder), local_files_only=True)
         except Exception as error:  # the library raises many kinds; the cause is chained
-            raise UserError(f"{self.folder} holds a tokenizer that cannot be read ({error}); fetch the folder again.") from error
+            raise UserError(
+                f"{self.folder} holds a tokenizer that cannot be read ({error}); fetch the folder again."
+            ) from error
         self.max_tokens = max_tokens
 
     def __call__(self, prompts: Sequence[str]) -> np.ndarray:

@@ -68,8 +68,10 @@ class SelfAttention(nnx.Module):
     """Causal multi-head self-attention with biases."""
 
     def __init__(self, features: int, heads: int, **options: Any):
-        for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
-            setattr(self, name, linear(features, features, **options))
+        self.q_proj = linear(features, features, **options)
+        self.k_proj = linear(features, features, **options)
+        self.v_proj = linear(features, features, **options)
+        self.out_proj = linear(features, features, **options)
         self.heads = heads
 
     def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
@@ -131,10 +133,14 @@ class CLIPTextModel(nnx.Module):
         text = config.get("text_config", config)
         c = {key: text.get(key, default) for key, default in DEFAULTS.items()}
         if c["hidden_act"] not in ACTIVATIONS:
-            raise UserError(f"text encoder config: hidden_act = {c['hidden_act']!r} is not supported; it must be one of {', '.join(ACTIVATIONS)}.")
+            raise UserError(
+                f"text encoder config: hidden_act = {c['hidden_act']!r} is not "
+                f"supported; it must be one of {', '.join(ACTIVATIONS)}."
+            )
         if c["hidden_size"] % c["num_attention_heads"]:
             raise UserError(
-                f"text encoder config: num_attention_heads = {c['num_attention_heads']} must divide hidden_size = {c['hidden_size']}."
+                f"text encoder config: num_attention_heads = {c['num_attention_heads']} "
+                f"must divide hidden_size = {c['hidden_size']}."
             )
         options: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.embeddings = Embeddings(c, dtype, param_dtype, rngs)

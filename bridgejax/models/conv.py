@@ -50,9 +50,7 @@ class Conv2d(nnx.Module):
         return out if self.bias is None else out + self.bias[...].astype(self.dtype)
 
 
-def conv2d(
-    x: jax.Array, kernel: jax.Array, stride: int, padding: tuple[tuple[int, int], tuple[int, int]]
-) -> jax.Array:
+def conv2d(x: jax.Array, kernel: jax.Array, stride: int, padding: tuple[tuple[int, int], tuple[int, int]]) -> jax.Array:
     """Returns the convolution of `x` [n, h, w, i] with `kernel` [a, b, i, o].
 
     A 1×1 kernel is a matrix product. Everything else goes to XLA's own convolution: forward and backward
@@ -61,9 +59,7 @@ def conv2d(
     """
     if kernel.shape[:2] == (1, 1) and stride == 1 and padding == ((0, 0), (0, 0)):
         return jnp.dot(x, kernel[0, 0])
-    return lax.conv_general_dilated(
-        x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
+    return lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
 class GroupNorm(nnx.Module):
@@ -133,9 +129,7 @@ def layer_norm(
     features: int, *, epsilon: float = 1e-5, dtype: DType = jnp.float32, param_dtype: DType = jnp.float32, rngs: nnx.Rngs
 ) -> nnx.LayerNorm:
     """Returns layer normalisation over the last axis; the mean and variance are taken in float32, in two passes."""
-    return nnx.LayerNorm(
-        features, epsilon=epsilon, dtype=dtype, param_dtype=param_dtype, use_fast_variance=False, rngs=rngs
-    )
+    return nnx.LayerNorm(features, epsilon=epsilon, dtype=dtype, param_dtype=param_dtype, use_fast_variance=False, rngs=rngs)
 
 
 def upsample_nearest(x: jax.Array, height: int, width: int) -> jax.Array:

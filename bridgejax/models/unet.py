@@ -73,8 +73,13 @@ FIXED: dict[str, tuple[Any, ...]] = {
 IGNORED = ("sample_size", "upcast_attention", "addition_embed_type_num_heads")
 
 
-def read_config(config: Mapping[str, Any], defaults: Mapping[str, Any], fixed: Mapping[str, tuple[Any, ...]],
-                ignored: Sequence[str], what: str) -> dict[str, Any]:
+def read_config(
+    config: Mapping[str, Any],
+    defaults: Mapping[str, Any],
+    fixed: Mapping[str, tuple[Any, ...]],
+    ignored: Sequence[str],
+    what: str,
+) -> dict[str, Any]:
     """Returns `defaults` overlaid with `config`.
 
     Raises:
@@ -130,8 +135,16 @@ class TimestepEmbedding(nnx.Module):
 class ResnetBlock(nnx.Module):
     """Norm, SiLU, convolution twice, with the time embedding added between (ResnetBlock2D of diffusers)."""
 
-    def __init__(self, features_in: int, features: int, time_features: int | None, groups: int, epsilon: float,
-                 zero_init: bool = False, **options: Any):
+    def __init__(
+        self,
+        features_in: int,
+        features: int,
+        time_features: int | None,
+        groups: int,
+        epsilon: float,
+        zero_init: bool = False,
+        **options: Any,
+    ):
         self.norm1 = GroupNorm(groups, features_in, epsilon=epsilon, **options)
         self.conv1 = Conv2d(features_in, features, **options)
         self.time_emb_proj = linear(time_features, features, **options) if time_features else None
@@ -142,7 +155,7 @@ class ResnetBlock(nnx.Module):
     def __call__(self, x: jax.Array, time: jax.Array | None = None) -> jax.Array:
         """Maps `x` [n, h, w, features_in] and `time` [n, time_features] to [n, h, w, features]."""
         y = self.conv1(jax.nn.silu(self.norm1(x)))
-        if self.time_emb_proj is not None:
+        if self.time_emb_proj is not None and time is not None:
             y = y + self.time_emb_proj(jax.nn.silu(time))[:, None, None]
         y = self.conv2(jax.nn.silu(self.norm2(y)))
         return (x if self.conv_shortcut is None else self.conv_shortcut(x)) + y
@@ -161,8 +174,13 @@ class Resample(nnx.Module):
 class Stage(nnx.Module):
     """One resolution of the UNet: ResNet blocks, each followed by a spatial transformer if it attends."""
 
-    def __init__(self, resnets: list[ResnetBlock], attentions: list[SpatialTransformer],
-                 downsampler: Resample | None = None, upsampler: Resample | None = None):
+    def __init__(
+        self,
+        resnets: list[ResnetBlock],
+        attentions: list[SpatialTransformer],
+        downsampler: Resample | None = None,
+        upsampler: Resample | None = None,
+    ):
         self.resnets = nnx.List(resnets)
         self.attentions = nnx.List(attentions)
         self.downsamplers = nnx.List([downsampler] if downsampler else [])
@@ -190,8 +208,9 @@ class MidBlock(nnx.Module):
 class UNet2DCondition(nnx.Module):
     """Predicts noise, velocity or sample from noisy latents, a timestep and text embeddings."""
 
-    def __init__(self, config: Mapping[str, Any], *, dtype: DType = jnp.float32, param_dtype: DType = jnp.float32,
-                 rngs: nnx.Rngs):
+    def __init__(
+        self, config: Mapping[str, Any], *, dtype: DType = jnp.float32, param_dtype: DType = jnp.float32, rngs: nnx.Rngs
+    ):
         """Builds the network of a diffusers `config.json` (UNet2DConditionModel).
 
         Raises:
@@ -201,13 +220,17 @@ class UNet2DCondition(nnx.Module):
         channels = [int(n) for n in c["block_out_channels"]]
         blocks = len(channels)
         groups, epsilon = c["norm_num_groups"], c["norm_eps"]
-        for key, kinds in (("down_block_types", ("DownBlock2D", "CrossAttnDownBlock2D")),
-                           ("up_block_types", ("UpBlock2D", "CrossAttnUpBlock2D"))):
+        for key, kinds in (
+            ("down_block_types", ("DownBlock2D", "CrossAttnDownBlock2D")),
+            ("up_block_types", ("UpBlock2D", "CrossAttnUpBlock2D")),
+        ):
             if len(c[key]) != blocks:
                 raise UserError(f"UNet config: {key} has {len(c[key])} entries for {blocks} block_out_channels.")
             for kind in c[key]:
                 if kind not in kinds:
-                    raise UserError(f"UNet config: {key} holds {kind!r}, which is not supported; it must be one of {', '.join(kinds)}.")
+                    raise UserError(
+                        f"UNet config: {key} holds {kind!r}, which is not supported; it must be one of {', '.join(kinds)}."
+                    )
         if not groups or any(n % groups for n in channels):
             raise UserError(f"UNet config: norm_num_groups = {groups!r} must divide every block_out_channels ({channels}).")
         heads = per_block(c["attention_head_dim"], blocks, "attention_head_dim")
@@ -223,7 +246,8 @@ class UNet2DCondition(nnx.Module):
         def transformer(block: int) -> SpatialTransformer:
             if channels[block] % heads[block]:
                 raise UserError(
-                    f"UNet config: attention_head_dim = {heads[block]} (the number of heads) must divide the {channels[block]} channels of its block."
+                    f"UNet config: attention_head_dim = {heads[block]} (the number of heads) "
+                    f"must divide the {channels[block]} channels of its block."
                 )
             return SpatialTransformer(
                 channels[block], heads[block], context[block], depth[block], groups, c["use_linear_projection"], **options
@@ -231,31 +255,35 @@ class UNet2DCondition(nnx.Module):
 
         self.conv_in = Conv2d(c["in_channels"], channels[0], c["conv_in_kernel"], **options)
         self.time_embedding = TimestepEmbedding(channels[0], time_features, c["time_cond_proj_dim"], **options)
-        self.add_embedding = None
-        if c["addition_embed_type"] == "text_time":
-            self.add_embedding = TimestepEmbedding(c["projection_class_embeddings_input_dim"], time_features, **options)
-        elif c["addition_embed_type"] is not None:
-            raise UserError(f"UNet config: addition_embed_type = {c['addition_embed_type']!r} is not supported; it must be None or 'text_time'.")
+        if c["addition_embed_type"] not in (None, "text_time"):
+            raise UserError(
+                f"UNet config: addition_embed_type = {c['addition_embed_type']!r} "
+                "is not supported; it must be None or 'text_time'."
+            )
+        sized = c["addition_embed_type"] is not None
+        extra_features = c["projection_class_embeddings_input_dim"]
+        self.add_embedding = TimestepEmbedding(extra_features, time_features, **options) if sized else None
 
         down = []
         for i, kind in enumerate(c["down_block_types"]):
             entering = [channels[max(i - 1, 0)]] + [channels[i]] * (layers[i] - 1)
-            down.append(Stage(
-                [resnet(n, channels[i]) for n in entering],
-                [transformer(i) for _ in entering] if kind == "CrossAttnDownBlock2D" else [],
-                downsampler=Resample(channels[i], 2, c["downsample_padding"], **options) if i < blocks - 1 else None,
-            ))
+            down.append(
+                Stage(
+                    [resnet(n, channels[i]) for n in entering],
+                    [transformer(i) for _ in entering] if kind == "CrossAttnDownBlock2D" else [],
+                    downsampler=Resample(channels[i], 2, c["downsample_padding"], **options) if i < blocks - 1 else None,
+                )
+            )
         self.down_blocks = nnx.List(down)
 
         last = channels[-1]
-        if c["mid_block_type"] is None:
-            self.mid_block = None
-        elif c["mid_block_type"] == "UNetMidBlock2DCrossAttn":
-            self.mid_block = MidBlock([resnet(last, last), resnet(last, last)], [transformer(blocks - 1)])
-        else:
+        if c["mid_block_type"] not in (None, "UNetMidBlock2DCrossAttn"):
             raise UserError(
-                f"UNet config: mid_block_type = {c['mid_block_type']!r} is not supported; it must be 'UNetMidBlock2DCrossAttn' or None."
+                f"UNet config: mid_block_type = {c['mid_block_type']!r} is not "
+                "supported; it must be 'UNetMidBlock2DCrossAttn' or None."
             )
+        middle = c["mid_block_type"] is not None
+        self.mid_block = MidBlock([resnet(last, last), resnet(last, last)], [transformer(blocks - 1)]) if middle else None
 
         up = []
         for i, kind in enumerate(c["up_block_types"]):
@@ -263,11 +291,13 @@ class UNet2DCondition(nnx.Module):
             below, count = channels[min(block + 1, blocks - 1)], layers[block] + 1
             skips = [channels[block]] * (count - 1) + [channels[max(block - 1, 0)]]
             inputs = [below] + [channels[block]] * (count - 1)
-            up.append(Stage(
-                [resnet(a + b, channels[block]) for a, b in zip(inputs, skips, strict=True)],
-                [transformer(block) for _ in skips] if kind == "CrossAttnUpBlock2D" else [],
-                upsampler=Resample(channels[block], 1, 1, **options) if i < blocks - 1 else None,
-            ))
+            up.append(
+                Stage(
+                    [resnet(a + b, channels[block]) for a, b in zip(inputs, skips, strict=True)],
+                    [transformer(block) for _ in skips] if kind == "CrossAttnUpBlock2D" else [],
+                    upsampler=Resample(channels[block], 1, 1, **options) if i < blocks - 1 else None,
+                )
+            )
         self.up_blocks = nnx.List(up)
         self.conv_norm_out = GroupNorm(groups, channels[0], epsilon=epsilon, **options)
         self.conv_out = Conv2d(channels[0], c["out_channels"], c["conv_out_kernel"], zero_init=True, **options)
@@ -305,7 +335,9 @@ class UNet2DCondition(nnx.Module):
         time = self.time_embedding(sinusoids.astype(self.dtype), timestep_cond)
         if self.add_embedding is not None:
             if pooled is None or time_ids is None:
-                raise UserError("this UNet (SDXL) also needs the pooled text embedding and the image size; pass pooled, height and width.")
+                raise UserError(
+                    "this UNet (SDXL) also needs the pooled text embedding and the image size; pass pooled, height and width."
+                )
             sizes = timestep_embedding(time_ids.reshape(-1), self.addition_time_width, self.flip_sin_to_cos, self.freq_shift)
             extra = jnp.concatenate([pooled.astype(jnp.float32), sizes.reshape(batch, -1)], -1)
             time = time + self.add_embedding(extra.astype(self.dtype))
@@ -326,5 +358,5 @@ class UNet2DCondition(nnx.Module):
             for i in range(len(stage.resnets)):
                 x = stage.layer(i, jnp.concatenate([x, skips.pop()], -1), time, context)
             if stage.upsamplers:
-                x = stage.upsamplers[0](x, size=skips[-1].shape[1:3])
+                x = stage.upsamplers[0](x, size=(skips[-1].shape[1], skips[-1].shape[2]))
         return self.conv_out(jax.nn.silu(self.conv_norm_out(x))).astype(jnp.float32)

@@ -99,7 +99,9 @@ class Encoder(nnx.Module):
             entering = [channels[max(i - 1, 0)]] + [features] * (c["layers_per_block"] - 1)
             # Torch pads only below and to the right before the strided convolution.
             down = Resample(features, 2, ((0, 1), (0, 1)), **options) if i < len(channels) - 1 else None
-            levels.append(Level([ResnetBlock(n, features, None, groups, _EPSILON, **options) for n in entering], downsampler=down))
+            levels.append(
+                Level([ResnetBlock(n, features, None, groups, _EPSILON, **options) for n in entering], downsampler=down)
+            )
         self.down_blocks = nnx.List(levels)
         self.mid_block = Middle(channels[-1], groups, c["mid_block_add_attention"], **options)
         self.conv_norm_out = GroupNorm(groups, channels[-1], epsilon=_EPSILON, **options)
@@ -138,7 +140,9 @@ class Decoder(nnx.Module):
 class AutoencoderKL(nnx.Module):
     """Images in [-1, 1] to latents and back; the scaling factor is applied by the caller."""
 
-    def __init__(self, config: Mapping[str, Any], *, dtype: DType = jnp.float32, param_dtype: DType = jnp.float32, rngs: nnx.Rngs):
+    def __init__(
+        self, config: Mapping[str, Any], *, dtype: DType = jnp.float32, param_dtype: DType = jnp.float32, rngs: nnx.Rngs
+    ):
         """Builds the network of a diffusers `config.json` (AutoencoderKL).
 
         Raises:
@@ -150,7 +154,10 @@ class AutoencoderKL(nnx.Module):
             if list(c[key]) != [kind] * blocks:
                 raise UserError(f"VAE config: {key} = {list(c[key])} is not supported; it must be {blocks} times {kind!r}.")
         if not groups or any(n % groups for n in c["block_out_channels"]):
-            raise UserError(f"VAE config: norm_num_groups = {groups!r} must divide every block_out_channels ({list(c['block_out_channels'])}).")
+            raise UserError(
+                f"VAE config: norm_num_groups = {groups!r} must divide every "
+                f"block_out_channels ({list(c['block_out_channels'])})."
+            )
         options: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         latent = c["latent_channels"]
         self.encoder = Encoder(c, **options)

@@ -80,7 +80,10 @@ def find_weights(folder: Path) -> list[Path]:
             file = folder / f"{name}{variant}.safetensors"
             if file.is_file():
                 return [file]
-            for index in (folder / f"{name}.safetensors.index{variant}.json", folder / f"{name}{variant}.safetensors.index.json"):
+            for index in (
+                folder / f"{name}.safetensors.index{variant}.json",
+                folder / f"{name}{variant}.safetensors.index.json",
+            ):
                 if index.is_file():
                     return [folder / part for part in sorted(set(_index_parts(index)))]
     pickles = sorted(file.name for file in folder.glob("*") if file.suffix in _PICKLES) if folder.is_dir() else []
@@ -95,7 +98,9 @@ def _index_parts(index: Path) -> Iterable[str]:
     try:
         parts = list(json.loads(index.read_text())["weight_map"].values())
     except (ValueError, KeyError, AttributeError) as error:
-        raise UserError(f"{index} is not a safetensors index (a JSON object with weight_map); fetch the folder again.") from error
+        raise UserError(
+            f"{index} is not a safetensors index (a JSON object with weight_map); fetch the folder again."
+        ) from error
     if any(not isinstance(part, str) or "/" in part or "\\" in part for part in parts):
         raise UserError(f"{index} names files outside its folder; fetch the folder again.")
     return parts

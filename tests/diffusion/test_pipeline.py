@@ -148,7 +148,9 @@ def test_bfloat16_is_close(tiny_folder: Path, pipe, tmp_path: Path) -> None:
     assert b.dtype == np.float32
     assert np.abs(a - b).max() < 0.05
     half.save(tmp_path / "half")
-    np.testing.assert_array_equal(b, load_pipeline(tmp_path / "half", dtype="bfloat16")("a cat", 1, steps=2, guidance_scale=1.0))
+    np.testing.assert_array_equal(
+        b, load_pipeline(tmp_path / "half", dtype="bfloat16")("a cat", 1, steps=2, guidance_scale=1.0)
+    )
 
 
 def test_mesh_gives_the_same_images(tiny_folder: Path, pipe) -> None:
@@ -229,5 +231,5 @@ def test_damaged_folders_get_one_sentence(tiny_folder: Path, tmp_path: Path, kin
 
 @pytest.mark.parametrize("name", ["builtin:nothing", "./no/such/folder", "/no/such/folder"])
 def test_unknown_names_get_one_sentence(name: str) -> None:
-    with pytest.raises(UserError, match="nothing|no generator folder"):
+    with pytest.raises(UserError, match=r"nothing|no generator folder"):
         load_pipeline(name)

@@ -36,7 +36,9 @@ def test_tables_have_one_length_for_all_steps(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(SCHEDULERS))
 def test_exact_noise_predictions_lead_back_to_the_sample(name: str) -> None:
     """With a model that always tells the truth about x = α · sample + σ · noise, every method ends at the sample."""
-    scheduler = make_scheduler(name, {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "clip_sample": False})
+    scheduler = make_scheduler(
+        name, {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "clip_sample": False}
+    )
     rng = np.random.default_rng(0)
     sample, noise = rng.normal(size=(2, 1, 4, 4, 4)).astype(np.float32)
     tables, steps = scheduler.tables(20), 20
