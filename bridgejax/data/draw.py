@@ -9,6 +9,7 @@ import numpy as np
 
 from bridgejax.errors import UserError
 from bridgejax.identity import derive_seed
+from bridgejax.prompts import display_name
 
 TEST_SHARE = 0.25  # of a pool without a test part, when every image may be used
 
@@ -67,7 +68,7 @@ def draw(
     labels = np.asarray(labels)
     for label, name in enumerate(class_names):
         members = sorted(np.flatnonzero(labels == label).tolist(), key=lambda i: ids[i])
-        rng = np.random.default_rng(derive_seed(seed, "few-shot", name))
+        rng = np.random.default_rng(derive_seed(seed, "few-shot", display_name(name)))
         together: dict[object, list[int]] = {}
         for i in members:
             together.setdefault(groups[i], []).append(i)

@@ -229,14 +229,25 @@ def _identity(pipeline: Any, **settings: Any) -> dict[str, Any]:
     if not isinstance(settings["negative_prompt"], str):
         raise UserError(f"prompts.negative={settings['negative_prompt']!r} is not text; give a text, or '' for none.")
     named = getattr(pipeline, "digest", None) or f"{type(pipeline).__module__}.{type(pipeline).__qualname__}"
-    dtype = getattr(pipeline, "dtype", None)
     return {
         **settings,
         **sizes,
         "generator": str(named),
-        "dtype": None if dtype is None else dtype if isinstance(dtype, str) else np.dtype(dtype).name,
+        "dtype": _dtype_name(pipeline),
         "format": FORMAT_VERSION,
     }
+
+
+def _dtype_name(pipeline: Any) -> str | None:
+    """Returns the name of the type that the generator computes in, None if it does not say."""
+    dtype = getattr(pipeline, "dtype", None)
+    if dtype is None and hasattr(pipeline, "networks"):
+        import jax
+        from flax import nnx
+
+        leaves = jax.tree.leaves(nnx.state(pipeline.networks, nnx.Param))
+        dtype = leaves[0].dtype if leaves else None
+    return dtype if dtype is None or isinstance(dtype, str) else np.dtype(dtype).name
 
 
 def _formats(array_record: bool | None) -> tuple[str, ...]:

@@ -1,0 +1,194 @@
+"""Streams: the same batches for the same seed from any step, in the stated shares, with the pixels they should have."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pictures import encoded
+
+from bridgejax.data import Examples, eval_batches, synthetic_examples, train_batches
+from bridgejax.errors import UserError
+from bridgejax.synthesis import generate_set
+
+SIZES = {"batch_size": 4, "image_size": 8}
+
+
+def first(count, *args, **options):
+    return list(itertools.islice(train_batches(*args, **SIZES | options), count))
+
+
+def numbered(count, start=0):
+    """Images whose one colour tells which they are."""
+    images = tuple(encoded(np.full((10, 14, 3), start + i, np.uint8)) for i in range(count))
+    return Examples(images, np.arange(count, dtype=np.int32), tuple(str(start + i) for i in range(count)))
+
+
+def test_batches_are_what_the_training_step_takes(make_examples):
+    (batch,) = first(1, [make_examples(5)], weights=None, seed=0)
+    assert {key: (value.dtype, value.shape) for key, value in batch.items()} == {
+        "image": (np.uint8, (4, 8, 8, 3)),
+        "label": (np.int32, (4,)),
+        "mask": (np.float32, (4,)),
+    }
+    assert batch["mask"].all()
+
+
+@pytest.mark.parametrize("memory_bytes", [1 << 30, 0])
+def test_a_batch_depends_on_seed_and_step_alone(make_examples, memory_bytes):
+    sources = [make_examples(5), make_examples(7, 20, 9, first=50)]
+    options = {"weights": [0.4, 0.6], "memory_bytes": memory_bytes}
+    whole = first(6, sources, seed=1, **options)
+    late = first(2, sources, seed=1, start_step=4, **options)
+    for left, right in zip(whole[4:], late, strict=True):
+        for key in left:
+            np.testing.assert_array_equal(left[key], right[key])
+    other = first(6, sources, seed=2, **options)
+    assert any((left["image"] != right["image"]).any() for left, right in zip(whole, other, strict=True))
+    assert any((whole[0]["image"] != batch["image"]).any() for batch in whole[1:])
+
+
+def test_images_kept_in_memory_and_images_read_anew_give_the_same_batches(make_examples):
+    sources = [make_examples(5), make_examples(7, 20, 9, first=50)]
+    kept, read = (first(3, sources, weights=None, seed=1, memory_bytes=size) for size in (1 << 30, 0))
+    for left, right in zip(kept, read, strict=True):
+        for key in left:
+            np.testing.assert_array_equal(left[key], right[key])
+
+
+def shown(batches):
+    return np.concatenate([batch["image"][:, 0, 0, 0] for batch in batches])
+
+
+def test_the_union_shows_every_example_once_per_epoch_in_new_orders():
+    batches = first(15, [numbered(5), numbered(7, start=100)], weights=None, seed=0)
+    epochs = shown(batches).reshape(5, 12)
+    for epoch in epochs:
+        assert sorted(epoch) == [*range(5), *range(100, 107)]
+    assert len({tuple(epoch) for epoch in epochs}) > 1
+    labels = np.concatenate([batch["label"] for batch in batches])
+    np.testing.assert_array_equal(labels, shown(batches) % 100)
+
+
+@pytest.mark.parametrize("shares", [[0.5, 0.5], [0.9, 0.1], [1.0, 3.0], [0.0, 1.0], [0.2, 0.3, 0.5]])
+def test_sources_are_mixed_in_the_stated_shares(shares):
+    sources = [numbered(count, start=start) for count, start in ((5, 0), (30, 100), (1, 200))][: len(shares)]
+    values = shown(first(50, sources, weights=shares, seed=0))
+    for source, share in enumerate(shares):
+        mine = values // 100 == source
+        expected = share / sum(shares)
+        for stretch in (40, 100, 200):
+            assert abs(mine[:stretch].sum() - stretch * expected) <= 2
+        if mine.any():
+            counts = np.bincount(values[mine] - 100 * source, minlength=len(sources[source]))
+            assert counts.max() - counts.min() <= 1
+
+
+def test_random_crops_stay_within_the_range_and_mirror_half():
+    row = np.broadcast_to(np.arange(200, dtype=np.uint8)[None, :, None], (200, 200, 3))
+    source = Examples((encoded(row),), np.zeros(1, np.int32), ("x",))
+    batches = first(40, [source], weights=None, seed=0, scale=(0.25, 1.0), ratio=(1.0, 1.0), image_size=100)
+    spans = np.concatenate([b["image"][:, 50, -1, 0].astype(int) - b["image"][:, 50, 0, 0] for b in batches])
+    assert 0.3 < (spans < 0).mean() < 0.7
+    widths = (np.abs(spans) + 1) / 200
+    assert widths.min() > 0.45
+    assert widths.max() <= 1.0
+    assert np.ptp(widths) > 0.3
+    plain = first(2, [source], weights=None, seed=0, augment=False)
+    np.testing.assert_array_equal(plain[0]["image"], plain[1]["image"])
+
+
+def test_evaluation_shows_all_in_order_with_a_padded_end(make_examples):
+    examples = make_examples(10)
+    batches = list(eval_batches(examples, **SIZES))
+    assert [batch["image"].shape for batch in batches] == [(4, 8, 8, 3)] * 3
+    mask = np.concatenate([batch["mask"] for batch in batches])
+    np.testing.assert_array_equal(mask, [1] * 10 + [0] * 2)
+    labels = np.concatenate([batch["label"] for batch in batches])
+    np.testing.assert_array_equal(labels[:10], examples.labels)
+    read = list(eval_batches(examples, **SIZES, memory_bytes=0))
+    for left, right in zip(batches, read, strict=True):
+        np.testing.assert_array_equal(left["image"], right["image"])
+    assert list(eval_batches(examples.select([]), **SIZES)) == []
+
+
+def test_evaluation_cuts_the_middle():
+    image = np.zeros((40, 60, 3), np.uint8)
+    image[10:30, 20:40] = 255
+    source = Examples((encoded(image),), np.zeros(1, np.int32), ("x",))
+    (batch,) = eval_batches(source, batch_size=1, image_size=10, crop=0.5)
+    assert batch["image"].min() == 255
+    (wide,) = eval_batches(source, batch_size=1, image_size=40, crop=1.0)
+    np.testing.assert_array_equal(wide["image"][0], image[:, 10:50])
+
+
+def test_shares_and_sizes_that_cannot_be(make_examples):
+    some, none = make_examples(3), make_examples(0)
+    for sources, options, words in (
+        ([some, some], {"weights": [1.0]}, "one per source"),
+        ([some, some], {"weights": [0.0, 0.0]}, "not all 0"),
+        ([some, none], {"weights": [0.5, 0.5]}, "without images"),
+        ([none], {"weights": None}, "no training images"),
+        ([some], {"weights": None, "batch_size": 0}, "batch_size"),
+    ):
+        with pytest.raises(UserError, match=words):
+            first(1, sources, seed=0, **options)
+    with pytest.raises(UserError, match="crop"):
+        next(eval_batches(some, **SIZES, crop=0.0))
+
+
+@pytest.mark.parametrize("memory_bytes", [1 << 30, 0])
+def test_an_image_that_does_not_decode_is_named(memory_bytes):
+    broken = Examples((b"no image",), np.zeros(1, np.int32), ("cat/7.png",))
+    with pytest.raises(UserError, match=r"cat/7\.png"):
+        first(1, [broken], weights=None, seed=0, memory_bytes=memory_bytes)
+
+
+def test_a_synthetic_set_as_examples(tmp_path):
+    def solid(prompts, *, seeds, height, width, **options):
+        return np.stack([np.full((height, width, 3), (seed % 256) / 255, np.float32) for seed in seeds])
+
+    names = ["a b", "c_d", "ü"]
+    made = generate_set(tmp_path, pipeline=solid, class_names=names, per_class=4, height=8, width=8, batch_size=4)
+    examples = synthetic_examples(tmp_path)
+    assert examples.ids[:4] == ("a b/0", "c_d/0", "ü/0", "a b/1")
+    (batch,) = eval_batches(examples.select(range(4)), **SIZES)
+    np.testing.assert_array_equal(
+        batch["image"], np.stack([record["image"] for record, _ in zip(made, range(4), strict=False)])
+    )
+    part = synthetic_examples(tmp_path, class_names=["ü", "c d"], per_class=2)
+    assert list(zip(part.ids, part.labels.tolist(), strict=True)) == [("ü/0", 0), ("c_d/0", 1), ("ü/1", 0), ("c_d/1", 1)]
+    for options, words in (({"class_names": ["x"]}, "'x'"), ({"per_class": 5}, "4 images")):
+        with pytest.raises(UserError, match=words):
+            synthetic_examples(tmp_path, **options)
+    victim = tmp_path / "bridgejax_synthetic-train.tfrecord-00001"
+    data = bytearray(victim.read_bytes())
+    data[60] ^= 1
+    victim.write_bytes(data)
+    with pytest.raises(UserError, match="damaged"):
+        synthetic_examples(tmp_path)
+    with pytest.raises(UserError, match="no finished"):
+        synthetic_examples(tmp_path / "absent")
+
+
+def test_streams_dropped_half_way_do_not_hold_up_the_end_of_the_program(tmp_path):
+    program = """
+import io, numpy as np
+from PIL import Image
+from bridgejax.data import Examples, train_batches
+file = io.BytesIO(); Image.new("RGB", (64, 64)).save(file, "PNG")
+one = Examples((file.getvalue(),), np.zeros(1, np.int32), ("x",))
+kept = []
+for memory in (0, 1 << 30) * 3:
+    kept.append(train_batches([one], weights=None, batch_size=8, image_size=32, seed=0, memory_bytes=memory))
+    next(kept[-1])
+"""
+    root = str(Path(__file__).parents[2])
+    subprocess.run(
+        [sys.executable, "-c", program], check=True, timeout=200, cwd=tmp_path, env=os.environ | {"PYTHONPATH": root}
+    )

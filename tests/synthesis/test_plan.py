@@ -1,0 +1,61 @@
+"""The plan: an image is its class and index, whatever else is in the set."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bridgejax.errors import UserError
+from bridgejax.synthesis import make_plan
+from bridgejax.synthesis.plan import default_shard_size
+
+NAMES = ("bird", "a b/c", "ü<i>", "x_y", "犬")
+
+
+def rows(plan):
+    return {(i.class_name, i.index): (i.prompt, i.seed) for s in range(plan.num_shards) for i in plan.shard(s)}
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.permutations(NAMES), st.integers(1, len(NAMES)), st.integers(1, 7), st.integers(0, 3))
+def test_prompt_and_seed_of_an_image_do_not_depend_on_the_other_classes_or_the_shards(names, kept, shard_size, seed):
+    templates = ("a {}", "the {}", "one {}")
+    whole = rows(make_plan(NAMES, 4, templates, seed, 3))
+    part = rows(make_plan(names[:kept], 4, templates, seed, shard_size))
+    assert len(part) == 4 * kept
+    assert part.items() <= whole.items()
+
+
+def test_seeds_differ_between_images_classes_and_sets():
+    plans = [rows(make_plan(NAMES, 8, "{}", seed, 4)) for seed in (0, 1)]
+    seeds = [seed for plan in plans for _, seed in plan.values()]
+    assert len(set(seeds)) == len(seeds)
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_a_larger_set_keeps_the_full_shards_of_a_smaller_one():
+    small, large = (make_plan(NAMES, per_class, "{}", 0, 4) for per_class in (4, 9))
+    assert [small.shard(i) for i in range(5)] == [large.shard(i) for i in range(5)]
+
+
+def test_the_chosen_shard_size_is_whole_batches_and_at_most_256_shards():
+    for images, batch in ((10, 32), (440, 32), (10**6, 24)):
+        size = default_shard_size(images, batch)
+        assert size % batch == 0
+        assert -(-images // size) <= 256
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ({"per_class": 0}, "per_class"),
+        ({"shard_size": 0}, "shard_size"),
+        ({"class_names": []}, "class_names"),
+        ({"template": "x"}, "template"),
+    ],
+)
+def test_a_plan_that_cannot_be_names_the_key(change, key):
+    options = {"class_names": NAMES, "per_class": 2, "template": "{}", "seed": 0, "shard_size": 2} | change
+    with pytest.raises(UserError, match=key):
+        make_plan(**options)
