@@ -23,7 +23,7 @@ def markdown(summary: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     names = list(dict.fromkeys(name for entry in order for name in arms[entry]["seconds"]))
     shaded = [entry for entry in order if arms[entry]["per_class_accuracy"]]
     several = len(summary["seeds"]) > 1
-    brackets = "; in brackets 95 % intervals over seeds and test images." if several else "; one seed: no intervals."
+    brackets = f"; in brackets 95 % intervals over {summary['bootstrap']['over']}." if several else "; one seed: no intervals."
     parts = [f"# {_cell(title(summary, config))}", _cell(" · ".join(facts(summary))), _cell(finding(summary))]
     parts += [
         "## Accuracy",

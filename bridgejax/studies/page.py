@@ -95,7 +95,7 @@ def _section(heading: str, note: str, body: str) -> str:
 def _accuracy(summary: Mapping[str, Any], words: Mapping[str, str]) -> str:
     note = "Mean over the classes of the share of test images named rightly, averaged over seeds."
     if len(summary["seeds"]) > 1:
-        note += " Lines and the figures at the end of a row: 95&#8239;% intervals over seeds and test images."
+        note += f" Lines and the figures at the end of a row: 95&#8239;% intervals over {summary['bootstrap']['over']}."
     else:
         note += " One seed: no intervals."
     return _section("Accuracy on real test images", note, plots.bars(summary, words))
@@ -106,13 +106,11 @@ def _differences(summary: Mapping[str, Any]) -> str:
     if not main:
         return ""
     rest = [d for d in summary["differences"] if d not in main]
-    note = (
-        f"Each arm minus {escape(summary['baseline'])}, in percentage points, on the same seeds and the same test images. "
-        "An interval that holds zero means that no difference can be told."
-    )
+    note = f"Each arm minus {escape(summary['baseline'])}, in percentage points, on the same seeds and the same test images."
     if len(summary["seeds"]) > 1:
+        note += " An interval that holds zero means that no difference can be told."
         draws = f"{summary['bootstrap']['replicates']:,}"
-        note += f" Intervals: {draws} bootstrap draws of seeds and of test images within their class."
+        note += f" Intervals: {draws} bootstrap draws of {summary['bootstrap']['over']}."
     body = plots.difference_table(summary, main)
     if rest:
         table = plots.difference_table(summary, rest, against=True)

@@ -38,9 +38,10 @@ def bars(summary: Mapping[str, Any], recipes: Mapping[str, str]) -> str:
         if found is None:
             continue
         width = 100 * found["mean"]
-        whisker = ""
+        whisker = ends = ""
         if found["low"] is not None:
             start, length = 100 * found["low"], 100 * (found["high"] - found["low"])
+            ends = interval(found, lambda value: f"{100 * value:.1f}")
             whisker = f'<i class="whisker" style="left:{start:.2f}%;width:{length:.2f}%"></i>'
         outside = width < 24
         place = f' style="left:calc({max(width, 100 * (found["high"] or 0)):.2f}% + 10px)"' if outside else ""
@@ -49,7 +50,7 @@ def bars(summary: Mapping[str, Any], recipes: Mapping[str, str]) -> str:
             f"{f'<small>{escape(words)}</small>' if words else ''}</span>"
             f'<span class="track"><i class="fill" style="width:{width:.2f}%"></i>{whisker}'
             f'<b class="value{" out" if outside else ""}"{place}>{percent(found["mean"])}</b></span>'
-            f'<span class="range">{interval(found, lambda v: f"{100 * v:.1f}")}</span></li>'
+            f'<span class="range">{ends}</span></li>'
         )
     ticks = "".join(f'<i style="left:{tick}%">{tick}{" %" if tick == 100 else ""}</i>' for tick in (0, 25, 50, 75, 100))
     axis = (
@@ -93,7 +94,11 @@ def difference_table(summary: Mapping[str, Any], differences: Sequence[Mapping[s
 
 
 def _difference(found: Mapping[str, Any] | None) -> str:
-    return "–" if found is None else f"<b>{points(found['mean'])}</b><small>{interval(found)}</small>"
+    return (
+        "–"
+        if found is None
+        else f"<b>{points(found['mean'])}</b>{'' if found['low'] is None else f'<small>{interval(found)}</small>'}"
+    )
 
 
 def scroll(table: str, label: str, kind: str = "") -> str:

@@ -103,6 +103,11 @@ class Study:
         correct, strata, labelled = _match_images(runs, arms, seeds)
         return cls(arms, seeds, observed, correct, strata, labelled, replicates)
 
+    @property
+    def sources(self) -> str:
+        """What the intervals of the mean per-class accuracy are over."""
+        return "seeds and test images" if self.labelled else "seeds"
+
     @cached_property
     def _resampled(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Seed weights float64 [replicates, seeds] and metric → run values float64 [replicates, seeds, arms]."""

@@ -85,7 +85,9 @@ figcaption span{white-space:nowrap}
 .plot .stage{bottom:4px;margin-left:5px}
 .plot .stage.left{margin-left:-5px;transform:translateX(-100%)}
 .key{display:inline-block;width:22px;border-top:2px dashed var(--base);vertical-align:middle;margin-right:4px}
-.classes table{table-layout:fixed;min-width:calc(8rem + var(--arms)*4.9rem)}.classes th:first-child{width:10.5rem}
+.classes table{table-layout:fixed;width:min(100%,calc(11rem + var(--arms)*9rem));
+min-width:calc(8rem + var(--arms)*4.9rem)}
+.classes th:first-child{width:10.5rem}
 .heat td{text-align:right;padding:6px 10px;border-bottom:2px solid var(--card);border-right:2px solid var(--card);
 background:color-mix(in srgb,var(--accent) calc(var(--v,0)*var(--heat)*1%),var(--card))}
 .heat thead th{text-align:right;padding:0 10px 8px 0;max-width:9rem;position:sticky;top:0;background:var(--card);z-index:1}

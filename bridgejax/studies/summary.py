@@ -99,13 +99,15 @@ def summarise(
         "classes": list(results[0].get("classes", ())),
         "runs": len(results),
         "seeds": sorted({int(run["seed"]) for run in results}),
-        "bootstrap": {"level": LEVEL, "replicates": replicates},
+        "bootstrap": {"level": LEVEL, "replicates": replicates, "over": "seeds and test images"},
         "order": [],
         "arms": {},
         "differences": [],
     }
     for setting, runs in settings.items():
         study = Study.from_runs(runs, replicates)
+        if study.sources != "seeds and test images":
+            summary["bootstrap"]["over"] = study.sources
         entries = {arm: arm + _setting_words(setting, list(settings)) for arm in study.arms}
         for arm in study.arms:
             mine = [runs[arm, seed] for seed in study.seeds if (arm, seed) in runs]

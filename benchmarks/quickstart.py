@@ -1,0 +1,282 @@
+"""Measures the quick start and what its parts reach; writes docs/results/quickstart.md.
+
+    python benchmarks/quickstart.py             # time cold and warm, memory, the generator, parity with PyTorch
+    python benchmarks/quickstart.py --finding   # also the finding: configs/finding.py, 10 seeds at 1 and at 4 shots
+
+Every figure stands beside the command that gives it. A part whose packages or config are missing is named and left out; the
+figures that an earlier call wrote for such a part stay.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "docs" / "results" / "quickstart.md"
+CONFIG, FINDING = "configs/quickstart.py", "configs/finding.py"
+METRIC = "test_mean_per_class_accuracy"
+_POLL_SECONDS = 0.25
+_KIB_PER_GIB = 1 << 20
+PARTS = ("quickstart", "parity", "finding")
+
+
+def tree_memory(root: int) -> int:
+    """Returns the resident KiB of a process and its descendants, from /proc; a page that two share counts in both."""
+    parents: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                # The name in brackets may hold spaces; what follows it does not.
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            except (OSError, ValueError, IndexError):
+                continue
+            parents.setdefault(parent, []).append(int(entry.name))
+    total, pending = 0, [root]
+    while pending:
+        process = pending.pop()
+        pending += parents.get(process, [])
+        try:
+            lines = Path(f"/proc/{process}/status").read_text().splitlines()
+        except OSError:
+            continue
+        total += sum(int(line.split()[1]) for line in lines if line.startswith("VmRSS:"))
+    return total
+
+
+def run_study(config: str, workdir: Path, cache: Path) -> dict[str, float]:
+    """Runs a config; returns its wall "seconds" and the "peak_gib" of its process tree.
+
+    Raises:
+      SystemExit: the run failed.
+    """
+    command = [sys.executable, "-m", "bridgejax", "run", "--config", config, "--workdir", str(workdir)]
+    # A cache that the caller has set for JAX would make the cold run warm.
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("JAX_COMPILATION", "JAX_PERSISTENT"))
+    }
+    environment["BRIDGEJAX_CACHE_DIR"] = str(cache)
+    print(f"$ {shlex.join(command)}", file=sys.stderr)
+    began, peak = time.monotonic(), 0
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
+    try:
+        while process.poll() is None:
+            peak = max(peak, tree_memory(process.pid))
+            time.sleep(_POLL_SECONDS)
+    except BaseException:
+        process.terminate()
+        process.wait()
+        raise
+    if process.returncode:
+        raise SystemExit(f"{shlex.join(command)} failed with exit code {process.returncode}.")
+    return {"seconds": time.monotonic() - began, "peak_gib": peak / _KIB_PER_GIB}
+
+
+def quickstart(scratch: Path) -> list[str]:
+    """Cold, warm and repeated run of the quick start, with its stages, memory and generator probe."""
+    cache = scratch / "cache"
+    cold = run_study(CONFIG, scratch / "cold", cache)
+    warm = run_study(CONFIG, scratch / "warm", cache)
+    again = run_study(CONFIG, scratch / "warm", cache)
+    same = _untimed(scratch / "cold") == _untimed(scratch / "warm")
+    summary = json.loads((scratch / "cold" / "summary.json").read_text())
+    arms = summary["arms"]
+    counts = f"{len(arms)} arms × {len(summary['seeds'])} seeds"
+    rows = [
+        [f"wall time, {counts}, empty compilation cache", _seconds(cold["seconds"])],
+        [f"wall time, {counts}, compiled programs cached, new workdir", _seconds(warm["seconds"])],
+        ["the same command on the finished workdir", _seconds(again["seconds"])],
+        ["peak memory of the process tree (cold; warm)", f"{cold['peak_gib']:.2f} GiB; {warm['peak_gib']:.2f} GiB"],
+        ["cold and warm results.jsonl alike but for times", "yes" if same else "no"],
+    ]
+    for name in ("cold", "warm"):
+        stages = json.loads((scratch / name / "seconds.json").read_text())
+        rows += [[f"of the {name} run: {stage}", _seconds(value)] for stage, value in stages.items()]
+    command = f"python -m bridgejax run --config {CONFIG} --workdir DIR"
+    lines = _table(["measured", f"`{command}`"], rows)
+    lines += [
+        "",
+        *_table(
+            ["arm", "mean per class, %", "top-1, %"],
+            [[e, _level(arms[e][METRIC]), _level(arms[e]["test_accuracy"])] for e in summary["order"]],
+        ),
+    ]
+    probe = next((e for e in summary["order"] if arms[e]["arm"] == "synthetic_only"), None)
+    if probe is not None:
+        levels = f"{_level(arms[probe][METRIC])} % mean per class, {_level(arms[probe]['test_accuracy'])} % top-1"
+        lines += [
+            "",
+            f"EfficientNet-Lite0 fine-tuned on generated images alone (`synthetic_only`): {levels}.",
+        ]
+    return lines
+
+
+def _untimed(workdir: Path) -> list[Any]:
+    def strip(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {name: strip(item) for name, item in value.items() if "seconds" not in name}
+        return [strip(item) for item in value] if isinstance(value, list) else value
+
+    return [strip(json.loads(line)) for line in (workdir / "results.jsonl").read_text().splitlines()]
+
+
+def parity(scratch: Path) -> list[str] | None:
+    """The generator here and in PyTorch diffusers on the same latents; None without PyTorch and diffusers."""
+    try:
+        import torch
+        from diffusers import StableDiffusionPipeline
+    except ImportError:
+        print("parity: left out, PyTorch or diffusers is not installed (pip install '.[parity]')", file=sys.stderr)
+        return None
+    import numpy as np
+
+    from bridgejax.diffusion import load_pipeline
+
+    ours = load_pipeline("builtin:tiny_diffusion", dtype="float32")
+    theirs = StableDiffusionPipeline.from_pretrained(ours.folder, safety_checker=None)
+    theirs.set_progress_bar_config(disable=True)
+    height, width = ours.default_height // ours.vae_factor, ours.default_width // ours.vae_factor
+    prompts = ["a photo of a bird", "a photo of a vehicle", "a photo of a flower", "a photo of a tool"]
+    latents = np.random.default_rng(0).normal(size=(len(prompts), height, width, 4)).astype(np.float32)
+    rows = []
+    for guidance in (1.0, 3.0):
+        noise = torch.from_numpy(np.ascontiguousarray(latents.transpose(0, 3, 1, 2)))
+        expected = theirs(
+            prompts,
+            latents=noise,
+            num_inference_steps=10,
+            guidance_scale=guidance,
+            height=ours.default_height,
+            width=ours.default_width,
+            output_type="np",
+        ).images
+        found = np.asarray(ours(prompts, latents=latents, steps=10, guidance_scale=guidance))
+        rows.append(
+            [f"guidance {guidance:g}", f"{np.abs(found - expected).max():.1e}", f"{np.abs(found - expected).mean():.1e}"]
+        )
+    head = f"{len(prompts)} images, 10 steps, float32, the same latents"
+    return _table([head, "largest difference (images in 0 to 1)", "mean"], rows)
+
+
+def finding(scratch: Path) -> list[str] | None:
+    """Paired differences of bridged_plus_plus over many seeds; None without configs/finding.py."""
+    if not (ROOT / FINDING).is_file():
+        print(f"finding: left out, {FINDING} is missing", file=sys.stderr)
+        return None
+    run_study(FINDING, scratch / "finding", scratch / "finding-cache")
+    from bridgejax.studies.summary import read_results, summarise
+
+    summary = summarise(read_results(scratch / "finding"), pairs=[("bridged_plus_plus", "mixed")])
+    arms = summary["arms"]
+    levels = [[e, _level(arms[e][METRIC]), str(arms[e][METRIC]["seeds"])] for e in summary["order"]]
+    rows = []
+    for d in summary["differences"]:
+        if arms[d["arm"]]["arm"] == "bridged_plus_plus" and arms[d["against"]]["arm"] in ("vanilla_long", "mixed"):
+            rows.append([f"{d['arm']} − {d['against']}", _points(d[METRIC]), str(d[METRIC]["seeds"])])
+    over = f"paired, 95 % interval over {summary['bootstrap']['over']}"
+    return [
+        f"`python -m bridgejax run --config {FINDING} --workdir DIR`",
+        "",
+        *_table([f"mean per-class accuracy, points, {over}", "difference", "seeds"], rows),
+        "",
+        *_table(["arm", "mean per class, %", "seeds"], levels),
+    ]
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return ["| " + " | ".join(row) + " |" for row in (heads, ["---", *["---:"] * (len(heads) - 1)], *rows)]
+
+
+def _level(found: Mapping[str, Any]) -> str:
+    inside = "" if found["low"] is None else f" ({100 * found['low']:.1f} to {100 * found['high']:.1f})"
+    return f"{100 * found['mean']:.1f}{inside}"
+
+
+def _points(found: Mapping[str, Any]) -> str:
+    inside = "" if found["low"] is None else f" ({100 * found['low']:+.1f} to {100 * found['high']:+.1f})"
+    return f"{100 * found['mean']:+.1f}{inside}".replace("-", "−")
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.1f} s" if value < 60 else f"{int(value) // 60} min {int(value) % 60:02d} s"
+
+
+def machine() -> str:
+    """What the figures were measured on."""
+    model = platform.processor() or platform.machine()
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                model = line.partition(":")[2].strip()
+                break
+    except OSError:
+        pass
+    import jax
+
+    return f"{len(os.sched_getaffinity(0))} CPU cores ({model}), Python {platform.python_version()}, jax {jax.__version__}"
+
+
+TITLES = {
+    "quickstart": "Quick start",
+    "parity": "The generator beside PyTorch diffusers",
+    "finding": "The finding",
+}
+COMMANDS = {
+    "quickstart": "python benchmarks/quickstart.py --parts quickstart",
+    "parity": "python benchmarks/quickstart.py --parts parity",
+    "finding": "python benchmarks/quickstart.py --parts finding",
+}
+
+
+def write_results(measured: Mapping[str, list[str]]) -> None:
+    """Replaces the measured parts of docs/results/quickstart.md and keeps the others."""
+    from bridgejax.identity import write_atomic
+
+    kept: dict[str, str] = {}
+    if RESULTS.is_file():
+        for block in RESULTS.read_text(encoding="utf-8").split("\n## ")[1:]:
+            title, _, body = block.partition("\n")
+            kept[title.strip()] = body.strip()
+    for part, lines in measured.items():
+        where = f"`{COMMANDS[part]}`, on {machine()}."
+        kept[TITLES[part]] = "\n".join([where, "", *lines])
+    order = [title for title in TITLES.values() if title in kept] + [title for title in kept if title not in TITLES.values()]
+    text = "# Quick start: what it reaches\n\nEach figure stands beside the command that measures it.\n"
+    text += "".join(f"\n## {title}\n\n{kept[title]}\n" for title in order)
+    RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(RESULTS, text)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measures the parts asked for, prints them and keeps them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--finding", action="store_true", help=f"also run {FINDING}")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, help="only these (default: quickstart parity)")
+    parser.add_argument(
+        "--finding-workdir", type=Path, metavar="DIR", help="keep the finding's workdir below DIR, and continue it"
+    )
+    options = parser.parse_args(arguments)
+    parts = options.parts or ["quickstart", "parity", *(["finding"] if options.finding else [])]
+    sys.path.insert(0, str(ROOT))
+    measures = {"quickstart": quickstart, "parity": parity, "finding": finding}
+    with tempfile.TemporaryDirectory(prefix="bridgejax-benchmark-") as temporary:
+        for part in parts:
+            kept = options.finding_workdir if part == "finding" else None
+            lines = measures[part](kept.resolve() if kept else Path(temporary))
+            if lines is not None:
+                print(f"\n{TITLES[part]}\n" + "\n".join(lines), flush=True)
+                write_results({part: lines})
+
+
+if __name__ == "__main__":
+    main()
