@@ -121,7 +121,7 @@ def test_evaluation_cuts_the_middle():
     image = np.zeros((40, 60, 3), np.uint8)
     image[10:30, 20:40] = 255
     source = Examples((encoded(image),), np.zeros(1, np.int32), ("x",))
-    (batch,) = eval_batches(source, batch_size=1, image_size=10, crop=0.5)
+    (batch,) = eval_batches(source, batch_size=1, image_size=20, crop=0.5)
     assert batch["image"].min() == 255
     (wide,) = eval_batches(source, batch_size=1, image_size=40, crop=1.0)
     np.testing.assert_array_equal(wide["image"][0], image[:, 10:50])
