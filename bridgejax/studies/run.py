@@ -290,6 +290,7 @@ def _record(study: Study, one: Run, task: Any, result: Any) -> dict[str, Any]:
         "real_images": len(task.train),
         "test_images": len(task.test),
         "test_ids": list(task.test.ids),
+        "test_labels": [int(label) for label in task.test.labels],
         **result.metrics,
         "history": result.history,
     }

@@ -1,0 +1,110 @@
+"""The main job, end to end: run, run again, killed and run again."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+
+def _without_seconds(value):
+    if isinstance(value, dict):
+        return {key: _without_seconds(item) for key, item in value.items() if "seconds" not in key}
+    return [_without_seconds(item) for item in value] if isinstance(value, list) else value
+
+
+def _results(workdir: Path) -> list[dict]:
+    return [_without_seconds(json.loads(line)) for line in (workdir / "results.jsonl").read_text().splitlines()]
+
+
+def _set_files(workdir: Path) -> dict[str, bytes]:
+    folder = workdir / "synthetic"
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def _leftovers(workdir: Path) -> list[str]:
+    return [path.name for path in workdir.rglob("*") if path.name.startswith((".", "tmp")) or "orbax-checkpoint-tmp" in path.name]
+
+
+def test_a_run_leaves_results_and_a_report(finished):
+    results = _results(finished)
+    assert [(r["arm"], r["seed"]) for r in results] == [
+        (arm, seed) for arm in ("vanilla_long", "bridged_plus_plus") for seed in (0, 1)
+    ]
+    for result in results:
+        assert 0 <= result["test_accuracy"] <= 1
+        assert result["shots"] == 2
+        assert result["train_steps"] == 6
+        assert result["per_class"] == (0 if result["arm"] == "vanilla_long" else 8)
+        assert len(result["test_ids"]) == len(result["correct"]) == 18
+    html = (finished / "report.html").read_text()
+    assert "<b>2</b>" not in html  # a class name is text, whatever it holds
+    assert "zwölf" in html
+    assert json.loads((finished / "summary.json").read_text())
+    assert _leftovers(finished) == []
+
+
+def test_the_synthetic_set_opens_without_bridgejax(finished):
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder_from_directory(finished / "synthetic")
+    examples = list(builder.as_dataset(split="train").as_numpy_iterator())
+    assert len(examples) == 24
+    assert {"image", "label", "prompt", "negative_prompt", "seed", "index"} <= set(examples[0])
+    assert builder.info.features["label"].names == ["the number one", "zero", "zwölf & <b>2</b>"]
+
+
+def test_the_second_run_redoes_nothing(finished, config_file, command):
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
+    process = command("run", "--config", config_file, "--workdir", finished)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert output.strip().endswith("report.html")
+    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("signal_sent", [signal.SIGKILL, signal.SIGINT])
+def test_a_run_stopped_anywhere_ends_with_the_same_results(finished, config_file, command, tmp_path, signal_sent):
+    workdir = tmp_path / "work"
+    milestones = ["synthetic/sidecars/00002*", "runs/vanilla_long/*/checkpoints/*", "runs/bridged_plus_plus/*/checkpoints/*"]
+    for milestone in milestones:
+        process = command("run", "--config", config_file, "--workdir", workdir)
+        limit = time.monotonic() + 300
+        while not list(workdir.glob(milestone)) and process.poll() is None and time.monotonic() < limit:
+            time.sleep(0.01)
+        process.send_signal(signal_sent)
+        _, errors = process.communicate(timeout=120)
+        assert "Traceback" not in errors
+        if signal_sent == signal.SIGINT and process.returncode:
+            assert process.returncode == 130
+            assert "the same command continues" in errors
+    process = command("run", "--config", config_file, "--workdir", workdir)
+    _, errors = process.communicate(timeout=500)
+    assert process.returncode == 0, errors
+    assert _results(workdir) == _results(finished)
+    assert _set_files(workdir) == _set_files(finished)
+    assert _leftovers(workdir) == []
+
+
+def test_more_seeds_continue_a_workdir_and_another_task_does_not(finished, config_file, command):
+    process = command("run", "--config", config_file, "--config.task.shots=3", "--workdir", finished)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert "task.shots: 2 → 3" in errors
+    assert len(errors.strip().splitlines()) == 1
+
+
+def test_a_trained_classifier_is_kept_and_loads(config_file, command, tmp_path):
+    workdir = tmp_path / "one"
+    arguments = ["train", "--config", config_file, "--recipe", "vanilla", "--seed", 1, "--workdir", workdir]
+    process = command(*arguments)
+    output, errors = process.communicate(timeout=500)
+    assert process.returncode == 0, errors
+    from bridgejax.models import load_classifier
+
+    model = load_classifier(Path(output.strip()) / "classifier")
+    assert model.num_classes == 3
+    assert not (workdir / "synthetic").exists()  # vanilla needs none
