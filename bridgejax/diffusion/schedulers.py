@@ -1,14 +1,8 @@
-"""Samplers of diffusion models: tables computed once in NumPy, and a pure step on them.
-
-A scheduler is a frozen (hashable) object. `tables(steps)` gives arrays whose rows are padded to one static
-length, so that another number of steps is another argument, not another program. `start`, `model_input` and
-`step` are pure functions of the tables, the index of the call and a carry; they run inside one jitted loop.
-"""
+"""The samplers by name: DDIM here, the others in `solvers`."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -16,164 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bridgejax.diffusion.scheduler_base import Carry, Scheduler, Settings, Tables, split_prediction
+from bridgejax.diffusion.solvers import LCM, PNDM, DPMSolver, DPMSolverKarras, Euler, EulerAncestral
 from bridgejax.errors import UserError, nearest
 
-Tables = dict[str, Any]  # str → float32 [rows] or scalar
-Carry = dict[str, jax.Array]  # "latents" [n, h, w, c] and whatever the method remembers
-
-PREDICTIONS = ("epsilon", "v_prediction", "sample")
-SPACINGS = ("leading", "trailing", "linspace")
-BETAS = ("linear", "scaled_linear", "squaredcos_cap_v2")
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """The noise schedule of a folder's `scheduler_config.json`; the defaults are those of diffusers."""
-
-    num_train_timesteps: int = 1000
-    beta_start: float = 0.0001
-    beta_end: float = 0.02
-    beta_schedule: str = "linear"
-    trained_betas: tuple[float, ...] | None = None
-    prediction_type: str = "epsilon"
-    timestep_spacing: str | None = None  # None: the method's own default
-    steps_offset: int = 0
-    set_alpha_to_one: bool | None = None
-    clip_sample: bool | None = None
-    clip_sample_range: float = 1.0
-    rescale_betas_zero_snr: bool = False
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any], where: str = "scheduler_config.json") -> Settings:
-        """Reads a diffusers scheduler config; keys that do not bear on the sampling here are passed over.
-
-        Raises:
-          UserError: a value is not supported; the key is named.
-        """
-        if config.get("thresholding"):
-            raise UserError(f"{where}: thresholding = true is not supported (it is meant for pixel models); set it to false.")
-        known = {field.name for field in dataclasses.fields(cls)}
-        values = {key: value for key, value in config.items() if key in known}
-        if values.get("trained_betas") is not None:
-            values["trained_betas"] = tuple(float(beta) for beta in values["trained_betas"])
-        settings = cls(**values)
-        for key, allowed in (
-            ("prediction_type", PREDICTIONS),
-            ("timestep_spacing", (None, *SPACINGS)),
-            ("beta_schedule", BETAS),
-        ):
-            value = getattr(settings, key)
-            if value not in allowed and not (key == "beta_schedule" and settings.trained_betas):
-                options = ", ".join(str(option) for option in allowed if option)
-                raise UserError(f"{where}: {key} = {value!r} is not supported; it must be one of {options}.")
-        return settings
-
-    def alphas_cumulative(self) -> np.ndarray:
-        """Returns ᾱ at every training timestep, float64 [num_train_timesteps] (Ho et al. 2020, equation 4)."""
-        count = self.num_train_timesteps
-        if self.trained_betas is not None:
-            betas = np.asarray(self.trained_betas, np.float64)
-        elif self.beta_schedule == "linear":
-            betas = np.linspace(self.beta_start, self.beta_end, count)
-        elif self.beta_schedule == "scaled_linear":
-            betas = np.linspace(self.beta_start**0.5, self.beta_end**0.5, count) ** 2
-        else:  # Nichol & Dhariwal 2021, equation 17
-            edges = np.cos((np.arange(count + 1) / count + 0.008) / 1.008 * math.pi / 2) ** 2
-            betas = np.minimum(1 - edges[1:] / edges[:-1], 0.999)
-        alphas = np.cumprod(1.0 - betas)
-        if self.rescale_betas_zero_snr:  # Lin et al. 2023 (arXiv:2305.08891), algorithm 1
-            roots = np.sqrt(alphas)
-            alphas = ((roots - roots[-1]) * roots[0] / (roots[0] - roots[-1])) ** 2
-        return alphas
-
-    def timesteps(self, steps: int, default_spacing: str) -> np.ndarray:
-        """Returns the timesteps of `steps` model calls, highest first, as diffusers spaces them; float64 [steps]."""
-        spacing = self.timestep_spacing or default_spacing
-        count = self.num_train_timesteps
-        if spacing == "linspace":
-            return np.linspace(0, count - 1, steps).round()[::-1]
-        if spacing == "leading":
-            return (np.arange(steps) * (count // steps))[::-1] + self.steps_offset
-        return np.round(np.arange(count, 0, -count / steps))[:steps] - 1
-
-
-@dataclasses.dataclass(frozen=True)
-class Scheduler:
-    """What every method shares; a method overrides `rows`, `start`, `step` and, if it must, the rest."""
-
-    settings: Settings
-    name: ClassVar[str] = ""
-    stochastic: ClassVar[bool] = False
-    default_spacing: ClassVar[str] = "leading"
-    extra_rows: ClassVar[int] = 1
-
-    @property
-    def max_steps(self) -> int:
-        """The greatest number of steps."""
-        return self.settings.num_train_timesteps
-
-    def calls(self, steps: int) -> int:
-        """Returns how often the model is called for `steps` steps."""
-        return steps
-
-    def first_call(self, steps: int, strength: float) -> int:
-        """Returns the call at which image-to-image of this strength begins, counted as diffusers does."""
-        return self.calls(steps) - min(int(steps * strength), steps)
-
-    def rows(self, steps: int) -> Tables:
-        """Returns one array per quantity, each with one row per model call, `timesteps` among them."""
-        raise NotImplementedError
-
-    def tables(self, steps: int) -> Tables:
-        """Returns the rows as float32, padded with their last value to a length that does not depend on `steps`.
-
-        Raises:
-          UserError: the number of steps is not between 1 and the number of training timesteps.
-        """
-        if int(steps) != steps or not 1 <= steps <= self.max_steps:
-            raise UserError(f"steps = {steps!r} must be a whole number from 1 to {self.max_steps}.")
-        length = self.max_steps + self.extra_rows
-        tables = {}
-        for name, values in self.rows(int(steps)).items():
-            row = np.asarray(values, np.float32)
-            tables[name] = np.pad(row, (0, length - len(row)), mode="edge") if row.ndim else row
-        if tables["timesteps"].max() >= self.settings.num_train_timesteps:
-            raise UserError(
-                f"steps = {steps} with steps_offset = {self.settings.steps_offset} "
-                "goes past the last training timestep; take fewer steps."
-            )
-        return tables
-
-    def start(self, tables: Tables, first: jax.Array, noise: jax.Array, init: jax.Array | None) -> Carry:
-        """Returns the carry before call `first`, from unit noise [n, h, w, c] and, for image-to-image, latents."""
-        raise NotImplementedError
-
-    def model_input(self, tables: Tables, index: jax.Array, carry: Carry) -> jax.Array:
-        """Returns what the model sees at call `index`: [n, h, w, c]."""
-        return carry["latents"]
-
-    def step(self, tables: Tables, index: jax.Array, carry: Carry, output: jax.Array, noise: jax.Array | None) -> Carry:
-        """Returns the carry after call `index`.
-
-        Args:
-          tables: from `tables`.
-          index: the call, from `first` on.
-          carry: from `start` or the previous step.
-          output: the model's (guided) prediction, float32 [n, h, w, c].
-          noise: unit normal noise of the same shape, for stochastic methods only.
-        """
-        raise NotImplementedError
-
-
-def split_prediction(
-    kind: str, latents: jax.Array, output: jax.Array, alpha: jax.Array, sigma: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Returns (clean sample, noise) from a prediction at latents = alpha · sample + sigma · noise."""
-    if kind == "epsilon":
-        return (latents - sigma * output) / alpha, output
-    if kind == "sample":
-        return output, (latents - alpha * output) / sigma
-    return alpha * latents - sigma * output, alpha * output + sigma * latents
+__all__ = ["CLASS_NAMES", "SCHEDULERS", "Carry", "Scheduler", "Settings", "Tables", "make_scheduler"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,9 +53,18 @@ class DDIM(Scheduler):
         return {"latents": tables["next_alpha"][index] * sample + tables["next_sigma"][index] * epsilon}
 
 
-SCHEDULERS: dict[str, type[Scheduler]] = {kind.name: kind for kind in (DDIM,)}
+SCHEDULERS: dict[str, type[Scheduler]] = {
+    kind.name: kind for kind in (DDIM, PNDM, Euler, EulerAncestral, DPMSolver, DPMSolverKarras, LCM)
+}
 # The class names of diffusers that a folder may name.
-CLASS_NAMES: dict[str, str] = {"DDIMScheduler": "ddim"}
+CLASS_NAMES: dict[str, str] = {
+    "DDIMScheduler": "ddim",
+    "PNDMScheduler": "pndm",
+    "EulerDiscreteScheduler": "euler",
+    "EulerAncestralDiscreteScheduler": "euler_ancestral",
+    "DPMSolverMultistepScheduler": "dpmpp_2m",
+    "LCMScheduler": "lcm",
+}
 
 
 def make_scheduler(name: str | None, config: Mapping[str, Any], where: str = "scheduler_config.json") -> Scheduler:

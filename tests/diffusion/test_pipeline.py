@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from bridgejax.diffusion import load_pipeline
-from bridgejax.diffusion.sampler import initial_noise
+from bridgejax.diffusion.sampler import initial_noise, step_noise
+from bridgejax.diffusion.schedulers import SCHEDULERS
 from bridgejax.errors import UserError
 from bridgejax.identity import keys_from_seeds
 from bridgejax.mesh import make_mesh
@@ -94,6 +95,18 @@ def test_latents_replace_the_noise_of_the_seeds(pipe) -> None:
     by_seed = pipe("a cat", seeds=42, steps=2)
     by_latents = pipe("a cat", latents=noise, steps=2)
     np.testing.assert_allclose(by_seed, by_latents, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", sorted(SCHEDULERS))
+def test_every_scheduler_samples(pipe, name: str) -> None:
+    images = np.asarray(pipe(["a cat", "a dog"], [1, 2], steps=3, guidance_scale=1.0, scheduler=name))
+    assert np.isfinite(images).all()
+    assert images.std() > 0.01
+    if SCHEDULERS[name].stochastic:
+        keys = keys_from_seeds([1, 2])
+        noise = np.stack([np.asarray(step_noise(keys, step, (8, 8, 4))) for step in range(3)])
+        given = pipe(["a cat", "a dog"], [1, 2], steps=3, guidance_scale=1.0, scheduler=name, step_noise=noise)
+        np.testing.assert_allclose(given, images, atol=1e-4)
 
 
 def test_image_to_image_stays_closer_at_low_strength(pipe) -> None:
