@@ -44,7 +44,7 @@ def digits_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     digits = load_digits()
     root = tmp_path_factory.mktemp("digits")
-    for digit, name in enumerate(("zero", "the number one", "zwölf & <b>2</b>")):
+    for digit, name in enumerate(("zero", "the number one", "zwölf & <b>2")):
         (root / name).mkdir()
         for number, image in enumerate(digits.images[digits.target == digit][:8]):
             pixels = np.uint8(255 - image * 255 / 16)

@@ -26,7 +26,8 @@ def _set_files(workdir: Path) -> dict[str, bytes]:
 
 
 def _leftovers(workdir: Path) -> list[str]:
-    return [path.name for path in workdir.rglob("*") if path.name.startswith((".", "tmp")) or "orbax-checkpoint-tmp" in path.name]
+    names = [path.name for path in workdir.rglob("*")]
+    return [name for name in names if name.startswith((".", "tmp")) or "orbax-checkpoint-tmp" in name]
 
 
 def test_a_run_leaves_results_and_a_report(finished):
@@ -41,7 +42,7 @@ def test_a_run_leaves_results_and_a_report(finished):
         assert result["per_class"] == (0 if result["arm"] == "vanilla_long" else 8)
         assert len(result["test_ids"]) == len(result["correct"]) == 18
     html = (finished / "report.html").read_text()
-    assert "<b>2</b>" not in html  # a class name is text, whatever it holds
+    assert "<b>2" not in html  # a class name is text, whatever it holds
     assert "zwölf" in html
     assert json.loads((finished / "summary.json").read_text())
     assert _leftovers(finished) == []
@@ -54,7 +55,7 @@ def test_the_synthetic_set_opens_without_bridgejax(finished):
     examples = list(builder.as_dataset(split="train").as_numpy_iterator())
     assert len(examples) == 24
     assert {"image", "label", "prompt", "negative_prompt", "seed", "index"} <= set(examples[0])
-    assert builder.info.features["label"].names == ["the number one", "zero", "zwölf & <b>2</b>"]
+    assert builder.info.features["label"].names == ["the number one", "zero", "zwölf & <b>2"]
 
 
 def test_the_second_run_redoes_nothing(finished, config_file, command):

@@ -30,14 +30,8 @@ def fake(fake_file):
 
 
 @pytest.fixture(scope="session")
-def tiny_pipeline(tmp_path_factory):
+def tiny_pipeline(tiny_generator: Path):
     """A real pipeline of random weights, 16×16 pixels."""
     from bridgejax.diffusion import load_pipeline
-    from bridgejax.diffusion.folder import save_folder
 
-    make = load_file(Path(__file__).parents[1] / "diffusion" / "conftest.py")
-    root = tmp_path_factory.mktemp("generator")
-    tokenizer = make.write_tokenizer(root / "tokenizer")
-    parts = {"unet": make.UNET, "vae": make.VAE, "text_encoders": [make.TEXT], "scheduler": make.SCHEDULER}
-    save_folder(root / "tiny", make.build_networks(), tokenizers=[tokenizer], **parts)
-    return load_pipeline(root / "tiny")
+    return load_pipeline(tiny_generator)
