@@ -33,7 +33,7 @@ class Networks(nnx.Module):
           before each one's last layer, joined, and the projection of the second (Podell et al. 2023, section 2.1).
         """
         outputs = [encoder(tokens) for encoder, tokens in zip(self.text_encoders, ids, strict=True)]
-        if self.unet.add_embedding is None:
+        if self.unet.addition != "text_time":
             return outputs[0].last_hidden_state, None
         return jnp.concatenate([output.penultimate for output in outputs], -1), outputs[-1].pooled
 
@@ -66,7 +66,7 @@ class Networks(nnx.Module):
         """
         batch = latents.shape[0]
         time_ids = condition = None
-        if self.unet.add_embedding is not None:
+        if self.unet.addition == "text_time":
             # Original size, crop corner and target size: the full image, uncropped.
             time_ids = jnp.broadcast_to(jnp.asarray([*size, 0, 0, *size], jnp.float32), (batch, 6))
         cond_proj = self.unet.time_embedding.cond_proj

@@ -99,7 +99,7 @@ class Pipeline:
     @property
     def is_xl(self) -> bool:
         """Whether the UNet also takes a pooled text embedding and the image size."""
-        return self.networks.unet.add_embedding is not None
+        return self.networks.unet.addition == "text_time"
 
     def __call__(
         self,

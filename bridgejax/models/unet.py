@@ -15,7 +15,7 @@ from flax import nnx
 
 from bridgejax.errors import UserError
 from bridgejax.models.attention import SpatialTransformer
-from bridgejax.models.conv import Conv2d, GroupNorm, linear, upsample_nearest
+from bridgejax.models.conv import Conv2d, GroupNorm, layer_norm, linear, upsample_nearest
 
 DType = Any
 
@@ -37,6 +37,7 @@ DEFAULTS: dict[str, Any] = {
     "attention_head_dim": 8,
     "use_linear_projection": False,
     "addition_embed_type": None,
+    "addition_embed_type_num_heads": 64,
     "addition_time_embed_dim": None,
     "projection_class_embeddings_input_dim": None,
     "time_cond_proj_dim": None,
@@ -70,7 +71,7 @@ FIXED: dict[str, tuple[Any, ...]] = {
     "dropout": (0,),
 }
 # Read elsewhere or without effect on the arithmetic here (attention is always normalised in float32).
-IGNORED = ("sample_size", "upcast_attention", "addition_embed_type_num_heads")
+IGNORED = ("sample_size", "upcast_attention")
 
 
 def read_config(
@@ -205,6 +206,47 @@ class MidBlock(nnx.Module):
         return x
 
 
+class TextPool(nnx.Module):
+    """One attention query, the mean token, over all tokens and itself (diffusers' AttentionPooling)."""
+
+    def __init__(self, features: int, heads: int, **options: Any):
+        if not heads or features % heads:
+            raise UserError(
+                f"UNet config: addition_embed_type_num_heads = {heads!r} must divide cross_attention_dim = {features}."
+            )
+        shape = (1, features)
+        noise = jax.random.normal(options["rngs"].params(), shape, options["param_dtype"])
+        self.positional_embedding = nnx.Param(noise / math.sqrt(features))
+        self.q_proj, self.k_proj, self.v_proj = (linear(features, features, **options) for _ in range(3))
+        self.heads = heads
+
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        """Returns [n, features] of tokens [n, t, features]."""
+        n, _, features = tokens.shape
+        query = tokens.mean(1, keepdims=True) + self.positional_embedding[...].astype(tokens.dtype)
+        tokens = jnp.concatenate([query, tokens], 1)
+        q, k, v = (
+            f(x).reshape(n, -1, self.heads, features // self.heads)
+            for f, x in ((self.q_proj, query), (self.k_proj, tokens), (self.v_proj, tokens))
+        )
+        scores = jnp.einsum("nqhc,nkhc->nhqk", q, k, preferred_element_type=jnp.float32) / math.sqrt(features // self.heads)
+        return jnp.einsum("nhqk,nkhc->nqhc", jax.nn.softmax(scores, -1).astype(v.dtype), v).reshape(n, features)
+
+
+class TextTimeEmbedding(nnx.Module):
+    """Adds the pooled text to the time embedding, so that every residual block sees it."""
+
+    def __init__(self, features: int, time_features: int, heads: int, **options: Any):
+        self.norm1 = layer_norm(features, **options)
+        self.pool = TextPool(features, heads, **options)
+        self.proj = linear(features, time_features, **options)
+        self.norm2 = layer_norm(time_features, **options)
+
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        """Returns [n, time_features] of text embeddings [n, t, features]."""
+        return self.norm2(self.proj(self.pool(self.norm1(tokens))))
+
+
 class UNet2DCondition(nnx.Module):
     """Predicts noise, velocity or sample from noisy latents, a timestep and text embeddings."""
 
@@ -255,14 +297,17 @@ class UNet2DCondition(nnx.Module):
 
         self.conv_in = Conv2d(c["in_channels"], channels[0], c["conv_in_kernel"], **options)
         self.time_embedding = TimestepEmbedding(channels[0], time_features, c["time_cond_proj_dim"], **options)
-        if c["addition_embed_type"] not in (None, "text_time"):
+        self.addition = c["addition_embed_type"]
+        added: TimestepEmbedding | TextTimeEmbedding | None = None
+        if self.addition == "text_time":
+            added = TimestepEmbedding(c["projection_class_embeddings_input_dim"], time_features, **options)
+        elif self.addition == "text":
+            added = TextTimeEmbedding(context[0], time_features, c["addition_embed_type_num_heads"], **options)
+        elif self.addition is not None:
             raise UserError(
-                f"UNet config: addition_embed_type = {c['addition_embed_type']!r} "
-                "is not supported; it must be None or 'text_time'."
+                f"UNet config: addition_embed_type = {self.addition!r} is not supported; it must be None, 'text' or 'text_time'."
             )
-        sized = c["addition_embed_type"] is not None
-        extra_features = c["projection_class_embeddings_input_dim"]
-        self.add_embedding = TimestepEmbedding(extra_features, time_features, **options) if sized else None
+        self.add_embedding = added
 
         down = []
         for i, kind in enumerate(c["down_block_types"]):
@@ -333,7 +378,10 @@ class UNet2DCondition(nnx.Module):
         steps = jnp.broadcast_to(jnp.asarray(timesteps), (batch,))
         sinusoids = timestep_embedding(steps, self.time_channels, self.flip_sin_to_cos, self.freq_shift)
         time = self.time_embedding(sinusoids.astype(self.dtype), timestep_cond)
-        if self.add_embedding is not None:
+        context = context.astype(self.dtype)
+        if isinstance(self.add_embedding, TextTimeEmbedding):
+            time = time + self.add_embedding(context)
+        elif self.add_embedding is not None:
             if pooled is None or time_ids is None:
                 raise UserError(
                     "this UNet (SDXL) also needs the pooled text embedding and the image size; pass pooled, height and width."
@@ -341,7 +389,6 @@ class UNet2DCondition(nnx.Module):
             sizes = timestep_embedding(time_ids.reshape(-1), self.addition_time_width, self.flip_sin_to_cos, self.freq_shift)
             extra = jnp.concatenate([pooled.astype(jnp.float32), sizes.reshape(batch, -1)], -1)
             time = time + self.add_embedding(extra.astype(self.dtype))
-        context = context.astype(self.dtype)
 
         x = self.conv_in(latents)
         skips = [x]

@@ -249,8 +249,9 @@ def save_tensors(path: str | Path, tensors: Mapping[str, np.ndarray]) -> None:
 
 
 _CONVS = r"(?:.+\.)?(?:conv\w*|quant_conv|post_quant_conv|proj_in|proj_out)"
-UNET_RULES = torch_rules(conv=_CONVS)
-UNET_LINEAR_RULES = torch_rules(conv=r"(?:.+\.)?conv\w*")
+_POOL_TOKEN = Rule(r"(.+\.positional_embedding)", r"\1")
+UNET_RULES = torch_rules(_POOL_TOKEN, conv=_CONVS)
+UNET_LINEAR_RULES = torch_rules(_POOL_TOKEN, conv=r"(?:.+\.)?conv\w*")
 VAE_RULES = torch_rules(
     Rule(r"(.*attentions\.\d+)\.attention\.(.+)\.kernel", r"\1.\2.weight", "linear"),
     Rule(r"(.*attentions\.\d+)\.attention\.(.+)\.bias", r"\1.\2.bias"),

@@ -121,6 +121,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "projection_class_embeddings_input_dim": 6 * 8 + 10,
     },
     "lcm": {"time_cond_proj_dim": 20},
+    "pooled": {"addition_embed_type": "text", "addition_embed_type_num_heads": 4},
     "small": {"mid_block_type": None, "layers_per_block": 2},
 }
 
