@@ -194,7 +194,7 @@ def probe(images: np.ndarray, labels: list[str], size: int = 160) -> dict[str, A
     truth = np.array([record["class"].replace("_", " ") for record in records])
     classifier = LogisticRegression(C=30.0, max_iter=2000).fit(features(list(images)), labels)
     right = classifier.predict(features(photos)) == truth
-    per_class = {name: round(float(right[truth == name].mean()), 3) for name in sorted(set(truth))}
+    per_class = {str(name): round(float(right[truth == name].mean()), 3) for name in sorted(set(truth))}
     return {
         "top1": round(float(right.mean()), 4),
         "mean_per_class": round(float(np.mean(list(per_class.values()))), 4),
