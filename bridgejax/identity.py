@@ -106,7 +106,7 @@ def keys_from_seeds(seeds: Iterable[int]) -> jax.Array:
         if value != seed or not -(1 << 63) <= value < (1 << 64):
             raise UserError(f"seed {seed!r} is not an integer of at most 64 bits; give whole numbers as seeds.")
         words.append(((value >> 32) & 0xFFFFFFFF, value & 0xFFFFFFFF))
-    data = np.asarray(words, np.uint32).reshape(-1, 2)
+    data = jax.numpy.asarray(np.asarray(words, np.uint32).reshape(-1, 2))
     return jax.random.wrap_key_data(data, impl="threefry2x32")
 
 

@@ -24,7 +24,7 @@ def start() -> None:
     from bridgejax.mesh import check_randomness
 
     check_randomness()
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.values.get("jax_compilation_cache_dir") is None:
         directory = cache_directory() / "xla"
         try:
             directory.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from bridgejax.models.layers import Conv
+from bridgejax.models.layers import BatchNorm, Conv, relu6
 
 # As the original: TensorFlow's momentum 0.99 is PyTorch's 0.01.
 BATCH_NORM_MOMENTUM = 0.99
@@ -62,20 +62,8 @@ LITE0 = (
 LITE0_PREPROCESSING = Preprocessing(size=224, mean=(127 / 255,) * 3, std=(128 / 255,) * 3, crop=0.875)
 
 
-def relu6(x: jax.Array) -> jax.Array:
-    """Returns min(max(x, 0), 6)."""
-    return jnp.clip(x, 0.0, 6.0)
-
-
-def _batch_norm(channels: int, rngs: nnx.Rngs) -> nnx.BatchNorm:
-    return nnx.BatchNorm(
-        channels,
-        use_running_average=True,
-        momentum=BATCH_NORM_MOMENTUM,
-        epsilon=BATCH_NORM_EPSILON,
-        use_fast_variance=False,
-        rngs=rngs,
-    )
+def _batch_norm(channels: int, rngs: nnx.Rngs) -> BatchNorm:
+    return BatchNorm(channels, use_running_average=True, momentum=BATCH_NORM_MOMENTUM, epsilon=BATCH_NORM_EPSILON, rngs=rngs)
 
 
 class InvertedResidual(nnx.Module):

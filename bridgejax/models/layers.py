@@ -19,6 +19,9 @@ from bridgejax.models.conv import conv2d
 
 Pads = tuple[tuple[int, int], tuple[int, int]]
 
+# Up to this many output rows, the kernel's gradient is one reduction; above, a loop over rows is faster.
+_ROWS_AT_ONCE = 4
+
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
     """Returns TensorFlow's SAME padding (before, after) of one axis: the odd pixel goes after."""
@@ -89,29 +92,55 @@ def _shifted_input_gradient(grad: jax.Array, kernel: jax.Array, shape: tuple[int
     return _pad(merged, ((-top, height + top - merged.shape[1]), (-left, width + left - merged.shape[2])))
 
 
+def _tap_sums(windows: list[jax.Array], grad: jax.Array) -> list[jax.Array]:
+    """Sums window · grad over all axes but the channels, for all taps in one pass over memory: a list of [c]."""
+    products = [window * grad for window in windows]
+    zeros = [jnp.zeros((), grad.dtype)] * len(products)
+    axes = tuple(range(grad.ndim - 1))
+    return list(jax.lax.reduce(products, zeros, lambda a, b: [u + v for u, v in zip(a, b, strict=True)], axes))
+
+
 def _shifted_kernel_gradient(x: jax.Array, grad: jax.Array, shape: tuple[int, ...], stride: int, pads: Pads) -> jax.Array:
+    """The transpose of `_shifted_forward` in the kernel.
+
+    One output row at a time, so that what the taps share stays in the cache: 4 to 15 times faster than a sum per tap. The
+    loop runs over rows and not over images because images may lie on several devices.
+    """
     k_h, k_w, _, c = shape
+    _, out_h, out_w, _ = grad.shape
     padded = _pad(x, pads)
-    sums = [
-        jnp.sum(_window(padded, i, j, grad.shape[1], grad.shape[2], stride) * grad, (0, 1, 2))
-        for i in range(k_h)
-        for j in range(k_w)
-    ]
-    return jnp.stack(sums).reshape(k_h, k_w, 1, c)
+    taps = [(i, j) for i in range(k_h) for j in range(k_w)]
+    if out_h <= _ROWS_AT_ONCE:
+        sums = _tap_sums([_window(padded, i, j, out_h, out_w, stride) for i, j in taps], grad)
+        return jnp.stack(sums).reshape(shape)
+
+    def add_row(totals: list[jax.Array], row: jax.Array) -> tuple[list[jax.Array], None]:
+        band = jax.lax.dynamic_slice_in_dim(padded, row * stride, k_h, 1)
+        windows = [_window(band, i, j, 1, out_w, stride) for i, j in taps]
+        sums = _tap_sums(windows, jax.lax.dynamic_slice_in_dim(grad, row, 1, 1))
+        return [total + part for total, part in zip(totals, sums, strict=True)], None
+
+    zeros = [jnp.zeros((c,), grad.dtype)] * len(taps)
+    totals, _ = jax.lax.scan(add_row, zeros, jnp.arange(out_h))
+    return jnp.stack(totals).reshape(shape)
+
+
+# Without it XLA fuses the k×k terms into each of the result's users, and computes them once per user.
+_barrier = jax.lax.optimization_barrier
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _shifted(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Array:
-    return _shifted_forward(x, kernel, stride, pads)
+    return _barrier(_shifted_forward(x, kernel, stride, pads))
 
 
 def _shifted_fwd(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads):  # type: ignore[no-untyped-def]
-    return _shifted_forward(x, kernel, stride, pads), (x, kernel)
+    return _barrier(_shifted_forward(x, kernel, stride, pads)), (x, kernel)
 
 
 def _shifted_bwd(stride: int, pads: Pads, kept: tuple[jax.Array, jax.Array], grad: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, kernel = kept
-    d_x = _shifted_input_gradient(grad, kernel, x.shape, stride, pads)
+    d_x = _barrier(_shifted_input_gradient(grad, kernel, x.shape, stride, pads))
     return d_x, _shifted_kernel_gradient(x, grad, kernel.shape, stride, pads)
 
 
@@ -140,6 +169,129 @@ def depthwise_conv(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> 
     return jax.lax.platform_dependent(
         x, kernel, cpu=lambda x, k: _shifted(x, k, stride, pads), default=lambda x, k: _grouped(x, k, stride, pads)
     )
+
+
+@jax.custom_vjp
+def pointwise_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """A 1×1 convolution, [n, h, w, i] by [i, o], as a matrix product.
+
+    The kernel's gradient is written as xᵀ · grad over flat pixels: of the equal forms, the one that XLA's CPU backend runs
+    without a transposed copy (up to five times faster than what differentiation gives).
+    """
+    return x @ kernel
+
+
+def _pointwise_fwd(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return x @ kernel, (x, kernel)
+
+
+def _pointwise_bwd(kept: tuple[jax.Array, jax.Array], grad: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, kernel = kept
+    flat = x.reshape(-1, x.shape[-1]).T @ grad.reshape(-1, grad.shape[-1])
+    return grad @ kernel.T, flat.astype(kernel.dtype)
+
+
+pointwise_conv.defvjp(_pointwise_fwd, _pointwise_bwd)
+
+
+@jax.custom_vjp
+def relu6(x: jax.Array) -> jax.Array:
+    """Returns min(max(x, 0), 6); the derivative is 0 at both bends, as PyTorch's."""
+    return jnp.clip(x, 0.0, 6.0)
+
+
+relu6.defvjp(
+    lambda x: (jnp.clip(x, 0.0, 6.0), x),
+    lambda x, grad: (jnp.where((x > 0.0) & (x < 6.0), grad, jnp.zeros_like(grad)),),
+)
+
+
+def _sums(grad: jax.Array, x: jax.Array, mean: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns the sums over all axes but the last of grad and of grad · (x - mean), in float32."""
+    axes = tuple(range(x.ndim - 1))
+    wide = grad.astype(jnp.float32)
+    return jnp.sum(wide, axes), jnp.sum(wide * (x.astype(jnp.float32) - mean), axes)
+
+
+def _affine(x: jax.Array, scale: jax.Array, bias: jax.Array, mean: jax.Array, inverse: jax.Array) -> jax.Array:
+    return ((x.astype(jnp.float32) - mean) * (scale * inverse) + bias).astype(x.dtype)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _normalise_by_batch(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> tuple[jax.Array, ...]:
+    """Returns the normalised x, and the batch's mean and (biased) variance, through which no gradient flows."""
+    return _by_batch_fwd(x, scale, bias, epsilon)[0]
+
+
+def _by_batch_fwd(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float):  # type: ignore[no-untyped-def]
+    axes = tuple(range(x.ndim - 1))
+    wide = x.astype(jnp.float32)
+    mean = jnp.mean(wide, axes)
+    # Two passes: E[x²] - E[x]² loses digits where the mean is large.
+    variance = jnp.mean(jnp.square(wide - mean), axes)
+    inverse = jax.lax.rsqrt(variance + epsilon)
+    return (_affine(x, scale, bias, mean, inverse), mean, variance), (x, scale, mean, inverse)
+
+
+def _by_batch_bwd(epsilon: float, kept: tuple[jax.Array, ...], grads: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+    del epsilon
+    x, scale, mean, inverse = kept
+    grad = grads[0]
+    d_bias, centred = _sums(grad, x, mean)
+    count = x.size // x.shape[-1]
+    slope = centred * inverse * inverse / count
+    wide = grad.astype(jnp.float32) - d_bias / count - (x.astype(jnp.float32) - mean) * slope
+    return (wide * (scale * inverse)).astype(x.dtype), centred * inverse, d_bias
+
+
+_normalise_by_batch.defvjp(_by_batch_fwd, _by_batch_bwd)
+
+
+@jax.custom_vjp
+def _normalise_by_running(x: jax.Array, scale: jax.Array, bias: jax.Array, mean: jax.Array, inverse: jax.Array) -> jax.Array:
+    """Normalises by given statistics, which are constants to the gradient."""
+    return _affine(x, scale, bias, mean, inverse)
+
+
+def _by_running_fwd(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, mean: jax.Array, inverse: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    return _affine(x, scale, bias, mean, inverse), (x, scale, mean, inverse)
+
+
+def _by_running_bwd(kept: tuple[jax.Array, ...], grad: jax.Array) -> tuple[jax.Array, ...]:
+    x, scale, mean, inverse = kept
+    d_bias, centred = _sums(grad, x, mean)
+    d_x = (grad.astype(jnp.float32) * (scale * inverse)).astype(x.dtype)
+    return d_x, centred * inverse, d_bias, jnp.zeros_like(mean), jnp.zeros_like(inverse)
+
+
+_normalise_by_running.defvjp(_by_running_fwd, _by_running_bwd)
+
+
+class BatchNorm(nnx.BatchNorm):
+    """`flax.nnx.BatchNorm` over the last axis with short derivatives written out: fewer passes and less to compile.
+
+    `train()` and `eval()` switch it as they switch its parent. Statistics are float32, in two passes; the running variance
+    takes the batch's biased variance, as Flax and TensorFlow's layers do (PyTorch takes the unbiased one).
+    No gradient flows into the running statistics.
+    """
+
+    def __call__(self, x: jax.Array, use_running_average: bool | None = None, *, mask: jax.Array | None = None) -> jax.Array:
+        """Normalises `x` [n, ..., channels]; see `flax.nnx.BatchNorm` for the arguments."""
+        running = self.use_running_average if use_running_average is None else use_running_average
+        plain = self.axis == -1 and self.axis_name is None and mask is None
+        if not plain or running is None or self.scale is None or self.bias is None:
+            return super().__call__(x, use_running_average, mask=mask)
+        scale, bias = self.scale[...], self.bias[...]
+        if running:
+            inverse = jax.lax.rsqrt(self.var[...] + self.epsilon)
+            return _normalise_by_running(x, scale, bias, self.mean[...], inverse)
+        y, mean, variance = _normalise_by_batch(x, scale, bias, self.epsilon)
+        keep = self.momentum
+        self.mean[...] = jax.lax.stop_gradient(keep * self.mean[...] + (1 - keep) * mean)
+        self.var[...] = jax.lax.stop_gradient(keep * self.var[...] + (1 - keep) * variance)
+        return y
 
 
 class Conv(nnx.Module):
@@ -191,6 +343,8 @@ class Conv(nnx.Module):
         pads = self.pads(x.shape[1], x.shape[2])
         if self.depthwise:
             y = depthwise_conv(x, kernel, self.stride, pads)
+        elif self.kernel_size == 1 and self.stride == 1 and self.groups == 1 and pads == ((0, 0), (0, 0)):
+            y = pointwise_conv(x, kernel[0, 0])
         elif self.groups == 1:
             y = conv2d(x, kernel, self.stride, pads)
         else:

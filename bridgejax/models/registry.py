@@ -17,7 +17,7 @@ import numpy as np
 from flax import nnx
 
 from bridgejax.errors import UserError, nearest
-from bridgejax.identity import derive_seed, write_json
+from bridgejax.identity import derive_seed, folder_digest, write_json
 from bridgejax.models.efficientnet_lite import EfficientNetLite, Preprocessing
 from bridgejax.models.weights import Rule, assign, export, read_tensors, save_tensors
 
@@ -70,6 +70,19 @@ def load_classifier(folder_or_name: str | Path, num_classes: int | None = None, 
     if num_classes is not None and num_classes != classes:
         reset_head(model, jax.random.key(derive_seed(seed, "head")), num_classes)
     return model
+
+
+def classifier_digest(folder_or_name: str | Path) -> str:
+    """Returns the SHA-256 of what decides a classifier: its config and its weights.
+
+    Raises:
+      UserError: the folder or one of its files is missing.
+    """
+    folder = _folder(folder_or_name)
+    _read_config(folder / CONFIG_FILE)
+    if not (folder / WEIGHTS_FILE).is_file():
+        raise UserError(f"{folder / WEIGHTS_FILE} is missing; a classifier folder needs it beside {CONFIG_FILE}.")
+    return folder_digest(folder, (CONFIG_FILE, WEIGHTS_FILE))
 
 
 def save_classifier(model: EfficientNetLite, folder: str | Path) -> None:
@@ -139,8 +152,8 @@ def reset_head(model: EfficientNetLite, key: jax.Array | int, num_classes: int |
     if classes != model.num_classes:
         model.head = nnx.eval_shape(lambda: nnx.Linear(width, classes, rngs=nnx.Rngs(0)))
         model.num_classes = classes
-    model.head.kernel.set_value(kernel)
-    model.head.bias.set_value(bias)
+    model.head.kernel = nnx.Param(kernel)
+    model.head.bias = nnx.Param(bias)
     return model
 
 

@@ -305,7 +305,8 @@ class UNet2DCondition(nnx.Module):
             added = TextTimeEmbedding(context[0], time_features, c["addition_embed_type_num_heads"], **options)
         elif self.addition is not None:
             raise UserError(
-                f"UNet config: addition_embed_type = {self.addition!r} is not supported; it must be None, 'text' or 'text_time'."
+                f"UNet config: addition_embed_type = {self.addition!r} is not supported; "
+                "it must be None, 'text' or 'text_time'."
             )
         self.add_embedding = added
 

@@ -219,11 +219,18 @@ def _generate(study: Study, workdir: Path) -> None:
     from bridgejax.synthesis import generate_set
 
     options = study.synthetic_options()
+    directory = workdir / SYNTHETIC_FOLDER
+    shards = _shards(directory)
     total = study.per_class * len(study.class_names)
     stage_heading(f"generate: {total} images of {len(study.class_names)} classes, {options['steps']} steps each")
     began = time.monotonic()
-    generate_set(workdir / SYNTHETIC_FOLDER, pipeline=study.pipeline, mesh=study.mesh, **options)
-    _add_seconds(workdir, "generate", time.monotonic() - began)
+    generate_set(directory, pipeline=study.pipeline, mesh=study.mesh, **options)
+    if _shards(directory) != shards:
+        _add_seconds(workdir, "generate", time.monotonic() - began)
+
+
+def _shards(directory: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in directory.glob("*record*")}
 
 
 def _train_pending(study: Study, workdir: Path, pending: list[Run]) -> None:

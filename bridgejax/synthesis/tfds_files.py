@@ -102,6 +102,13 @@ def write_tfds_files(
     width: int,
 ) -> None:
     """Writes features, labels and, last, the info file without which TFDS takes the folder for no dataset."""
-    write_atomic(directory / FEATURES_FILE, features_json(height, width, len(class_names)))
-    write_atomic(directory / LABELS_FILE, "\n".join(class_names) + "\n")
-    write_atomic(directory / INFO_FILE, info_json(description, formats, shard_lengths, num_bytes))
+    contents = {
+        FEATURES_FILE: features_json(height, width, len(class_names)),
+        LABELS_FILE: "\n".join(class_names) + "\n",
+        INFO_FILE: info_json(description, formats, shard_lengths, num_bytes),
+    }
+    for name, content in contents.items():
+        file = directory / name
+        # A finished set is only verified: its files keep their dates.
+        if not file.is_file() or file.read_bytes() != content.encode():
+            write_atomic(file, content)

@@ -9,15 +9,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bridgejax.recipes import default_recipes
     from bridgejax.training.loop import RunResult, evaluate, train_recipe
     from bridgejax.training.losses import cross_entropy, soft_target
     from bridgejax.training.optimizers import Optimizer, Schedule, make_optimizer
-    from bridgejax.training.recipe_table import default_recipes
     from bridgejax.training.recipes import Recipe, Stage, recipe_from_config
     from bridgejax.training.state import TrainState
     from bridgejax.training.steps import make_eval_step, make_train_step, mixup
 
 _HOMES = {
+    "default_recipes": "recipes",
     "RunResult": "loop",
     "evaluate": "loop",
     "train_recipe": "loop",
@@ -26,7 +27,6 @@ _HOMES = {
     "Optimizer": "optimizers",
     "Schedule": "optimizers",
     "make_optimizer": "optimizers",
-    "default_recipes": "recipe_table",
     "Recipe": "recipes",
     "Stage": "recipes",
     "recipe_from_config": "recipes",

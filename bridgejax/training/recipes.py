@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from bridgejax.errors import UserError, nearest
-from bridgejax.training.recipe_table import default_recipes
+from bridgejax.recipes import default_recipes
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "data": ("real", "synthetic", "mixed"),

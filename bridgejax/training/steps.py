@@ -82,16 +82,29 @@ class TrainStep:
         on_host = not isinstance(parts["label"], jax.Array)
         placed = batches.place(parts, self._program.mesh)
         if self._program.mesh is not None:
-            state = _replicated(state, state.step, self._program.mesh)
+            state = _replicated(state, self._program.mesh)
+        settings = self._settings_of(state, placed)
         shape = (state.structure, tuple(placed["image"].shape), str(placed["image"].dtype))
         if shape not in self._seen and shape not in self._classes:
-            self._jitted.trace(state, placed, self._settings)  # tells the number of classes; the call below reuses it
+            self._jitted.trace(state, placed, settings)  # tells the number of classes; the call below reuses it
         if on_host or (shape not in self._seen and parts["label"].is_fully_addressable):
             # Labels already on a device are looked at once: doing it every step would wait for each transfer. The
             # program itself turns the loss into NaN where a label is out of range.
             batches.check_labels(parts, self._classes[shape])
         self._seen.add(shape)
-        return self._jitted(state, placed, self._settings)
+        return self._jitted(state, placed, settings)
+
+    def _settings_of(self, state: TrainState, parts: dict[str, Any]) -> dict[str, Any]:
+        """Returns the step's settings, with this step's Mixup where the program mixes."""
+        if not self._program.mixes:
+            return self._settings
+        rows = parts["image"].shape[0]
+        if self._settings["mixup_alpha"] > 0:
+            draw = _draw_program(rows, self._program.mesh)
+            lam, partners = draw(state.key, state.step, self._settings["mixup_alpha"], parts.get("mask"))
+        else:
+            lam, partners = np.float32(1), np.arange(rows, dtype=np.int32)
+        return {**self._settings, "lam": lam, "partners": partners}
 
 
 def make_train_step(
@@ -178,9 +191,7 @@ def _train_program(program: _Program) -> tuple[Any, dict[Any, int]]:
 
     def step(state: TrainState, batch: dict[str, Any], settings: dict[str, Any]) -> tuple[TrainState, dict[str, Any]]:
         label, mask = batch["label"], batch.get("mask")
-        key = jax.random.fold_in(state.key, state.step)
-
-        drawn = _draw_mixup(key, settings["mixup_alpha"], label.shape[0], mask) if program.mixes else None
+        drawn = (settings["lam"], settings["partners"]) if program.mixes else None
 
         def mixed(values: jax.Array) -> jax.Array:
             return values if drawn is None else _mix(values, *drawn)
@@ -227,7 +238,7 @@ def _train_program(program: _Program) -> tuple[Any, dict[Any, int]]:
     if program.mesh is None:
         return jax.jit(step, donate_argnums=0), classes
     whole, split = replicated(program.mesh), data_sharding(program.mesh)
-    jitted = jax.jit(step, donate_argnums=0, in_shardings=(whole, split, None), out_shardings=(whole, whole))
+    jitted = jax.jit(step, donate_argnums=0, in_shardings=(whole, split, whole), out_shardings=(whole, whole))
     return jitted, classes
 
 
@@ -247,7 +258,7 @@ class EvalStep:
             structure, arrays, _, _ = Structure.of(state)
         placed = batches.place(parts, self._mesh)
         if self._mesh is not None:
-            arrays = _replicated(arrays, next(iter(arrays.values())), self._mesh)
+            arrays = _replicated(arrays, self._mesh)
         metrics = self._jitted(structure, arrays, placed)
         if "label" in parts and not isinstance(parts["label"], jax.Array):
             batches.check_labels(parts, metrics["logits"].shape[-1])
@@ -328,11 +339,20 @@ def _set_mode(model: Any, batch_norm: str) -> None:
                 module.use_running_average = True
 
 
+@functools.cache
+def _draw_program(rows: int, mesh: Mesh | None) -> Any:
+    """Returns the jitted draw of a step's Mixup: its own program, since sampling Beta takes longer to compile than to run."""
+
+    def draw(key: jax.Array, step: jax.Array, alpha: jax.Array, mask: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+        return _draw_mixup(jax.random.fold_in(key, step), alpha, rows, mask)
+
+    return jax.jit(draw) if mesh is None else jax.jit(draw, out_shardings=replicated(mesh))
+
+
 def _draw_mixup(key: jax.Array, alpha: jax.Array, rows: int, mask: jax.Array | None) -> tuple[jax.Array, jax.Array]:
-    """Returns λ (1 where α is 0) and partners (int32 [rows]) that never pair a row that counts with padding."""
+    """Returns λ ~ Beta(α, α), α > 0, and partners (int32 [rows]) that never pair a row that counts with padding."""
     for_lam, for_partners = jax.random.split(key)
-    drawn = jax.random.beta(for_lam, jnp.maximum(alpha, 1e-3), jnp.maximum(alpha, 1e-3))
-    lam = jnp.where(alpha > 0, drawn, 1.0).astype(jnp.float32)
+    lam = jax.random.beta(for_lam, alpha, alpha).astype(jnp.float32)
     padding = jnp.zeros(rows, bool) if mask is None else mask <= 0
     order = jnp.argsort(padding, stable=True)
     shuffled = jnp.argsort(jnp.where(padding, 2.0, jax.random.uniform(for_partners, (rows,))), stable=True)
@@ -354,7 +374,9 @@ def _teacher(logits: jax.Array, classes: int, temperature: jax.Array) -> jax.Arr
     return jax.nn.softmax(logits.astype(jnp.float32) / temperature)
 
 
-def _replicated(tree: Any, sample: jax.Array, mesh: Mesh) -> Any:
-    """Returns the tree with a whole copy on each device; as it is when one of its arrays, `sample`, already is so."""
+def _replicated(tree: Any, mesh: Mesh) -> Any:
+    """Returns the tree with a whole copy of each array on each device; as it is when that is already so."""
     whole = replicated(mesh)
-    return tree if sample.sharding == whole else jax.device_put(tree, whole)
+    if all(x.sharding == whole for x in jax.tree.leaves(tree)):
+        return tree
+    return jax.device_put(tree, whole)

@@ -37,7 +37,7 @@ class TorchNet(torch.nn.Module):
 
 
 def close(state: TrainState, reference: TorchNet) -> None:
-    """Parameters within 1e-5 of the largest of their tensor; 1e-8 for a bias before batch norm, which stays 0 but for rounding."""
+    """Parameters within 1e-5 of the largest of their tensor; 1e-8 for a bias before batch norm: 0 but for rounding."""
     ours = {
         "conv.weight": np.transpose(state.params["conv.kernel"], (3, 2, 0, 1)),
         "conv.bias": state.params["conv.bias"],

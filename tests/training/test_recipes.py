@@ -46,7 +46,7 @@ def test_the_control_takes_as_many_steps_as_bridged_however_lengths_are_set(step
 
 
 def test_the_table_imports_nothing_heavy():
-    code = "import sys, bridgejax.training.recipes, bridgejax.training.recipe_table as t; t.default_recipes()"
+    code = "import sys, bridgejax.training.recipes, bridgejax.recipes as t; t.default_recipes()"
     check = "; assert not {'jax', 'flax', 'tensorflow'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code + check], check=True)
 

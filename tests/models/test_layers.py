@@ -1,0 +1,128 @@
+"""The fast CPU layers give XLA's and Flax's own values and gradients."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bridgejax.errors import UserError
+from bridgejax.models.layers import BatchNorm, Conv, depthwise_conv, pointwise_conv, relu6, same_padding
+
+EPS = float(np.finfo(np.float32).eps)
+
+
+def _close(ours: jax.Array, theirs: jax.Array, terms: int) -> None:
+    """Both sum `terms` products of values of order 1 in float32, in different orders: errors stay below 8·√terms·ε·scale."""
+    ours, theirs = np.asarray(ours), np.asarray(theirs)
+    assert ours.shape == theirs.shape
+    scale = max(float(np.abs(theirs).max()), float(np.sqrt(terms)))
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=8 * np.sqrt(terms) * EPS * scale)
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    height=st.integers(1, 13),
+    width=st.integers(1, 13),
+    channels=st.integers(1, 5),
+    kernel=st.sampled_from([3, 5]),
+    stride=st.sampled_from([1, 2, 3]),
+    batch=st.integers(1, 3),
+)
+def test_depthwise_equals_grouped_convolution_with_its_gradients(
+    height: int, width: int, channels: int, kernel: int, stride: int, batch: int
+) -> None:
+    rng = np.random.default_rng(height * 100 + width)
+    x = jnp.asarray(rng.normal(size=(batch, height, width, channels)), jnp.float32)
+    k = jnp.asarray(rng.normal(size=(kernel, kernel, 1, channels)), jnp.float32)
+    pads = (same_padding(height, kernel, stride), same_padding(width, kernel, stride))
+
+    def grouped(x: jax.Array, k: jax.Array) -> jax.Array:
+        return jax.lax.conv_general_dilated(
+            x, k, (stride, stride), pads, dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=channels
+        )
+
+    expected, expected_vjp = jax.vjp(grouped, x, k)
+    got, got_vjp = jax.vjp(lambda x, k: depthwise_conv(x, k, stride, pads), x, k)
+    _close(got, expected, kernel * kernel)
+    grad = jnp.asarray(rng.normal(size=expected.shape), jnp.float32)
+    for ours, theirs, terms in zip(got_vjp(grad), expected_vjp(grad), (kernel * kernel, grad.size // channels), strict=True):
+        _close(ours, theirs, terms)
+
+
+def test_depthwise_row_loop_and_single_reduction_agree_at_their_border() -> None:
+    rng = np.random.default_rng(0)
+    k = jnp.asarray(rng.normal(size=(5, 5, 1, 2)), jnp.float32)
+    for size in (4, 5):
+        x = jnp.asarray(rng.normal(size=(2, size, size, 2)), jnp.float32)
+        pads = (same_padding(size, 5, 1),) * 2
+        gradient = jax.grad(lambda k, x=x, pads=pads: jnp.sum(depthwise_conv(x, k, 1, pads) ** 2))(k)
+        padded = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+        y = depthwise_conv(x, k, 1, pads)
+        tap = jnp.sum(2 * y * padded[:, 1 : 1 + size, 3 : 3 + size], (0, 1, 2))
+        _close(gradient[1, 3, 0], tap, 2 * size * size * 25)
+
+
+def test_padding_is_tensorflows() -> None:
+    assert same_padding(224, 3, 2) == (0, 1)
+    assert same_padding(7, 5, 1) == (2, 2)
+    assert same_padding(5, 3, 2) == (1, 1)
+
+
+def test_pointwise_gradients_are_those_of_the_matrix_product() -> None:
+    rng = np.random.default_rng(1)
+    x, k = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((2, 3, 4, 5), (5, 7)))
+    loss = lambda f: jax.grad(lambda x, k: jnp.sum(jnp.sin(f(x, k))), (0, 1))(x, k)  # noqa: E731
+    for ours, theirs in zip(loss(pointwise_conv), loss(lambda x, k: x @ k), strict=True):
+        _close(ours, theirs, 24)
+
+
+def test_relu6_has_zero_slope_at_both_bends() -> None:
+    x = jnp.asarray([-1.0, 0.0, 3.0, 6.0, 7.0])
+    np.testing.assert_array_equal(relu6(x), [0, 0, 3, 6, 6])
+    np.testing.assert_array_equal(jax.grad(lambda x: relu6(x).sum())(x), [0, 0, 1, 0, 0])
+
+
+@pytest.mark.parametrize("running", [False, True])
+def test_batch_norm_equals_flax_with_gradients_and_statistics(running: bool) -> None:
+    rng = np.random.default_rng(2)
+    x = jnp.asarray(rng.normal(3, 2, size=(4, 5, 6, 7)), jnp.float32)
+    weight = jnp.asarray(rng.normal(size=x.shape), jnp.float32)
+    ours, theirs = (
+        kind(7, use_running_average=running, momentum=0.9, epsilon=1e-3, rngs=nnx.Rngs(0), **extra)
+        for kind, extra in ((BatchNorm, {}), (nnx.BatchNorm, {"use_fast_variance": False}))
+    )
+    for layer in (ours, theirs):
+        layer.scale[...] = jnp.linspace(0.5, 2, 7)
+        layer.bias[...] = jnp.linspace(-1, 1, 7)
+        layer.mean[...] = jnp.linspace(2, 4, 7)
+        layer.var[...] = jnp.linspace(1, 5, 7)
+
+    def run(layer: nnx.BatchNorm) -> tuple[jax.Array, ...]:
+        graph, params, rest = nnx.split(layer, nnx.Param, ...)
+
+        def loss(params: nnx.State, x: jax.Array) -> tuple[jax.Array, nnx.State]:
+            module = nnx.merge(graph, params, rest, copy=True)
+            return jnp.sum(weight * jnp.sin(module(x))), nnx.state(module, nnx.BatchStat)
+
+        (value, stats), grads = jax.value_and_grad(loss, (0, 1), has_aux=True)(params, x)
+        return (value, *jax.tree.leaves(stats), *jax.tree.leaves(grads))
+
+    for got, expected in zip(run(ours), run(theirs), strict=True):
+        _close(got, expected, 120)
+
+
+def test_impossible_convolutions_are_refused() -> None:
+    with pytest.raises(UserError, match="groups"):
+        Conv(6, 8, 3, groups=4, rngs=nnx.Rngs(0))
+    with pytest.raises(UserError, match="padding"):
+        Conv(6, 8, 3, padding="FULL", rngs=nnx.Rngs(0))
+
+
+def test_general_groups_and_bias_go_through() -> None:
+    conv = Conv(4, 6, 3, 2, padding=1, groups=2, rngs=nnx.Rngs(0))
+    assert conv(jnp.ones((2, 8, 8, 4))).shape == (2, 4, 4, 6)
