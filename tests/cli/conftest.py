@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -71,6 +72,8 @@ def command() -> Callable[..., subprocess.Popen]:
             stderr=subprocess.PIPE,
             text=True,
             env=dict(os.environ),
+            # A shell's background jobs ignore Ctrl-C, and their children with them.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     return start
