@@ -104,9 +104,7 @@ def load_square(path: Path, margin: float = 0.04) -> np.ndarray | None:
     side = round(max(height, width) * (1 + 2 * margin))
     canvas = Image.new("RGB", (side, side), (255, 255, 255))
     canvas.paste(Image.fromarray(flat[top:bottom, left:right]), ((side - width) // 2, (side - height) // 2))
-    return np.asarray(
-        canvas.resize((SIZE, SIZE), Image.Resampling.LANCZOS if side > SIZE else Image.Resampling.BICUBIC)
-    )
+    return np.asarray(canvas.resize((SIZE, SIZE), Image.Resampling.LANCZOS if side > SIZE else Image.Resampling.BICUBIC))
 
 
 def colourfulness(image: np.ndarray) -> tuple[float, float]:
@@ -232,9 +230,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, required=True, help="the .npz to write")
     parser.add_argument("--openclipart", type=Path, help="folder .../usr/share/openclipart/png, already unpacked")
     parser.add_argument("--emoji", type=Path, help="folder of the unpacked npm package")
-    parser.add_argument(
-        "--work", type=Path, default=Path("clipart_work"), help="where packages are downloaded and unpacked"
-    )
+    parser.add_argument("--work", type=Path, default=Path("clipart_work"), help="where packages are downloaded and unpacked")
     parser.add_argument("--sheets", type=Path, help="folder for contact sheets, one or more per class")
     arguments = parser.parse_args(argv)
     words = json.loads((HERE / "clipart_words.json").read_text(encoding="utf-8"))

@@ -38,9 +38,7 @@ COMMON_TEXTS = (
     "view plain simple realistic beautiful object animal plant food thing kind type class style low high quality",
     "resolution jpeg corrupted pixelated itap origami video game",
 )
-PATTERN = re.compile(
-    r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[^\W\d_]+|\d|[^\s\w]+|_+", re.IGNORECASE
-)
+PATTERN = re.compile(r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[^\W\d_]+|\d|[^\s\w]+|_+", re.IGNORECASE)
 
 
 def byte_alphabet() -> dict[int, str]:
@@ -64,9 +62,7 @@ class Tokenizer:
     """A byte-pair tokenizer with the files and the behaviour of CLIPTokenizer (lower case, ``</w>`` ends a word)."""
 
     def __init__(self, merges: Sequence[tuple[str, str]]):
-        alphabet = list(
-            dict.fromkeys(byte_alphabet()[b] for b in sorted(byte_alphabet(), key=lambda b: byte_alphabet()[b]))
-        )
+        alphabet = list(dict.fromkeys(byte_alphabet()[b] for b in sorted(byte_alphabet(), key=lambda b: byte_alphabet()[b])))
         tokens = [*alphabet, *(a + "</w>" for a in alphabet), *(a + b for a, b in merges), START, END]
         self.vocabulary = {token: index for index, token in enumerate(dict.fromkeys(tokens))}
         self.merges = list(merges)

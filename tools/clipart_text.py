@@ -57,9 +57,7 @@ def train_text(
     graph = nnx.split(nnx.eval_shape(lambda: CLIPTextModel(config, rngs=nnx.Rngs(seed))))[0]
     width = config["hidden_size"]
     heads = (int(class_of.max()) + 1, int(noun_of.max()) + 1)
-    optimizer = optax.adamw(
-        optax.warmup_cosine_decay_schedule(0.0, learning_rate, 50, steps), b2=0.99, weight_decay=1e-3
-    )
+    optimizer = optax.adamw(optax.warmup_cosine_decay_schedule(0.0, learning_rate, 50, steps), b2=0.99, weight_decay=1e-3)
 
     @jax.jit
     def start() -> dict[str, Any]:

@@ -210,9 +210,7 @@ def draw(data: TrainingSet, key: jax.Array, batch_size: int, class_only: float) 
     pictures = data.rows[classes, within]
     variant = jax.random.randint(keys[2], (batch_size,), 0, data.variants.shape[1])
     latents = data.latents[data.variants[pictures, variant]]
-    by_class = data.class_captions[
-        pictures, jax.random.randint(keys[3], (batch_size,), 0, data.class_captions.shape[1])
-    ]
+    by_class = data.class_captions[pictures, jax.random.randint(keys[3], (batch_size,), 0, data.class_captions.shape[1])]
     by_noun = data.noun_captions[pictures, jax.random.randint(keys[4], (batch_size,), 0, data.noun_captions.shape[1])]
     caption = jnp.where(jax.random.bernoulli(keys[5], class_only, (batch_size,)), by_class, by_noun)
     caption = jnp.where(jax.random.bernoulli(keys[6], UNCONDITIONAL, (batch_size,)), 0, caption)
@@ -250,11 +248,12 @@ def train_unet(
     sheet: Callable[[Any, int], None],
     unet: dict[str, Any] | None = None,
     first_text: Any = None,
+    first_unet: Any = None,
 ) -> Any:
     """Trains to ``work/unet.npz`` (resumable at any time) and returns the moving-average parameters of ``Denoiser``.
 
-    ``sheet`` is called with them and the step every ``options.sheet_every`` minutes and at the end. ``first_text`` holds the
-    text encoder's initial parameters (``clipart_text``).
+    ``sheet`` is called with them and the step every ``options.sheet_every`` minutes and at the end. ``first_text`` and
+    ``first_unet`` hold initial parameters.
     """
     config = unet or UNET_CONFIG
     graph = nnx.split(nnx.eval_shape(lambda: Denoiser(config, text, nnx.Rngs(options.seed))))[0]
@@ -266,6 +265,8 @@ def train_unet(
         params = nnx.split(Denoiser(config, text, nnx.Rngs(options.seed)))[1]
         if first_text is not None:
             params["text_encoder"] = first_text
+        if first_unet is not None:
+            params["unet"] = first_unet
         return {
             "params": params,
             "ema": params,
@@ -280,9 +281,7 @@ def train_unet(
         n = latents.shape[0]
         # One stratum of the timesteps per example: less variance than independent draws.
         positions = (jnp.arange(n) + jax.random.uniform(time_key, (n,))) / n
-        timesteps = jnp.minimum(
-            (positions**options.timestep_power * TRAIN_TIMESTEPS).astype(jnp.int32), TRAIN_TIMESTEPS - 1
-        )
+        timesteps = jnp.minimum((positions**options.timestep_power * TRAIN_TIMESTEPS).astype(jnp.int32), TRAIN_TIMESTEPS - 1)
         alpha = alphas[timesteps][:, None, None, None]
         noise = jax.random.normal(noise_key, latents.shape)
         noisy = jnp.sqrt(alpha) * latents + jnp.sqrt(1.0 - alpha) * noise

@@ -62,11 +62,7 @@ def reconstruction_loss(output: jax.Array, target: jax.Array) -> jax.Array:
     coarse = error.reshape(n, h // 4, 4, w // 4, 4, c).mean((2, 4))
     hue = coarse - coarse.mean(-1, keepdims=True)
     return (
-        jnp.abs(error).mean()
-        + 0.5 * edges
-        + 0.5 * jnp.abs(coarse).mean()
-        + jnp.abs(hue).mean()
-        + 4.0 * jnp.square(hue).mean()
+        jnp.abs(error).mean() + 0.5 * edges + 0.5 * jnp.abs(coarse).mean() + jnp.abs(hue).mean() + 4.0 * jnp.square(hue).mean()
     )
 
 

@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from clipart_captions import Tokenizer, training_texts
-from clipart_state import load_state, log
+from clipart_state import load_state, log, save_state
 from flax import nnx
 from PIL import Image, ImageDraw
 
@@ -86,6 +86,30 @@ def cached_latents(
     return built, scale
 
 
+def published(folder: Path, text: dict[str, Any], tokenizer: Tokenizer) -> dict[str, Any]:
+    """Parameters of a folder that ``export`` wrote, by network: "text_encoder", "unet" and "vae"."""
+    from bridgejax.models.clip_text import CLIPTextModel
+    from bridgejax.models.unet import UNet2DCondition
+    from bridgejax.models.weights import CLIP_TEXT_RULES, UNET_LINEAR_RULES, VAE_RULES, assign, read_tensors
+
+    vocabulary = json.loads((folder / "tokenizer/vocab.json").read_text(encoding="utf-8"))
+    if vocabulary != tokenizer.vocabulary:
+        raise SystemExit(
+            f"{folder / 'tokenizer'}: another vocabulary than that of --data; rebuild the pictures it was trained on"
+        )
+    builders = {
+        "text_encoder": (lambda: CLIPTextModel(text, rngs=nnx.Rngs(0)), CLIP_TEXT_RULES),
+        "unet": (lambda: UNet2DCondition(parts.UNET_CONFIG, rngs=nnx.Rngs(0)), UNET_LINEAR_RULES),
+        "vae": (lambda: AutoencoderKL(clipart_vae.CONFIG, rngs=nnx.Rngs(0)), VAE_RULES),
+    }
+    found = {}
+    for name, (build, rules) in builders.items():
+        tensors = {key.removeprefix("text_model."): value for key, value in read_tensors(folder / name).items()}
+        model = assign(nnx.eval_shape(build), tensors, rules, str(folder / name), dtype=jnp.float32)
+        found[name] = nnx.split(model)[1]
+    return found
+
+
 class Sampler:
     """DDIM sampling with the networks under training, for sheets and the probe."""
 
@@ -103,9 +127,7 @@ class Sampler:
         def sample(params: Any, vae_params: Any, tokens: jax.Array, key: jax.Array) -> jax.Array:
             denoiser = nnx.merge(graph, params)
             n = tokens.shape[0]
-            context = denoiser.text_encoder(
-                jnp.concatenate([jnp.broadcast_to(empty, tokens.shape), tokens])
-            ).last_hidden_state
+            context = denoiser.text_encoder(jnp.concatenate([jnp.broadcast_to(empty, tokens.shape), tokens])).last_hidden_state
 
             def body(latents: jax.Array, row: Any) -> tuple[jax.Array, None]:
                 t, alpha, after = row
@@ -172,8 +194,7 @@ def probe(images: np.ndarray, labels: list[str], size: int = 160) -> dict[str, A
 
     def features(pictures: list[np.ndarray]) -> np.ndarray:
         arrays = [
-            np.asarray(Image.fromarray(p).resize((size, size), Image.Resampling.BICUBIC), np.float32) / 255
-            for p in pictures
+            np.asarray(Image.fromarray(p).resize((size, size), Image.Resampling.BICUBIC), np.float32) / 255 for p in pictures
         ]
         batch = (np.stack(arrays) - mean) / deviation
         padded = np.concatenate([batch, np.zeros((-len(batch) % 16, *batch.shape[1:]), np.float32)])
@@ -294,9 +315,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, required=True, help="the .npz of build_clipart.py")
     parser.add_argument("--work", type=Path, required=True, help="folder of checkpoints, sheets and cached latents")
     parser.add_argument("--output", type=Path, default=ASSET, help="the diffusers folder to write")
-    parser.add_argument(
-        "--parts", default="vae,decoder,text,unet,probe,export", help="which parts to do, separated by commas"
-    )
+    parser.add_argument("--parts", default="vae,decoder,text,unet,probe,export", help="which parts to do, separated by commas")
     parser.add_argument("--vae-steps", type=int, default=2000)
     parser.add_argument("--decoder-steps", type=int, default=1500)
     parser.add_argument("--text-steps", type=int, default=500)
@@ -306,9 +325,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=0.0, help="train the UNet this long instead of --steps")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
-    parser.add_argument(
-        "--copies", type=int, default=0, help="scaled and shifted copies of each picture and its mirror image"
-    )
+    parser.add_argument("--copies", type=int, default=0, help="scaled and shifted copies of each picture and its mirror image")
     parser.add_argument("--class-only", type=float, default=0.2, help="share of captions that name the class alone")
     parser.add_argument("--timestep-power", type=float, default=0.7, help="below 1: more of the noisy timesteps")
     parser.add_argument("--sheet-every", type=float, default=8.0, help="minutes between sample sheets")
@@ -320,6 +337,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--probe-images", type=int, default=30, help="generated images per class for the probe")
     parser.add_argument("--probe-nouns", action="store_true", help="probe noun prompts too")
     parser.add_argument("--note", action="append", default=[], metavar="KEY=VALUE", help="a line for PROVENANCE.md")
+    parser.add_argument(
+        "--start", type=Path, metavar="FOLDER", help="go on from an exported folder's weights (parts unet,probe,export)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(argv)
     wanted = options.parts.split(",")
@@ -327,6 +347,9 @@ def main(argv: list[str] | None = None) -> int:
     data = load_data(options.data)
     tokenizer = make_tokenizer(data)
     text = parts.text_config(tokenizer)
+    first = published(options.start, text, tokenizer) if options.start else {}
+    if first and not (options.work / "vae.npz").is_file():
+        save_state(options.work / "vae.npz", {"ema": first["vae"]})
     if "vae" in wanted:
         clipart_vae.train_vae(
             data,
@@ -346,7 +369,7 @@ def main(argv: list[str] | None = None) -> int:
             seed=options.seed,
         )
     classes, nouns = ([str(x) for x in data[key]] for key in ("classes", "nouns"))
-    first_text = None
+    first_text, first_unet = first.get("text_encoder"), first.get("unet")
     if "text" in wanted:
         first_text = clipart_text.train_text(
             classes,
@@ -373,10 +396,7 @@ def main(argv: list[str] | None = None) -> int:
         images = sampler(params, prompts + [p for _, p in nouns], seed=1)
         half = columns // 2
         ordered = np.concatenate(
-            [
-                np.concatenate([images[i * half : i * half + half], images[(11 + i) * half : (12 + i) * half]])
-                for i in range(11)
-            ]
+            [np.concatenate([images[i * half : i * half + half], images[(11 + i) * half : (12 + i) * half]]) for i in range(11)]
         )
         draw_sheet(ordered, list(CLASSES), columns, options.work / f"sheet_{step:06d}.png")
         log(f"sheet_{step:06d}.png")
@@ -411,11 +431,9 @@ def main(argv: list[str] | None = None) -> int:
             class_only=options.class_only,
             timestep_power=options.timestep_power,
         )
-        parts.train_unet(training_set, text, options.work, train_options, report, first_text=first_text)
+        parts.train_unet(training_set, text, options.work, train_options, report, first_text=first_text, first_unet=first_unet)
     abstract = nnx.split(nnx.eval_shape(lambda: parts.Denoiser(parts.UNET_CONFIG, text, nnx.Rngs(0))))[1]
-    state = load_state(
-        options.work / "unet.npz", {"ema": abstract, "step": jax.ShapeDtypeStruct((), jnp.int32)}, partial=True
-    )
+    state = load_state(options.work / "unet.npz", {"ema": abstract, "step": jax.ShapeDtypeStruct((), jnp.int32)}, partial=True)
     if state is None:
         raise SystemExit(f"{options.work / 'unet.npz'}: no trained UNet; run the unet part first")
     params, step = state["ema"], int(state["step"])
