@@ -140,8 +140,9 @@ class EfficientNetLite(nnx.Module):
         for block in self.blocks:
             x = block(x)
         x = relu6(self.bn1(self.conv_head(x)))
-        return jnp.mean(x, (1, 2), dtype=jnp.float32)
+        return jnp.mean(x, (1, 2), dtype=jnp.promote_types(x.dtype, jnp.float32))
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """Returns logits, float32 [n, num_classes], of images as `features` takes them."""
-        return self.head(self.features(images)).astype(jnp.float32)
+        logits = self.head(self.features(images))
+        return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))

@@ -206,15 +206,20 @@ relu6.defvjp(
 )
 
 
+def _wide(x: jax.Array) -> jax.Array:
+    """Float32 at least: statistics and sums of shorter floats are taken in float32."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
 def _sums(grad: jax.Array, x: jax.Array, mean: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns the sums over all axes but the last of grad and of grad · (x - mean), in float32."""
+    """Returns the sums over all axes but the last of grad and of grad · (x - mean), in float32 at least."""
     axes = tuple(range(x.ndim - 1))
-    wide = grad.astype(jnp.float32)
-    return jnp.sum(wide, axes), jnp.sum(wide * (x.astype(jnp.float32) - mean), axes)
+    wide = _wide(grad)
+    return jnp.sum(wide, axes), jnp.sum(wide * (_wide(x) - mean), axes)
 
 
 def _affine(x: jax.Array, scale: jax.Array, bias: jax.Array, mean: jax.Array, inverse: jax.Array) -> jax.Array:
-    return ((x.astype(jnp.float32) - mean) * (scale * inverse) + bias).astype(x.dtype)
+    return ((_wide(x) - mean) * (scale * inverse) + bias).astype(x.dtype)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -225,7 +230,7 @@ def _normalise_by_batch(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon
 
 def _by_batch_fwd(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float):  # type: ignore[no-untyped-def]
     axes = tuple(range(x.ndim - 1))
-    wide = x.astype(jnp.float32)
+    wide = _wide(x)
     mean = jnp.mean(wide, axes)
     # Two passes: E[x²] - E[x]² loses digits where the mean is large.
     variance = jnp.mean(jnp.square(wide - mean), axes)
@@ -240,7 +245,7 @@ def _by_batch_bwd(epsilon: float, kept: tuple[jax.Array, ...], grads: tuple[jax.
     d_bias, centred = _sums(grad, x, mean)
     count = x.size // x.shape[-1]
     slope = centred * inverse * inverse / count
-    wide = grad.astype(jnp.float32) - d_bias / count - (x.astype(jnp.float32) - mean) * slope
+    wide = _wide(grad) - d_bias / count - (_wide(x) - mean) * slope
     return (wide * (scale * inverse)).astype(x.dtype), centred * inverse, d_bias
 
 
@@ -262,7 +267,7 @@ def _by_running_fwd(
 def _by_running_bwd(kept: tuple[jax.Array, ...], grad: jax.Array) -> tuple[jax.Array, ...]:
     x, scale, mean, inverse = kept
     d_bias, centred = _sums(grad, x, mean)
-    d_x = (grad.astype(jnp.float32) * (scale * inverse)).astype(x.dtype)
+    d_x = (_wide(grad) * (scale * inverse)).astype(x.dtype)
     return d_x, centred * inverse, d_bias, jnp.zeros_like(mean), jnp.zeros_like(inverse)
 
 
