@@ -103,7 +103,7 @@ class TrainStep:
             draw = _draw_program(rows, self._program.mesh)
             lam, partners = draw(state.key, state.step, self._settings["mixup_alpha"], parts.get("mask"))
         else:
-            lam, partners = np.float32(1), np.arange(rows, dtype=np.int32)
+            lam, partners = _no_mixup(rows, self._program.mesh)
         return {**self._settings, "lam": lam, "partners": partners}
 
 
@@ -347,6 +347,13 @@ def _draw_program(rows: int, mesh: Mesh | None) -> Any:
         return _draw_mixup(jax.random.fold_in(key, step), alpha, rows, mask)
 
     return jax.jit(draw) if mesh is None else jax.jit(draw, out_shardings=replicated(mesh))
+
+
+@functools.cache
+def _no_mixup(rows: int, mesh: Mesh | None) -> tuple[jax.Array, jax.Array]:
+    """Returns the draw that mixes nothing, placed as `_draw_program` places its own: other placements compile anew."""
+    drawn = (jnp.ones((), jnp.float32), jnp.arange(rows, dtype=jnp.int32))
+    return drawn if mesh is None else jax.device_put(drawn, replicated(mesh))
 
 
 def _draw_mixup(key: jax.Array, alpha: jax.Array, rows: int, mask: jax.Array | None) -> tuple[jax.Array, jax.Array]:

@@ -9,12 +9,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from flax import nnx
 from training_fixtures import PlainNet, Streams, TinyNet, examples, task
 
 from bridgejax.errors import UserError
+from bridgejax.mesh import make_mesh
 from bridgejax.training import TrainState, evaluate, make_optimizer, recipe_from_config, train_recipe
 from bridgejax.training.loop import _plans
 
@@ -114,12 +116,22 @@ def test_schedules_span_stages_that_go_on():
     assert rates[2] == [1.0] * 5
 
 
-def test_arms_lengths_and_seeds_share_one_program():
-    run([{"steps": 3, "learning_rate": 0.1}], batch_size=7)
+@pytest.mark.parametrize("mesh", [None, "all"])
+def test_arms_lengths_and_seeds_share_one_program(mesh, caplog):
+    where = None if mesh is None else make_mesh([("data", 1)], devices=jax.devices()[:1])
+    run([{"steps": 3, "learning_rate": 0.1}], batch_size=7, mesh=where)
     before = TinyNet.traces
-    run([{"steps": 4, "mixup_alpha": 0.3, "warmup_steps": 1}, {"steps": 2, "reset": "head"}], batch_size=7, seed=5)
-    run([{"steps": 6, "schedule": "constant", "weight_decay": 0.0, "label_smoothing": 0.1}], batch_size=7, seed=6)
+    with jax.log_compiles(), caplog.at_level("WARNING"):
+        run(
+            [{"steps": 4, "mixup_alpha": 0.3, "warmup_steps": 1}, {"steps": 2, "reset": "head"}],
+            batch_size=7,
+            seed=5,
+            mesh=where,
+        )
+        run([{"steps": 6, "schedule": "constant", "weight_decay": 0.0, "label_smoothing": 0.1}], batch_size=7, mesh=where)
     assert TinyNet.traces == before
+    assert "compilation of jit(draw)" in caplog.text  # Mixup's draw is a program of its own
+    assert "compilation of jit(step)" not in caplog.text
 
 
 def start(folder: Path, name: str, kill_at: int) -> tuple[int, dict]:
