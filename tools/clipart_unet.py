@@ -65,7 +65,7 @@ TEXT_CONFIG: dict[str, Any] = {
     "num_attention_heads": 4,
     "num_hidden_layers": 2,
     "projection_dim": 128,
-    "torch_dtype": "float16",
+    "torch_dtype": "float32",
 }
 SCHEDULER_CONFIG: dict[str, Any] = {
     "_class_name": "DDIMScheduler",

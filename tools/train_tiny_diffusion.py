@@ -267,7 +267,9 @@ def export(
         ("unet/diffusion_pytorch_model.safetensors", export_tensors(denoiser.unet, UNET_LINEAR_RULES)),
         ("vae/diffusion_pytorch_model.safetensors", export_tensors(vae, VAE_RULES)),
     ):
-        save_tensors(folder / file, {k: v.astype(np.float16) for k, v in tensors.items()})
+        # transformers takes a text encoder's type from its file while diffusers loads the rest as float32: they must meet.
+        kind = np.float32 if file.startswith("text_encoder") else np.float16
+        save_tensors(folder / file, {k: v.astype(kind) for k, v in tensors.items()})
     write_documents(folder, note)
 
 
@@ -304,7 +306,7 @@ PROVENANCE = """# Where tiny_diffusion comes from
 Trained from random initial values by `tools/train_tiny_diffusion.py` on the pictures that `tools/build_clipart.py` selects
 from Debian's `openclipart-png` (1:0.18+dfsg-19, public domain) and npm's `emoji-datasource-google` 16.0.0 (art Apache-2.0).
 The autoencoder saw all colour pictures of both; UNet and text encoder saw the labelled ones. No photograph and no picture of
-`tuxpaint-stamps` was used. Weights are moving averages, stored in float16.
+`tuxpaint-stamps` was used. Weights are moving averages, stored in float16 (the text encoder in float32).
 
 """
 
