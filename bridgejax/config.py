@@ -89,6 +89,8 @@ def default_config() -> Any:
             "weight_decay": 5e-4,
             "momentum": 0.9,
             "schedule": "cosine",
+            # Short runs hardly move running statistics, so batch statistics in training would not be those of the test.
+            "batch_norm": "frozen",
             "evaluations": 4,  # test evaluations per run along the way, for the convergence curves
             "checkpoint_seconds": 60.0,
         }

@@ -277,6 +277,7 @@ def _train(study: Study, workdir: Path, runs: list[Run]) -> Iterator[tuple[Run, 
             directory=folder / "checkpoints",
             evaluations=config.training.evaluations,
             checkpoint_seconds=config.training.checkpoint_seconds,
+            keep_final=False,
             mesh=study.mesh,
         )
         record = {"identity": study.identity(one), "result": _record(study, one, task, result)}
