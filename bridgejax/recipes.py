@@ -12,8 +12,8 @@ and differ only in what they are named for:
 - `bridged_reset`: a new random head before the second stage.
 - `bridged_plus_plus`: that, and Mixup in the first stage (α is our choice; the paper's is not published).
 
-A stage lasts `training.base_steps`. At the switch the optimiser and the schedule start afresh. Batch statistics rest unless a stage
-says `batch_norm: train`.
+A stage lasts `training.base_steps`. At the switch the optimiser and the schedule start afresh. Batch statistics rest unless
+the config or a stage says `batch_norm: train`.
 """
 
 from __future__ import annotations
