@@ -67,10 +67,20 @@ def test_the_second_run_redoes_nothing(finished, config_file, command):
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()} == before
 
 
-@pytest.mark.parametrize("signal_sent", [signal.SIGKILL, signal.SIGINT])
-def test_a_run_stopped_anywhere_ends_with_the_same_results(finished, config_file, command, tmp_path, signal_sent):
+SYNTHETIC, REAL, BRIDGED = (
+    "synthetic/sidecars/00002*",
+    "runs/vanilla_long/*/checkpoints/*",
+    "runs/bridged_plus_plus/*/checkpoints/*",
+)
+
+
+@pytest.mark.parametrize(
+    ("signal_sent", "milestones"),
+    [(signal.SIGKILL, (SYNTHETIC, REAL, BRIDGED)), (signal.SIGINT, (REAL,))],
+    ids=["killed", "interrupted"],
+)
+def test_a_run_stopped_anywhere_ends_with_the_same_results(finished, config_file, command, tmp_path, signal_sent, milestones):
     workdir = tmp_path / "work"
-    milestones = ["synthetic/sidecars/00002*", "runs/vanilla_long/*/checkpoints/*", "runs/bridged_plus_plus/*/checkpoints/*"]
     for milestone in milestones:
         process = command("run", "--config", config_file, "--workdir", workdir)
         limit = time.monotonic() + 300
