@@ -76,7 +76,13 @@ def default_config() -> Any:
             "shard_size": config_dict.placeholder(int),  # images per shard; None = chosen
         }
     )
-    config.classifier = ConfigDict({"weights": "builtin:efficientnet_lite0", "image_size": 96})
+    config.classifier = ConfigDict(
+        {
+            "weights": "builtin:efficientnet_lite0",
+            "image_size": 96,  # pixels of a side
+            "crop": config_dict.placeholder(float),  # share of the shorter side that evaluation keeps; None = the model's
+        }
+    )
     # Defaults of every stage; a stage of a recipe may state its own.
     config.training = ConfigDict(
         {
@@ -261,6 +267,9 @@ def check_config(config: Any) -> None:
         value = values[key]
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
             raise UserError(f"{key} is {value!r}; it should be a finite number of at least 0.")
+    crop = values["classifier.crop"]
+    if crop is not None and not (isinstance(crop, (int, float)) and 0 < crop <= 1):
+        raise UserError(f"classifier.crop is {crop!r}; it should be above 0 and at most 1, or None for the model's own.")
     for key in ("generator.height", "generator.width"):
         if values[key] is not None and values[key] % 8:
             raise UserError(f"{key} is {values[key]}; it should be a multiple of 8 pixels.")

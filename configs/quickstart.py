@@ -22,6 +22,7 @@ def get_config(arg: str | None = None) -> Any:
     config.generator.batch_size = 32
     config.synthetic.per_class = 32
     config.classifier.image_size = 96
+    config.classifier.crop = 1.0  # the photographs fill their squares to the edge
     config.training.base_steps = 30
     config.training.evaluations = 2
     config.arms = ("vanilla_long", "synthetic_only", "mixed", "bridged", "bridged_plus_plus")

@@ -129,7 +129,7 @@ class Study:
         parts = {
             "recipe": dataclasses.asdict(recipe),
             "task": self.task(run.shots, run.seed).digest,
-            "classifier": [self.classifier_digest, config.classifier.image_size],
+            "classifier": [self.classifier_digest, config.classifier.image_size, config.classifier.crop],
             "training": [config.training.batch_size, config.training.eval_batch_size, config.training.evaluations],
             "seed": [config.seed, run.seed],
         }
@@ -273,6 +273,7 @@ def _train(study: Study, workdir: Path, runs: list[Run]) -> Iterator[tuple[Run, 
             batch_size=config.training.batch_size,
             eval_batch_size=config.training.eval_batch_size,
             image_size=config.classifier.image_size,
+            crop=config.classifier.crop,
             seed=seed,
             directory=folder / "checkpoints",
             evaluations=config.training.evaluations,

@@ -72,6 +72,7 @@ def train_recipe(
     batch_size: int,
     eval_batch_size: int = 64,
     image_size: int,
+    crop: float | None = None,
     seed: int = 0,
     directory: str | Path | None = None,
     evaluations: int | None = None,
@@ -95,6 +96,7 @@ def train_recipe(
       synthetic: the synthetic `Examples`, for recipes that use them.
       batch_size, eval_batch_size: images per step, over all devices.
       image_size: pixels of a side.
+      crop: the share of the shorter side that evaluation keeps, in (0, 1]; None takes the model's `preprocessing.crop`.
       seed: decides the order and augmentation of images, Mixup, dropout and new heads.
       directory: where checkpoints lie; None keeps none.
       evaluations: test evaluations spread evenly over the run, the last at its end; None means one per stage.
@@ -114,6 +116,10 @@ def train_recipe(
     if streams is None:
         from bridgejax import data as streams
     run = _Run(recipe, model, task, synthetic, batch_size, eval_batch_size, image_size, seed, mesh, teacher, streams)
+    if crop is not None:
+        if not 0 < crop <= 1:
+            raise UserError(f"crop is {crop!r}; give a number above 0 and at most 1, or None for the model's own.")
+        run.crop = crop
     run.plan_evaluations(evaluations, eval_every)
     if directory is None:
         return run.finish()
@@ -178,6 +184,7 @@ class _Run:
         self.recipe, self.model, self.task, self.synthetic = recipe, model, task, synthetic
         self.batch_size, self.eval_batch_size, self.image_size = batch_size, eval_batch_size, image_size
         self.seed, self.mesh, self.teacher, self.streams = seed, mesh, teacher, streams
+        self.crop: float | None = getattr(getattr(model, "preprocessing", None), "crop", None)
         self.plans = _plans(recipe)
         self.total = recipe.steps
         self.log_every = max(1, self.total // _HISTORY_POINTS)
@@ -217,7 +224,7 @@ class _Run:
                     "recipe": self.recipe.to_dict(),
                     "task": self.task.digest,
                     "synthetic": None if self.synthetic is None else digest([self.synthetic.ids, self.synthetic.labels]),
-                    "sizes": [self.batch_size, self.eval_batch_size, self.image_size],
+                    "sizes": [self.batch_size, self.eval_batch_size, self.image_size, self.crop],
                     "seed": self.seed,
                     "evaluate_at": sorted(self.evaluate_at),
                     "model": {name: [list(array.shape), str(array.dtype)] for name, array in arrays.items()},
@@ -370,10 +377,9 @@ class _Run:
     def _evaluate(self, plan: _Plan) -> None:
         began = time.monotonic()
         if self._test_batches is None:
-            size = {"batch_size": self.eval_batch_size, "image_size": self.image_size}
-            crop = getattr(getattr(self.model, "preprocessing", None), "crop", None)
-            if crop is not None:
-                size["crop"] = crop
+            size: dict[str, Any] = {"batch_size": self.eval_batch_size, "image_size": self.image_size}
+            if self.crop is not None:
+                size["crop"] = self.crop
             self._test_batches = list(self.streams.eval_batches(self.task.test, **size))
         if self.state is None:
             raise RuntimeError("no state to evaluate")

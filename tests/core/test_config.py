@@ -57,6 +57,8 @@ def test_overrides_take_the_type_of_the_default(config_file):
         ("task.shots", "few", "task.shots"),
         ("generator.scheduler", "eulr", "did you mean 'euler'"),
         ("generator.height", "30", "multiple of 8"),
+        ("classifier.crop", "2", "classifier.crop"),
+        ("classifier.crop", "wide", "classifier.crop"),
         ("arms", "vanila", "did you mean 'vanilla'"),
         ("arms", "vanilla,vanilla", "twice"),
         ("prompts.template", "a photo", "no {}"),
