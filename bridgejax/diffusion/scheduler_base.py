@@ -7,6 +7,7 @@ length, so that another number of steps is another argument, not another program
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import math
 from collections.abc import Mapping
@@ -124,7 +125,7 @@ class Settings:
 
 
 @dataclasses.dataclass(frozen=True)
-class Scheduler:
+class Scheduler(abc.ABC):
     """What every method shares; a method overrides `rows`, `start`, `step` and, if it must, the rest."""
 
     settings: Settings
@@ -146,9 +147,9 @@ class Scheduler:
         """Returns the call at which image-to-image of this strength begins, counted as diffusers does."""
         return steps - min(int(steps * strength), steps)
 
+    @abc.abstractmethod
     def rows(self, steps: int) -> Tables:
         """Returns one array per quantity, each with one row per model call, `timesteps` among them."""
-        raise NotImplementedError
 
     def tables(self, steps: int) -> Tables:
         """Returns the rows as float32, padded with their last value to a length that does not depend on `steps`.
@@ -170,14 +171,15 @@ class Scheduler:
             )
         return tables
 
+    @abc.abstractmethod
     def start(self, tables: Tables, first: jax.Array, noise: jax.Array, init: jax.Array | None) -> Carry:
         """Returns the carry before call `first`, from unit noise [n, h, w, c] and, for image-to-image, latents."""
-        raise NotImplementedError
 
     def model_input(self, tables: Tables, index: jax.Array, carry: Carry) -> jax.Array:
         """Returns what the model sees at call `index`: [n, h, w, c]."""
         return carry["latents"]
 
+    @abc.abstractmethod
     def step(self, tables: Tables, index: jax.Array, carry: Carry, output: jax.Array, noise: jax.Array | None) -> Carry:
         """Returns the carry after call `index`.
 
@@ -188,7 +190,6 @@ class Scheduler:
           output: the model's (guided) prediction, float32 [n, h, w, c].
           noise: unit normal noise of the same shape, for stochastic methods only.
         """
-        raise NotImplementedError
 
 
 def split_prediction(

@@ -9,12 +9,10 @@ from PIL import Image
 
 from bridgejax.data import load_task
 from bridgejax.data.images import decode_rgb
-from bridgejax.data.tasks import ASSETS
 from bridgejax.errors import UserError
 from bridgejax.synthesis import generate_set
 
 
-@pytest.mark.skipif(not (ASSETS / "tux_photos" / "index.json").exists(), reason="the photographs are not in this tree")
 def test_the_photographs_of_the_package():
     task = load_task("builtin:tux_photos", shots=1, seed=3)
     assert len(task.class_names) == 11
