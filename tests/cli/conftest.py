@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -37,6 +36,13 @@ def get_config(arg=None):
     return config
 """
 
+# `python -m bridgejax`; a shell's background jobs ignore Ctrl-C, and their children with them.
+LAUNCH = """
+import runpy, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+runpy.run_module("bridgejax", run_name="__main__")
+"""
+
 
 @pytest.fixture(scope="session")
 def digits_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -67,13 +73,11 @@ def command() -> Callable[..., subprocess.Popen]:
 
     def start(*arguments: object) -> subprocess.Popen:
         return subprocess.Popen(
-            [sys.executable, "-m", "bridgejax", *map(str, arguments)],
+            [sys.executable, "-c", LAUNCH, *map(str, arguments)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             env=dict(os.environ),
-            # A shell's background jobs ignore Ctrl-C, and their children with them.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     return start
