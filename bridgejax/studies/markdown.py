@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
+from bridgejax.prompts.classes import display_name
 from bridgejax.studies.page import facts, title
 from bridgejax.studies.reproduce import config_file
 from bridgejax.studies.statistics import ACCURACY, MEAN_PER_CLASS
@@ -53,7 +54,7 @@ def markdown(summary: Mapping[str, Any], config: Mapping[str, Any]) -> str:
         ]
     if shaded:
         rows = [
-            [_cell(name), *(_whole(arms[e]["per_class_accuracy"][index]) for e in shaded)]
+            [_cell(display_name(name)), *(_whole(arms[e]["per_class_accuracy"][index]) for e in shaded)]
             for index, name in enumerate(summary["classes"])
         ]
         parts += ["## Accuracy per class", "Percent, averaged over seeds.", _table(["class", *map(_cell, shaded)], rows)]

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from bridgejax.prompts.classes import display_name
 from bridgejax.studies.statistics import ACCURACY, MEAN_PER_CLASS
 from bridgejax.studies.words import interval, percent, points
 
@@ -167,7 +168,7 @@ def class_table(summary: Mapping[str, Any]) -> str:
         return ""
     heads = "".join(f'<th scope="col" class="{_focus(summary, e).strip()}">{_breakable(e)}</th>' for e in entries)
     rows = []
-    for index, name in enumerate(summary["classes"]):
+    for index, name in enumerate(map(display_name, summary["classes"])):
         cells = ""
         for entry in entries:
             value = summary["arms"][entry]["per_class_accuracy"][index]
@@ -188,7 +189,7 @@ def _breakable(name: str) -> str:
 
 def confusions(summary: Mapping[str, Any]) -> str:
     """Confusion matrices of the method and the baseline, summed over seeds; empty beyond 40 classes or without counts."""
-    names = [str(name) for name in summary["classes"]]
+    names = [display_name(name) for name in summary["classes"]]
     if not 0 < len(names) <= CONFUSION_CLASSES:
         return ""
     shown = [e for arm in (summary["focus"], summary["baseline"]) for e in summary["order"] if summary["arms"][e]["arm"] == arm]
@@ -220,7 +221,7 @@ def contact_sheet(examples: Mapping[str, Any] | None) -> str:
     """
     if not examples or not any(kind in examples for kind in ("real", "synthetic")):
         return ""
-    names = [str(name) for name in examples["class_names"]]
+    names = [display_name(str(name)) for name in examples["class_names"]]
     kinds = [(kind, label) for kind, label in (("real", "real"), ("synthetic", "generated")) if kind in examples]
     most = max(examples[kind].shape[1] for kind, _ in kinds)
     cells = ['<div class="head"></div>', *(f'<div class="head">{label}</div>' for _, label in kinds)]
