@@ -1,4 +1,4 @@
-"""Trains the small autoencoder (diffusers' AutoencoderKL layout) that turns 64×64 pictures into 16×16×4 latents.
+"""Trains the small autoencoder (diffusers' AutoencoderKL layout) that turns 64×64 pictures into 8×8×4 latents.
 
 Source of the objective: Rombach et al. 2022 (arXiv:2112.10752), section 3.1, without the adversarial and perceptual parts:
 absolute error of pixels, of their differences and of 4×4 means, and a small Kullback-Leibler term.
@@ -24,8 +24,8 @@ CONFIG: dict[str, Any] = {
     "_class_name": "AutoencoderKL",
     "_diffusers_version": "0.42.1",
     "act_fn": "silu",
-    "block_out_channels": [16, 32, 64],
-    "down_block_types": ["DownEncoderBlock2D"] * 3,
+    "block_out_channels": [16, 32, 64, 96],
+    "down_block_types": ["DownEncoderBlock2D"] * 4,
     "in_channels": 3,
     "latent_channels": 4,
     "layers_per_block": 1,
@@ -34,7 +34,7 @@ CONFIG: dict[str, Any] = {
     "out_channels": 3,
     "sample_size": 64,
     "scaling_factor": 1.0,
-    "up_block_types": ["UpDecoderBlock2D"] * 3,
+    "up_block_types": ["UpDecoderBlock2D"] * 4,
 }
 
 
@@ -88,7 +88,7 @@ def train_vae(
         mean, log_variance = vae.encode(images)
         latents = mean + jnp.exp(0.5 * log_variance) * jax.random.normal(key, mean.shape)
         divergence = 0.5 * (jnp.square(mean) + jnp.exp(log_variance) - 1.0 - log_variance).mean()
-        return reconstruction_loss(vae.decode(latents), images) + 5e-4 * divergence
+        return reconstruction_loss(vae.decode(latents), images) + 2e-4 * divergence
 
     def one_step(state: dict[str, Any], pixels: jax.Array) -> tuple[dict[str, Any], jax.Array]:
         augment_key, sample_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), state["step"]))

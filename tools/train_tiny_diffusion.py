@@ -2,7 +2,7 @@
 
 Parts, in order; each resumes where a killed run stopped, and a finished part is not done again:
 
-  vae      a small autoencoder, 64×64×3 → 16×16×4, on all colour clip art
+  vae      a small autoencoder, 64×64×3 → 8×8×4, on all colour clip art
   decoder  the autoencoder's decoder again, on the labelled pictures alone (the encoder rests, so the latents stay)
   text     the text encoder alone, until its mean output tells class and noun
   unet     the UNet, on cached latents of the labelled clip art
@@ -137,7 +137,7 @@ class Sampler:
                 noise = jnp.sqrt(alpha) * velocity + jnp.sqrt(1 - alpha) * latents
                 return jnp.sqrt(after) * clean + jnp.sqrt(1 - after) * noise, None
 
-            latents = jax.lax.scan(body, jax.random.normal(key, (n, 16, 16, 4)), table)[0]
+            latents = jax.lax.scan(body, jax.random.normal(key, (n, 8, 8, 4)), table)[0]
             images = nnx.merge(vae_graph, vae_params).decode(latents / scale)
             return jnp.clip(images * 127.5 + 128.0, 0, 255).astype(jnp.uint8)
 
