@@ -1,7 +1,7 @@
 """The settings that the other configs take over: rates by arm, crop and batch statistics, chosen on a task of its own.
 
     python tools/build_emoji_task.py --output emoji_task
-    bridgejax run --config configs/tuning.py --workdir tuning             # rates of three arms, four candidates each
+    bridgejax run --config configs/tuning.py --workdir tuning             # rates of five arms, four candidates each
     bridgejax run --config configs/tuning.py:inputs --workdir inputs      # batch statistics and rate, for one crop
     python benchmarks/tuning.py                                           # all of it, and docs/results/tuning.md
 
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 RATES = (0.003, 0.006, 0.01, 0.02)
-ARMS = ("vanilla_long", "mixed", "bridged_plus_plus")
+ARMS = ("vanilla_long", "synthetic_only", "mixed", "bridged", "bridged_plus_plus")
 
 
 def get_config(arg: str | None = None) -> Any:
@@ -39,10 +39,11 @@ def get_config(arg: str | None = None) -> Any:
         config.study.shots = (1, 4)
     arms = []
     for recipe, settings in candidates:
-        name = "-".join([recipe, *(str(value) for value in settings.values())])
+        # No dots in names: "vanilla_long-3e-3-frozen".
+        name = "-".join([recipe, *(f"{v:.0e}".replace("e-0", "e-") if isinstance(v, float) else v for v in settings.values())])
         config.recipes[name] = tuple({**stage, **settings} for stage in copy.deepcopy(plain[recipe]))
         arms.append(name)
     config.arms = tuple(arms)
     config.study.baseline = arms[0]
-    config.study.seeds = 3
+    config.study.seeds = 2
     return config

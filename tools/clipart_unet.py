@@ -130,7 +130,7 @@ def picture_variants(image: np.ndarray, flip: bool, count: int, rng: np.random.G
 
 
 def make_training_set(
-    data: Any, vae: AutoencoderKL, tokenizer: Tokenizer, *, copies: int, seed: int
+    data: Any, vae: AutoencoderKL, tokenizer: Tokenizer, *, mirror: bool, copies: int, seed: int
 ) -> tuple[TrainingSet, float]:
     """Encodes every variant of every labelled picture; returns the set and the scaling factor (1 / deviation)."""
     rng = np.random.default_rng(seed)
@@ -139,10 +139,10 @@ def make_training_set(
     variants: list[list[int]] = []
     for image, name in zip(data["images"], classes, strict=True):
         # Mirrored writing and arrows are another sign.
-        made = picture_variants(image, name != "road sign", copies, rng)
+        made = picture_variants(image, mirror and name != "road sign", copies, rng)
         first = len(pictures)
         pictures += made
-        width = 2 * (copies + 1)
+        width = (1 + mirror) * (copies + 1)
         variants.append([first + i % len(made) for i in range(width)])
     graph, params = nnx.split(vae)
     encode = jax.jit(lambda p, x: nnx.merge(graph, p).encode(x.astype(jnp.float32) / 127.5 - 1.0)[0])

@@ -23,6 +23,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import clipart_choice
 import clipart_text
 import clipart_unet as parts
 import clipart_vae
@@ -77,7 +78,7 @@ def cached_latents(
         scale = float(arrays.pop("scale"))
         return parts.TrainingSet(**arrays), scale
     built, scale = parts.make_training_set(
-        data, clipart_vae.load_vae(work), tokenizer, copies=options.copies, seed=options.seed
+        data, clipart_vae.load_vae(work), tokenizer, mirror=options.mirror, copies=options.copies, seed=options.seed
     )
     fields: dict[str, Any] = {name: np.asarray(getattr(built, name)) for name in parts.TrainingSet.__dataclass_fields__}
     temporary = path.with_name("latents.part.npz")
@@ -177,30 +178,12 @@ def noun_prompts(data: dict[str, np.ndarray], per_class: int) -> list[tuple[str,
     return out
 
 
-def probe(images: np.ndarray, labels: list[str], size: int = 160) -> dict[str, Any]:
+def probe(images: np.ndarray, labels: list[str]) -> dict[str, Any]:
     """Logistic regression on frozen EfficientNet-Lite0 features of generated images, tested on every tux_photos photograph.
 
     Returns top-1 and mean per-class accuracy in [0, 1] and the accuracy of each class.
     """
     from sklearn.linear_model import LogisticRegression
-
-    from bridgejax.models import load_classifier
-
-    model = load_classifier("builtin:efficientnet_lite0")
-    model.eval()
-    mean, deviation = (np.asarray(v, np.float32) for v in (model.preprocessing.mean, model.preprocessing.std))
-    graph, state = nnx.split(model)
-    features_of = jax.jit(lambda s, x: nnx.merge(graph, s).features(x))
-
-    def features(pictures: list[np.ndarray]) -> np.ndarray:
-        arrays = [
-            np.asarray(Image.fromarray(p).resize((size, size), Image.Resampling.BICUBIC), np.float32) / 255 for p in pictures
-        ]
-        batch = (np.stack(arrays) - mean) / deviation
-        padded = np.concatenate([batch, np.zeros((-len(batch) % 16, *batch.shape[1:]), np.float32)])
-        out = [np.asarray(features_of(state, padded[i : i + 16])) for i in range(0, len(padded), 16)]
-        rows = np.concatenate(out)[: len(batch)]
-        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
     folder = HERE.parent / "bridgejax/assets/tux_photos"
     records = json.loads((folder / "index.json").read_text(encoding="utf-8"))["images"]
@@ -213,8 +196,8 @@ def probe(images: np.ndarray, labels: list[str], size: int = 160) -> dict[str, A
         canvas.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
         photos.append(np.asarray(canvas))
     truth = np.array([record["class"].replace("_", " ") for record in records])
-    classifier = LogisticRegression(C=30.0, max_iter=2000).fit(features(list(images)), labels)
-    right = classifier.predict(features(photos)) == truth
+    classifier = LogisticRegression(C=30.0, max_iter=2000).fit(clipart_choice.features(list(images)), labels)
+    right = classifier.predict(clipart_choice.features(photos)) == truth
     per_class = {str(name): round(float(right[truth == name].mean()), 3) for name in sorted(set(truth))}
     return {
         "top1": round(float(right.mean()), 4),
@@ -327,7 +310,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=0.0, help="train the UNet this long instead of --steps")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
-    parser.add_argument("--copies", type=int, default=0, help="scaled and shifted copies of each picture and its mirror image")
+    parser.add_argument("--copies", type=int, default=0, help="scaled and shifted copies of each picture")
+    parser.add_argument("--mirror", action="store_true", help="mirror images too (augmentation makes them anyway)")
+    parser.add_argument("--per-class", type=int, default=40, help="the UNet learns this many typical pictures of a class")
     parser.add_argument("--class-only", type=float, default=0.2, help="share of captions that name the class alone")
     parser.add_argument("--timestep-power", type=float, default=0.7, help="below 1: more of the noisy timesteps")
     parser.add_argument("--sheet-every", type=float, default=8.0, help="minutes between sample sheets")
@@ -386,6 +371,8 @@ def main(argv: list[str] | None = None) -> int:
         )
     if not {"unet", "export", "probe", "sheet"} & set(wanted):
         return 0
+    kept = clipart_choice.typical_pictures(data["images"], classes, options.per_class)
+    data = {**data, **{key: data[key][kept] for key in ("images", "classes", "nouns", "sources")}}
     training_set, scale = cached_latents(data, tokenizer, options.work, options)
     vae = clipart_vae.load_vae(options.work)
     sampler = Sampler(text, tokenizer, vae, scale, options.sample_steps, options.guidance)
@@ -449,7 +436,7 @@ def main(argv: list[str] | None = None) -> int:
     if "export" in wanted:
         note = {
             "UNet steps": f"{step} of batch {options.batch_size}",
-            "labelled pictures": len(data["images"]),
+            "labelled pictures that the UNet learned": len(data["images"]),
             "pool": len(data["pool"]),
             **note,
         }

@@ -90,7 +90,7 @@ def test_a_killed_training_continues_as_if_nothing_had_happened(tmp_path: Path) 
     text |= {"vocab_size": 6, "eos_token_id": 5, "bos_token_id": 4}
     rng = np.random.default_rng(0)
     data = TrainingSet(
-        latents=jnp.asarray(rng.normal(size=(4, 16, 16, 4)), jnp.float32),
+        latents=jnp.asarray(rng.normal(size=(4, 8, 8, 4)), jnp.float32),
         variants=jnp.asarray([[0, 1], [2, 3]]),
         rows=jnp.asarray([[0], [1]]),
         counts=jnp.asarray([1, 1]),
