@@ -1,7 +1,7 @@
 """The settings that the other configs take over: rates by arm, crop and batch statistics, chosen on a task of its own.
 
     python tools/build_emoji_task.py --output emoji_task
-    bridgejax run --config configs/tuning.py --workdir tuning             # rates of five arms, four candidates each
+    bridgejax run --config configs/tuning.py --workdir tuning             # rates of five arms, three candidates each
     bridgejax run --config configs/tuning.py:inputs --workdir inputs      # batch statistics and rate, for one crop
     python benchmarks/tuning.py                                           # all of it, and docs/results/tuning.md
 
@@ -16,7 +16,7 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-RATES = (0.003, 0.006, 0.01, 0.02)
+RATES = (0.003, 0.01, 0.02)
 ARMS = ("vanilla_long", "synthetic_only", "mixed", "bridged", "bridged_plus_plus")
 
 
