@@ -161,6 +161,11 @@ def describe(folder: Path) -> Description:
     names = [name for name in TEXT_ENCODERS if (index.get(name) or [None, None])[1] is not None]
     if not names:
         raise UserError(f"{folder / 'model_index.json'} names no text_encoder; text-to-image needs one.")
+    if names[0] != TEXT_ENCODERS[0]:
+        raise UserError(
+            f"{folder / 'model_index.json'} names no text_encoder, only {names[0]}, as the SDXL refiner does; "
+            "it is not supported, take the base model."
+        )
     projections = []
     for name in names:
         kind = index[name][1]
@@ -228,9 +233,16 @@ def load_networks(description: Description, dtype: Any, put: Put | None, param_d
     options: dict[str, Any] = {"dtype": dtype, "param_dtype": dtype if param_dtype is None else param_dtype}
     make_vae, vae_rules = vae_class(description.vae)
     vae_options = dict(options)
-    if description.unet.get("addition_embed_type") == "text_time" and make_vae is AutoencoderKL:
-        if description.vae.get("force_upcast", True):
-            vae_options = {"dtype": jnp.float32, "param_dtype": jnp.float32}
+    xl = description.unet.get("addition_embed_type") == "text_time"
+    if xl and make_vae is AutoencoderKL and description.vae.get("force_upcast", True):
+        vae_options = {"dtype": jnp.float32, "param_dtype": jnp.float32}
+
+    if (channels := description.unet.get("in_channels", 4)) != (latent := description.vae.get("latent_channels", 4)):
+        raise UserError(
+            f"{description.folder}: the UNet takes {channels} channels (in_channels) but the autoencoder makes {latent} "
+            "(latent_channels); inpainting, editing and upscaling models are not supported, nor is an autoencoder of "
+            "another family."
+        )
 
     def fill(part: str, build: Callable[[], Any], rules: Sequence[Rule], rename: Callable[[Any], Any] = dict) -> Any:
         where = description.folder / part
@@ -247,13 +259,6 @@ def load_networks(description: Description, dtype: Any, put: Put | None, param_d
     ]
     unet = fill("unet", lambda: UNet2DCondition(description.unet, rngs=nnx.Rngs(0), **options), unet_rules(description.unet))
     vae = fill("vae", lambda: make_vae(description.vae, rngs=nnx.Rngs(0), **vae_options), vae_rules, modern_vae_names)
-    channels = description.unet.get("in_channels", 4)
-    if channels != vae.latent_channels:
-        raise UserError(
-            f"{description.folder}: the UNet takes {channels} channels (in_channels) but the autoencoder makes "
-            f"{vae.latent_channels} (latent_channels); inpainting, editing and upscaling models are not supported, "
-            "nor is an autoencoder of another family."
-        )
     return Networks(encoders, unet, vae)
 
 

@@ -131,7 +131,9 @@ class AutoencoderTiny(nnx.Module):
         """
         c = read_config(config, DEFAULTS, FIXED, IGNORED, "VAE")
         if c["act_fn"] not in ACTIVATIONS:
-            raise UserError(f"VAE config: act_fn = {c['act_fn']!r} is not supported; it must be one of {', '.join(ACTIVATIONS)}.")
+            raise UserError(
+                f"VAE config: act_fn = {c['act_fn']!r} is not supported; it must be one of {', '.join(ACTIVATIONS)}."
+            )
         for side in ("encoder", "decoder"):
             channels, blocks = list(c[f"{side}_block_out_channels"]), list(c[f"num_{side}_blocks"])
             if len(channels) != len(blocks) or len(set(channels)) != 1:
