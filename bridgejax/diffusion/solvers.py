@@ -183,7 +183,7 @@ class DPMSolver(Scheduler):
             second[-1] = 0
         if settings.solver_order == 1:
             second[:] = 0
-        second = np.nan_to_num(second)  # a step of no width
+        second = np.nan_to_num(second, posinf=0.0, neginf=0.0)  # at or after a step of no width: of first order
         return {
             "timesteps": timesteps.astype(int),
             "alpha": alpha,

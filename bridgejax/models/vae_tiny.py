@@ -96,7 +96,8 @@ class Layers(nnx.Module):
 
 
 def _encoder(c: Mapping[str, Any], options: dict[str, Any]) -> Layers:
-    channels, layers = c["encoder_block_out_channels"], []
+    channels = c["encoder_block_out_channels"]
+    layers: list[nnx.Module] = []
     for i, (features, blocks) in enumerate(zip(channels, c["num_encoder_blocks"], strict=True)):
         if i == 0:
             layers.append(Conv2d(c["in_channels"], features, **options))
