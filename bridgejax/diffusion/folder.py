@@ -16,12 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from bridgejax.diffusion.networks import Networks
+from bridgejax.diffusion.networks import Autoencoder, Networks
 from bridgejax.errors import UserError, nearest
-from bridgejax.identity import TEMPORARY_PREFIX, folder_digest, write_json
+from bridgejax.identity import TEMPORARY_PREFIX, digest, folder_digest, write_json
 from bridgejax.models.clip_text import CLIPTextModel
 from bridgejax.models.unet import UNet2DCondition
 from bridgejax.models.vae import AutoencoderKL
+from bridgejax.models.vae_tiny import VAE_TINY_RULES, AutoencoderTiny
 from bridgejax.models.weights import (
     CLIP_TEXT_RULES,
     UNET_LINEAR_RULES,
@@ -45,8 +46,13 @@ KINDS = (
     "StableDiffusionXLPipeline",
     "StableDiffusionXLImg2ImgPipeline",
     "LatentConsistencyModelPipeline",
+    "LatentConsistencyModelImg2ImgPipeline",
 )
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
+_VAE_CLASSES: dict[str, tuple[type[Autoencoder], tuple[Rule, ...]]] = {
+    "AutoencoderKL": (AutoencoderKL, VAE_RULES),
+    "AutoencoderTiny": (AutoencoderTiny, VAE_TINY_RULES),
+}
 _TEXT_CLASSES = {"CLIPTextModel": False, "CLIPTextModelWithProjection": True}
 Put = Callable[[str, np.ndarray], jax.Array]
 
@@ -62,6 +68,7 @@ class Description:
     text_encoders: tuple[dict[str, Any], ...]
     projections: tuple[bool, ...]
     scheduler: dict[str, Any]
+    vae_folder: Path | None = None  # None: vae/ in `folder`
 
     @property
     def tokenizers(self) -> tuple[Path, ...]:
@@ -138,6 +145,13 @@ def describe(folder: Path) -> Description:
     Raises:
       UserError: a file is missing, or the pipeline or a component is of a kind that is not supported.
     """
+    if not (folder / "model_index.json").exists() and (folder / "config.json").is_file():
+        config = read_json(folder / "config.json")
+        kind = config.get("_class_name") or (config.get("architectures") or [config.get("model_type")])[0]
+        raise UserError(
+            f"{folder} holds one network ({kind}) and no model_index.json; a generator is a folder in the diffusers layout "
+            "with unet/, vae/, text_encoder/, tokenizer/ and scheduler/."
+        )
     index = read_json(folder / "model_index.json")
     if index.get("_class_name") not in KINDS:
         raise UserError(
@@ -147,6 +161,11 @@ def describe(folder: Path) -> Description:
     names = [name for name in TEXT_ENCODERS if (index.get(name) or [None, None])[1] is not None]
     if not names:
         raise UserError(f"{folder / 'model_index.json'} names no text_encoder; text-to-image needs one.")
+    if names[0] != TEXT_ENCODERS[0]:
+        raise UserError(
+            f"{folder / 'model_index.json'} names no text_encoder, only {names[0]}, as the SDXL refiner does; "
+            "it is not supported, take the base model."
+        )
     projections = []
     for name in names:
         kind = index[name][1]
@@ -167,26 +186,68 @@ def describe(folder: Path) -> Description:
     )
 
 
+def with_vae(description: Description, folder: str | Path) -> Description:
+    """Returns the description with another autoencoder.
+
+    Args:
+      folder: of the autoencoder, or of a generator with one in vae/.
+
+    Raises:
+      UserError: there is none, or its latents do not fit the UNet.
+    """
+    place = locate(folder)
+    place = place / "vae" if (place / "vae" / "config.json").is_file() else place
+    return dataclasses.replace(description, vae=read_json(place / "config.json"), vae_folder=place)
+
+
+def vae_class(config: Mapping[str, Any]) -> tuple[type[Autoencoder], tuple[Rule, ...]]:
+    """Returns the class of an autoencoder's config and its weight table.
+
+    Raises:
+      UserError: the class is not supported; it is named.
+    """
+    kind = str(config.get("_class_name") or "AutoencoderKL")
+    if kind not in _VAE_CLASSES:
+        raise UserError(f"the autoencoder {kind} is not supported; it must be one of {', '.join(_VAE_CLASSES)}.")
+    return _VAE_CLASSES[kind]
+
+
 def unet_rules(config: Mapping[str, Any]) -> tuple[Rule, ...]:
     """Returns the weight table of a UNet: its projections are dense layers or 1×1 convolutions."""
     return UNET_LINEAR_RULES if config.get("use_linear_projection") else UNET_RULES
 
 
-def load_networks(description: Description, dtype: Any, put: Put | None) -> Networks:
+def load_networks(description: Description, dtype: Any, put: Put | None, param_dtype: Any = None) -> Networks:
     """Builds the networks abstractly and fills them from the folder's safetensors.
 
     Args:
       description: of the folder.
-      dtype: of parameters and arithmetic.
+      dtype: of arithmetic. SDXL's autoencoder overflows in half precision and is kept in float32, unless its
+        config says `"force_upcast": false`.
       put: places one parameter; None means the default device.
+      param_dtype: of parameters; None means `dtype`.
 
     Raises:
       UserError: a weights file does not fit its config, or is damaged; file and tensor are named.
     """
-    options: dict[str, Any] = {"dtype": dtype, "param_dtype": dtype}
+    options: dict[str, Any] = {"dtype": dtype, "param_dtype": dtype if param_dtype is None else param_dtype}
+    make_vae, vae_rules = vae_class(description.vae)
+    vae_options = dict(options)
+    xl = description.unet.get("addition_embed_type") == "text_time"
+    if xl and make_vae is AutoencoderKL and description.vae.get("force_upcast", True):
+        vae_options = {"dtype": jnp.float32, "param_dtype": jnp.float32}
+
+    if (channels := description.unet.get("in_channels", 4)) != (latent := description.vae.get("latent_channels", 4)):
+        raise UserError(
+            f"{description.folder}: the UNet takes {channels} channels (in_channels) but the autoencoder makes {latent} "
+            "(latent_channels); inpainting, editing and upscaling models are not supported, nor is an autoencoder of "
+            "another family."
+        )
 
     def fill(part: str, build: Callable[[], Any], rules: Sequence[Rule], rename: Callable[[Any], Any] = dict) -> Any:
         where = description.folder / part
+        if part == "vae" and description.vae_folder is not None:
+            where = description.vae_folder
         return assign(nnx.eval_shape(build), rename(read_tensors(where)), rules, str(where), put=put)
 
     def text_encoder(config: Mapping[str, Any], projection: bool) -> Callable[[], CLIPTextModel]:
@@ -197,7 +258,7 @@ def load_networks(description: Description, dtype: Any, put: Put | None) -> Netw
         for name, config, projection in zip(TEXT_ENCODERS, description.text_encoders, description.projections, strict=False)
     ]
     unet = fill("unet", lambda: UNet2DCondition(description.unet, rngs=nnx.Rngs(0), **options), unet_rules(description.unet))
-    vae = fill("vae", lambda: AutoencoderKL(description.vae, rngs=nnx.Rngs(0), **options), VAE_RULES, modern_vae_names)
+    vae = fill("vae", lambda: make_vae(description.vae, rngs=nnx.Rngs(0), **vae_options), vae_rules, modern_vae_names)
     return Networks(encoders, unet, vae)
 
 
@@ -205,11 +266,16 @@ def content_digest(description: Description) -> str:
     """Returns the SHA-256 over the configs, weights and tokenizers of a folder."""
     folder = description.folder
     files = [folder / "model_index.json", folder / "scheduler" / "scheduler_config.json"]
-    for part in ("unet", "vae", *TEXT_ENCODERS[: len(description.text_encoders)]):
+    parts = ("unet",) if description.vae_folder is not None else ("unet", "vae")
+    for part in (*parts, *TEXT_ENCODERS[: len(description.text_encoders)]):
         files += [folder / part / "config.json", *find_weights(folder / part)]
     for tokenizer in description.tokenizers:
         files += [file for file in tokenizer.glob("*") if file.suffix in (".json", ".txt")]
-    return folder_digest(folder, [file.relative_to(folder).as_posix() for file in files])
+    own = folder_digest(folder, [file.relative_to(folder).as_posix() for file in files])
+    if (place := description.vae_folder) is None:
+        return own
+    names = ["config.json", *(file.relative_to(place).as_posix() for file in find_weights(place))]
+    return digest([own, folder_digest(place, names)])
 
 
 def save_folder(
@@ -245,12 +311,12 @@ def save_folder(
         components: dict[str, Any] = {
             "scheduler": ["diffusers", scheduler["_class_name"]],
             "unet": ["diffusers", "UNet2DConditionModel"],
-            "vae": ["diffusers", "AutoencoderKL"],
+            "vae": ["diffusers", str(vae.get("_class_name") or "AutoencoderKL")],
         }
         write_json(aside / "unet" / "config.json", {**unet, "_class_name": "UNet2DConditionModel"})
         save_tensors(aside / "unet" / "diffusion_pytorch_model.safetensors", export(networks.unet, unet_rules(unet)))
-        write_json(aside / "vae" / "config.json", {**vae, "_class_name": "AutoencoderKL"})
-        save_tensors(aside / "vae" / "diffusion_pytorch_model.safetensors", export(networks.vae, VAE_RULES))
+        write_json(aside / "vae" / "config.json", {**vae, "_class_name": components["vae"][1]})
+        save_tensors(aside / "vae" / "diffusion_pytorch_model.safetensors", export(networks.vae, vae_class(vae)[1]))
         write_json(aside / "scheduler" / "scheduler_config.json", scheduler)
         for name, model, config, tokens in zip(TEXT_ENCODERS, networks.text_encoders, text_encoders, tokenizers, strict=False):
             kind = "CLIPTextModel" if model.text_projection is None else "CLIPTextModelWithProjection"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 import math
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,24 +15,61 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from bridgejax.diffusion.folder import Description, content_digest, describe, load_networks, locate, parse_dtype, save_folder
+from bridgejax.diffusion.folder import (
+    Description,
+    content_digest,
+    describe,
+    load_networks,
+    locate,
+    parse_dtype,
+    save_folder,
+    with_vae,
+)
 from bridgejax.diffusion.networks import Networks
 from bridgejax.diffusion.sampler import make_sampler
-from bridgejax.diffusion.schedulers import make_scheduler
+from bridgejax.diffusion.schedulers import CLASS_NAMES, LCM, Scheduler, Tables, make_scheduler
 from bridgejax.diffusion.tokenizer import Tokenizer
 from bridgejax.errors import UserError
 from bridgejax.identity import keys_from_seeds
 from bridgejax.mesh import check_randomness, data_sharding, data_size, replicated
 
 
-def load_pipeline(folder_or_hub_name: str | Path, dtype: Any = "float32", mesh: Mesh | None = None) -> Pipeline:
+class Schedule(NamedTuple):
+    """The model calls of one request."""
+
+    method: Scheduler
+    tables: Tables
+    first: int  # the call at which sampling begins
+    calls: int  # one past the last call
+
+    @property
+    def timesteps(self) -> np.ndarray:
+        """The training timesteps at which the UNet is called, float32, highest first."""
+        return np.asarray(self.tables["timesteps"][self.first : self.calls])
+
+
+def load_pipeline(
+    folder_or_hub_name: str | Path,
+    dtype: Any = "float32",
+    mesh: Mesh | None = None,
+    *,
+    param_dtype: Any = None,
+    vae: str | Path | None = None,
+    vae_slice: int | None = None,
+    vae_tile: int | None = None,
+) -> Pipeline:
     """Loads a text-to-image model.
 
     Args:
       folder_or_hub_name: `builtin:tiny_diffusion`, a folder in the diffusers layout, or a hub name.
-      dtype: "float32", "bfloat16" or "float16", of parameters and arithmetic; latents, norms' statistics and
-        softmax stay float32.
+      dtype: "float32", "bfloat16" or "float16", of arithmetic; latents, the statistics of norms and softmax stay
+        float32, and so does SDXL's autoencoder unless its config says `"force_upcast": false`.
       mesh: devices to split batches over (axis "data"); None means the default device.
+      param_dtype: of parameters; None means `dtype`.
+      vae: a folder with another autoencoder (AutoencoderKL or AutoencoderTiny), or a generator with one in vae/.
+      vae_slice: how many images the autoencoder takes at once on each device; None means the whole batch.
+      vae_tile: side in pixels of overlapping tiles in which larger images are encoded and decoded, with less memory
+        and small differences (diffusers' `enable_tiling`); None means whole images.
 
     Raises:
       UserError: the folder, a config or a weights file is missing, damaged or not supported.
@@ -39,6 +77,8 @@ def load_pipeline(folder_or_hub_name: str | Path, dtype: Any = "float32", mesh: 
     check_randomness()
     kind = parse_dtype(dtype)
     description = describe(locate(folder_or_hub_name))
+    if vae is not None:
+        description = with_vae(description, vae)
     put = None
     if mesh is not None:
         sharding = replicated(mesh)
@@ -46,7 +86,19 @@ def load_pipeline(folder_or_hub_name: str | Path, dtype: Any = "float32", mesh: 
         def put(path: str, array: np.ndarray) -> jax.Array:
             return jax.device_put(array, sharding)
 
-    return Pipeline(description, load_networks(description, kind, put), mesh)
+    networks = load_networks(description, kind, put, None if param_dtype is None else parse_dtype(param_dtype))
+    networks.vae_slice, networks.vae_tile = _checked_parts(vae_slice, vae_tile, networks.vae.factor)
+    networks.parts = data_size(mesh)
+    return Pipeline(description, networks, mesh)
+
+
+def _checked_parts(vae_slice: int | None, vae_tile: int | None, factor: int) -> tuple[int | None, int | None]:
+    if vae_slice is not None and (int(vae_slice) != vae_slice or vae_slice < 1):
+        raise UserError(f"vae_slice = {vae_slice!r} must be a whole number of images, at least 1, or None.")
+    # Tiles move on by three quarters of their side, which must be whole latents.
+    if vae_tile is not None and (vae_tile < 4 * factor or vae_tile % (4 * factor)):
+        raise UserError(f"vae_tile = {vae_tile!r} must be a multiple of {4 * factor} pixels, or None.")
+    return (None if vae_slice is None else int(vae_slice)), (None if vae_tile is None else int(vae_tile))
 
 
 class Pipeline:
@@ -97,6 +149,21 @@ class Pipeline:
         )
 
     @property
+    def takes_guidance(self) -> bool:
+        """Whether the guidance scale is an input of the UNet (latent consistency models): one UNet call per step."""
+        return self.networks.unet.time_embedding.cond_proj is not None
+
+    @property
+    def without_guidance(self) -> bool:
+        """Whether the folder's scheduler is set as those of models distilled to sample without guidance.
+
+        SD-Turbo and SDXL-Turbo come with an Euler sampler on trailing timesteps; no other file tells them from SD 2.1 and SDXL.
+        """
+        config = self.description.scheduler
+        euler = CLASS_NAMES.get(str(config.get("_class_name"))) in ("euler", "euler_ancestral")
+        return euler and config.get("timestep_spacing") == "trailing" and not config.get("rescale_betas_zero_snr")
+
+    @property
     def is_xl(self) -> bool:
         """Whether the UNet also takes a pooled text embedding and the image size."""
         return self.networks.unet.addition == "text_time"
@@ -123,14 +190,17 @@ class Pipeline:
           prompts: n prompts; one longer than the text encoder takes is cut, with a warning that shows what.
           seeds: n integers; the noise of image i depends on its seed alone. May be absent if `latents` are given.
           steps: of the scheduler.
-          guidance_scale: of classifier-free guidance; at most 1 means none, and one UNet call per step.
-          negative_prompt: one for all images, or n.
+          guidance_scale: of classifier-free guidance; at most 1 means none, and one UNet call per step. A latent
+            consistency model takes it as an input instead; one distilled to need none (SD-Turbo) wants 0, and more
+            is done with a warning.
+          negative_prompt: one for all images, or n; without effect, with a warning, on latent consistency models.
           height: of the images in pixels, a multiple of `vae_factor`; None means the model's own. Likewise `width`.
           scheduler: a name out of `bridgejax.diffusion.schedulers.SCHEDULERS`; None means the folder's.
-          latents: float32 [n, h/f, w/f, 4] unit normal noise instead of that of `seeds`.
-          step_noise: float32 [steps, n, h/f, w/f, 4] for stochastic schedulers, instead of that of `seeds`.
+          latents: float32 [n, h/f, w/f, c] unit normal noise instead of that of `seeds`.
+          step_noise: float32 [steps, n, h/f, w/f, c] for stochastic schedulers, instead of that of `seeds`.
           init_images: float32 [n, h, w, 3] in [0, 1] to start from (image-to-image).
-          strength: in (0, 1]: which share of the steps image-to-image makes, counted as diffusers does.
+          strength: in (0, 1]: which share of the steps image-to-image makes, counted as diffusers does. A latent
+            consistency model makes all of them, within that share of its schedule.
 
         Returns:
           float32 [n, h, w, 3] in [0, 1]; a `jax.Array`, so the call returns before the images are ready.
@@ -155,21 +225,20 @@ class Pipeline:
         height, width = self._size(height, width, first_image)
         if first_image is not None:
             _array(first_image, "init_images", (n, height, width, 3))
-        method = make_scheduler(scheduler, self.description.scheduler, str(self.folder / "scheduler" / "scheduler_config.json"))
-        tables, calls = method.tables(steps), method.calls(steps)
-        first = 0
-        if first_image is not None:
-            if not 0 < strength <= 1:
-                raise UserError(f"strength = {strength!r} must be above 0 and at most 1.")
-            first = method.first_call(steps, strength)
-            if first >= calls:
-                raise UserError(f"strength = {strength!r} of {steps} steps leaves none to make; raise strength or steps.")
+        method, tables, first, calls = self.schedule(steps, scheduler, None if first_image is None else strength)
         shape = (height // self.vae_factor, width // self.vae_factor, self.networks.vae.latent_channels)
-        takes_guidance = self.networks.unet.time_embedding.cond_proj is not None
-        guide = guidance_scale > 1 and not takes_guidance
+        guide = guidance_scale > 1 and not self.takes_guidance
         negatives = [negative_prompt] if isinstance(negative_prompt, str) else list(negative_prompt)
         if len(negatives) not in (1, n):
             raise UserError(f"there are {len(negatives)} negative prompts for {n} prompts; give one, or one per prompt.")
+        if self.takes_guidance and any(negatives):
+            warnings.warn("this latent consistency model has no use for negative_prompt; it was left out.", stacklevel=2)
+        if guide and self.without_guidance:
+            warnings.warn(
+                f"guidance_scale = {guidance_scale:g}, but the scheduler of {self.folder.name} is set as that of a model "
+                "distilled to sample without guidance (SD-Turbo, SDXL-Turbo); guidance_scale=0 suits such a model.",
+                stacklevel=2,
+            )
         zero = guide and self.is_xl and bool(self.description.index.get("force_zeros_for_empty_prompt", True))
         zero = zero and not any(negatives)
 
@@ -192,8 +261,34 @@ class Pipeline:
             if shared["step_noise"].shape[0] < calls:
                 raise UserError(f"step_noise has {shared['step_noise'].shape[0]} steps, but the scheduler makes {calls}.")
         inputs = self._place(batched, shared, n)
-        images = self._sampler(self._state, inputs, scheduler=method, shape=shape, guide=guide, zero_negative=zero)
+        images = self._sampler(self._state, inputs, scheduler=method.program, shape=shape, guide=guide, zero_negative=zero)
         return images if images.shape[0] == n else images[:n]
+
+    def schedule(self, steps: int, scheduler: str | None = None, strength: float | None = None) -> Schedule:
+        """Returns which model calls `steps` mean.
+
+        Args:
+          steps: of the scheduler.
+          scheduler: a name, or None for the folder's.
+          strength: of image-to-image; None means from noise.
+
+        Raises:
+          UserError: the scheduler, its config, the steps or the strength do not fit.
+        """
+        where = str(self.folder / "scheduler" / "scheduler_config.json")
+        method = make_scheduler(scheduler, self.description.scheduler, where)
+        first = 0
+        if strength is not None:
+            if not 0 < strength <= 1:
+                raise UserError(f"strength = {strength!r} must be above 0 and at most 1.")
+            if isinstance(method, LCM) and str(self.description.index.get("_class_name")).startswith("LatentConsistency"):
+                method = method.shortened(strength)
+            else:
+                first = method.first_call(steps, strength)
+        tables, calls = method.tables(steps), method.calls(steps)
+        if first >= calls:
+            raise UserError(f"strength = {strength!r} of {steps} steps leaves none to make; raise strength or steps.")
+        return Schedule(method, tables, first, calls)
 
     def encode_prompts(self, prompts: str | Sequence[str]) -> tuple[jax.Array, jax.Array | None]:
         """Returns the UNet's text context [n, 77, d] and, for SDXL, the pooled embedding [n, p] (else None); float32."""
@@ -213,14 +308,14 @@ class Pipeline:
         """Returns the UNet's raw output for one denoising call.
 
         Args:
-          latents: [n, h/f, w/f, 4], as scaled by the scheduler.
+          latents: [n, h/f, w/f, c], as scaled by the scheduler.
           timestep: scalar or [n], in training timesteps.
           hidden: [n, tokens, d] from `encode_prompts`; likewise `pooled`, [n, p], for SDXL.
           height: image size in pixels told to SDXL; None means that of the latents. Likewise `width`.
           guidance_scale: embedded guidance, for UNets that take it (LCM).
 
         Returns:
-          float32 [n, h/f, w/f, 4].
+          float32 [n, h/f, w/f, c].
         """
         x = jnp.asarray(latents, jnp.float32)
         size = (height or x.shape[1] * self.vae_factor, width or x.shape[2] * self.vae_factor)
@@ -228,7 +323,7 @@ class Pipeline:
         return self._predict(self._state, x, jnp.asarray(timestep, jnp.float32), jnp.asarray(hidden), pooled, size, scale)
 
     def decode(self, latents: Any) -> jax.Array:
-        """Returns images float32 [n, h, w, 3] in [0, 1] of latents [n, h/f, w/f, 4] as the UNet sees them."""
+        """Returns images float32 [n, h, w, 3] in [0, 1] of latents [n, h/f, w/f, c] as the UNet sees them."""
         return self._decode(self._state, jnp.asarray(latents, jnp.float32))
 
     def encode(self, images: Any) -> jax.Array:

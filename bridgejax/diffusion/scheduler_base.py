@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -23,22 +24,48 @@ Carry = dict[str, jax.Array]  # "latents" [n, h, w, c] and whatever the method r
 
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 SPACINGS = ("leading", "trailing", "linspace")
-# Options of diffusers' schedulers of which only these values are available.
-FIXED: dict[str, tuple[Any, ...]] = {
+BETAS = ("linear", "scaled_linear", "squaredcos_cap_v2")
+# The values of each option that are available; an option is looked at only if the method's original reads it.
+CHOICES: dict[str, tuple[Any, ...]] = {
+    "prediction_type": PREDICTIONS,
+    "timestep_spacing": (None, *SPACINGS),
+    "beta_schedule": BETAS,
+    "thresholding": (False,),
     "skip_prk_steps": (True,),
     "algorithm_type": ("dpmsolver++",),
-    "solver_order": (2,),
-    "solver_type": ("midpoint",),
-    "lower_order_final": (True,),
-    "final_sigmas_type": ("zero",),
-    "interpolation_type": ("linear",),
+    "solver_order": (1, 2),
+    "solver_type": ("midpoint", "heun"),
+    "final_sigmas_type": ("zero", "sigma_min"),
+    "interpolation_type": ("linear", "log_linear"),
     "timestep_type": ("discrete",),
+    "variance_type": (None,),
     "use_exponential_sigmas": (False,),
     "use_beta_sigmas": (False,),
     "use_lu_lambdas": (False,),
     "use_flow_sigmas": (False,),
+    "use_dynamic_shifting": (False,),
 }
-BETAS = ("linear", "scaled_linear", "squaredcos_cap_v2")
+# What every original reads, and what only goes with an option that is refused or has no effect on sampling.
+COMMON = (
+    "num_train_timesteps",
+    "beta_start",
+    "beta_end",
+    "beta_schedule",
+    "trained_betas",
+    "prediction_type",
+    "timestep_spacing",
+    "steps_offset",
+)
+PASSED_OVER = ("dynamic_thresholding_ratio", "sample_max_value", "flow_shift", "time_shift_type")
+# Options of other schedulers that published configs carry along, for files say what their writer's class once had.
+ELSEWHERE = (
+    *("clip_sample", "clip_sample_range", "set_alpha_to_one", "skip_prk_steps", "variance_type", "thresholding"),
+    *("rescale_betas_zero_snr", "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "final_sigmas_type"),
+    *("sigma_min", "sigma_max", "interpolation_type", "timestep_type", "original_inference_steps", "timestep_scaling"),
+    *("algorithm_type", "solver_order", "solver_type", "lower_order_final", "euler_at_final", "lambda_min_clipped"),
+    *("use_lu_lambdas", "use_flow_sigmas", "use_dynamic_shifting", "predict_epsilon", "denoise_final", "predict_x0"),
+    *("solver_p", "disable_corrector", "eta", "s_noise"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,38 +85,61 @@ class Settings:
     clip_sample_range: float = 1.0
     rescale_betas_zero_snr: bool = False
     use_karras_sigmas: bool = False
+    final_sigmas_type: str = "zero"
+    interpolation_type: str = "linear"
+    sigma_min: float | None = None
+    sigma_max: float | None = None
+    solver_order: int = 2
+    solver_type: str = "midpoint"
+    lower_order_final: bool = True
+    euler_at_final: bool = False
+    lambda_min_clipped: float = -math.inf
     original_inference_steps: int = 50
     timestep_scaling: float = 10.0
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], where: str = "scheduler_config.json") -> Settings:
-        """Reads a diffusers scheduler config; keys that do not bear on the sampling here are passed over.
+    def from_config(
+        cls,
+        config: Mapping[str, Any],
+        where: str = "scheduler_config.json",
+        reads: Sequence[str] = (),
+        own: bool = False,
+    ) -> Settings:
+        """Reads a diffusers scheduler config as a method does whose original reads the options `reads`.
+
+        Options that only other methods have are passed over, as diffusers does when it makes one scheduler of
+        another's config.
+
+        Args:
+          config: the JSON object.
+          where: its file, for error messages.
+          reads: the options besides `COMMON` that bear on the method.
+          own: whether the config was written for the method; then a key that no scheduler has is refused.
 
         Raises:
-          UserError: a value is not supported; the key is named.
+          UserError: a value or a key is not supported; it is named.
         """
-        if config.get("thresholding"):
-            raise UserError(f"{where}: thresholding = true is not supported (it is meant for pixel models); set it to false.")
-        for key, allowed in FIXED.items():
-            if config.get(key) not in (None, *allowed):
-                raise UserError(
-                    f"{where}: {key} = {config[key]!r} is not supported; it must be {' or '.join(map(repr, allowed))}."
-                )
         known = {field.name for field in dataclasses.fields(cls)}
-        values = {key: value for key, value in config.items() if key in known}
-        if values.get("trained_betas") is not None:
-            values["trained_betas"] = tuple(float(beta) for beta in values["trained_betas"])
-        settings = cls(**values)
-        for key, allowed in (
-            ("prediction_type", PREDICTIONS),
-            ("timestep_spacing", (None, *SPACINGS)),
-            ("beta_schedule", BETAS),
-        ):
-            value = getattr(settings, key)
-            if value not in allowed and not (key == "beta_schedule" and settings.trained_betas):
-                options = ", ".join(str(option) for option in allowed if option)
-                raise UserError(f"{where}: {key} = {value!r} is not supported; it must be one of {options}.")
-        return settings
+        values: dict[str, Any] = {}
+        for key, value in config.items():
+            if key.startswith("_") or key in PASSED_OVER:
+                continue
+            if key not in COMMON and key not in reads:
+                if own and key not in ELSEWHERE:
+                    raise UserError(
+                        f"{where}: the option {key!r} is not known, so images might differ from the original's; remove it."
+                    )
+                continue
+            fits = value in CHOICES.get(key, (value,)) or (value is None and key not in ("prediction_type", "beta_schedule"))
+            if not fits and not (key == "beta_schedule" and config.get("trained_betas") is not None):
+                options = ", ".join(json.dumps(option) for option in CHOICES[key] if option is not None) or "null"
+                raise UserError(
+                    f"{where}: {key} = {json.dumps(value)} is not supported; it must be one of {options}, "
+                    "or pass another scheduler=."
+                )
+            if key in known and value is not None:
+                values[key] = tuple(float(beta) for beta in value) if key == "trained_betas" else value
+        return cls(**values)
 
     def alphas_cumulative(self) -> np.ndarray:
         """Returns ᾱ at every training timestep, float64 [num_train_timesteps] (Ho et al. 2020, equation 4).
@@ -131,8 +181,16 @@ class Scheduler(abc.ABC):
     settings: Settings
     name: ClassVar[str] = ""
     stochastic: ClassVar[bool] = False
+    same_class_as: ClassVar[str | None] = None  # another name for the same class of diffusers
     default_spacing: ClassVar[str] = "leading"
     extra_rows: ClassVar[int] = 1
+    reads: ClassVar[tuple[str, ...]] = ()  # options of the original besides COMMON
+    compiled: ClassVar[tuple[str, ...]] = ("prediction_type",)  # settings that `start`, `model_input` and `step` read
+
+    @property
+    def program(self) -> Scheduler:
+        """The method with nothing set but what its arithmetic reads: two with the same program share a compilation."""
+        return type(self)(Settings(**{key: getattr(self.settings, key) for key in self.compiled}))
 
     @property
     def max_steps(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -22,6 +23,14 @@ class DDIM(Scheduler):
     """Denoising diffusion implicit models without added noise (Song et al. 2021, arXiv:2010.02502, equation 12)."""
 
     name: ClassVar[str] = "ddim"
+    reads: ClassVar[tuple[str, ...]] = (
+        "clip_sample",
+        "clip_sample_range",
+        "set_alpha_to_one",
+        "thresholding",
+        "rescale_betas_zero_snr",
+    )
+    compiled: ClassVar[tuple[str, ...]] = ("prediction_type", "clip_sample", "clip_sample_range")
 
     def rows(self, steps: int) -> Tables:
         settings = self.settings
@@ -86,4 +95,11 @@ def make_scheduler(name: str | None, config: Mapping[str, Any], where: str = "sc
         name = CLASS_NAMES[kind]
     if name not in SCHEDULERS:
         raise UserError(f"scheduler {name!r} is not available; it must be one of {known}{nearest(str(name), SCHEDULERS)}.")
-    return SCHEDULERS[name](Settings.from_config(config, where))
+    method = SCHEDULERS[name]
+    own = CLASS_NAMES.get(str(config.get("_class_name")), "") in (name, method.same_class_as)
+    if own and name == "pndm" and not config.get("skip_prk_steps"):
+        raise UserError(
+            f"{where}: skip_prk_steps = {json.dumps(config.get('skip_prk_steps', False))} (Runge-Kutta steps first) is not "
+            "supported; it must be true, or pass another scheduler=."
+        )
+    return method(Settings.from_config(config, where, method.reads, own))

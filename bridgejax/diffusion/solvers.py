@@ -44,6 +44,17 @@ class Euler(Scheduler):
 
     name: ClassVar[str] = "euler"
     default_spacing: ClassVar[str] = "linspace"
+    reads: ClassVar[tuple[str, ...]] = (
+        "rescale_betas_zero_snr",
+        "interpolation_type",
+        "use_karras_sigmas",
+        "use_exponential_sigmas",
+        "use_beta_sigmas",
+        "sigma_min",
+        "sigma_max",
+        "timestep_type",
+        "final_sigmas_type",
+    )
 
     def rows(self, steps: int) -> Tables:
         settings = self.settings
@@ -53,10 +64,16 @@ class Euler(Scheduler):
             timesteps = np.linspace(0, settings.num_train_timesteps - 1, steps)[::-1]
         table = _sigmas(settings.alphas_cumulative())
         sigmas = np.interp(timesteps, np.arange(len(table)), table)
-        if settings.use_karras_sigmas and not self.stochastic:
-            sigmas = _karras(sigmas[::-1], steps)
+        if settings.interpolation_type == "log_linear":  # one level more than steps: the last step ends above zero
+            sigmas = np.exp(np.linspace(np.log(table[-1]), np.log(table[0]), steps + 1))
+        if settings.use_karras_sigmas:
+            # The original bounds the levels by those of the spaced timesteps.
+            low = sigmas[-1] if settings.sigma_min is None else settings.sigma_min
+            high = sigmas[0] if settings.sigma_max is None else settings.sigma_max
+            sigmas = _karras(np.asarray([low, high]), steps)
             timesteps = _timesteps_of(sigmas, table)
-        after = np.append(sigmas[1:], 0.0)
+        levels = np.append(sigmas, table[0] if settings.final_sigmas_type == "sigma_min" else 0.0)
+        sigmas, after = levels[:steps], levels[1 : steps + 1]
         up = np.sqrt(after**2 * (sigmas**2 - after**2) / sigmas**2) if self.stochastic else np.zeros(steps)
         first = sigmas.max() if spacing != "leading" else np.sqrt(sigmas.max() ** 2 + 1)
         return {
@@ -95,6 +112,7 @@ class EulerAncestral(Euler):
 
     name: ClassVar[str] = "euler_ancestral"
     stochastic: ClassVar[bool] = True
+    reads: ClassVar[tuple[str, ...]] = ("rescale_betas_zero_snr",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,10 +122,31 @@ class DPMSolver(Scheduler):
     name: ClassVar[str] = "dpmpp_2m"
     default_spacing: ClassVar[str] = "linspace"
     karras: ClassVar[bool] = False
+    reads: ClassVar[tuple[str, ...]] = (
+        "solver_order",
+        "thresholding",
+        "algorithm_type",
+        "solver_type",
+        "lower_order_final",
+        "euler_at_final",
+        "use_karras_sigmas",
+        "use_exponential_sigmas",
+        "use_beta_sigmas",
+        "use_lu_lambdas",
+        "use_flow_sigmas",
+        "use_dynamic_shifting",
+        "final_sigmas_type",
+        "lambda_min_clipped",
+        "variance_type",
+        "rescale_betas_zero_snr",
+    )
+
+    @property
+    def program(self) -> Scheduler:
+        return DPMSolver(super().program.settings)
 
     def rows(self, steps: int) -> Tables:
         settings = self.settings
-        count = settings.num_train_timesteps
         spacing = settings.timestep_spacing or self.default_spacing
         table = _sigmas(settings.alphas_cumulative())
         if self.karras or settings.use_karras_sigmas:
@@ -115,22 +154,36 @@ class DPMSolver(Scheduler):
             timesteps = _timesteps_of(sigmas, table)
             timesteps = timesteps if settings.beta_schedule == "squaredcos_cap_v2" else timesteps.round()
         else:
+            # Levels of λ = −log σ below the bound are left out at the noisy end.
+            count = len(table) - int(np.searchsorted(-np.log(table[::-1]), settings.lambda_min_clipped))
             if spacing == "linspace":
                 timesteps = np.linspace(0, count - 1, steps + 1).round()[::-1][:-1]
             elif spacing == "leading":
                 timesteps = (np.arange(steps + 1) * (count // (steps + 1)))[::-1][:-1] + settings.steps_offset
             else:
-                timesteps = settings.timesteps(steps, spacing)
-            sigmas = np.interp(timesteps, np.arange(count), table)
+                timesteps = np.round(np.arange(count, 0, -settings.num_train_timesteps / steps)) - 1
+                if len(timesteps) < steps:
+                    raise UserError(
+                        f"lambda_min_clipped = {settings.lambda_min_clipped} with trailing timesteps leaves "
+                        f"{len(timesteps)} of {steps} steps; pass another scheduler=."
+                    )
+                timesteps = timesteps[:steps]
+            sigmas = np.interp(timesteps, np.arange(len(table)), table)
         alpha = 1 / np.sqrt(sigmas**2 + 1)
-        after = np.append(sigmas[1:], 0.0)
+        to_zero = settings.final_sigmas_type == "zero"
+        after = np.append(sigmas[1:], 0.0 if to_zero else table[0])
         after_alpha = 1 / np.sqrt(after**2 + 1)
-        # λ = log(α/σ) = −log σ here; the last step goes to σ = 0 and is of first order.
-        width = np.log(sigmas[:-1]) - np.log(sigmas[1:])
-        gain = after_alpha * (1 - after / sigmas)
-        second = np.zeros(steps)
+        # λ = log(α/σ) = −log σ here; a step to σ = 0 is of first order.
         with np.errstate(divide="ignore", invalid="ignore"):
-            second[1:-1] = 0.5 * gain[1:-1] * width[1:] / width[:-1]
+            width = np.log(sigmas) - np.log(after)
+            gain = after_alpha * (1 - after / sigmas)
+            weight = 0.5 * gain if settings.solver_type == "midpoint" else after_alpha - gain / width
+            second = weight * width / np.append(np.inf, width[:-1])
+        if to_zero or settings.euler_at_final or (settings.lower_order_final and steps < 15):
+            second[-1] = 0
+        if settings.solver_order == 1:
+            second[:] = 0
+        second = np.nan_to_num(second, posinf=0.0, neginf=0.0)  # at or after a step of no width: of first order
         return {
             "timesteps": timesteps.astype(int),
             "alpha": alpha,
@@ -159,6 +212,7 @@ class DPMSolverKarras(DPMSolver):
     """The same on the noise levels of Karras et al. 2022."""
 
     name: ClassVar[str] = "dpmpp_2m_karras"
+    same_class_as: ClassVar[str | None] = "dpmpp_2m"
     karras: ClassVar[bool] = True
 
 
@@ -167,6 +221,7 @@ class PNDM(Scheduler):
     """Pseudo linear multistep of order four without Runge-Kutta steps (Liu et al. 2022, arXiv:2202.09778)."""
 
     name: ClassVar[str] = "pndm"
+    reads: ClassVar[tuple[str, ...]] = ("skip_prk_steps", "set_alpha_to_one")
     # How the newest and the three remembered predictions are weighed at the first, second, … call.
     weights: ClassVar[np.ndarray] = np.asarray(
         [
@@ -234,16 +289,42 @@ class LCM(Scheduler):
 
     name: ClassVar[str] = "lcm"
     stochastic: ClassVar[bool] = True
+    reads: ClassVar[tuple[str, ...]] = (
+        "original_inference_steps",
+        "clip_sample",
+        "clip_sample_range",
+        "set_alpha_to_one",
+        "thresholding",
+        "timestep_scaling",
+        "rescale_betas_zero_snr",
+    )
+    compiled: ClassVar[tuple[str, ...]] = ("prediction_type", "clip_sample", "clip_sample_range")
+    strength: float = 1.0  # which share of the schedule of the distillation is used, from the clean end
 
     @property
     def max_steps(self) -> int:
         return self.settings.original_inference_steps
 
+    def shortened(self, strength: float) -> LCM:
+        """Returns the method for image-to-image of a consistency model: all steps lie in the last `strength` of time."""
+        return dataclasses.replace(self, strength=strength)
+
     def rows(self, steps: int) -> Tables:
         settings = self.settings
         origin = settings.original_inference_steps
-        trained = (np.arange(1, origin + 1) * (settings.num_train_timesteps // origin) - 1)[::-1]
-        timesteps = trained[np.floor(np.linspace(0, origin, steps, endpoint=False)).astype(int)]
+        if origin > settings.num_train_timesteps:
+            raise UserError(
+                f"original_inference_steps = {origin} of the scheduler is more than its {settings.num_train_timesteps} "
+                "training timesteps; correct scheduler_config.json."
+            )
+        length = int(origin * self.strength)
+        if length < steps:
+            raise UserError(
+                f"strength = {self.strength} leaves {length} of the {origin} timesteps of the distillation, fewer than "
+                f"steps = {steps}; take at most {length} steps or raise strength."
+            )
+        trained = (np.arange(1, length + 1) * (settings.num_train_timesteps // origin) - 1)[::-1]
+        timesteps = trained[np.floor(np.linspace(0, length, steps, endpoint=False)).astype(int)]
         alphas = settings.alphas_cumulative()
         scaled = timesteps * settings.timestep_scaling
         next_alphas = np.append(alphas[timesteps[1:]], 1.0)  # no noise after the last step

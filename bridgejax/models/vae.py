@@ -174,11 +174,13 @@ class AutoencoderKL(nnx.Module):
         Args:
           images: [n, h, w, in_channels] in [-1, 1]; h and w multiples of `factor`.
         """
-        moments = self.encoder(images)
-        if self.quant_conv is not None:
-            moments = self.quant_conv(moments)
-        mean, log_variance = jnp.split(moments.astype(jnp.float32), 2, axis=-1)
+        mean, log_variance = jnp.split(self.moments(images), 2, axis=-1)
         return mean, jnp.clip(log_variance, -30.0, 20.0)
+
+    def moments(self, images: jax.Array) -> jax.Array:
+        """Returns mean and unclipped log variance as one array, [n, h/f, w/f, 2 · latent_channels] float32."""
+        moments = self.encoder(images)
+        return (moments if self.quant_conv is None else self.quant_conv(moments)).astype(jnp.float32)
 
     def decode(self, latents: jax.Array) -> jax.Array:
         """Returns images [n, h, w, out_channels] float32, nominally in [-1, 1], from unscaled latents."""

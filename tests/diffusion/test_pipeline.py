@@ -82,12 +82,39 @@ def test_values_do_not_recompile(pipe) -> None:
     assert any("sample" in name for name in names), "the counter must see a compilation when there is one"
 
 
+def test_values_do_not_recompile_without_guidance(pipe) -> None:
+    start = np.random.default_rng(0).uniform(size=(2, 16, 16, 3)).astype(np.float32)
+    pipe(["a", "b"], seeds=[1, 2], steps=2, guidance_scale=1.0)
+    pipe(["a", "b"], seeds=[1, 2], steps=2, guidance_scale=1.0, init_images=start)
+    with compilations() as names:
+        pipe(["c", "longer prompt"], seeds=[3, 2**62], steps=7, guidance_scale=0.0, negative_prompt="blurry")
+        pipe(["c", "d"], seeds=[3, 4], steps=6, guidance_scale=0.5, init_images=start[::-1], strength=0.4)
+    assert not names
+
+
+def test_schedulers_of_one_arithmetic_share_a_program(pipe) -> None:
+    pipe("a", seeds=1, steps=2, guidance_scale=1.0, scheduler="dpmpp_2m")
+    with compilations() as names:
+        pipe("b", seeds=2, steps=5, guidance_scale=1.0, scheduler="dpmpp_2m_karras")
+    assert not names
+
+
 def test_guidance_of_one_ignores_the_negative_prompt(pipe) -> None:
     plain = pipe("a cat", 1, steps=2, guidance_scale=1.0)
     np.testing.assert_array_equal(plain, pipe("a cat", 1, steps=2, guidance_scale=1.0, negative_prompt="dark"))
     strong = pipe("a cat", 1, steps=2, guidance_scale=7.5)
     assert np.abs(np.asarray(strong) - np.asarray(plain)).max() > 1e-3
     assert np.abs(np.asarray(strong) - np.asarray(pipe("a cat", 1, steps=2, negative_prompt="dark"))).max() > 1e-4
+
+
+def test_each_image_has_its_own_negative_prompt(pipe) -> None:
+    prompts, negatives, seeds = ["a cat", "a dog"], ["dark", "blurry, low quality"], [5, 6]
+    together = np.asarray(pipe(prompts, seeds, steps=2, negative_prompt=negatives))
+    for row in range(2):
+        alone = pipe(prompts[row], seeds[row], steps=2, negative_prompt=negatives[row])
+        np.testing.assert_allclose(together[row], np.asarray(alone)[0], atol=1e-4)
+    swapped = np.asarray(pipe(prompts, seeds, steps=2, negative_prompt=negatives[::-1]))
+    assert np.abs(swapped - together).max() > 1e-4
 
 
 def test_latents_replace_the_noise_of_the_seeds(pipe) -> None:
@@ -107,6 +134,22 @@ def test_every_scheduler_samples(pipe, name: str) -> None:
         noise = np.stack([np.asarray(step_noise(keys, step, (8, 8, 4))) for step in range(3)])
         given = pipe(["a cat", "a dog"], [1, 2], steps=3, guidance_scale=1.0, scheduler=name, step_noise=noise)
         np.testing.assert_allclose(given, images, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", sorted(SCHEDULERS))
+def test_every_scheduler_starts_from_an_image(pipe, name: str) -> None:
+    """At low strength the image comes back nearly as the autoencoder has it; at full strength it does not."""
+    start = np.random.default_rng(0).uniform(size=(1, 16, 16, 3)).astype(np.float32)
+    target = np.asarray(pipe.decode(pipe.encode(start)))
+    arguments: dict = {"seeds": 1, "steps": 20, "guidance_scale": 1.0, "scheduler": name, "init_images": start}
+    near, far = (np.abs(np.asarray(pipe("a cat", **arguments, strength=s)) - target).mean() for s in (0.1, 1.0))
+    assert near < far
+
+
+def test_schedule_says_which_timesteps_are_called(pipe) -> None:
+    assert pipe.schedule(4).timesteps.tolist() == [751, 501, 251, 1]
+    assert pipe.schedule(4, strength=0.5).timesteps.tolist() == [251, 1]
+    assert pipe.schedule(3, "euler").timesteps.tolist() == [999, 499.5, 0]
 
 
 def test_image_to_image_stays_closer_at_low_strength(pipe) -> None:
@@ -164,6 +207,38 @@ def test_bfloat16_is_close(tiny_folder: Path, pipe, tmp_path: Path) -> None:
     np.testing.assert_array_equal(
         b, load_pipeline(tmp_path / "half", dtype="bfloat16")("a cat", 1, steps=2, guidance_scale=1.0)
     )
+
+
+def test_parameters_and_arithmetic_have_their_own_precision(pipe, tiny_folder: Path) -> None:
+    mixed = load_pipeline(tiny_folder, dtype="bfloat16", param_dtype="float32")
+    half = load_pipeline(tiny_folder, dtype="bfloat16")
+    kernels = [p.networks.unet.conv_in.kernel[...].dtype.name for p in (mixed, half)]
+    assert kernels == ["float32", "bfloat16"]
+    np.testing.assert_array_equal(mixed.networks.unet.conv_in.kernel[...], pipe.networks.unet.conv_in.kernel[...])
+    images = [np.asarray(p("a cat", 1, steps=2, guidance_scale=1.0)) for p in (pipe, mixed, half)]
+    assert 0 < np.abs(images[1] - images[0]).max() < 0.05
+    assert np.abs(images[1] - images[2]).max() < 0.05
+    with pytest.raises(UserError, match="int8"):
+        load_pipeline(tiny_folder, param_dtype="int8")
+
+
+def _with_scheduler(folder: Path, copy: Path, **change: object) -> Path:
+    shutil.copytree(folder, copy)
+    file = copy / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+    return copy
+
+
+def test_guidance_on_a_distilled_model_warns(pipe, tiny_folder: Path, tmp_path: Path) -> None:
+    kind = {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "trailing"}
+    turbo = load_pipeline(_with_scheduler(tiny_folder, tmp_path / "turbo", **kind))
+    assert turbo.schedule(1).timesteps.tolist() == [999]
+    with pytest.warns(UserWarning, match=r"guidance_scale=0 suits such a model"):
+        turbo("a cat", 1, steps=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        turbo("a cat", 1, steps=1, guidance_scale=0)
+        pipe("a cat", 1, steps=1)
 
 
 def test_mesh_gives_the_same_images(tiny_folder: Path, pipe) -> None:
@@ -239,6 +314,43 @@ def test_damaged_folders_get_one_sentence(tiny_folder: Path, tmp_path: Path, kin
     _spoil(copy, kind)
     with pytest.raises(UserError, match=named) as caught:
         load_pipeline(copy)("a cat", 1, steps=1)
+    assert "\n" not in str(caught.value)
+
+
+def _edit(file: Path, **change: object) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+
+
+@pytest.mark.parametrize(
+    ("kind", "named"),
+    [
+        ("flux", "FluxPipeline"),
+        ("single network", "BertModel"),
+        ("inpainting", "in_channels"),
+        ("other autoencoder", "AsymmetricAutoencoderKL"),
+        ("other text encoder", "T5EncoderModel"),
+        ("refiner", "SDXL refiner"),
+    ],
+)
+def test_folders_of_another_architecture_are_named(tiny_folder: Path, tmp_path: Path, kind: str, named: str) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny_folder, copy)
+    if kind == "flux":
+        _edit(copy / "model_index.json", _class_name="FluxPipeline")
+    elif kind == "single network":
+        (copy / "model_index.json").unlink()
+        (copy / "config.json").write_text(json.dumps({"architectures": ["BertModel"]}))
+    elif kind == "inpainting":
+        _edit(copy / "unet" / "config.json", in_channels=9)
+    elif kind == "other autoencoder":
+        _edit(copy / "vae" / "config.json", _class_name="AsymmetricAutoencoderKL")
+    elif kind == "refiner":
+        second = ["transformers", "CLIPTextModelWithProjection"]
+        _edit(copy / "model_index.json", text_encoder=[None, None], text_encoder_2=second)
+    else:
+        _edit(copy / "model_index.json", text_encoder=["transformers", "T5EncoderModel"])
+    with pytest.raises(UserError, match=named) as caught:
+        load_pipeline(copy)
     assert "\n" not in str(caught.value)
 
 

@@ -1,4 +1,4 @@
-"""The whole pipeline beside PyTorch diffusers: the same folder, the same latents, the same image."""
+"""A folder of ours in PyTorch diffusers, and every scheduler's steps beside its class there."""
 
 from __future__ import annotations
 
@@ -8,86 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bridgejax.diffusion import load_pipeline
+from tests.diffusion.families import SCHEDULER_CLASSES
 
 pytestmark = pytest.mark.parity
 
-KINDS = ("sd1", "sd2")
 PROMPTS = ["a photo of a cat", "two dogs, painted"]
-
-
-def torch_folder(folder: Path, tokenizer: Path, kind: str) -> Path:
-    """Saves a random pipeline by PyTorch: SD 1.x's shape of config, or SD 2.x's."""
-    torch = pytest.importorskip("torch")
-    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
-
-    torch.manual_seed(0)
-    second = kind == "sd2"
-    unet = UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=(16, 32, 32) if second else (16, 32),
-        layers_per_block=1 if second else 2,
-        norm_num_groups=8,
-        cross_attention_dim=32,
-        attention_head_dim=[2, 4, 4] if second else 4,
-        use_linear_projection=second,
-        down_block_types=("CrossAttnDownBlock2D",) * (2 if second else 1) + ("DownBlock2D",),
-        up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * (2 if second else 1),
-    )
-    vae = AutoencoderKL(
-        block_out_channels=(16, 32),
-        layers_per_block=1,
-        norm_num_groups=8,
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-    )
-    text = CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=514,
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=3,
-            num_attention_heads=4,
-            hidden_act="gelu" if second else "quick_gelu",
-            bos_token_id=512,
-            eos_token_id=513,
-        )
-    )
-    scheduler = DDIMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=1,
-        prediction_type="v_prediction" if second else "epsilon",
-    )
-    StableDiffusionPipeline(
-        vae=vae,
-        text_encoder=text,
-        tokenizer=CLIPTokenizer.from_pretrained(str(tokenizer)),
-        unet=unet,
-        scheduler=scheduler,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    ).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module", params=KINDS)
-def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, make_tokenizer: Any) -> tuple[Any, Any]:
-    """(PyTorch pipeline, ours) from one folder."""
-    pytest.importorskip("torch")
-    from diffusers import StableDiffusionPipeline
-
-    root = tmp_path_factory.mktemp(request.param)
-    tokenizer = make_tokenizer(root / "tokenizer", pad="!" if request.param == "sd2" else "<|endoftext|>")
-    folder = torch_folder(root / "model", tokenizer, request.param)
-    theirs = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
-    theirs.set_progress_bar_config(disable=True)
-    return theirs, load_pipeline(folder)
 
 
 def noise(seed: int = 0) -> np.ndarray:
@@ -98,70 +23,6 @@ def nchw(x: np.ndarray) -> Any:
     import torch
 
     return torch.from_numpy(np.ascontiguousarray(np.asarray(x).transpose(0, 3, 1, 2)))
-
-
-@pytest.mark.parametrize(("guidance", "negative"), [(1.0, ""), (7.5, ""), (7.5, "blurry, dark")])
-def test_images_agree(both: tuple[Any, Any], guidance: float, negative: str) -> None:
-    theirs, ours = both
-    expected = theirs(
-        PROMPTS,
-        latents=nchw(noise()),
-        num_inference_steps=5,
-        guidance_scale=guidance,
-        negative_prompt=[negative] * 2,
-        output_type="np",
-    ).images
-    images = ours(PROMPTS, latents=noise(), steps=5, guidance_scale=guidance, negative_prompt=negative)
-    np.testing.assert_allclose(images, expected, atol=2e-3)
-    assert expected.std() > 0.01
-
-
-@pytest.mark.parametrize("strength", [0.55, 1.0])
-def test_image_to_image_agrees(both: tuple[Any, Any], strength: float) -> None:
-    import torch
-    from diffusers import StableDiffusionImg2ImgPipeline
-
-    theirs, ours = both
-    start = np.random.default_rng(1).uniform(size=(2, 16, 16, 3)).astype(np.float32)
-    img2img = StableDiffusionImg2ImgPipeline(**theirs.components, requires_safety_checker=False)
-    img2img.set_progress_bar_config(disable=True)
-    added = torch.randn((2, 4, 8, 8), generator=torch.Generator().manual_seed(3))
-    expected = img2img(
-        PROMPTS,
-        image=nchw(ours.encode(start)),
-        strength=strength,
-        num_inference_steps=8,
-        guidance_scale=5.0,
-        generator=torch.Generator().manual_seed(3),
-        output_type="np",
-    ).images
-    images = ours(
-        PROMPTS,
-        init_images=start,
-        latents=added.numpy().transpose(0, 2, 3, 1),
-        strength=strength,
-        steps=8,
-        guidance_scale=5.0,
-    )
-    np.testing.assert_allclose(images, expected, atol=2e-3)
-
-
-def test_stages_agree(both: tuple[Any, Any]) -> None:
-    import torch
-
-    theirs, ours = both
-    hidden, _ = ours.encode_prompts(PROMPTS)
-    with torch.no_grad():
-        expected = theirs.encode_prompt(PROMPTS, "cpu", 1, False)[0]
-        np.testing.assert_allclose(hidden, expected, rtol=1e-4, atol=1e-4)
-        for timestep in (1, 500, 999):
-            output = theirs.unet(nchw(noise()), torch.tensor(timestep), expected).sample
-            scale = float(output.abs().max())
-            mine = ours.predict(noise(), timestep, hidden)
-            np.testing.assert_allclose(mine, output.permute(0, 2, 3, 1), atol=1e-4 * scale)
-        factor = theirs.vae.config.scaling_factor
-        decoded = (theirs.vae.decode(nchw(noise()) / factor).sample / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
-        np.testing.assert_allclose(ours.decode(noise()), decoded, atol=1e-4)
 
 
 def test_our_folder_opens_in_diffusers(tiny_folder: Path, pipe: Any) -> None:
@@ -185,19 +46,8 @@ SETTINGS = [
 ]
 
 
-CLASSES = {
-    "ddim": ("DDIMScheduler", {}),
-    "pndm": ("PNDMScheduler", {"skip_prk_steps": True}),
-    "euler": ("EulerDiscreteScheduler", {}),
-    "euler_ancestral": ("EulerAncestralDiscreteScheduler", {}),
-    "dpmpp_2m": ("DPMSolverMultistepScheduler", {}),
-    "dpmpp_2m_karras": ("DPMSolverMultistepScheduler", {"use_karras_sigmas": True}),
-    "lcm": ("LCMScheduler", {}),
-}
-
-
 @pytest.mark.parametrize("config", SETTINGS)
-@pytest.mark.parametrize("name", sorted(CLASSES))
+@pytest.mark.parametrize("name", sorted(SCHEDULER_CLASSES))
 def test_steps_agree(name: str, config: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every method beside its diffusers class, on the same predictions, from noise and from an image."""
     torch = pytest.importorskip("torch")
@@ -205,7 +55,7 @@ def test_steps_agree(name: str, config: dict, monkeypatch: pytest.MonkeyPatch) -
 
     from bridgejax.diffusion.schedulers import make_scheduler
 
-    kind, extra = CLASSES[name]
+    kind, extra = SCHEDULER_CLASSES[name]
     if config.get("prediction_type") == "sample" and name in ("pndm", "euler_ancestral"):
         pytest.skip("not supported by the original")
     if name == "lcm":

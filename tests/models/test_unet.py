@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from flax import nnx
 
 from bridgejax.errors import UserError
-from bridgejax.models.attention import attention
+from bridgejax.models.attention import _cudnn_compiles, attention, fused
 from bridgejax.models.conv import GroupNorm, upsample_nearest
 from bridgejax.models.unet import UNet2DCondition
 from bridgejax.models.weights import UNET_LINEAR_RULES, UNET_RULES, assign, export, read_tensors
@@ -92,6 +93,54 @@ def test_attention_in_blocks_of_queries(monkeypatch: pytest.MonkeyPatch) -> None
     whole = attention(q, k, v)
     monkeypatch.setattr("bridgejax.models.attention._MAX_SCORES", 400)
     np.testing.assert_allclose(attention(q, k, v), whole, atol=1e-6)
+
+
+def test_attention_takes_the_fused_kernel_where_it_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU: half precision and heads of a multiple of 8 up to 128; never with a mask; on a CPU nowhere."""
+    q = jax.random.normal(jax.random.key(0), (1, 8, 2, 64), jnp.bfloat16)
+    assert not fused(q.dtype, 64)
+    plain, library, taken = attention(q, q, q), jax.nn.dot_product_attention, []
+
+    def fake(query: jax.Array, key: jax.Array, value: jax.Array, *, implementation: str) -> jax.Array:
+        taken.append(implementation)
+        return library(query, key, value)
+
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax.nn, "dot_product_attention", fake)
+    monkeypatch.setattr("bridgejax.models.attention._cudnn_compiles", lambda kind, width: True)
+    assert [fused(jnp.bfloat16, width) for width in (40, 64, 128, 160, 20)] == [True, True, True, False, False]
+    assert fused(jnp.float16, 64)
+    assert not fused(jnp.float32, 64)
+    np.testing.assert_allclose(attention(q, q, q).astype(jnp.float32), plain.astype(jnp.float32), atol=0.02)
+    assert taken == ["cudnn"]
+    attention(q, q, q, jnp.zeros((1, 1, 8, 8)))
+    assert taken == ["cudnn"]
+
+
+def test_attention_falls_back_where_the_fused_kernel_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real library function refuses cuDNN on this machine's CPU: one warning, and the plain path."""
+    q = jax.random.normal(jax.random.key(0), (1, 8, 2, 64), jnp.bfloat16)
+    plain = attention(q, q, q)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    _cudnn_compiles.cache_clear()
+    try:
+        with pytest.warns(UserWarning, match="cuDNN's attention is not available"):
+            np.testing.assert_array_equal(attention(q, q, q), plain)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            attention(q, q, q)
+    finally:
+        _cudnn_compiles.cache_clear()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("width", [40, 64, 128])
+def test_the_fused_kernel_agrees_with_the_plain_one(width: int) -> None:
+    """On a real GPU, in half precision."""
+    q, k, v = (jax.random.normal(jax.random.key(i), (2, 256, 4, width), jnp.bfloat16) for i in range(3))
+    assert fused(q.dtype, width)
+    plain = jax.nn.dot_product_attention(*(x.astype(jnp.float32) for x in (q, k, v)), implementation="xla")
+    np.testing.assert_allclose(attention(q, k, v).astype(jnp.float32), plain, atol=0.03)
 
 
 def test_group_norm_with_a_large_mean() -> None:
