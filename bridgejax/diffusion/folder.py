@@ -11,9 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from bridgejax.diffusion.networks import Networks
@@ -48,7 +46,7 @@ KINDS = (
 )
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
 _TEXT_CLASSES = {"CLIPTextModel": False, "CLIPTextModelWithProjection": True}
-Put = Callable[[str, np.ndarray], jax.Array]
+Put = Callable[..., Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,7 +176,8 @@ def load_networks(description: Description, dtype: Any, put: Put | None) -> Netw
     Args:
       description: of the folder.
       dtype: of parameters and arithmetic.
-      put: places one parameter; None means the default device.
+      put: places one parameter, as of `bridgejax.mesh.make_put`; paths start with the part's name ("unet."). None means the
+        default device.
 
     Raises:
       UserError: a weights file does not fit its config, or is damaged; file and tensor are named.
@@ -187,7 +186,8 @@ def load_networks(description: Description, dtype: Any, put: Put | None) -> Netw
 
     def fill(part: str, build: Callable[[], Any], rules: Sequence[Rule], rename: Callable[[Any], Any] = dict) -> Any:
         where = description.folder / part
-        return assign(nnx.eval_shape(build), rename(read_tensors(where)), rules, str(where), put=put)
+        place = None if put is None else lambda path, *rest: put(f"{part}.{path}", *rest)
+        return assign(nnx.eval_shape(build), rename(read_tensors(where)), rules, str(where), put=place)
 
     def text_encoder(config: Mapping[str, Any], projection: bool) -> Callable[[], CLIPTextModel]:
         return lambda: CLIPTextModel(config, projection=projection, rngs=nnx.Rngs(0), **options)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +21,24 @@ from bridgejax.diffusion.schedulers import make_scheduler
 from bridgejax.diffusion.tokenizer import Tokenizer
 from bridgejax.errors import UserError
 from bridgejax.identity import keys_from_seeds
-from bridgejax.mesh import check_randomness, data_sharding, data_size, replicated
+from bridgejax.mesh import check_randomness, data_sharding, data_size, make_put, parameter_rules, replicated
 
 
-def load_pipeline(folder_or_hub_name: str | Path, dtype: Any = "float32", mesh: Mesh | None = None) -> Pipeline:
+def load_pipeline(
+    folder_or_hub_name: str | Path,
+    dtype: Any = "float32",
+    mesh: Mesh | None = None,
+    mesh_rules: Iterable[Sequence[Any]] = (),
+) -> Pipeline:
     """Loads a text-to-image model.
 
     Args:
       folder_or_hub_name: `builtin:tiny_diffusion`, a folder in the diffusers layout, or a hub name.
       dtype: "float32", "bfloat16" or "float16", of parameters and arithmetic; latents, norms' statistics and
         softmax stay float32.
-      mesh: devices to split batches over (axis "data"); None means the default device.
+      mesh: devices to split batches over (axis "data"), and parameters too where there is an axis "model"; None means the
+        default device. Parameters are read straight into their shards.
+      mesh_rules: (regular expression, axes) pairs that go before `bridgejax.mesh.PARAMETER_RULES`.
 
     Raises:
       UserError: the folder, a config or a weights file is missing, damaged or not supported.
@@ -39,13 +46,7 @@ def load_pipeline(folder_or_hub_name: str | Path, dtype: Any = "float32", mesh: 
     check_randomness()
     kind = parse_dtype(dtype)
     description = describe(locate(folder_or_hub_name))
-    put = None
-    if mesh is not None:
-        sharding = replicated(mesh)
-
-        def put(path: str, array: np.ndarray) -> jax.Array:
-            return jax.device_put(array, sharding)
-
+    put = None if mesh is None else make_put(mesh, parameter_rules(mesh_rules))
     return Pipeline(description, load_networks(description, kind, put), mesh)
 
 
