@@ -108,21 +108,13 @@ def _plan(config: Any, problems: list[str]) -> list[str]:
         description = describe(locate(config.generator.weights))
         put = make_abstract_put(mesh, parameter_rules(config.mesh_rules))
         state = nnx.state(load_networks(description, parse_dtype(config.generator.dtype), put))
-        lines.append(
-            f"  generator   {_mib(bytes_per_device(state))} of {_mib(_whole(state))} parameters ({config.generator.dtype}) per device; "
-            f"batch {config.generator.batch_size}, {_share(config.generator.batch_size, parts)} images per device"
-        )
-        classifier = nnx.state(abstract_classifier(config.classifier.weights))
-        lines.append(
-            f"  classifier  {_mib(_whole(classifier))} parameters per device (a whole copy on each); "
-            f"batch {config.training.batch_size}, {_share(config.training.batch_size, parts)} images per device"
-        )
+        held, dtype = f"{_mib(bytes_per_device(state))} of {_mib(_whole(state))}", config.generator.dtype
+        lines.append(f"  generator   {held} parameters ({dtype}) per device; {_batch(config.generator.batch_size, parts)}")
+        classifier = _mib(_whole(nnx.state(abstract_classifier(config.classifier.weights))))
+        lines.append(f"  classifier  {classifier} parameters on each device; {_batch(config.training.batch_size, parts)}")
         for key in ("batch_size", "eval_batch_size"):
-            size = config.training[key]
-            if size % parts:
-                problems.append(
-                    f"training.{key} is {size}; give a multiple of {parts}, the devices that a batch is split over."
-                )
+            if config.training[key] % parts:
+                problems.append(f"training.{key} is {config.training[key]}; give a multiple of {parts}, the parts of a batch.")
         return lines
     except UserError as error:
         problems.append(str(error))
@@ -143,8 +135,8 @@ def _mib(size: int) -> str:
     return f"{size / 2**20:.1f} MiB"
 
 
-def _share(batch: int, parts: int) -> int:
-    return -(-batch // parts)
+def _batch(size: int, parts: int) -> str:
+    return f"batch {size}, {-(-size // parts)} images per device"
 
 
 def _memory_gib() -> float:

@@ -134,7 +134,8 @@ def parameter_rules(pairs: Iterable[Sequence[Any]] = ()) -> tuple[ParameterRule,
             pattern, axes = pair
             re.compile(pattern)
             spec = PartitionSpec(*(tuple(axis) if isinstance(axis, list) else axis for axis in axes))
-            wrong = isinstance(axes, str)
+            names = [name for axis in spec if axis is not None for name in ((axis,) if isinstance(axis, str) else axis)]
+            wrong = isinstance(axes, str) or len(set(names)) != len(names) or not all(isinstance(name, str) for name in names)
         except (TypeError, ValueError, re.error):
             wrong = True
         if wrong:
@@ -245,7 +246,8 @@ def local_rows(mesh: Mesh | None, rows: int) -> slice:
     """
     if mesh is None or jax.process_count() == 1:
         return slice(0, rows)
-    found = {index[0].indices(rows)[:2] for index in data_sharding(mesh).addressable_devices_indices_map((rows,)).values()}
+    indices = data_sharding(mesh).addressable_devices_indices_map((rows,)).values()
+    found = {(slice(None) if index is None else index[0]).indices(rows)[:2] for index in indices}
     start, stop = min(first for first, _ in found), max(last for _, last in found)
     if sum(last - first for first, last in found) != stop - start:
         raise UserError(

@@ -11,10 +11,12 @@ Several processes work on one command when each finds in its environment
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
 from pathlib import Path
+from types import TracebackType
 from typing import NoReturn
 
 from bridgejax.errors import UserError
@@ -79,7 +81,12 @@ def _join() -> None:
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[0][:200]
         raise UserError(f"process {numbers[PROCESS_ID]} could not join the others at {address} ({reason}).") from error
+    sys.excepthook = _end_on_error
     progress.quiet = not is_first()
+    # The libraries underneath announce their connections on stdout, which is the command's own.
+    own = os.dup(1)
+    os.dup2(2, 1)
+    sys.stdout = os.fdopen(own, "w", buffering=1)
 
 
 def is_first() -> bool:
@@ -102,6 +109,15 @@ def leave_failed(code: int, message: str) -> int:
     _exit(code)
 
 
+def _end_on_error(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> NoReturn:
+    """Prints an error that nobody expected and ends this process at once, for the same reason as `leave_failed`."""
+    with contextlib.suppress(OSError):
+        sys.__excepthook__(kind, error, trace)
+        sys.stderr.flush()
+    _exit(1)
+
+
 def _exit(code: int) -> NoReturn:
-    sys.stdout.flush()
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
     os._exit(code)

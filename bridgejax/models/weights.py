@@ -8,6 +8,7 @@ inverse.
 from __future__ import annotations
 
 import json
+import mmap
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -223,7 +224,15 @@ def assign(
 
         value = jnp.asarray(read(...)) if put is None else put(_dotted(path), expected, target, read)
         filled[path] = variable.replace(value)
+        _forget(tensors[source])
     return nnx.merge(graph, nnx.from_flat_state(filled))
+
+
+def _forget(array: np.ndarray) -> None:
+    """Takes the pages of a memory-mapped file out of this process's memory; they are read again if wanted."""
+    mapped = getattr(array, "_mmap", None)
+    if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def _source_shape(shape: tuple[int, ...], transform: str) -> list[int]:
