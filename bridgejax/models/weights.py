@@ -203,7 +203,7 @@ def assign(
     filled = {}
     for path, (source, transform) in plan.items():
         variable = parameters[path]
-        array = np.asarray(tensors[source])
+        array = original = np.asarray(tensors[source])
         if transform in _TRANSPOSE and array.ndim == len(_TRANSPOSE[transform]):
             array = array.transpose(_TRANSPOSE[transform])
         expected = tuple(variable.get_value().shape)
@@ -224,15 +224,17 @@ def assign(
 
         value = jnp.asarray(read(...)) if put is None else put(_dotted(path), expected, target, read)
         filled[path] = variable.replace(value)
-        _forget(tensors[source])
+        _forget(original)
     return nnx.merge(graph, nnx.from_flat_state(filled))
 
 
 def _forget(array: np.ndarray) -> None:
     """Takes the pages of a memory-mapped file out of this process's memory; they are read again if wanted."""
-    mapped = getattr(array, "_mmap", None)
-    if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
-        mapped.madvise(mmap.MADV_DONTNEED)
+    base: Any = array
+    while base is not None and not isinstance(base, mmap.mmap):
+        base = getattr(base, "base", None)
+    if base is not None and hasattr(mmap, "MADV_DONTNEED"):
+        base.madvise(mmap.MADV_DONTNEED)
 
 
 def _source_shape(shape: tuple[int, ...], transform: str) -> list[int]:
