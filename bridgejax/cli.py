@@ -11,6 +11,7 @@ from pathlib import Path
 
 from bridgejax import __version__
 from bridgejax.errors import UserError, nearest
+from bridgejax.runtime import leave_failed
 
 COMMANDS = {
     "run": "everything the config asks for: generate, train every arm, report",
@@ -35,6 +36,7 @@ class _Parser(argparse.ArgumentParser):
 def _parser(command: str) -> argparse.ArgumentParser:
     parser = _Parser(prog=f"bridgejax {command}", description=COMMANDS[command], allow_abbrev=False)
     if command == "doctor":
+        parser.add_argument("--config", metavar="FILE.py[:ARG]", help="also tell what each device holds under this config")
         return parser
     if command != "report":
         parser.add_argument(
@@ -86,12 +88,17 @@ def _dispatch(arguments: Sequence[str]) -> int:
         raise UserError(f"{command!r} is no command{nearest(command, COMMANDS)} (commands: {', '.join(COMMANDS)}).")
     rest, overrides = _split_overrides(tail)
     options = _parser(command).parse_args(rest)
-    if overrides and not hasattr(options, "config"):
+    if overrides and getattr(options, "config", None) is None:
         raise UserError(f"`bridgejax {command}` takes no --config.KEY; leave out --config.{overrides[0][0]}.")
     if command == "doctor":
         from bridgejax.doctor import report
 
-        print(report())
+        if options.config is None:
+            print(report())
+        else:
+            from bridgejax.config import load_config
+
+            print(report(load_config(options.config, overrides)))
         return 0
     if command == "report":
         from bridgejax.studies.report import write_report
@@ -108,11 +115,13 @@ def _dispatch(arguments: Sequence[str]) -> int:
 
     runtime.start()
     if command == "run":
-        print(studies.run(config, options.workdir))
+        made = studies.run(config, options.workdir)
     elif command == "generate":
-        print(studies.generate(config, options.workdir))
+        made = studies.generate(config, options.workdir)
     else:
-        print(studies.train(config, options.workdir, recipe=options.recipe, seed=options.seed))
+        made = studies.train(config, options.workdir, recipe=options.recipe, seed=options.seed)
+    if runtime.is_first():
+        print(made)
     return 0
 
 
@@ -125,17 +134,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(sys.argv[1:] if arguments is None else arguments)
     except UserError as error:
-        print(f"bridgejax: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return leave_failed(2, f"bridgejax: {' '.join(str(error).split())}")
     except KeyboardInterrupt:
-        print("bridgejax: interrupted; the same command continues where it stopped.", file=sys.stderr)
-        return 130
+        return leave_failed(130, "bridgejax: interrupted; the same command continues where it stopped.")
     except OSError as error:
         if error.errno not in (*_NO_SPACE, *_NO_ACCESS):
             raise
         what = "the disk is full" if error.errno in _NO_SPACE else "not allowed"
         place = f" ({error.filename})" if error.filename else ""
-        print(
-            f"bridgejax: {what}{place}; free space or change its permissions, and run the same command again.", file=sys.stderr
+        return leave_failed(
+            2, f"bridgejax: {what}{place}; free space or change its permissions, and run the same command again."
         )
-        return 2

@@ -111,7 +111,8 @@ def default_config() -> Any:
             "per_class": (),  # a grid of volumes; () = synthetic.per_class alone
         }
     )
-    config.mesh = (("data", -1),)
+    config.mesh = (("data", -1),)  # ordered (axis, size); "data" splits batches, "model" parameters; one size may be -1
+    config.mesh_rules = ()  # (regular expression, axes) pairs that go before the built-in rules for the generator's parameters
     config.lock()
     config.prompts.variants.unlock()
     config.recipes.unlock()
@@ -213,7 +214,7 @@ def _literal(text: str) -> Any:
 
 
 _ANY = {"prompts.template"}
-_LISTS = {"arms", "task.class_names", "study.shots", "study.per_class", "mesh"}
+_LISTS = {"arms", "task.class_names", "study.shots", "study.per_class", "mesh", "mesh_rules"}
 
 
 def _coerce(key: str, old: Any, value: Any) -> Any:
@@ -288,6 +289,10 @@ def check_config(config: Any) -> None:
     pairs = values["mesh"]
     if not isinstance(pairs, (list, tuple)) or not all(isinstance(p, (list, tuple)) and len(p) == 2 for p in pairs):
         raise UserError(f"mesh is {pairs!r}; it should be (axis, size) pairs such as (('data', -1),).")
+    if values["mesh_rules"]:  # only then is JAX worth its import here
+        from bridgejax.mesh import parameter_rules
+
+        parameter_rules(values["mesh_rules"])
 
 
 _AT_LEAST = {

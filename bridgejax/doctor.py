@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import os
 import platform
 import shutil
 from pathlib import Path
+from typing import Any
 
 from bridgejax import __version__
 from bridgejax.errors import UserError
@@ -26,8 +28,12 @@ _PACKAGES = {
 }
 
 
-def report() -> str:
-    """Returns a text: versions, devices, memory, disk, the embedded assets, and a sentence for each thing that is wrong."""
+def report(config: Any = None) -> str:
+    """Returns a text: versions, devices, memory, disk, the embedded assets, and a sentence for each thing that is wrong.
+
+    Args:
+      config: a checked config; then the text also tells its mesh and what each device will hold.
+    """
     lines = [f"bridgejax {__version__}, Python {platform.python_version()} on {platform.system()} {platform.machine()}"]
     problems: list[str] = []
     for package, use in _PACKAGES.items():
@@ -47,6 +53,8 @@ def report() -> str:
         lines.append(f"asset   builtin:{name:<22}{'whole' if problem is None else 'damaged'}")
         if problem:
             problems.append(problem)
+    if config is not None:
+        lines += _plan(config, problems)
     lines += [f"! {problem}" for problem in problems] or ["all is well"]
     return "\n".join(lines)
 
@@ -83,6 +91,52 @@ def _devices(problems: list[str]) -> list[str]:
     except Exception as error:  # a broken driver or install says so in its own words
         problems.append(f"JAX found no usable device: {' '.join(str(error).split())[:300]}")
     return ["devices none usable"]
+
+
+def _plan(config: Any, problems: list[str]) -> list[str]:
+    """Returns the config's mesh and what each device holds: from shapes and file headers alone, no weight is read."""
+    try:
+        from flax import nnx
+
+        from bridgejax.diffusion.folder import describe, load_networks, locate, parse_dtype
+        from bridgejax.mesh import bytes_per_device, data_size, make_abstract_put, make_mesh, parameter_rules
+        from bridgejax.models.registry import abstract_classifier
+
+        mesh = make_mesh(config.mesh)
+        parts = data_size(mesh)
+        lines = [f"mesh    {_shown_mesh(mesh)}"]
+        description = describe(locate(config.generator.weights))
+        put = make_abstract_put(mesh, parameter_rules(config.mesh_rules))
+        state = nnx.state(load_networks(description, parse_dtype(config.generator.dtype), put))
+        held, dtype = f"{_mib(bytes_per_device(state))} of {_mib(_whole(state))}", config.generator.dtype
+        lines.append(f"  generator   {held} parameters ({dtype}) per device; {_batch(config.generator.batch_size, parts)}")
+        classifier = _mib(_whole(nnx.state(abstract_classifier(config.classifier.weights))))
+        lines.append(f"  classifier  {classifier} parameters on each device; {_batch(config.training.batch_size, parts)}")
+        for key in ("batch_size", "eval_batch_size"):
+            if config.training[key] % parts:
+                problems.append(f"training.{key} is {config.training[key]}; give a multiple of {parts}, the parts of a batch.")
+        return lines
+    except UserError as error:
+        problems.append(str(error))
+    return []
+
+
+def _shown_mesh(mesh: Any) -> str:
+    return ", ".join(f"{name}={size}" for name, size in mesh.shape.items())
+
+
+def _whole(tree: Any) -> int:
+    import jax
+
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:.1f} MiB"
+
+
+def _batch(size: int, parts: int) -> str:
+    return f"batch {size}, {-(-size // parts)} images per device"
 
 
 def _memory_gib() -> float:

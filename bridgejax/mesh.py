@@ -1,10 +1,11 @@
-"""The device mesh: which axes there are and how arrays lie on them."""
+"""The device mesh: which axes there are, how arrays lie on them, and which part of the work each process does."""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -14,6 +15,22 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from bridgejax.errors import UserError
 
 DATA_AXIS = "data"
+MODEL_AXIS = "model"
+
+# A regular expression, searched in a parameter's dotted path, and the mesh axes of its leading dimensions.
+ParameterRule = tuple[str, PartitionSpec]
+Index = tuple[slice, ...]
+
+_OUT = r"(to_[qkv]|add_[qkv]_proj|[qkv]_proj|[qkv]|query|key|value|net\.0\.proj|fc1|wi(_\d)?|linear_1|proj_in|time_emb_proj)"
+_IN = r"(to_out\.0|to_add_out|out_proj|o|proj_attn|net\.2|fc2|wo|linear_2|proj_out)"
+# Tensor parallel, as in Megatron-LM (Shoeybi et al. 2019, arXiv:1909.08053, section 3): the first of two products is cut by
+# its outputs and the second by its inputs, so that the pair needs one sum over the axis. Convolutions are cut by outputs.
+PARAMETER_RULES: tuple[ParameterRule, ...] = (
+    (r"\.kernel$", PartitionSpec(None, None, None, MODEL_AXIS)),
+    (rf"\b{_OUT}\.kernel$", PartitionSpec(None, MODEL_AXIS)),
+    (rf"\b({_OUT}|conv(?!_norm)\w*|\w+_conv)\.bias$", PartitionSpec(MODEL_AXIS)),
+    (rf"\b{_IN}\.kernel$", PartitionSpec(MODEL_AXIS, None)),
+)
 
 # Each of these makes random numbers depend on how arrays are sharded, so that an image would no longer be its seed.
 _FORBIDDEN_FLAGS = ("xla_tpu_spmd_rng_bit_generator_unsafe",)
@@ -99,3 +116,181 @@ def shard_batch(mesh: Mesh | None, batch: Any) -> Any:
         return jax.tree.map(jax.numpy.asarray, batch)
     sharding = data_sharding(mesh)
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch)
+
+
+def parameter_rules(pairs: Iterable[Sequence[Any]] = ()) -> tuple[ParameterRule, ...]:
+    """Returns the rules of a user, checked, followed by `PARAMETER_RULES`.
+
+    Args:
+      pairs: (regular expression, axes) in order; `axes` is a PartitionSpec or a sequence with an axis name, a sequence of
+        axis names or None for each leading dimension.
+
+    Raises:
+      UserError: a pair is not of that form; it is shown.
+    """
+    rules = []
+    for pair in pairs:
+        try:
+            pattern, axes = pair
+            re.compile(pattern)
+            spec = PartitionSpec(*(tuple(axis) if isinstance(axis, list) else axis for axis in axes))
+            names = [name for axis in spec if axis is not None for name in ((axis,) if isinstance(axis, str) else axis)]
+            wrong = isinstance(axes, str) or len(set(names)) != len(names) or not all(isinstance(name, str) for name in names)
+        except (TypeError, ValueError, re.error):
+            wrong = True
+        if wrong:
+            raise UserError(
+                f"mesh_rules holds {pair!r}; give (regular expression, axes) pairs such as (r'unet.*to_q\\.kernel$', "
+                f"(None, {MODEL_AXIS!r}))."
+            )
+        rules.append((pattern, spec))
+    return (*rules, *PARAMETER_RULES)
+
+
+def parameter_sharding(
+    mesh: Mesh, path: str, shape: Sequence[int], rules: Sequence[ParameterRule] = PARAMETER_RULES
+) -> NamedSharding:
+    """Returns how a parameter lies on the mesh.
+
+    The first rule holds whose expression is found in the path and that names no more dimensions than there are; without
+    one, each device keeps a whole copy. An axis that the mesh lacks splits nothing, and a dimension that its axes do not
+    divide is not split.
+
+    Args:
+      mesh: the mesh.
+      path: dotted, from the component on, such as "unet.mid_block.attentions.0.proj_in.kernel".
+      shape: of the parameter.
+      rules: of `parameter_rules`.
+    """
+    for pattern, spec in rules:
+        if len(spec) <= len(shape) and re.search(pattern, path):
+            return NamedSharding(mesh, PartitionSpec(*(_fitting(mesh, axis, n) for axis, n in zip(spec, shape, strict=False))))
+    return replicated(mesh)
+
+
+def _fitting(mesh: Mesh, axis: Any, size: int) -> Any:
+    names = () if axis is None else (axis,) if isinstance(axis, str) else tuple(axis)
+    names = tuple(name for name in names if name in mesh.shape)
+    if not names or size % math.prod(mesh.shape[name] for name in names):
+        return None
+    return names if len(names) > 1 else names[0]
+
+
+def make_put(mesh: Mesh, rules: Sequence[ParameterRule] = PARAMETER_RULES) -> Callable[..., jax.Array]:
+    """Returns `put(path, shape, dtype, read)`, which places one parameter: every slice is read once, straight into its devices.
+
+    `read(index)` returns the slice of the parameter at a tuple of `slice`s, as a contiguous array of `dtype`. A process reads
+    only what its own devices hold.
+    """
+
+    def put(path: str, shape: Sequence[int], dtype: Any, read: Callable[[Index], np.ndarray]) -> jax.Array:
+        parts: dict[Any, np.ndarray] = {}
+
+        def part(index: Index | None) -> np.ndarray:
+            where = tuple(index or ())
+            key = tuple((side.start, side.stop) for side in where)
+            if key not in parts:
+                parts[key] = read(where)
+            return parts[key]
+
+        return jax.make_array_from_callback(tuple(shape), parameter_sharding(mesh, path, shape, rules), part, dtype=dtype)
+
+    return put
+
+
+def make_abstract_put(mesh: Mesh, rules: Sequence[ParameterRule] = PARAMETER_RULES) -> Callable[..., jax.ShapeDtypeStruct]:
+    """Returns a `put` like `make_put`'s that reads nothing and gives shape, dtype and sharding alone."""
+
+    def put(path: str, shape: Sequence[int], dtype: Any, read: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(tuple(shape), dtype, sharding=parameter_sharding(mesh, path, shape, rules))
+
+    return put
+
+
+def bytes_per_device(tree: Any) -> int:
+    """Returns what each device holds of a tree of arrays (or of their shapes with shardings), in bytes.
+
+    A leaf without a sharding counts whole.
+    """
+    total = 0
+    for leaf in jax.tree.leaves(tree):
+        sharding = getattr(leaf, "sharding", None)
+        shape = leaf.shape if sharding is None else sharding.shard_shape(leaf.shape)
+        total += math.prod(shape) * np.dtype(leaf.dtype).itemsize
+    return total
+
+
+# Several processes
+
+
+def generation_mesh(axes: Iterable[tuple[str, int]] | None = None) -> Mesh:
+    """Returns the mesh on which this process generates: its own devices, since each process makes its own shards.
+
+    With one process that is `make_mesh(axes)`. With several, "data" takes what the other axes leave of this process's
+    devices, whatever its size says (that counts the devices of all processes).
+
+    Raises:
+      UserError: the axes do not fit.
+    """
+    if jax.process_count() == 1:
+        return make_mesh(axes)
+    pairs = [(str(name), -1 if name == DATA_AXIS else int(size)) for name, size in axes] if axes else None
+    return make_mesh(pairs, jax.local_devices())
+
+
+def local_rows(mesh: Mesh | None, rows: int) -> slice:
+    """Returns which rows of a global batch of `rows` this process puts on its devices (all of them with one process).
+
+    Raises:
+      UserError: the mesh gives this process rows that do not lie together.
+    """
+    if mesh is None or jax.process_count() == 1:
+        return slice(0, rows)
+    indices = data_sharding(mesh).addressable_devices_indices_map((rows,)).values()
+    found = {(slice(None) if index is None else index[0]).indices(rows)[:2] for index in indices}
+    start, stop = min(first for first, _ in found), max(last for _, last in found)
+    if sum(last - first for first, last in found) != stop - start:
+        raise UserError(
+            f"mesh {dict(mesh.shape)} gives a process rows of a batch that do not lie together; put the 'data' axis first."
+        )
+    return slice(start, stop)
+
+
+def replicate(tree: Any, mesh: Mesh) -> Any:
+    """Returns the tree with a whole copy of each array on each device of the mesh; every process holds the same values."""
+    whole = replicated(mesh)
+
+    def put(x: Any) -> Any:
+        if isinstance(x, jax.Array) and x.sharding == whole:
+            return x
+        if not isinstance(x, jax.Array) or not jax.numpy.issubdtype(x.dtype, jax.dtypes.prng_key):
+            host = np.asarray(x)
+            return jax.make_array_from_callback(host.shape, whole, lambda _: host, dtype=host.dtype)
+        data = put(jax.random.key_data(x))
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
+
+    return jax.device_put(tree, whole) if jax.process_count() == 1 else jax.tree.map(put, tree)
+
+
+def local_copy(x: Any) -> Any:
+    """Returns a replicated array of a mesh of several processes as an array of this process alone; others as they are."""
+    if isinstance(x, jax.Array) and not x.is_fully_addressable:
+        return x.addressable_data(0)
+    return x
+
+
+def barrier(name: str) -> None:
+    """Returns when every process is here; at once with one process."""
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(name)
+
+
+def agreed(value: bool) -> bool:
+    """Returns the first process's answer in every process: clocks differ, collective work must not."""
+    if jax.process_count() == 1:
+        return value
+    from jax.experimental import multihost_utils
+
+    return bool(multihost_utils.broadcast_one_to_all(np.asarray(value)))

@@ -5,10 +5,13 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+quiet = False  # in all processes of a command but the first
+
 
 def stage_heading(text: str) -> None:
     """Prints a one-line heading on stderr."""
-    print(text, file=sys.stderr, flush=True)
+    if not quiet:
+        print(text, file=sys.stderr, flush=True)
 
 
 def progress(total: int, description: str, unit: str, initial: int = 0) -> Any:
@@ -25,6 +28,6 @@ def progress(total: int, description: str, unit: str, initial: int = 0) -> Any:
         unit=unit,
         leave=False,
         dynamic_ncols=True,
-        disable=not sys.stderr.isatty(),
+        disable=quiet or not sys.stderr.isatty(),
         file=sys.stderr,
     )

@@ -1,9 +1,27 @@
-"""Process start-up: the compilation cache, and what must hold before anything random is drawn."""
+"""Process start-up: the compilation cache, joining other processes, and what must hold before anything random is drawn.
+
+Several processes work on one command when each finds in its environment
+
+    BRIDGEJAX_COORDINATOR   host:port on which process 0 listens
+    BRIDGEJAX_PROCESSES     how many there are
+    BRIDGEJAX_PROCESS_ID    this one's number, from 0
+
+`launch/local.sh` sets them on one machine; any other launcher may.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
+import time
 from pathlib import Path
+from types import TracebackType
+from typing import NoReturn
+
+from bridgejax.errors import UserError
+
+COORDINATOR, PROCESSES, PROCESS_ID = "BRIDGEJAX_COORDINATOR", "BRIDGEJAX_PROCESSES", "BRIDGEJAX_PROCESS_ID"
 
 
 def cache_directory() -> Path:
@@ -14,16 +32,19 @@ def cache_directory() -> Path:
 
 
 def start() -> None:
-    """Turns on the persistent compilation cache (unless JAX has one already) and checks the random number settings.
+    """Checks the random number settings, joins the other processes, and turns on the persistent compilation cache.
+
+    A cache that JAX has already is kept. With several processes only the first one fills it.
 
     Raises:
-      UserError: noise would depend on the device count under the present settings.
+      UserError: noise would depend on the device count under the present settings, or the processes cannot be joined.
     """
     import jax
 
     from bridgejax.mesh import check_randomness
 
     check_randomness()
+    _join()
     if jax.config.values.get("jax_compilation_cache_dir") is None:
         directory = cache_directory() / "xla"
         try:
@@ -34,3 +55,69 @@ def start() -> None:
         # The default thresholds skip programs that take seconds on a CPU in sum.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _join() -> None:
+    """Joins the processes that the environment names, if it names any."""
+    address = os.environ.get(COORDINATOR)
+    if not address:
+        return
+    numbers = {}
+    for name in (PROCESSES, PROCESS_ID):
+        text = os.environ.get(name, "")
+        if not text.isdecimal():
+            raise UserError(f"{name} is {text!r}, but {COORDINATOR} is set; give a whole number (launch/local.sh does).")
+        numbers[name] = int(text)
+    if not numbers[PROCESS_ID] < numbers[PROCESSES]:
+        raise UserError(f"{PROCESS_ID} is {numbers[PROCESS_ID]}; give a number below {PROCESSES}, {numbers[PROCESSES]}.")
+    import jax
+
+    from bridgejax import progress
+
+    # It would catch SIGTERM; here a killed process may just die, since what it left half-made is made again.
+    jax.config.update("jax_enable_preemption_service", False)
+    try:
+        jax.distributed.initialize(address, numbers[PROCESSES], numbers[PROCESS_ID])
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[0][:200]
+        raise UserError(f"process {numbers[PROCESS_ID]} could not join the others at {address} ({reason}).") from error
+    sys.excepthook = _end_on_error
+    progress.quiet = not is_first()
+    # The libraries underneath announce their connections on stdout, which is the command's own.
+    own = os.dup(1)
+    os.dup2(2, 1)
+    sys.stdout = os.fdopen(own, "w", buffering=1)
+
+
+def is_first() -> bool:
+    """Tells whether this is process 0 of the command, the one that speaks and writes what is written once."""
+    return os.environ.get(PROCESS_ID, "0") in ("", "0") or not os.environ.get(COORDINATOR)
+
+
+def leave_failed(code: int, message: str) -> int:
+    """Prints why the command failed and returns the exit code; one process of several ends here at once.
+
+    An ordinary exit would wait for the others, who wait for this one. All processes mostly fail alike, so the first one speaks
+    before the others do, and a launcher that then ends them keeps the sentence single.
+    """
+    if not os.environ.get(COORDINATOR):
+        print(message, file=sys.stderr)
+        return code
+    if not is_first():
+        time.sleep(2.0)
+    print(message, file=sys.stderr, flush=True)
+    _exit(code)
+
+
+def _end_on_error(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> NoReturn:
+    """Prints an error that nobody expected and ends this process at once, for the same reason as `leave_failed`."""
+    with contextlib.suppress(OSError):
+        sys.__excepthook__(kind, error, trace)
+        sys.stderr.flush()
+    _exit(1)
+
+
+def _exit(code: int) -> NoReturn:
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+    os._exit(code)

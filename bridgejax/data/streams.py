@@ -34,6 +34,7 @@ def train_batches(
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
     flip: bool = True,
     memory_bytes: int = MEMORY_BYTES,
+    rows: slice | None = None,
 ) -> Iterator[Batch]:
     """Yields training batches without end. Batch k depends on (sources, seed, k) alone.
 
@@ -50,6 +51,7 @@ def train_batches(
       ratio: range of the crop's width over its height (log-uniform). A side longer than the image's is cut to it.
       flip: mirror half of the images.
       memory_bytes: keep decoded images in memory if they take no more.
+      rows: which rows of each batch to make and yield, for one process of several; None means all b.
 
     Yields:
       {"image": uint8 [b, s, s, 3], "label": int32 [b], "mask": float32 [b] of ones}.
@@ -59,7 +61,14 @@ def train_batches(
     """
     _check_sizes(batch_size, image_size)
     tf = import_tensorflow()
-    sampler = Sampler(tf, [len(source) for source in sources], weights, seed, batch_size)
+    whole = Sampler(tf, [len(source) for source in sources], weights, seed, batch_size)
+    part = slice(*(slice(None) if rows is None else rows).indices(batch_size))
+
+    @tf.autograph.experimental.do_not_convert
+    def sampler(step: Any) -> tuple[Any, Any]:
+        positions, draws = whole(step)
+        return positions[part], draws[part]
+
     pixels = Pixels(sources, 2 * image_size, memory_bytes)
     labels = np.concatenate([source.labels for source in sources]).astype(np.int32)
 
@@ -76,13 +85,13 @@ def train_batches(
             num_parallel_calls=_threads(),
             deterministic=True,
         )
-        dataset = dataset.batch(batch_size, drop_remainder=True).prefetch(2).with_options(_options(tf))
+        dataset = dataset.batch(part.stop - part.start, drop_remainder=True).prefetch(2).with_options(_options(tf))
         batches: Iterator[tuple[np.ndarray, np.ndarray]] = dataset.as_numpy_iterator()
     else:
         plans = tf.function(sampler, input_signature=[tf.TensorSpec([], tf.int64)])
         steps = ([part.numpy() for part in plans(step)] for step in itertools.count(start_step))
         batches = _from_files(tf, pixels, transform, steps)
-    ones = np.ones(batch_size, np.float32)
+    ones = np.ones(part.stop - part.start, np.float32)
     for positions, images in batches:
         yield {"image": images, "label": labels[positions], "mask": ones.copy()}
 

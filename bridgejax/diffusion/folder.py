@@ -11,9 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from bridgejax.diffusion.networks import Autoencoder, Networks
@@ -54,7 +52,7 @@ _VAE_CLASSES: dict[str, tuple[type[Autoencoder], tuple[Rule, ...]]] = {
     "AutoencoderTiny": (AutoencoderTiny, VAE_TINY_RULES),
 }
 _TEXT_CLASSES = {"CLIPTextModel": False, "CLIPTextModelWithProjection": True}
-Put = Callable[[str, np.ndarray], jax.Array]
+Put = Callable[..., Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,7 +222,8 @@ def load_networks(description: Description, dtype: Any, put: Put | None, param_d
       description: of the folder.
       dtype: of arithmetic. SDXL's autoencoder overflows in half precision and is kept in float32, unless its
         config says `"force_upcast": false`.
-      put: places one parameter; None means the default device.
+      put: places one parameter, as of `bridgejax.mesh.make_put`; paths start with the part's name ("unet."). None means the
+        default device.
       param_dtype: of parameters; None means `dtype`.
 
     Raises:
@@ -248,7 +247,8 @@ def load_networks(description: Description, dtype: Any, put: Put | None, param_d
         where = description.folder / part
         if part == "vae" and description.vae_folder is not None:
             where = description.vae_folder
-        return assign(nnx.eval_shape(build), rename(read_tensors(where)), rules, str(where), put=put)
+        place = None if put is None else lambda path, *rest: put(f"{part}.{path}", *rest)
+        return assign(nnx.eval_shape(build), rename(read_tensors(where)), rules, str(where), put=place)
 
     def text_encoder(config: Mapping[str, Any], projection: bool) -> Callable[[], CLIPTextModel]:
         return lambda: CLIPTextModel(config, projection=projection, rngs=nnx.Rngs(0), **options)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,7 +31,7 @@ from bridgejax.diffusion.schedulers import CLASS_NAMES, LCM, Scheduler, Tables, 
 from bridgejax.diffusion.tokenizer import Tokenizer
 from bridgejax.errors import UserError
 from bridgejax.identity import keys_from_seeds
-from bridgejax.mesh import check_randomness, data_sharding, data_size, replicated
+from bridgejax.mesh import check_randomness, data_sharding, data_size, make_put, parameter_rules, replicated
 
 
 class Schedule(NamedTuple):
@@ -53,6 +53,7 @@ def load_pipeline(
     dtype: Any = "float32",
     mesh: Mesh | None = None,
     *,
+    mesh_rules: Iterable[Sequence[Any]] = (),
     param_dtype: Any = None,
     vae: str | Path | None = None,
     vae_slice: int | None = None,
@@ -64,7 +65,9 @@ def load_pipeline(
       folder_or_hub_name: `builtin:tiny_diffusion`, a folder in the diffusers layout, or a hub name.
       dtype: "float32", "bfloat16" or "float16", of arithmetic; latents, the statistics of norms and softmax stay
         float32, and so does SDXL's autoencoder unless its config says `"force_upcast": false`.
-      mesh: devices to split batches over (axis "data"); None means the default device.
+      mesh: devices to split batches over (axis "data"), and parameters too where there is an axis "model"; None means the
+        default device. Parameters are read straight into their shards.
+      mesh_rules: (regular expression, axes) pairs that go before `bridgejax.mesh.PARAMETER_RULES`.
       param_dtype: of parameters; None means `dtype`.
       vae: a folder with another autoencoder (AutoencoderKL or AutoencoderTiny), or a generator with one in vae/.
       vae_slice: how many images the autoencoder takes at once on each device; None means the whole batch.
@@ -79,13 +82,7 @@ def load_pipeline(
     description = describe(locate(folder_or_hub_name))
     if vae is not None:
         description = with_vae(description, vae)
-    put = None
-    if mesh is not None:
-        sharding = replicated(mesh)
-
-        def put(path: str, array: np.ndarray) -> jax.Array:
-            return jax.device_put(array, sharding)
-
+    put = None if mesh is None else make_put(mesh, parameter_rules(mesh_rules))
     networks = load_networks(description, kind, put, None if param_dtype is None else parse_dtype(param_dtype))
     networks.vae_slice, networks.vae_tile = _checked_parts(vae_slice, vae_tile, networks.vae.factor)
     networks.parts = data_size(mesh)

@@ -72,6 +72,12 @@ def load_classifier(folder_or_name: str | Path, num_classes: int | None = None, 
     return model
 
 
+def abstract_classifier(folder_or_name: str | Path) -> EfficientNetLite:
+    """Returns a classifier of shapes and dtypes without weights (`nnx.eval_shape`), as its config says."""
+    architecture, classes, preprocessing = _read_config(_folder(folder_or_name) / CONFIG_FILE)
+    return nnx.eval_shape(lambda: ARCHITECTURES[architecture][0](classes, preprocessing, rngs=nnx.Rngs(0)))
+
+
 def classifier_digest(folder_or_name: str | Path) -> str:
     """Returns the SHA-256 of what decides a classifier: its config and its weights.
 

@@ -8,12 +8,12 @@ inverse.
 from __future__ import annotations
 
 import json
+import mmap
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
@@ -176,7 +176,7 @@ def assign(
     where: str,
     *,
     dtype: Any = None,
-    put: Callable[[str, np.ndarray], jax.Array] | None = None,
+    put: Callable[..., Any] | None = None,
 ) -> Model:
     """Returns a copy of `model` (abstract or not) with every parameter filled.
 
@@ -186,7 +186,8 @@ def assign(
       rules: the weight table; the first rule that matches a parameter's dotted path holds.
       where: the file or folder, for error messages.
       dtype: dtype of floating-point parameters; None keeps the model's.
-      put: places one array (given the dotted path); None means the default device.
+      put: places one array, given (dotted path, shape, dtype, read), where read(index) is a slice of it as a contiguous
+        array; None means the default device.
 
     Raises:
       UserError: a tensor is missing, unused, of another shape, or holds NaN or infinity; the first few are named.
@@ -202,7 +203,7 @@ def assign(
     filled = {}
     for path, (source, transform) in plan.items():
         variable = parameters[path]
-        array = np.asarray(tensors[source])
+        array = original = np.asarray(tensors[source])
         if transform in _TRANSPOSE and array.ndim == len(_TRANSPOSE[transform]):
             array = array.transpose(_TRANSPOSE[transform])
         expected = tuple(variable.get_value().shape)
@@ -211,14 +212,29 @@ def assign(
                 f"{where}: tensor {source} has shape {list(tensors[source].shape)}, but the config asks for "
                 f"{_source_shape(expected, transform)}."
             )
-        if not np.isfinite(array.astype(np.float32, copy=False)).all():
-            raise UserError(f"{where}: tensor {source} holds NaN or infinity; the file is damaged, fetch it again.")
         target = variable.get_value().dtype
         if dtype is not None and jnp.issubdtype(target, jnp.floating):
             target = dtype
-        array = np.ascontiguousarray(array.astype(target))
-        filled[path] = variable.replace(jnp.asarray(array) if put is None else put(_dotted(path), array))
+
+        def read(index: Any, array: np.ndarray = array, target: Any = target, source: str = source) -> np.ndarray:
+            part = array[index]
+            if not np.isfinite(part.astype(np.float32, copy=False)).all():
+                raise UserError(f"{where}: tensor {source} holds NaN or infinity; the file is damaged, fetch it again.")
+            return np.ascontiguousarray(part.astype(target))
+
+        value = jnp.asarray(read(...)) if put is None else put(_dotted(path), expected, target, read)
+        filled[path] = variable.replace(value)
+        _forget(original)
     return nnx.merge(graph, nnx.from_flat_state(filled))
+
+
+def _forget(array: np.ndarray) -> None:
+    """Takes the pages of a memory-mapped file out of this process's memory; they are read again if wanted."""
+    base: Any = array
+    while base is not None and not isinstance(base, mmap.mmap):
+        base = getattr(base, "base", None)
+    if base is not None and hasattr(mmap, "MADV_DONTNEED"):
+        base.madvise(mmap.MADV_DONTNEED)
 
 
 def _source_shape(shape: tuple[int, ...], transform: str) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import time
@@ -16,6 +17,7 @@ from bridgejax.config import to_plain
 from bridgejax.errors import UserError, nearest
 from bridgejax.identity import derive_seed, digest, write_atomic, write_json
 from bridgejax.progress import stage_heading
+from bridgejax.runtime import is_first
 
 SYNTHETIC_FOLDER = "synthetic"
 RUNS_FOLDER = "runs"
@@ -51,13 +53,15 @@ class Study:
     """
 
     def __init__(self, config: Any) -> None:
-        from bridgejax.mesh import make_mesh
+        from bridgejax.mesh import generation_mesh, make_mesh
         from bridgejax.models.registry import classifier_digest
         from bridgejax.training.recipes import recipe_from_config
 
         self.config = config
         self.plain = to_plain(config)
         self.mesh = make_mesh(config.mesh)
+        # Each process generates its own shards on its own devices; training is one program over all of them.
+        self.generation_mesh = generation_mesh(config.mesh)
         recipes, training = self.plain["recipes"], self.plain["training"]
         self.recipes = {arm: recipe_from_config(arm, recipes, training) for arm in config.arms}
         self.classifier_digest = classifier_digest(config.classifier.weights)
@@ -78,7 +82,12 @@ class Study:
         if any(recipe.needs_synthetic for recipe in self.recipes.values()):
             from bridgejax.diffusion import load_pipeline
 
-            self.pipeline = load_pipeline(config.generator.weights, dtype=config.generator.dtype, mesh=self.mesh)
+            self.pipeline = load_pipeline(
+                config.generator.weights,
+                dtype=config.generator.dtype,
+                mesh=self.generation_mesh,
+                mesh_rules=config.mesh_rules,
+            )
 
     def task(self, shots: int | None, seed: int) -> Any:
         """Returns the task with the real images that this seed draws."""
@@ -149,9 +158,9 @@ def run(config: Any, workdir: Path) -> Path:
     Returns:
       The path of report.html.
     """
-    workdirs.check_workdir(workdir, to_plain(config))
+    _check_workdir(workdir, config)
     study = Study(config)
-    with workdirs.open_workdir(workdir, study.plain):
+    with _opened(workdir, study.plain):
         if study.pipeline is not None:
             _generate(study, workdir)
         pending = [one for one in study.runs if load_result(study, workdir, one) is None]
@@ -160,7 +169,8 @@ def run(config: Any, workdir: Path) -> Path:
                 f"train: {len(pending)} of {len(study.runs)} runs ({len(config.arms)} arms, {config.study.seeds} seeds)"
             )
             _train_pending(study, workdir, pending)
-        if pending or not all((workdir / name).is_file() for name in (*REPORT_FILES, RESULTS_FILE, EXAMPLES_FILE)):
+        finished = all((workdir / name).is_file() for name in (*REPORT_FILES, RESULTS_FILE, EXAMPLES_FILE))
+        if is_first() and (pending or not finished):
             _write_results(study, workdir)
             _write_examples(study, workdir)
             stage_heading("report")
@@ -172,11 +182,11 @@ def run(config: Any, workdir: Path) -> Path:
 
 def generate(config: Any, workdir: Path) -> Path:
     """Makes the config's synthetic set in `workdir/synthetic`, or what is missing or damaged of it."""
-    workdirs.check_workdir(workdir, to_plain(config))
+    _check_workdir(workdir, config)
     study = Study(config)
     if study.pipeline is None:
         raise UserError("none of the config's arms uses synthetic images; name one that does in arms, for instance 'bridged'.")
-    with workdirs.open_workdir(workdir, study.plain):
+    with _opened(workdir, study.plain):
         _generate(study, workdir)
     return workdir / SYNTHETIC_FOLDER
 
@@ -199,19 +209,37 @@ def train(config: Any, workdir: Path, recipe: str | None = None, seed: int = 0) 
     with config.unlocked():
         config.arms = (name,)
         config.study.seeds = max(config.study.seeds, seed + 1)
-    workdirs.check_workdir(workdir, to_plain(config))
+    _check_workdir(workdir, config)
     study = Study(config)
     one = next(candidate for candidate in study.runs if candidate.seed == seed)
     folder = workdir / RUNS_FOLDER / one.folder
-    with workdirs.open_workdir(workdir, study.plain):
+    with _opened(workdir, study.plain):
         if study.pipeline is not None:
             _generate(study, workdir)
         classifier = folder / "classifier"
         if load_result(study, workdir, one) is None or not classifier.is_dir():
             stage_heading(f"train: {name}, seed {seed}")
             for _, result in _train(study, workdir, [one]):
-                save_classifier(result.state.model, classifier)
+                if is_first():
+                    save_classifier(result.state.model, classifier)
     return folder
+
+
+def _check_workdir(workdir: Path, config: Any) -> None:
+    """Checks the workdir in the first process; the others find it half-made."""
+    if is_first():
+        workdirs.check_workdir(workdir, to_plain(config))
+
+
+@contextlib.contextmanager
+def _opened(workdir: Path, plain: Mapping[str, Any]) -> Iterator[None]:
+    """Opens the workdir: the first process locks it for all and leaves it last, when the others have ended their work."""
+    from bridgejax.mesh import barrier
+
+    with workdirs.open_workdir(workdir, plain) if is_first() else contextlib.nullcontext():
+        barrier("bridgejax: workdir open")
+        yield
+        barrier("bridgejax: workdir done")
 
 
 def _generate(study: Study, workdir: Path) -> None:
@@ -224,8 +252,8 @@ def _generate(study: Study, workdir: Path) -> None:
     total = study.per_class * len(study.class_names)
     stage_heading(f"generate: {total} images of {len(study.class_names)} classes, {options['steps']} steps each")
     began = time.monotonic()
-    generate_set(directory, pipeline=study.pipeline, mesh=study.mesh, **options)
-    if _shards(directory) != shards:
+    generate_set(directory, pipeline=study.pipeline, mesh=study.generation_mesh, **options)
+    if is_first() and _shards(directory) != shards:
         _add_seconds(workdir, "generate", time.monotonic() - began)
 
 
@@ -239,7 +267,8 @@ def _train_pending(study: Study, workdir: Path, pending: list[Run]) -> None:
         shots = "all" if one.shots is None else one.shots
         accuracy = result.metrics["test_mean_per_class_accuracy"]
         stage_heading(f"  {number}/{len(pending)} {one.arm}, {shots} shots, seed {one.seed}: {accuracy:.3f} mean per class")
-    _add_seconds(workdir, "train", time.monotonic() - began)
+    if is_first():
+        _add_seconds(workdir, "train", time.monotonic() - began)
 
 
 def _train(study: Study, workdir: Path, runs: list[Run]) -> Iterator[tuple[Run, Any]]:
@@ -282,8 +311,9 @@ def _train(study: Study, workdir: Path, runs: list[Run]) -> Iterator[tuple[Run, 
             mesh=study.mesh,
         )
         record = {"identity": study.identity(one), "result": _record(study, one, task, result)}
-        write_json(folder / "result.json", record)
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        if is_first():
+            write_json(folder / "result.json", record)
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         yield one, result
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import io
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ from PIL import Image
 
 from bridgejax.data.records import encode_example
 from bridgejax.errors import UserError
+from bridgejax.mesh import barrier, data_size
 from bridgejax.progress import progress
 from bridgejax.synthesis import tfds_files
 from bridgejax.synthesis.plan import Plan, PlanItem, check_count, make_plan
@@ -47,7 +49,8 @@ def generate_set(
 
     The folder opens with `tfds.builder_from_directory`, both by `as_dataset` and by `as_data_source`. Calling again with
     a larger `per_class` adds images; a finished set is only verified. With several processes, each makes every N-th
-    shard on its own devices (load the pipeline onto a mesh of local devices) and all return the finished set.
+    shard on its own devices (load the pipeline onto `bridgejax.mesh.generation_mesh(axes)`) and all return the finished set;
+    their number may be another each time.
 
     Args:
       directory: the folder, made if absent.
@@ -104,11 +107,10 @@ def generate_set(
                 f"set synthetic.shard_size={stored['shard_size']} or choose another folder."
             )
     process, processes = _processes()
-    if processes > 1:
+    # Nobody writes before all have looked at what is there.
+    barrier("bridgejax: synthetic set read")
+    with exclusive(folder) if process == 0 else contextlib.nullcontext():
         _make(folder, pipeline, plan, identity, formats, batch_size, mesh, process, processes)
-    else:
-        with exclusive(folder):
-            _make(folder, pipeline, plan, identity, formats, batch_size, mesh, 0, 1)
     return open_set(folder, verify=False)
 
 
@@ -123,13 +125,17 @@ def _make(
     process: int,
     processes: int,
 ) -> None:
+    if process:
+        barrier("bridgejax: synthetic set cleared")
     store = Store(folder, plan, identity, formats, process, processes)
+    if not process:
+        barrier("bridgejax: synthetic set cleared")
     todo = store.missing_shards()
     if todo:
         store.remove_info()
         if tfds_files.ARRAY_RECORD in formats and not array_record_installed():
             raise UserError(f"{folder} keeps its shards as ArrayRecord too; `pip install array_record` to go on with it.")
-    _barrier("bridgejax: synthetic set opened", processes)
+    barrier("bridgejax: synthetic set opened")
     batch = _batch_size(batch_size, plan, mesh if mesh is not None else getattr(pipeline, "mesh", None))
     mine = sum(plan.shard_length(shard) for shard in store.my_shards())
     ahead = sum(plan.shard_length(shard) for shard in todo)
@@ -143,10 +149,10 @@ def _make(
                 store.write_shard(shard, _records(plan.shard(shard), batch, sample, identity, pool, bar.update))
     finally:
         store.withdraw()
-    _barrier("bridgejax: shards made", processes)
+    barrier("bridgejax: shards made")
     if not store.finish():
         raise UserError(f"{folder} lacks shards of other processes; start all {processes} processes on one shared folder.")
-    _barrier("bridgejax: synthetic set finished", processes)
+    barrier("bridgejax: synthetic set finished")
 
 
 def _records(
@@ -259,8 +265,6 @@ def _formats(array_record: bool | None) -> tuple[str, ...]:
 
 def _batch_size(batch_size: int, plan: Plan, mesh: Any) -> int:
     """Returns the images per call: no more than a shard holds, and a multiple of the mesh's data axis."""
-    from bridgejax.mesh import data_size
-
     size = min(batch_size, plan.shard_length(0))
     parts = data_size(mesh)
     return -(-size // parts) * parts
@@ -270,10 +274,3 @@ def _processes() -> tuple[int, int]:
     import jax
 
     return jax.process_index(), jax.process_count()
-
-
-def _barrier(name: str, processes: int) -> None:
-    if processes > 1:
-        from jax.experimental import multihost_utils
-
-        multihost_utils.sync_global_devices(name)

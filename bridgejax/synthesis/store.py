@@ -158,14 +158,10 @@ class Store:
     # What is there
 
     def _remove_leftovers(self) -> None:
-        """Removes what killed processes left; with several hosts, only of this process's own shards."""
-        if self.processes == 1:
+        """Removes what killed processes left; of several processes the first does, before any other opens the set."""
+        if self.process == 0:
             remove_temporary_files(self.directory)
             remove_temporary_files(self.directory / SIDECARS)
-            return
-        for shard in self.my_shards():
-            for path in self.directory.glob(f"{TEMPORARY_PREFIX}*-{shard:05d}.*"):
-                path.unlink(missing_ok=True)
 
     def my_shards(self) -> range:
         """Returns the shards that this process makes."""

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bridgejax.errors import UserError
-from bridgejax.mesh import data_sharding, data_size, shard_batch
+from bridgejax.mesh import data_sharding, data_size, local_rows, shard_batch
 
 _KEYS = ("image", "label", "mask", "teacher_logits")
 
@@ -93,7 +93,8 @@ def place(parts: dict[str, Any], mesh: Any) -> dict[str, Any]:
     sharding = data_sharding(mesh)
     size = data_size(mesh)
     rows = parts["image"].shape[0]
-    local = max(1, size // jax.process_count())
+    mine = local_rows(mesh, size)
+    local = mine.stop - mine.start  # parts of the batch that this process's devices hold
     if not isinstance(parts["image"], jax.Array) and rows % local:
         raise UserError(f"a batch of {rows} does not split over {local} devices; make the batch size a multiple of {local}.")
     placed = {}

@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from bridgejax.errors import UserError
 from bridgejax.evaluation import classification_metrics
 from bridgejax.identity import derive_seed, digest
-from bridgejax.mesh import data_size
+from bridgejax.mesh import agreed, data_size, local_rows, replicate
 from bridgejax.progress import progress
 from bridgejax.training.optimizers import Schedule, make_optimizer
 from bridgejax.training.recipes import Recipe, Stage
@@ -94,7 +94,7 @@ def train_recipe(
       model: a classifier with one output per class; it is not changed.
       task: a `bridgejax.data.Task`.
       synthetic: the synthetic `Examples`, for recipes that use them.
-      batch_size, eval_batch_size: images per step, over all devices.
+      batch_size, eval_batch_size: images per step, over all devices of all processes.
       image_size: pixels of a side.
       crop: the share of the shorter side that evaluation keeps, in (0, 1]; None takes the model's `preprocessing.crop`.
       seed: decides the order and augmentation of images, Mixup, dropout and new heads.
@@ -104,7 +104,8 @@ def train_recipe(
       checkpoint_every: steps between checkpoints; None goes by time alone.
       checkpoint_seconds: seconds between checkpoints. A stage's end makes one when a quarter of that has passed.
       keep_final: leave a checkpoint of the end, so that a later call only reads it.
-      mesh: the device mesh.
+      mesh: the device mesh. It may span processes: each then calls this with the same arguments, makes and feeds its own
+        rows of every batch, and returns the same result.
       teacher: for the loss "soft_target": batch → teacher logits [n, classes].
       streams: what has `train_batches` and `eval_batches`; None means `bridgejax.data`.
 
@@ -145,15 +146,21 @@ def evaluate(
 
     Args:
       state: a `TrainState` or a model.
-      batches: dicts as for `make_eval_step`, with labels; at least one.
+      batches: dicts as for `make_eval_step`, with labels; at least one. Each process gives whole batches.
       mesh: the device mesh.
 
     Raises:
       UserError: there is no example, or a batch is wrong.
     """
     step = make_eval_step(mesh)
+
+    def logits_of(batch: dict[str, Any]) -> jax.Array:
+        rows = local_rows(mesh, len(batch["label"]))
+        whole = rows == slice(0, len(batch["label"]))
+        return step(state, batch if whole else {key: value[rows] for key, value in batch.items()})["logits"]
+
     # Dispatch all, then fetch: the device never waits for the host in between.
-    results = [(step(state, batch)["logits"], batch["label"], batch.get("mask")) for batch in batches]
+    results = [(logits_of(batch), batch["label"], batch.get("mask")) for batch in batches]
     logits, labels = [], []
     for found, label, mask in results:
         kept = np.ones(len(label), bool) if mask is None else np.asarray(mask) > 0
@@ -244,7 +251,8 @@ class _Run:
                 "choose another directory, or remove it to train afresh."
             )
         plan = self.plans[notes["stage"]]
-        self.state = self.checkpoints.restore(step, self._fresh(plan, self.model))
+        fresh = self._fresh(plan, self.model)
+        self.state = self.checkpoints.restore(step, fresh if self.mesh is None else replicate(fresh, self.mesh))
         self.step, self.history, self.losses = step, notes["history"], notes["losses"]
         self.seconds, self.metrics = notes["seconds"], notes["metrics"]
 
@@ -320,7 +328,7 @@ class _Run:
                     self.seconds["train"] += time.monotonic() - began
                     self._evaluate(plan)
                     began = time.monotonic()
-                if by_steps or self._checkpoint_is_due(plan):
+                if agreed(by_steps or self._checkpoint_is_due(plan)):
                     self.seconds["train"] += time.monotonic() - began
                     began = time.monotonic()
                     self._save(plan)
@@ -333,6 +341,8 @@ class _Run:
         real, synthetic = self.task.train, self.synthetic
         sources = {"real": [real], "synthetic": [synthetic], "mixed": [real, synthetic]}[stage.data]
         share = stage.synthetic_share
+        rows = local_rows(self.mesh, self.batch_size)
+        part = {} if rows == slice(0, self.batch_size) else {"rows": rows}
         stream = self.streams.train_batches(
             sources,
             weights=None if share is None else [1.0 - share, share],
@@ -341,6 +351,7 @@ class _Run:
             seed=derive_seed(self.seed, "batches", plan.number),
             start_step=self.step - plan.start,
             augment=stage.augment,
+            **part,
         )
         for batch in stream:
             found = dict(batch)

@@ -14,6 +14,7 @@ from flax import nnx
 
 from bridgejax.errors import UserError
 from bridgejax.identity import fold_word
+from bridgejax.mesh import local_copy
 
 Path = tuple[Any, ...]
 
@@ -123,7 +124,7 @@ class TrainState:
             fresh = jax.random.fold_in(key, fold_word(name))
             arrays[name] = fresh if not shape else jax.random.split(fresh, shape)
         chosen = select_parameters(parameters, trainable)
-        params = {name: jnp.array(arrays[name], copy=True) for name in sorted(chosen)}
+        params = {name: _copy(arrays[name]) for name in sorted(chosen)}
         other = {name: _copy(array) for name, array in sorted(arrays.items()) if name not in chosen}
         return cls(params, other, optimizer.init(params), jnp.zeros((), jnp.int32), key, structure, optimizer)
 
@@ -162,6 +163,7 @@ def select_parameters(names: Iterable[str], patterns: Iterable[str]) -> frozense
 
 
 def _copy(array: Any) -> Any:
+    array = local_copy(array)
     if isinstance(array, jax.Array) and jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
         data = jnp.array(jax.random.key_data(array), copy=True)
         return jax.random.wrap_key_data(data, impl=jax.random.key_impl(array))

@@ -20,7 +20,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from bridgejax.errors import UserError, nearest
-from bridgejax.mesh import data_sharding, replicated
+from bridgejax.mesh import data_sharding, replicate, replicated
 from bridgejax.training import batches, losses
 from bridgejax.training.optimizers import Optimizer
 from bridgejax.training.state import Structure, TrainState
@@ -353,7 +353,7 @@ def _draw_program(rows: int, mesh: Mesh | None) -> Any:
 def _no_mixup(rows: int, mesh: Mesh | None) -> tuple[jax.Array, jax.Array]:
     """Returns the draw that mixes nothing, placed as `_draw_program` places its own: other placements compile anew."""
     drawn = (jnp.ones((), jnp.float32), jnp.arange(rows, dtype=jnp.int32))
-    return drawn if mesh is None else jax.device_put(drawn, replicated(mesh))
+    return drawn if mesh is None else replicate(drawn, mesh)
 
 
 def _draw_mixup(key: jax.Array, alpha: jax.Array, rows: int, mask: jax.Array | None) -> tuple[jax.Array, jax.Array]:
@@ -386,4 +386,4 @@ def _replicated(tree: Any, mesh: Mesh) -> Any:
     whole = replicated(mesh)
     if all(x.sharding == whole for x in jax.tree.leaves(tree)):
         return tree
-    return jax.device_put(tree, whole)
+    return replicate(tree, mesh)

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from bridgejax.errors import UserError
-from bridgejax.mesh import make_mesh
+from bridgejax.mesh import make_mesh, parameter_rules
 
 
 def _python(code: str, **variables: str) -> subprocess.CompletedProcess:
@@ -46,3 +46,39 @@ def test_settings_that_break_seeds_are_refused_by_name(variable, value, named):
     result = _python("from bridgejax.mesh import check_randomness; check_randomness()", **{variable: value})
     assert "UserError" in result.stderr
     assert named in result.stderr
+
+
+def test_rules_split_what_the_axis_divides_and_nothing_else():
+    code = """
+from bridgejax.mesh import make_mesh, parameter_rules, parameter_sharding
+mesh = make_mesh([("data", 2), ("model", 4)])
+def show(path, shape, rules=parameter_rules(), mesh=mesh):
+    print(tuple(parameter_sharding(mesh, path, shape, rules).spec))
+show("unet.a.attn1.to_q.kernel", (8, 16))
+show("unet.a.attn1.to_out.0.kernel", (16, 8))
+show("unet.a.ff.net.0.proj.bias", (16,))
+show("unet.conv_in.kernel", (3, 3, 4, 16))
+show("unet.conv_out.kernel", (3, 3, 16, 6))
+show("unet.conv_norm_out.bias", (16,))
+show("unet.a.proj_in.kernel", (1, 1, 8, 16))
+show("unet.a.attn1.to_q.kernel", (8, 16), parameter_rules([("to_q", ("model", "data"))]))
+show("unet.a.attn1.to_q.kernel", (8, 16), mesh=make_mesh())
+"""
+    result = _python(code, XLA_FLAGS="--xla_force_host_platform_device_count=8", JAX_PLATFORMS="cpu")
+    assert result.stdout.split("\n")[:-1] == [
+        "(None, 'model')",
+        "('model', None)",
+        "('model',)",
+        "(None, None, None, 'model')",
+        "(None, None, None, None)",
+        "()",
+        "(None, None, None, 'model')",
+        "('model', 'data')",
+        "(None, None)",
+    ], result.stderr
+
+
+@pytest.mark.parametrize("pair", [("(", ("model",)), ("a",), ("a", "model"), ("a", ("model", "model")), ("a", (3,))])
+def test_rules_of_another_form_are_shown(pair):
+    with pytest.raises(UserError, match="mesh_rules"):
+        parameter_rules([pair])

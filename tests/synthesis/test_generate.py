@@ -203,7 +203,6 @@ def test_shards_of_several_hosts_make_the_same_set(tmp_path, fake, monkeypatch):
     from bridgejax.synthesis import generate
 
     alone = generate_set(tmp_path / "alone", pipeline=fake, **OPTIONS)
-    monkeypatch.setattr(generate, "_barrier", lambda name, processes: None)
     for process in (1, 2, 0):  # process 0 last: it finds all shards, as it would after the barrier
         monkeypatch.setattr(generate, "_processes", lambda process=process: (process, 3))
         if process:

@@ -1,0 +1,116 @@
+"""How long a process takes to its first image: with an empty cache of compiled programs, and with the one it left.
+
+    python benchmarks/cold_start.py [--model builtin:tiny_diffusion] [--model reduced] [--model FOLDER] [--steps 5]
+
+Two processes per model, one after the other, share one fresh cache folder (as `BRIDGEJAX_CACHE_DIR`, with the settings that
+every command has). Printed per process, in seconds: interpreter and imports; load (weights to devices); the first image, and
+within it the sampler's tracing, lowering and compiling (or fetching from the cache), all other programs, and the rest (mostly
+running); a second image for comparison; and the total from process start to first image. Exits with 1 unless the second
+process took under a quarter of the first's time. "reduced" is a random model of Stable Diffusion's depth and an eighth of its
+width, made by PyTorch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+_TRACE = "/jax/core/compile/jaxpr_trace_duration"
+_LOWER = "/jax/core/compile/jaxpr_to_mlir_module_duration"
+_COMPILE = "/jax/core/compile/backend_compile_duration"  # a fetch from the cache, where it hits
+
+
+def measure(model: str, steps: int, started: float) -> dict[str, float]:
+    """Samples one image in this process and returns the seconds of each phase.
+
+    Args:
+      model: what `load_pipeline` takes.
+      steps: denoising steps.
+      started: `time.time()` just before this process was started.
+    """
+    from bridgejax import runtime
+    from bridgejax.diffusion import load_pipeline
+
+    runtime.start()
+    import jax
+
+    phases = {"import": time.time() - started}
+    events: list[tuple[str, str, float]] = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, seconds, **kw: events.append((event, str(kw.get("fun_name", "")), seconds))
+    )
+    began = time.time()
+    pipe = load_pipeline(model)
+    jax.block_until_ready(pipe._state)
+    phases["load"] = time.time() - began
+    began = time.time()
+    _ = pipe.tokenizers
+    phases["tokenizer"] = time.time() - began
+    events.clear()
+    began = time.time()
+    pipe("a photo of a bird", seeds=0, steps=steps, guidance_scale=3.0).block_until_ready()
+    phases["image"] = time.time() - began
+    phases["total"] = time.time() - started
+    for name, event in (("trace", _TRACE), ("lower", _LOWER), ("compile", _COMPILE)):
+        mine = [seconds for kind, function, seconds in events if kind == event and "sample" in function]
+        phases[name] = max(mine, default=0.0)  # an inner function's tracing is part of the outer one's
+    others = [seconds for kind, function, seconds in events if kind in (_TRACE, _LOWER, _COMPILE) and "sample" not in function]
+    phases["other programs"] = sum(others)
+    began = time.time()
+    pipe("a photo of a fish", seeds=1, steps=steps, guidance_scale=3.0).block_until_ready()
+    phases["second image"] = time.time() - began
+    return phases
+
+
+def run_process(model: str, steps: int, cache: Path) -> dict[str, float]:
+    """Returns the phases of one fresh process."""
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("JAX_COMPILATION", "JAX_PERSISTENT"))
+    }
+    environment |= {"BRIDGEJAX_CACHE_DIR": str(cache)}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    command = [sys.executable, __file__, "--child", model, "--steps", str(steps), "--started", repr(time.time())]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(done.stderr[-3000:])
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", action="append")
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    parser.add_argument("--started", type=float, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        print(json.dumps(measure(options.child, options.steps, options.started)))
+        return 0
+    worst = 0.0
+    columns = ["import", "load", "tokenizer", "image", "trace", "lower", "compile", "other programs", "second image", "total"]
+    for model in options.model or ["builtin:tiny_diffusion", "reduced"]:
+        with tempfile.TemporaryDirectory() as folder:
+            source = model
+            if model == "reduced":
+                source = str(Path(folder) / "reduced")
+                program = str(Path(__file__).with_name("random_generator.py"))
+                subprocess.run([sys.executable, program, source, "reduced"], check=True)
+            cold, warm = (run_process(source, options.steps, Path(folder) / "cache") for _ in range(2))
+        print(f"\n{model}, one image of {options.steps} steps\n{'seconds':<16}{'empty cache':>12}{'warm cache':>12}")
+        for name in columns:
+            print(f"{name:<16}{cold[name]:>12.2f}{warm[name]:>12.2f}")
+        share = warm["total"] / cold["total"]
+        print(f"warm start: {share:.1%} of the cold one", flush=True)
+        worst = max(worst, share)
+    return int(worst >= 0.25)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

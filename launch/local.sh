@@ -1,0 +1,66 @@
+#!/usr/bin/env bash
+# Runs a bridgejax command as N processes with M devices each on this machine.
+#
+#   launch/local.sh N M COMMAND…        launch/local.sh 2 4 generate --config configs/quickstart.py --workdir work
+#
+# Where this machine has N × M NVIDIA GPUs, process i gets the i-th M of them; elsewhere, or with JAX_PLATFORMS=cpu, the
+# devices are virtual CPU ones. The processes meet on a free port of this machine. When one fails, the others are ended and
+# its exit code is forwarded; nothing else is changed: output is the command's own. Ctrl-C ends all of them; the same command
+# continues, with any other N and M.
+set -uo pipefail
+
+if [[ $# -lt 3 || ! "$1" =~ ^[1-9][0-9]*$ || ! "$2" =~ ^[1-9][0-9]*$ ]]; then
+  echo "usage: launch/local.sh PROCESSES DEVICES_EACH COMMAND…, for instance launch/local.sh 2 4 generate --config FILE --workdir DIR" >&2
+  exit 2
+fi
+processes=$1 devices=$2
+shift 2
+python=${PYTHON:-python3}
+port=$("$python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])') || exit 1
+gpus=0
+if [[ "${JAX_PLATFORMS:-}" != cpu ]] && command -v nvidia-smi >/dev/null; then
+  gpus=$(nvidia-smi --list-gpus 2>/dev/null | wc -l)
+fi
+
+pids=()
+end_all() { # TERM, and KILL for those that are still there after five seconds
+  local waited=0 pid
+  for pid in "${pids[@]}"; do kill -TERM "$pid" 2>/dev/null; done
+  while ((waited < 50)) && kill -0 "${pids[@]}" 2>/dev/null; do
+    sleep 0.1
+    waited=$((waited + 1))
+  done
+  for pid in "${pids[@]}"; do kill -KILL "$pid" 2>/dev/null; done
+}
+trap 'trap "" INT TERM; end_all; echo "launch/local.sh: interrupted; the same command continues where it stopped." >&2; exit 130' INT TERM
+
+for ((i = 0; i < processes; i++)); do
+  export BRIDGEJAX_COORDINATOR="127.0.0.1:$port" BRIDGEJAX_PROCESSES=$processes BRIDGEJAX_PROCESS_ID=$i
+  if ((gpus >= processes * devices)); then
+    CUDA_VISIBLE_DEVICES=$(seq -s, $((i * devices)) $((i * devices + devices - 1))) "$python" -m bridgejax "$@" &
+  else
+    JAX_PLATFORMS=cpu XLA_FLAGS="${XLA_FLAGS:-} --xla_force_host_platform_device_count=$devices" "$python" -m bridgejax "$@" &
+  fi
+  pids+=($!)
+done
+
+# Whoever ends first with an error decides; `wait -n` would do, but the bash of macOS has none.
+left=("${pids[@]}")
+while ((${#left[@]})); do
+  still=()
+  for pid in "${left[@]}"; do
+    if kill -0 "$pid" 2>/dev/null; then
+      still+=("$pid")
+      continue
+    fi
+    wait "$pid" 2>/dev/null
+    code=$?
+    if ((code)); then
+      end_all
+      exit "$code"
+    fi
+  done
+  left=(${still[@]+"${still[@]}"})
+  ((${#left[@]})) && sleep 0.1
+done
+exit 0

@@ -1,0 +1,133 @@
+"""Several processes on one machine: one set, one study, whatever their number and whoever is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+LOCAL = ROOT / "launch" / "local.sh"
+# PNGs hold whole numbers: sums in another order may turn a rounding, no more.
+PIXEL_TOLERANCE = 1
+
+
+def start(*words: object) -> subprocess.Popen:
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHON": sys.executable}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    return subprocess.Popen(
+        [*map(str, words)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+def finish(process: subprocess.Popen) -> tuple[int, str, str]:
+    output, errors = process.communicate(timeout=500)
+    return process.returncode, output, errors
+
+
+def children(process: subprocess.Popen) -> list[int]:
+    """The launcher's Python processes, in the order in which they were started."""
+    found = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return sorted(int(pid) for pid in found if b"bridgejax" in Path(f"/proc/{pid}/cmdline").read_bytes())
+
+
+def records(workdir: Path) -> list[dict]:
+    from bridgejax.synthesis import open_set
+
+    return list(open_set(workdir / "synthetic"))
+
+
+def assert_same_sets(left: Path, right: Path) -> None:
+    ours, theirs = records(left), records(right)
+    assert len(ours) == len(theirs) == 16
+    for a, b in zip(ours, theirs, strict=True):
+        assert {k: a[k] for k in a if k != "image"} == {k: b[k] for k in b if k != "image"}
+        difference = np.abs(a["image"].astype(int) - b["image"].astype(int))
+        assert difference.max() <= PIXEL_TOLERANCE
+
+
+def leftovers(workdir: Path) -> list[str]:
+    return [
+        path.name for path in workdir.rglob("*") if path.name.startswith((".", "tmp")) or "orbax-checkpoint-tmp" in path.name
+    ]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory, config_file):
+    """The set that one process with one device makes."""
+    workdir = tmp_path_factory.mktemp("alone") / "work"
+    code, _, errors = finish(start(sys.executable, "-m", "bridgejax", "generate", "--config", config_file, "--workdir", workdir))
+    assert code == 0, errors
+    return workdir
+
+
+def test_two_processes_of_four_devices_make_the_set_of_one(alone, config_file, tmp_path):
+    workdir = tmp_path / "work"
+    code, output, errors = finish(start(LOCAL, 2, 4, "generate", "--config", config_file, "--workdir", workdir))
+    assert code == 0, errors
+    assert output.split() == [str(workdir / "synthetic")]  # said once
+    assert_same_sets(alone, workdir)
+    assert leftovers(workdir) == []
+    owners = {path.name: path.stat().st_mtime_ns for path in (workdir / "synthetic" / "sidecars").iterdir()}
+    assert sorted(owners) == [f"{shard:05d}.json" for shard in range(4)]
+
+
+def test_killed_processes_are_replaced_by_another_number(alone, config_file, tmp_path):
+    workdir = tmp_path / "work"
+    command = ("generate", "--config", config_file, "--workdir", workdir)
+    process = start(LOCAL, 2, 2, *command)
+    sidecars = workdir / "synthetic" / "sidecars"
+    limit = time.monotonic() + 300
+    while not list(sidecars.glob("*.json")) and process.poll() is None and time.monotonic() < limit:
+        time.sleep(0.005)
+    assert process.poll() is None, process.communicate()
+    _, second = children(process)
+    os.kill(second, signal.SIGKILL)
+    code, _, errors = finish(process)
+    assert code == 128 + signal.SIGKILL, errors
+    assert not (workdir / "synthetic" / "dataset_info.json").exists()
+    kept = {path: path.stat().st_mtime_ns for path in sidecars.glob("*.json")}
+    code, _, errors = finish(start(LOCAL, 3, 1, *command))
+    assert code == 0, errors
+    assert_same_sets(alone, workdir)
+    assert kept.items() <= {path: path.stat().st_mtime_ns for path in sidecars.glob("*.json")}.items()
+    assert leftovers(workdir) == []
+
+
+@pytest.mark.slow
+def test_a_study_of_two_processes_ends_with_the_numbers_of_one(config_file, tmp_path):
+    workdir, alone = tmp_path / "work", tmp_path / "alone"
+    code, _, errors = finish(start(sys.executable, "-m", "bridgejax", "run", "--config", config_file, "--workdir", alone))
+    assert code == 0, errors
+    code, output, errors = finish(start(LOCAL, 2, 2, "run", "--config", config_file, "--workdir", workdir))
+    assert code == 0, errors
+    assert output.split() == [str(workdir / "report.html")]
+    (ours,), (theirs,) = (
+        [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()] for folder in (workdir, alone)
+    )
+    for key in ("arm", "seed", "train_steps", "test_ids", "test_labels"):
+        assert ours[key] == theirs[key]
+    assert_same_sets(alone, workdir)
+    assert ours["test_loss"] == pytest.approx(theirs["test_loss"], rel=1e-3)
+    losses = [[entry["loss"] for entry in result["history"] if "loss" in entry] for result in (ours, theirs)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-2)  # six steps let the rounding of sums and of pixels grow
+    assert leftovers(workdir) == []
+
+
+def test_a_wrong_input_is_told_once_and_ends_all(config_file, tmp_path):
+    words = ("generate", "--config", config_file, "--config.mesh=(('data',3),('model',2))", "--workdir", tmp_path / "work")
+    code, output, errors = finish(start(LOCAL, 2, 2, *words))
+    assert code == 2
+    assert output == ""
+    assert [line for line in errors.splitlines() if line.startswith("bridgejax:")] == [
+        "bridgejax: mesh data=3, model=2 does not fit 4 devices; make the sizes multiply to 4 or use -1 for one."
+    ]
+    assert "Traceback" not in errors
+    assert finish(start(LOCAL, 0, 2, "doctor"))[0] == 2

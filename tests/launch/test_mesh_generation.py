@@ -1,0 +1,71 @@
+"""The same images without a mesh, on eight devices, and with the parameters split."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# float32 sums in another order: three steps of a network of unit outputs stay within a few dozen rounding steps of 6e-8.
+TOLERANCE = 1e-5
+
+
+@pytest.fixture(scope="module")
+def told(tiny_generator):
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    program = Path(__file__).with_name("mesh_program.py")
+    done = subprocess.run(
+        [sys.executable, str(program), str(tiny_generator)], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout)
+
+
+def test_images_are_the_same_on_every_mesh(told):
+    assert told["spread"] > 0.05
+    assert len(told["meshes"]) == 3
+    assert max(one["difference"] for one in told["meshes"]) < TOLERANCE
+
+
+def test_a_model_axis_splits_the_parameters(told):
+    data8, model2, model4 = (one["bytes"] for one in told["meshes"])
+    assert data8 == told["whole"]
+    assert model2 < 0.56 * told["whole"]
+    assert model4 < 0.36 * told["whole"]
+    assert [one["said"] for one in told["meshes"]] == [data8, model2, model4]
+    assert told["own_rules"] == told["whole"]  # a rule that splits nothing, before the built-in ones
+
+
+def test_doctor_tells_what_each_device_holds(told, tiny_generator, tmp_path):
+    config = tmp_path / "config.py"
+    config.write_text(
+        "from bridgejax.config import default_config\n"
+        "def get_config(arg=None):\n"
+        "    config = default_config()\n"
+        f"    config.generator.weights = {str(tiny_generator)!r}\n"
+        "    config.mesh = (('data', 2), ('model', 4))\n"
+        "    return config\n"
+    )
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    done = subprocess.run(
+        [sys.executable, "-m", "bridgejax", "doctor", "--config", str(config), "--config.generator.batch_size=12"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "mesh    data=2, model=4" in done.stdout
+    expected = (
+        f"{told['meshes'][2]['bytes'] / 2**20:.1f} MiB of {told['whole'] / 2**20:.1f} MiB parameters (float32) per device"
+    )
+    assert expected in done.stdout
+    assert "batch 12, 6 images per device" in done.stdout
