@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from bridgejax.diffusion.folder import Description, content_digest, describe, load_networks, locate, parse_dtype, save_folder
+from bridgejax.diffusion.folder import Description, content_digest, find_generator, load_networks, parse_dtype, save_folder
 from bridgejax.diffusion.networks import Networks
 from bridgejax.diffusion.sampler import make_sampler
 from bridgejax.diffusion.schedulers import make_scheduler
@@ -24,21 +24,45 @@ from bridgejax.identity import keys_from_seeds
 from bridgejax.mesh import check_randomness, data_sharding, data_size, replicated
 
 
-def load_pipeline(folder_or_hub_name: str | Path, dtype: Any = "float32", mesh: Mesh | None = None) -> Pipeline:
+def load_pipeline(
+    folder_or_hub_name: str | Path,
+    dtype: Any = "float32",
+    mesh: Mesh | None = None,
+    *,
+    tokenizer: str | Path | None = None,
+    prediction_type: str | None = None,
+    model_config: Mapping[str, Any] | str | Path | None = None,
+    loras: Mapping[str | Path, float] | Sequence[Any] = (),
+    embeddings: Mapping[str, str | Path] | None = None,
+) -> Pipeline:
     """Loads a text-to-image model.
 
     Args:
-      folder_or_hub_name: `builtin:tiny_diffusion`, a folder in the diffusers layout, or a hub name.
+      folder_or_hub_name: `builtin:tiny_diffusion`, a folder in the diffusers layout, a hub name, or a single
+        `.safetensors` file under the original names of Stable Diffusion 1.x, 2.x or XL base.
       dtype: "float32", "bfloat16" or "float16", of parameters and arithmetic; latents, norms' statistics and
         softmax stay float32.
       mesh: devices to split batches over (axis "data"); None means the default device.
+      tokenizer: for a single file: a folder with CLIP's tokenizer; None means a folder `tokenizer` beside the file.
+      prediction_type: "epsilon", "v_prediction" or "sample"; None means what the folder says, or the file's family. A
+        single SD 2.x file does not show it: the default is "v_prediction" (768-v); say "epsilon" for the 512 base.
+      model_config: for a single file: what its tensors do not show (`bridgejax.diffusion.single_file`).
+      loras: LoRA files merged into the weights, as (path, scale) pairs or {path: scale} (`bridgejax.diffusion.lora`).
+      embeddings: learned words, {word: file} (`bridgejax.diffusion.textual_inversion`).
 
     Raises:
       UserError: the folder, a config or a weights file is missing, damaged or not supported.
     """
     check_randomness()
     kind = parse_dtype(dtype)
-    description = describe(locate(folder_or_hub_name))
+    description = find_generator(
+        folder_or_hub_name,
+        tokenizer=tokenizer,
+        prediction_type=prediction_type,
+        model_config=model_config,
+        loras=loras,
+        embeddings=embeddings,
+    )
     put = None
     if mesh is not None:
         sharding = replicated(mesh)
