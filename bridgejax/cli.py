@@ -18,6 +18,7 @@ COMMANDS = {
     "generate": "a synthetic set only",
     "train": "one recipe, one seed",
     "report": "tables, plots and report.html from a workdir",
+    "import-weights": "published weights to a local folder, checked",
     "doctor": "what this machine can do, and why not",
 }
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
@@ -38,6 +39,20 @@ def _parser(command: str) -> argparse.ArgumentParser:
     if command == "doctor":
         parser.add_argument("--config", metavar="FILE.py[:ARG]", help="also tell what each device holds under this config")
         return parser
+    if command == "import-weights":
+        parser.add_argument("source", metavar="SOURCE", help="a folder, a .safetensors file or a hub name")
+        parser.add_argument("--output", required=True, type=Path, metavar="FOLDER", help="the folder to write; new or empty")
+        parser.add_argument("--lora", action="append", default=[], metavar="PATH:SCALE", help="merge a LoRA; may be repeated")
+        parser.add_argument(
+            "--embedding", action="append", default=[], metavar="WORD=PATH", help="add a learned word; may be repeated"
+        )
+        parser.add_argument("--tokenizer", metavar="FOLDER", help="CLIP's tokenizer, for a single file that has none beside it")
+        parser.add_argument("--dtype", metavar="NAME", help="float32, bfloat16 or float16; default: the source's")
+        parser.add_argument(
+            "--prediction-type", metavar="NAME", help="epsilon or v_prediction, where the file does not show it"
+        )
+        parser.add_argument("--model-config", metavar="FILE.json", help="what a single file does not show, by part")
+        return parser
     if command != "report":
         parser.add_argument(
             "--config", required=True, metavar="FILE.py[:ARG]", help="a config file; --config.KEY=VALUE changes a key"
@@ -50,12 +65,40 @@ def _parser(command: str) -> argparse.ArgumentParser:
 
 
 def _usage() -> str:
-    lines = "\n".join(f"  {name:<10}{text}" for name, text in COMMANDS.items())
+    lines = "\n".join(f"  {name:<16}{text}" for name, text in COMMANDS.items())
     return (
         f"bridgejax {__version__}: better image classifiers from class names and generated images\n\n"
         f"usage: bridgejax COMMAND --config FILE.py[:ARG] [--config.KEY=VALUE …] --workdir DIR\n\n{lines}\n\n"
         "bridgejax COMMAND --help tells more."
     )
+
+
+def _scaled(values: Sequence[str]) -> list[tuple[str, float]]:
+    """Returns (path, scale) of each `PATH:SCALE`; a path alone has scale 1."""
+    pairs = []
+    for value in values:
+        path, colon, scale = value.rpartition(":")
+        try:
+            pairs.append((path, float(scale)) if colon and path else (value, 1.0))
+        except ValueError as error:
+            if Path(value).exists():
+                pairs.append((value, 1.0))
+                continue
+            raise UserError(f"--lora {value}: the scale {scale!r} is not a number; write PATH:SCALE.") from error
+    return pairs
+
+
+def _words(values: Sequence[str]) -> dict[str, str]:
+    """Returns {word: path} of each `WORD=PATH`."""
+    words: dict[str, str] = {}
+    for value in values:
+        word, equals, path = value.partition("=")
+        if not equals or not word or not path:
+            raise UserError(f"--embedding {value} is not of the form WORD=PATH.")
+        if word in words:
+            raise UserError(f"--embedding names {word} twice; each word has one file.")
+        words[word] = path
+    return words
 
 
 def _split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
@@ -104,6 +147,21 @@ def _dispatch(arguments: Sequence[str]) -> int:
         from bridgejax.studies.report import write_report
 
         print(write_report(options.workdir))
+        return 0
+    if command == "import-weights":
+        from bridgejax.diffusion.import_weights import import_weights
+
+        digest = import_weights(
+            options.source,
+            options.output,
+            dtype=options.dtype,
+            tokenizer=options.tokenizer,
+            prediction_type=options.prediction_type,
+            model_config=options.model_config,
+            loras=_scaled(options.lora),
+            embeddings=_words(options.embedding),
+        )
+        print(f"{options.output}\n{digest}")
         return 0
 
     from bridgejax.config import load_config

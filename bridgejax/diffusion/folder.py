@@ -1,4 +1,4 @@
-"""Generators on disk: folders in the diffusers layout, found, read and written."""
+"""Generators on disk: folders in the diffusers layout and single files, found, read, changed and written."""
 
 from __future__ import annotations
 
@@ -12,17 +12,23 @@ from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
+from bridgejax.diffusion.lora import Delta, Merged, lora_list, read_lora
 from bridgejax.diffusion.networks import Autoencoder, Networks
+from bridgejax.diffusion.single_file import PREDICTIONS, read_single_file
+from bridgejax.diffusion.textual_inversion import TOKEN_TABLE, extend_vocabulary
+from bridgejax.diffusion.tokenizer import TokenizerSource, holds_tokenizer
 from bridgejax.errors import UserError, nearest
-from bridgejax.identity import TEMPORARY_PREFIX, digest, folder_digest, write_json
+from bridgejax.identity import TEMPORARY_PREFIX, digest, file_digest, folder_digest, write_json
 from bridgejax.models.clip_text import CLIPTextModel
 from bridgejax.models.unet import UNet2DCondition
 from bridgejax.models.vae import AutoencoderKL
 from bridgejax.models.vae_tiny import VAE_TINY_RULES, AutoencoderTiny
 from bridgejax.models.weights import (
     CLIP_TEXT_RULES,
+    PICKLES,
     UNET_LINEAR_RULES,
     UNET_RULES,
     VAE_RULES,
@@ -52,12 +58,26 @@ _VAE_CLASSES: dict[str, tuple[type[Autoencoder], tuple[Rule, ...]]] = {
     "AutoencoderTiny": (AutoencoderTiny, VAE_TINY_RULES),
 }
 _TEXT_CLASSES = {"CLIPTextModel": False, "CLIPTextModelWithProjection": True}
+_RENAME: dict[str, Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]] = {"unet": dict, "vae": modern_vae_names}
 Put = Callable[..., Any]
 
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-    """What a folder's JSON files say."""
+    """What a generator is made of: its configs, where its tensors and tokenizers are, and what is changed at loading.
+
+    Attributes:
+      folder: the folder, or the single file.
+      index: `model_index.json`; likewise `unet`, `vae`, `text_encoders` (one each) and `scheduler`.
+      projections: whether each text encoder has a projection.
+      tokenizers: of each text encoder, in order.
+      vae_folder: of another autoencoder than the generator's own.
+      parts: a single file's tensors, part by part; None: they are read from the folder.
+      spelling: what a tensor is called in a single file, part by part.
+      deltas: low-rank changes, part → weight → changes.
+      tables: token embeddings with learned words, by text encoder; they replace the generator's.
+      extras: what `content_digest` takes in besides the files: LoRA files with scales, embeddings, options.
+    """
 
     folder: Path
     index: dict[str, Any]
@@ -66,18 +86,36 @@ class Description:
     text_encoders: tuple[dict[str, Any], ...]
     projections: tuple[bool, ...]
     scheduler: dict[str, Any]
+    tokenizers: tuple[TokenizerSource, ...]
     vae_folder: Path | None = None  # None: vae/ in `folder`
+    parts: Mapping[str, Mapping[str, np.ndarray]] | None = None
+    spelling: Mapping[str, Callable[[str], str]] = dataclasses.field(default_factory=dict)
+    deltas: Mapping[str, Mapping[str, Sequence[Delta]]] = dataclasses.field(default_factory=dict)
+    tables: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    extras: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
-    @property
-    def tokenizers(self) -> tuple[Path, ...]:
-        """The tokenizers' folders, in the order of the text encoders."""
-        return tuple(
-            self.folder / name.replace("text_encoder", "tokenizer") for name in TEXT_ENCODERS[: len(self.text_encoders)]
-        )
+    def tensors(self, part: str) -> Mapping[str, np.ndarray]:
+        """Returns a part's tensors as they are loaded: today's diffusers names (text encoders without `text_model.`)."""
+        if self.parts is not None and not (part == "vae" and self.vae_folder is not None):
+            tensors: Mapping[str, np.ndarray] = self.parts[part]
+        else:
+            tensors = _RENAME.get(part, plain_text_names)(read_tensors(self._place(part)))
+        if part in self.tables:
+            tensors = {**tensors, TOKEN_TABLE: self.tables[part]}
+        return Merged(tensors, self.deltas[part]) if part in self.deltas else tensors
+
+    def where(self, part: str) -> str:
+        """Returns the file or folder of a part's tensors, for messages."""
+        return str(self._place(part))
+
+    def _place(self, part: str) -> Path:
+        if part == "vae" and self.vae_folder is not None:
+            return self.vae_folder
+        return self.folder if self.parts is not None else self.folder / part
 
 
 def locate(name: str | Path) -> Path:
-    """Returns the folder of a generator: built in, local, or fetched from the hub (only then is there any network).
+    """Returns the folder or single file of a generator: built in, local, or from the hub (only then is there any network).
 
     Raises:
       UserError: there is no such thing, or the hub could not give it.
@@ -94,11 +132,22 @@ def locate(name: str | Path) -> Path:
     path = Path(name).expanduser()
     if path.is_dir():
         return path
+    if path.suffix in PICKLES:
+        raise UserError(
+            f"{path} is a pickle, which could run code and is not read; get the .safetensors file of the same model, "
+            "or convert it where you trust it."
+        )
+    if path.suffix == ".safetensors":
+        if not path.exists():
+            raise UserError(
+                f"there is no file {path}; give a .safetensors file, a folder with a model_index.json or a hub name."
+            )
+        return path
     if path.exists():
-        raise UserError(f"{path} is a file; a generator is a folder with a model_index.json.")
+        raise UserError(f"{path} is a file; a generator is a folder with a model_index.json, or a .safetensors file.")
     if isinstance(name, Path) or not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", text):
         raise UserError(
-            f"there is no generator folder {path}; give a folder with a model_index.json, "
+            f"there is no generator folder {path}; give a folder with a model_index.json, a .safetensors file, "
             "'builtin:tiny_diffusion' or a hub name (owner/name)."
         )
     return _fetch(text)
@@ -181,6 +230,7 @@ def describe(folder: Path) -> Description:
         text_encoders=tuple(read_json(folder / name / "config.json") for name in names),
         projections=tuple(projections),
         scheduler=read_json(folder / "scheduler" / "scheduler_config.json"),
+        tokenizers=tuple(TokenizerSource(folder / name.replace("text_encoder", "tokenizer")) for name in names),
     )
 
 
@@ -194,8 +244,12 @@ def with_vae(description: Description, folder: str | Path) -> Description:
       UserError: there is none, or its latents do not fit the UNet.
     """
     place = locate(folder)
+    if not place.is_dir():
+        raise UserError(f"{place} is a file; vae takes a folder with a config.json and safetensors weights.")
     place = place / "vae" if (place / "vae" / "config.json").is_file() else place
-    return dataclasses.replace(description, vae=read_json(place / "config.json"), vae_folder=place)
+    # The folder's tensors go by their own names, not by those of a single file.
+    spelling = {part: spell for part, spell in description.spelling.items() if part != "vae"}
+    return dataclasses.replace(description, vae=read_json(place / "config.json"), vae_folder=place, spelling=spelling)
 
 
 def vae_class(config: Mapping[str, Any]) -> tuple[type[Autoencoder], tuple[Rule, ...]]:
@@ -208,6 +262,131 @@ def vae_class(config: Mapping[str, Any]) -> tuple[type[Autoencoder], tuple[Rule,
     if kind not in _VAE_CLASSES:
         raise UserError(f"the autoencoder {kind} is not supported; it must be one of {', '.join(_VAE_CLASSES)}.")
     return _VAE_CLASSES[kind]
+
+
+def find_generator(
+    name: str | Path,
+    *,
+    tokenizer: str | Path | None = None,
+    prediction_type: str | None = None,
+    model_config: Mapping[str, Any] | str | Path | None = None,
+    loras: Mapping[str | Path, float] | Sequence[Any] = (),
+    embeddings: Mapping[str, str | Path] | None = None,
+) -> Description:
+    """Finds and describes a generator of any published layout, with the changes asked for; no array is loaded yet.
+
+    Args:
+      name: `builtin:…`, a folder in the diffusers layout, a hub name, or a single `.safetensors` file.
+      tokenizer: for a single file: a folder with a CLIP tokenizer, or with `tokenizer` (and `tokenizer_2`) below it; None
+        means those beside the file.
+      prediction_type: "epsilon", "v_prediction" or "sample" instead of what the folder says or the file's family is.
+      model_config: for a single file: what its tensors do not show (see `bridgejax.diffusion.single_file`).
+      loras: (path, scale) pairs or {path: scale}; see `bridgejax.diffusion.lora`.
+      embeddings: word → file; see `bridgejax.diffusion.textual_inversion`.
+
+    Raises:
+      UserError: something is missing, damaged, does not fit or is not supported; it is named.
+    """
+    path = locate(name)
+    if path.is_dir():
+        for option, value in (("tokenizer", tokenizer), ("model_config", model_config)):
+            if value is not None:
+                raise UserError(f"{option} is for single files, but {path} is a folder, which holds its own; leave it out.")
+        description = describe(path)
+        if prediction_type is not None:
+            if prediction_type not in PREDICTIONS:
+                raise UserError(
+                    f"prediction_type = {prediction_type!r} must be one of {', '.join(PREDICTIONS)}"
+                    f"{nearest(str(prediction_type), PREDICTIONS)}."
+                )
+            scheduler = {**description.scheduler, "prediction_type": prediction_type}
+            description = dataclasses.replace(description, scheduler=scheduler, extras={"prediction_type": prediction_type})
+    else:
+        description = _describe_file(path, tokenizer, prediction_type, model_config)
+    pairs = lora_list(loras)
+    if pairs:
+        description = _with_loras(description, pairs)
+    if embeddings:
+        description = _with_embeddings(description, embeddings)
+    return description
+
+
+def _describe_file(
+    path: Path, tokenizer: str | Path | None, prediction_type: str | None, model_config: Mapping[str, Any] | str | Path | None
+) -> Description:
+    """Describes a single file."""
+    single = read_single_file(path, prediction_type, model_config)
+    return Description(
+        folder=path,
+        index=single.index,
+        unet=single.unet,
+        vae=single.vae,
+        text_encoders=single.text_encoders,
+        projections=single.projections,
+        scheduler=single.scheduler,
+        tokenizers=_find_tokenizers(path, tokenizer, single.pads),
+        parts=single.tensors,
+        spelling=single.spelling,
+    )
+
+
+def _find_tokenizers(path: Path, given: str | Path | None, pads: Sequence[str]) -> tuple[TokenizerSource, ...]:
+    """Returns the tokenizer of each text encoder of a single file; all use CLIP's vocabulary, but pad differently."""
+    root = path.parent if given is None else Path(given).expanduser()
+    if given is not None and holds_tokenizer(root):
+        return tuple(TokenizerSource(root, pad=pad) for pad in pads)
+    first = root / "tokenizer"
+    if not holds_tokenizer(first):
+        told = f"{root} holds no tokenizer" if given is not None else f"{path} comes without a tokenizer"
+        raise UserError(
+            f"{told}; give tokenizer=FOLDER with CLIP's vocab.json and merges.txt, or put them in a folder tokenizer "
+            "beside the file."
+        )
+    folders = [first, root / "tokenizer_2"]
+    return tuple(
+        TokenizerSource(folder if holds_tokenizer(folder) else first, pad=pad)
+        for folder, pad in zip(folders, pads, strict=False)
+    )
+
+
+def _with_loras(description: Description, pairs: Sequence[tuple[Path, float]]) -> Description:
+    """Returns a description whose weights are changed by LoRA files."""
+    names = ("unet", *TEXT_ENCODERS[: len(description.text_encoders)])
+    tensors = {part: description.tensors(part) for part in names}
+    deltas: dict[str, dict[str, list[Delta]]] = {}
+    for path, scale in pairs:
+        for part, weights in read_lora(path, scale, tensors, description.unet).items():
+            for weight, delta in weights.items():
+                deltas.setdefault(part, {}).setdefault(weight, []).append(delta)
+    listed = [[file_digest(_only_file(path, "pytorch_lora_weights.safetensors")), scale] for path, scale in pairs]
+    return dataclasses.replace(description, deltas=deltas, extras={**description.extras, "loras": listed})
+
+
+def _with_embeddings(description: Description, embeddings: Mapping[str, str | Path]) -> Description:
+    """Returns a description whose text encoders know more words."""
+    names = TEXT_ENCODERS[: len(description.text_encoders)]
+    files = {word: Path(path).expanduser() for word, path in embeddings.items()}
+    tables = []
+    for part in names:
+        tensors = description.tensors(part)
+        if TOKEN_TABLE not in tensors:
+            raise UserError(
+                f"{description.where(part)}: tensor {TOKEN_TABLE} is missing; the file is not complete, get it again."
+            )
+        tables.append(tensors[TOKEN_TABLE])
+    tokenizers, bigger, configs = extend_vocabulary(description.tokenizers, tables, description.text_encoders, files)
+    digests = {word: file_digest(_only_file(path, "learned_embeds.safetensors")) for word, path in files.items()}
+    return dataclasses.replace(
+        description,
+        tokenizers=tokenizers,
+        text_encoders=configs,
+        tables=dict(zip(names, bigger, strict=True)),
+        extras={**description.extras, "embeddings": digests},
+    )
+
+
+def _only_file(path: Path, name: str) -> Path:
+    return path / name if path.is_dir() else path
 
 
 def unet_rules(config: Mapping[str, Any]) -> tuple[Rule, ...]:
@@ -243,39 +422,55 @@ def load_networks(description: Description, dtype: Any, put: Put | None, param_d
             "another family."
         )
 
-    def fill(part: str, build: Callable[[], Any], rules: Sequence[Rule], rename: Callable[[Any], Any] = dict) -> Any:
-        where = description.folder / part
-        if part == "vae" and description.vae_folder is not None:
-            where = description.vae_folder
+    def fill(part: str, build: Callable[[], Any], rules: Sequence[Rule]) -> Any:
         place = None if put is None else lambda path, *rest: put(f"{part}.{path}", *rest)
-        return assign(nnx.eval_shape(build), rename(read_tensors(where)), rules, str(where), put=place)
+        spell = description.spelling.get(part, str)
+        return assign(nnx.eval_shape(build), description.tensors(part), rules, description.where(part), put=place, spell=spell)
 
     def text_encoder(config: Mapping[str, Any], projection: bool) -> Callable[[], CLIPTextModel]:
         return lambda: CLIPTextModel(config, projection=projection, rngs=nnx.Rngs(0), **options)
 
     encoders = [
-        fill(name, text_encoder(config, projection), CLIP_TEXT_RULES, plain_text_names)
+        fill(name, text_encoder(config, projection), CLIP_TEXT_RULES)
         for name, config, projection in zip(TEXT_ENCODERS, description.text_encoders, description.projections, strict=False)
     ]
     unet = fill("unet", lambda: UNet2DCondition(description.unet, rngs=nnx.Rngs(0), **options), unet_rules(description.unet))
-    vae = fill("vae", lambda: make_vae(description.vae, rngs=nnx.Rngs(0), **vae_options), vae_rules, modern_vae_names)
+    vae = fill("vae", lambda: make_vae(description.vae, rngs=nnx.Rngs(0), **vae_options), vae_rules)
     return Networks(encoders, unet, vae)
 
 
 def content_digest(description: Description) -> str:
-    """Returns the SHA-256 over the configs, weights and tokenizers of a folder."""
+    """Returns the SHA-256 over all that decides a generator's pictures: configs, weights, tokenizers, LoRA files and their
+    scales, learned words, another autoencoder."""
     folder = description.folder
-    files = [folder / "model_index.json", folder / "scheduler" / "scheduler_config.json"]
-    parts = ("unet",) if description.vae_folder is not None else ("unet", "vae")
-    for part in (*parts, *TEXT_ENCODERS[: len(description.text_encoders)]):
-        files += [folder / part / "config.json", *find_weights(folder / part)]
-    for tokenizer in description.tokenizers:
-        files += [file for file in tokenizer.glob("*") if file.suffix in (".json", ".txt")]
-    own = folder_digest(folder, [file.relative_to(folder).as_posix() for file in files])
-    if (place := description.vae_folder) is None:
-        return own
-    names = ["config.json", *(file.relative_to(place).as_posix() for file in find_weights(place))]
-    return digest([own, folder_digest(place, names)])
+    if description.parts is None:
+        files = [folder / "model_index.json", folder / "scheduler" / "scheduler_config.json"]
+        parts = ("unet", "vae") if description.vae_folder is None else ("unet",)
+        for part in (*parts, *TEXT_ENCODERS[: len(description.text_encoders)]):
+            files += [folder / part / "config.json", *find_weights(folder / part)]
+        for tokenizer in description.tokenizers:
+            files += _tokenizer_files(tokenizer)
+        base = folder_digest(folder, [file.relative_to(folder).as_posix() for file in files])
+    else:
+        configs = {name: getattr(description, name) for name in ("index", "unet", "vae", "text_encoders", "scheduler")}
+        base = digest(
+            {
+                "file": file_digest(folder),
+                "configs": configs,
+                "tokenizers": [
+                    [folder_digest(source.folder, [file.name for file in _tokenizer_files(source)]), source.pad]
+                    for source in description.tokenizers
+                ],
+            }
+        )
+    if (place := description.vae_folder) is not None:
+        names = ["config.json", *(file.relative_to(place).as_posix() for file in find_weights(place))]
+        base = digest([base, folder_digest(place, names)])
+    return digest({"base": base, **description.extras}) if description.extras else base
+
+
+def _tokenizer_files(source: TokenizerSource) -> list[Path]:
+    return [file for file in source.folder.glob("*") if file.suffix in (".json", ".txt")]
 
 
 def save_folder(
@@ -286,7 +481,7 @@ def save_folder(
     vae: Mapping[str, Any],
     text_encoders: Sequence[Mapping[str, Any]],
     scheduler: Mapping[str, Any],
-    tokenizers: Sequence[Path],
+    tokenizers: Sequence[Path | TokenizerSource],
     index: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes a folder in the diffusers layout, whole or not at all; PyTorch diffusers opens it too.
@@ -295,7 +490,7 @@ def save_folder(
       target: a folder that does not exist yet, or is empty.
       networks: what to save, in the dtype of its parameters.
       unet: `config.json` of the UNet; likewise `vae`, `text_encoders` (one each) and `scheduler`.
-      tokenizers: a folder with the tokenizer files of each text encoder.
+      tokenizers: a folder with the tokenizer files of each text encoder, or a source.
       index: `model_index.json` to start from; None means a plain Stable Diffusion pipeline.
 
     Raises:
@@ -330,9 +525,8 @@ def save_folder(
             }
             save_tensors(aside / name / "model.safetensors", tensors)
             (aside / tokenizer).mkdir()
-            for file in sorted(tokens.glob("*")):
-                if file.suffix in (".json", ".txt"):
-                    shutil.copyfile(file, aside / tokenizer / file.name)
+            source = tokens if isinstance(tokens, TokenizerSource) else TokenizerSource(tokens)
+            source.save(aside / tokenizer)
         base = dict(index or {"_class_name": "StableDiffusionPipeline", "_diffusers_version": "0.42.1"})
         # What is not saved must not be looked for.
         absent = {key: [None, None] for key in ("safety_checker", "feature_extractor", "image_encoder")}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,9 +18,8 @@ from jax.sharding import Mesh
 from bridgejax.diffusion.folder import (
     Description,
     content_digest,
-    describe,
+    find_generator,
     load_networks,
-    locate,
     parse_dtype,
     save_folder,
     with_vae,
@@ -58,11 +57,17 @@ def load_pipeline(
     vae: str | Path | None = None,
     vae_slice: int | None = None,
     vae_tile: int | None = None,
+    tokenizer: str | Path | None = None,
+    prediction_type: str | None = None,
+    model_config: Mapping[str, Any] | str | Path | None = None,
+    loras: Mapping[str | Path, float] | Sequence[Any] = (),
+    embeddings: Mapping[str, str | Path] | None = None,
 ) -> Pipeline:
     """Loads a text-to-image model.
 
     Args:
-      folder_or_hub_name: `builtin:tiny_diffusion`, a folder in the diffusers layout, or a hub name.
+      folder_or_hub_name: `builtin:tiny_diffusion`, a folder in the diffusers layout, a hub name, or a single
+        `.safetensors` file under the original names of Stable Diffusion 1.x, 2.x or XL base.
       dtype: "float32", "bfloat16" or "float16", of arithmetic; latents, the statistics of norms and softmax stay
         float32, and so does SDXL's autoencoder unless its config says `"force_upcast": false`.
       mesh: devices to split batches over (axis "data"), and parameters too where there is an axis "model"; None means the
@@ -73,13 +78,26 @@ def load_pipeline(
       vae_slice: how many images the autoencoder takes at once on each device; None means the whole batch.
       vae_tile: side in pixels of overlapping tiles in which larger images are encoded and decoded, with less memory
         and small differences (diffusers' `enable_tiling`); None means whole images.
+      tokenizer: for a single file: a folder with CLIP's tokenizer; None means a folder `tokenizer` beside the file.
+      prediction_type: "epsilon", "v_prediction" or "sample"; None means what the folder says, or the file's family. A
+        single SD 2.x file does not show it: the default is "v_prediction" (768-v); say "epsilon" for the 512 base.
+      model_config: for a single file: what its tensors do not show (`bridgejax.diffusion.single_file`).
+      loras: LoRA files merged into the weights, as (path, scale) pairs or {path: scale} (`bridgejax.diffusion.lora`).
+      embeddings: learned words, {word: file} (`bridgejax.diffusion.textual_inversion`).
 
     Raises:
       UserError: the folder, a config or a weights file is missing, damaged or not supported.
     """
     check_randomness()
     kind = parse_dtype(dtype)
-    description = describe(locate(folder_or_hub_name))
+    description = find_generator(
+        folder_or_hub_name,
+        tokenizer=tokenizer,
+        prediction_type=prediction_type,
+        model_config=model_config,
+        loras=loras,
+        embeddings=embeddings,
+    )
     if vae is not None:
         description = with_vae(description, vae)
     put = None if mesh is None else make_put(mesh, parameter_rules(mesh_rules))

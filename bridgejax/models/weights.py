@@ -25,7 +25,7 @@ Model = TypeVar("Model", bound=nnx.Module)
 
 _NAMES = ("model", "diffusion_pytorch_model")
 _VARIANTS = ("", ".fp32", ".fp16", ".bf16", ".non_ema")
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 # The axes of a source tensor in the order in which the model wants them, and back.
 _TRANSPOSE: dict[str, tuple[int, ...]] = {"conv": (2, 3, 1, 0), "linear": (1, 0)}
 _INVERSE: dict[str, tuple[int, ...]] = {"conv": (3, 2, 0, 1), "linear": (1, 0)}
@@ -86,7 +86,7 @@ def find_weights(folder: Path) -> list[Path]:
             ):
                 if index.is_file():
                     return [folder / part for part in sorted(set(_index_parts(index)))]
-    pickles = sorted(file.name for file in folder.glob("*") if file.suffix in _PICKLES) if folder.is_dir() else []
+    pickles = sorted(file.name for file in folder.glob("*") if file.suffix in PICKLES) if folder.is_dir() else []
     if pickles:
         raise UserError(
             f"{folder / pickles[0]} is a pickle, which could run code and is not read; convert it to safetensors first."
@@ -116,14 +116,14 @@ def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
     files = find_weights(location) if location.is_dir() or not location.exists() else [location]
     tensors: dict[str, np.ndarray] = {}
     for file in files:
-        if file.suffix in _PICKLES:
+        if file.suffix in PICKLES:
             raise UserError(f"{file} is a pickle, which could run code and is not read; convert it to safetensors first.")
         tensors.update(_read_file(file))
     return tensors
 
 
-def _read_file(file: Path) -> dict[str, np.ndarray]:
-    """Maps a safetensors file into memory; the library checks its header, NumPy reads it (bfloat16 too)."""
+def _read_header(file: Path) -> tuple[int, dict[str, Any]]:
+    """Returns the size and the content of a safetensors file's header, which the library checks."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -131,11 +131,25 @@ def _read_file(file: Path) -> dict[str, np.ndarray]:
             pass
         with open(file, "rb") as stream:
             size = int.from_bytes(stream.read(8), "little")
-            header = json.loads(stream.read(size))
+            return size, json.loads(stream.read(size))
     except FileNotFoundError as error:
         raise UserError(f"{file} is missing; fetch the folder again.") from error
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(f"{file} is cut short or not a safetensors file ({error}); fetch it again.") from error
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """Returns the free text that a safetensors file carries beside its tensors, by key.
+
+    Raises:
+      UserError: the file is missing, cut short or not safetensors.
+    """
+    return dict(_read_header(Path(path))[1].get("__metadata__") or {})
+
+
+def _read_file(file: Path) -> dict[str, np.ndarray]:
+    """Maps a safetensors file into memory; NumPy reads it (bfloat16 too)."""
+    size, header = _read_header(file)
     header.pop("__metadata__", None)
     content = np.memmap(file, np.uint8, "r", offset=8 + size) if header else np.zeros(0, np.uint8)
     tensors = {}
@@ -177,6 +191,7 @@ def assign(
     *,
     dtype: Any = None,
     put: Callable[..., Any] | None = None,
+    spell: Callable[[str], str] = str,
 ) -> Model:
     """Returns a copy of `model` (abstract or not) with every parameter filled.
 
@@ -188,17 +203,21 @@ def assign(
       dtype: dtype of floating-point parameters; None keeps the model's.
       put: places one array, given (dotted path, shape, dtype, read), where read(index) is a slice of it as a contiguous
         array; None means the default device.
+      spell: says how a source name is written in the file, for error messages (files in another layout).
 
     Raises:
-      UserError: a tensor is missing, unused, of another shape, or holds NaN or infinity; the first few are named.
+      UserError: a tensor is missing, unused, of another shape, not floating-point, or holds NaN or infinity; the first
+        few are named.
     """
     graph, parameters = _parameters(model)
     plan = {path: _source_of(_dotted(path), rules) for path in parameters}
     if missing := {source for source, _ in plan.values()} - set(tensors):
-        raise UserError(f"{where}: {len(missing)} tensors are missing ({_some(missing)}); the file does not fit the config.")
+        names = {spell(name) for name in missing}
+        raise UserError(f"{where}: {len(names)} tensors are missing ({_some(names)}); the file does not fit the config.")
     if unused := {name for name in tensors if not _CONSTANTS.search(name)} - {source for source, _ in plan.values()}:
+        names = {spell(name) for name in unused}
         raise UserError(
-            f"{where}: {len(unused)} tensors have no place in the model ({_some(unused)}); the file does not fit the config."
+            f"{where}: {len(names)} tensors have no place in the model ({_some(names)}); the file does not fit the config."
         )
     filled = {}
     for path, (source, transform) in plan.items():
@@ -209,17 +228,22 @@ def assign(
         expected = tuple(variable.get_value().shape)
         if array.shape != expected:
             raise UserError(
-                f"{where}: tensor {source} has shape {list(tensors[source].shape)}, but the config asks for "
+                f"{where}: tensor {spell(source)} has shape {list(original.shape)}, but the config asks for "
                 f"{_source_shape(expected, transform)}."
+            )
+        if not jnp.issubdtype(array.dtype, jnp.floating):
+            raise UserError(
+                f"{where}: tensor {spell(source)} has dtype {array.dtype}, but weights must be float32, float16 or bfloat16; "
+                "get the file that is not quantised."
             )
         target = variable.get_value().dtype
         if dtype is not None and jnp.issubdtype(target, jnp.floating):
             target = dtype
 
-        def read(index: Any, array: np.ndarray = array, target: Any = target, source: str = source) -> np.ndarray:
+        def read(index: Any, array: np.ndarray = array, target: Any = target, name: str = spell(source)) -> np.ndarray:
             part = array[index]
             if not np.isfinite(part.astype(np.float32, copy=False)).all():
-                raise UserError(f"{where}: tensor {source} holds NaN or infinity; the file is damaged, fetch it again.")
+                raise UserError(f"{where}: tensor {name} holds NaN or infinity; the file is damaged, fetch it again.")
             return np.ascontiguousarray(part.astype(target))
 
         value = jnp.asarray(read(...)) if put is None else put(_dotted(path), expected, target, read)

@@ -63,7 +63,9 @@ def leftovers(workdir: Path) -> list[str]:
 def alone(tmp_path_factory, config_file):
     """The set that one process with one device makes."""
     workdir = tmp_path_factory.mktemp("alone") / "work"
-    code, _, errors = finish(start(sys.executable, "-m", "bridgejax", "generate", "--config", config_file, "--workdir", workdir))
+    code, _, errors = finish(
+        start(sys.executable, "-m", "bridgejax", "generate", "--config", config_file, "--workdir", workdir)
+    )
     assert code == 0, errors
     return workdir
 

@@ -1,0 +1,161 @@
+"""`bridgejax import-weights`: any published generator → a local folder in the diffusers layout, checked tensor by tensor."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bridgejax.diffusion.folder import (
+    TEXT_ENCODERS,
+    Description,
+    content_digest,
+    describe,
+    find_generator,
+    load_networks,
+    parse_dtype,
+    save_folder,
+)
+from bridgejax.errors import UserError
+from bridgejax.identity import TEMPORARY_PREFIX, file_digest, write_atomic
+
+DIGESTS_FILE = "SHA256SUMS"
+
+
+def import_weights(
+    source: str | Path,
+    output: str | Path,
+    *,
+    dtype: str | None = None,
+    tokenizer: str | Path | None = None,
+    prediction_type: str | None = None,
+    model_config: Mapping[str, Any] | str | Path | None = None,
+    loras: Mapping[str | Path, float] | Sequence[Any] = (),
+    embeddings: Mapping[str, str | Path] | None = None,
+) -> str:
+    """Writes a generator as a folder that `load_pipeline` and PyTorch diffusers open, whole or not at all.
+
+    What was written is read again and compared with the source, tensor by tensor and bit by bit, before the folder gets its
+    name; `SHA256SUMS` in it lists the SHA-256 of every file.
+
+    Args:
+      source: a folder, a single file, a hub name or `builtin:…`, as for `load_pipeline`; likewise the options but these.
+      output: a folder that does not exist yet, or is empty.
+      dtype: "float32", "bfloat16" or "float16" of what is written; None means that of most of the source's UNet.
+
+    Returns:
+      The folder's digest, which is `load_pipeline(output).digest`.
+
+    Raises:
+      UserError: the source does not fit or is damaged, the output holds files or cannot be written, or a tensor read again
+        differs.
+    """
+    if dtype is not None:
+        parse_dtype(dtype)
+    target = Path(output).expanduser()
+    _check_target(target)
+    description = find_generator(
+        source,
+        tokenizer=tokenizer,
+        prediction_type=prediction_type,
+        model_config=model_config,
+        loras=loras,
+        embeddings=embeddings,
+    )
+    kind = parse_dtype(_common_dtype(description) if dtype is None else dtype)
+    # An interrupted import of the same name leaves such a folder behind; it is of no use to anyone.
+    for leftover in target.parent.glob(f"{TEMPORARY_PREFIX}{target.name}.import.*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    aside = target.with_name(f"{TEMPORARY_PREFIX}{target.name}.import.{secrets.token_hex(4)}")
+    # Weights are only cast and copied here, so an accelerator would be a detour.
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        networks = load_networks(description, kind, None)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            save_folder(
+                aside,
+                networks,
+                unet=description.unet,
+                vae=description.vae,
+                text_encoders=description.text_encoders,
+                scheduler=description.scheduler,
+                tokenizers=description.tokenizers,
+                index=description.index,
+            )
+            written = describe(aside)
+            verify(description, written, kind)
+            names = sorted(path.relative_to(aside).as_posix() for path in aside.rglob("*") if path.is_file())
+            lines = [f"{file_digest(aside / name)}  {name}\n" for name in names]
+            write_atomic(aside / DIGESTS_FILE, "".join(lines))
+            result = content_digest(written)
+            if target.exists():
+                target.rmdir()
+            aside.rename(target)
+        except OSError as error:
+            raise UserError(
+                f"{target} could not be written ({error.strerror}); free space or choose another --output."
+            ) from error
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+    return result
+
+
+def verify(source: Description, written: Description, dtype: Any) -> int:
+    """Compares every tensor of a written folder with its source, cast to `dtype` or kept in float32, bit by bit.
+
+    Returns:
+      How many tensors were compared.
+
+    Raises:
+      UserError: a tensor is missing, surplus or different; it is named.
+    """
+    compared = 0
+    for part in ("unet", "vae", *TEXT_ENCODERS[: len(source.text_encoders)]):
+        expected, found = source.tensors(part), written.tensors(part)
+        names = {name for name in expected if not name.endswith(("position_ids", "num_batches_tracked"))}
+        if names != set(found):
+            raise UserError(
+                f"{written.where(part)}: tensor {min(names ^ set(found))} is not in both the source and what was written; "
+                "the import was given up."
+            )
+        for name in sorted(names):
+            # A part that overflows in half precision (SDXL's autoencoder) may be kept in float32.
+            with np.errstate(over="ignore"):
+                wanted = np.asarray(expected[name]).astype(np.float32 if found[name].dtype == np.float32 else dtype)
+            if not np.isfinite(wanted.astype(np.float32)).all():
+                raise UserError(f"{source.where(part)}: tensor {name} does not fit in {wanted.dtype}; choose another --dtype.")
+            if found[name].dtype != wanted.dtype or found[name].shape != wanted.shape:
+                raise UserError(
+                    f"{written.where(part)}: tensor {name} was written with another shape or dtype; the import was given up."
+                )
+            if np.ascontiguousarray(wanted).tobytes() != np.ascontiguousarray(found[name]).tobytes():
+                raise UserError(
+                    f"{written.where(part)}: tensor {name} differs from its source; check the disk and import again."
+                )
+            compared += 1
+    return compared
+
+
+def _common_dtype(description: Description) -> str:
+    """Returns the dtype of most numbers of the source's UNet that a folder can be written in."""
+    counts: Counter[str] = Counter()
+    tensors = description.parts["unet"] if description.parts is not None else description.tensors("unet")
+    for name in tensors:
+        # Changed weights are float32 until they are cast; the others tell.
+        if name not in description.deltas.get("unet", {}):
+            array = tensors[name]
+            counts[jnp.dtype(array.dtype).name] += array.size
+    known = [name for name, _ in counts.most_common() if name in ("float32", "bfloat16", "float16")]
+    return known[0] if known else "float32"
+
+
+def _check_target(target: Path) -> None:
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UserError(f"{target} exists already; choose another --output for the generator.")
