@@ -58,7 +58,7 @@ def default_config() -> Any:
     # Text → image.
     config.generator = ConfigDict(
         {
-            "weights": "builtin:tiny_diffusion",  # builtin:NAME, a folder in the diffusers layout, or a hub name
+            "weights": "builtin:tiny_diffusion",  # builtin:NAME, a diffusers folder, a hub name or a .safetensors file
             "steps": 50,
             "guidance_scale": 7.5,
             "scheduler": text,  # None = the folder's own

@@ -104,6 +104,11 @@ class Description:
             tensors = {**tensors, TOKEN_TABLE: self.tables[part]}
         return Merged(tensors, self.deltas[part]) if part in self.deltas else tensors
 
+    @property
+    def scheduler_place(self) -> str:
+        """The file that says what the scheduler is, for messages."""
+        return str(self.folder if self.parts is not None else self.folder / "scheduler" / "scheduler_config.json")
+
     def where(self, part: str) -> str:
         """Returns the file or folder of a part's tensors, for messages."""
         return str(self._place(part))
@@ -398,7 +403,7 @@ def load_networks(description: Description, dtype: Any, put: Put | None, param_d
     """Builds the networks abstractly and fills them from the folder's safetensors.
 
     Args:
-      description: of the folder.
+      description: of the generator.
       dtype: of arithmetic. SDXL's autoencoder overflows in half precision and is kept in float32, unless its
         config says `"force_upcast": false`.
       put: places one parameter, as of `bridgejax.mesh.make_put`; paths start with the part's name ("unet."). None means the

@@ -152,7 +152,7 @@ class Pipeline:
 
     @functools.cached_property
     def digest(self) -> str:
-        """SHA-256 (hex) over the folder's configs, weights and tokenizers: what decides the pixels of a prompt and seed."""
+        """SHA-256 (hex) over configs, weights, tokenizers, LoRA and words: what decides the pixels of a prompt and seed."""
         return content_digest(self.description)
 
     @functools.cached_property
@@ -290,8 +290,7 @@ class Pipeline:
         Raises:
           UserError: the scheduler, its config, the steps or the strength do not fit.
         """
-        where = str(self.folder / "scheduler" / "scheduler_config.json")
-        method = make_scheduler(scheduler, self.description.scheduler, where)
+        method = make_scheduler(scheduler, self.description.scheduler, self.description.scheduler_place)
         first = 0
         if strength is not None:
             if not 0 < strength <= 1:

@@ -28,12 +28,12 @@ from typing import Any
 
 import numpy as np
 
+from bridgejax.diffusion.scheduler_base import PREDICTIONS
 from bridgejax.errors import UserError, nearest
 from bridgejax.models import original_layout as layout
 from bridgejax.models.weights import read_tensors
 
 PARTS = ("unet", "vae", "text_encoder", "text_encoder_2", "scheduler")
-PREDICTIONS = ("epsilon", "v_prediction", "sample")
 Tensors = Mapping[str, np.ndarray]
 
 # Files that are no generator of these families, by a name that only they have.
@@ -57,6 +57,8 @@ _OTHERS: tuple[tuple[str, str], ...] = (
     (r"(down_blocks|encoder\.down_blocks|text_model)\..*", "one part of a diffusers folder; give the folder that holds it"),
     (r"(encoder|decoder)\.mid\..*", "an autoencoder alone"),
 )
+# As the published configs of all three families, for what another sampler would otherwise do to latents (clip them at 1).
+_SAMPLERS = {"clip_sample": False, "set_alpha_to_one": False, "skip_prk_steps": True}
 _BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
 
 
@@ -407,14 +409,16 @@ def _scheduler(family: str, tensors: Tensors, prediction: str | None, where: str
             f"prediction_type = {prediction!r} must be one of {', '.join(PREDICTIONS)}{nearest(str(prediction), PREDICTIONS)}."
         )
     default = "v_prediction" if family == "sd2" or "v_pred" in tensors else "epsilon"
-    common = {**_BETAS, "prediction_type": prediction or default, "steps_offset": 1, "timestep_spacing": "leading"}
+    common = {**_BETAS, **_SAMPLERS, "prediction_type": prediction or default, "steps_offset": 1, "timestep_spacing": "leading"}
     config: dict[str, Any] = {
-        "sd1": {"_class_name": "PNDMScheduler", "skip_prk_steps": True, "set_alpha_to_one": False, **common},
-        "sd2": {"_class_name": "DDIMScheduler", "clip_sample": False, "set_alpha_to_one": False, **common},
+        "sd1": {"_class_name": "PNDMScheduler", **common},
+        "sd2": {"_class_name": "DDIMScheduler", **common},
         "xl": {"_class_name": "EulerDiscreteScheduler", "interpolation_type": "linear", "use_karras_sigmas": False, **common},
     }[family]
     if "ztsnr" in tensors:
         config |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+        if family == "sd1":  # PNDM cannot start from pure noise
+            config["_class_name"] = "DDIMScheduler"
     if "betas" in tensors:
         betas = np.asarray(tensors["betas"], np.float64).reshape(-1)
         expected = np.linspace(_BETAS["beta_start"] ** 0.5, _BETAS["beta_end"] ** 0.5, len(betas)) ** 2  # type: ignore[operator]

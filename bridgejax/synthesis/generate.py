@@ -235,9 +235,11 @@ def _identity(pipeline: Any, **settings: Any) -> dict[str, Any]:
     if not isinstance(settings["negative_prompt"], str):
         raise UserError(f"prompts.negative={settings['negative_prompt']!r} is not text; give a text, or '' for none.")
     named = getattr(pipeline, "digest", None) or f"{type(pipeline).__module__}.{type(pipeline).__qualname__}"
+    tile = getattr(getattr(pipeline, "networks", None), "vae_tile", None)
     return {
         **settings,
         **sizes,
+        **({} if tile is None else {"vae_tile": tile}),
         "generator": str(named),
         "dtype": _dtype_name(pipeline),
         "format": FORMAT_VERSION,
@@ -252,7 +254,10 @@ def _dtype_name(pipeline: Any) -> str | None:
         from flax import nnx
 
         leaves = jax.tree.leaves(nnx.state(pipeline.networks, nnx.Param))
-        dtype = leaves[0].dtype if leaves else None
+        dtype = np.dtype(leaves[0].dtype).name if leaves else None
+        arithmetic = getattr(getattr(pipeline.networks, "unet", None), "dtype", None)
+        if arithmetic is not None and np.dtype(arithmetic).name != dtype:
+            return f"{np.dtype(arithmetic).name} on {dtype} parameters"
     return dtype if dtype is None or isinstance(dtype, str) else np.dtype(dtype).name
 
 

@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 
 from bridgejax.diffusion import load_pipeline
 from bridgejax.diffusion import single_file as single
+from bridgejax.diffusion.schedulers import SCHEDULERS, make_scheduler
 from bridgejax.errors import UserError
 from bridgejax.models.weights import save_tensors
 from tests import original_files as originals
@@ -157,6 +158,20 @@ def test_other_noise_levels_in_the_file_are_kept(files, tmp_path: Path) -> None:
     np.testing.assert_allclose(scheduler["trained_betas"], tensors["betas"])
 
 
+@pytest.mark.parametrize("family", originals.FAMILIES)
+def test_any_sampler_takes_a_single_file(files, family: str, tmp_path: Path) -> None:
+    """The config is complete: no sampler clips latents at 1 or misses an option, and zero terminal SNR is never dropped."""
+    config = single.read_single_file(files[family]).scheduler
+    assert make_scheduler("ddim", config).settings.clip_sample is False
+    assert make_scheduler("ddim", config).settings.set_alpha_to_one is False
+    for name in (None, *SCHEDULERS):
+        assert make_scheduler(name, config).tables(4)["timesteps"].shape
+    tensors = {**load_file(files[family]), "ztsnr": np.zeros(1, np.float32)}
+    save_tensors(tmp_path / "x.safetensors", tensors)
+    method = make_scheduler(None, single.read_single_file(tmp_path / "x.safetensors").scheduler)
+    assert method.settings.rescale_betas_zero_snr is True
+
+
 def test_a_tokenizer_is_asked_for(files, tmp_path: Path) -> None:
     file = shutil.copyfile(files["xl"], tmp_path / "alone.safetensors")
     with pytest.raises(UserError, match="comes without a tokenizer; give tokenizer=FOLDER"):
@@ -177,6 +192,22 @@ def test_the_digest_is_that_of_the_content(files, tmp_path: Path) -> None:
     digest = load_pipeline(files["sd1"]).digest
     assert load_pipeline(same, tokenizer=tokenizer).digest == digest
     assert load_pipeline(same, tokenizer=tokenizer, prediction_type="v_prediction").digest != digest
+
+
+def test_another_autoencoder_replaces_that_of_the_file(files, tiny_folder: Path, tmp_path: Path) -> None:
+    plain, other = load_pipeline(files["sd1"]), load_pipeline(files["sd1"], vae=tiny_folder)
+    latents = np.random.default_rng(0).normal(size=(1, 8, 8, 4)).astype(np.float32)
+    np.testing.assert_array_equal(other.decode(latents), load_pipeline(tiny_folder).decode(latents))
+    assert other.digest != plain.digest
+    broken = shutil.copytree(tiny_folder, tmp_path / "broken")
+    weights = broken / "vae" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(weights)
+    del tensors["decoder.conv_in.weight"]
+    save_tensors(weights, tensors)
+    with pytest.raises(UserError, match=r"broken/vae: 1 tensors are missing \(decoder\.conv_in\.weight\)"):
+        load_pipeline(files["sd1"], vae=broken)
+    with pytest.raises(UserError, match="is a file; vae takes a folder"):
+        load_pipeline(tiny_folder, vae=files["sd1"])
 
 
 def spoiled(files: dict[str, Path], target: Path, change: Any, family: str = "sd1") -> Path:
