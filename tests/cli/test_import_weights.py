@@ -28,7 +28,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     start = f"lora_unet_{LAYER.replace('.', '_')}"
     halves = {f"{start}.lora_down.weight": (2, 32), f"{start}.lora_up.weight": (32, 2)}
     lora = {name: rng.normal(size=shape).astype(np.float32) for name, shape in halves.items()}
-    save_file(lora | {f"{start}.alpha": np.float32(1)}, root / "lora.safetensors")
+    save_file(lora | {f"{start}.alpha": np.array(1, np.float32)}, root / "lora.safetensors")
     save_file({"<w>": rng.normal(size=(2, 64)).astype(np.float32)}, root / "word.safetensors")
     return originals.write_single_file(root, "sd1", np.float16)
 

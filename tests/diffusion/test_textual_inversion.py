@@ -59,9 +59,9 @@ def test_sdxl_words_have_a_vector_for_each_encoder(tmp_path: Path) -> None:
     file = originals.write_single_file(tmp_path, "xl")
     rng = np.random.default_rng(1)
     pair = [rng.normal(size=(2, 64)).astype(np.float32) for _ in range(2)]
-    save_embedding(tmp_path / "xl.safetensors", "<s>", tuple(pair))
-    assert set(load_file(tmp_path / "xl.safetensors")) == {"clip_l", "clip_g"}
-    model = load_pipeline(file, embeddings={"<s>": tmp_path / "xl.safetensors"})
+    save_embedding(tmp_path / "pair.safetensors", "<s>", tuple(pair))
+    assert set(load_file(tmp_path / "pair.safetensors")) == {"clip_l", "clip_g"}
+    model = load_pipeline(file, embeddings={"<s>": tmp_path / "pair.safetensors"})
     for encoder, vectors in zip(model.networks.text_encoders, pair, strict=True):
         np.testing.assert_array_equal(np.asarray(encoder.embeddings.token_embedding.embedding[...])[514:], vectors)
     save_embedding(tmp_path / "one.safetensors", "<s>", pair[0])
