@@ -3,7 +3,7 @@
     bridgejax run --config configs/finding.py --workdir finding
 
 Ten seeds at one and at four real photographs per class; the recipes, rates and lengths are those of configs/quickstart.py,
-the same for every arm. What came out stands in docs/results/quickstart.md.
+each arm's rate the best of three on another task. What came out stands in docs/results/quickstart.md.
 """
 
 from __future__ import annotations

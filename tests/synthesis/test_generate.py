@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bridgejax.diffusion import load_pipeline
 from bridgejax.errors import UserError
 from bridgejax.synthesis import generate_set, open_set
 
@@ -214,7 +215,7 @@ def test_shards_of_several_hosts_make_the_same_set(tmp_path, fake, monkeypatch):
     assert together.digest == alone.digest
 
 
-def test_a_real_pipeline_makes_a_set_and_goes_on_with_it(tmp_path, tiny_pipeline):
+def test_a_real_pipeline_makes_a_set_and_goes_on_with_it(tmp_path, tiny_pipeline, tiny_generator):
     options = {"class_names": ["cat", "dog"], "per_class": 3, "batch_size": 4, "steps": 2, "shard_size": 4}
     whole = generate_set(tmp_path / "a", pipeline=tiny_pipeline, **options)
     assert next(iter(whole))["image"].shape == (16, 16, 3)
@@ -222,3 +223,10 @@ def test_a_real_pipeline_makes_a_set_and_goes_on_with_it(tmp_path, tiny_pipeline
     generate_set(tmp_path / "b", pipeline=tiny_pipeline, **options | {"per_class": 2})
     generate_set(tmp_path / "b", pipeline=tiny_pipeline, **options)
     assert content(tmp_path / "a") == content(tmp_path / "b")
+    # What changes pixels without changing the generator's files makes another set.
+    for changed, told in (
+        ({"dtype": "bfloat16", "param_dtype": "float32"}, '"bfloat16 on float32 parameters" here'),
+        ({"vae_tile": 16}, "vae_tile is null there and 16 here"),
+    ):
+        with pytest.raises(UserError, match=told):
+            generate_set(tmp_path / "a", pipeline=load_pipeline(tiny_generator, **changed), **options)
