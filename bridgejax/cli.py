@@ -142,6 +142,7 @@ def _dispatch(arguments: Sequence[str]) -> int:
             from bridgejax.config import load_config
 
             print(report(load_config(options.config, overrides)))
+        sys.stdout.flush()
         return 0
     if command == "report":
         from bridgejax.studies.report import write_report
@@ -195,6 +196,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return leave_failed(2, f"bridgejax: {' '.join(str(error).split())}")
     except KeyboardInterrupt:
         return leave_failed(130, "bridgejax: interrupted; the same command continues where it stopped.")
+    except BrokenPipeError:
+        # The reader left early (`bridgejax doctor | head`); nothing more can be told, not even at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as error:
         if error.errno not in (*_NO_SPACE, *_NO_ACCESS):
             raise
