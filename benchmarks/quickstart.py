@@ -169,7 +169,7 @@ def parity(scratch: Path) -> list[str] | None:
 
 
 def finding(scratch: Path) -> list[str] | None:
-    """Paired differences of bridged_plus_plus over many seeds; None without configs/finding.py."""
+    """Paired differences of the finding's arms over many seeds; None without configs/finding.py."""
     if not (ROOT / FINDING).is_file():
         print(f"finding: left out, {FINDING} is missing", file=sys.stderr)
         return None
@@ -181,7 +181,7 @@ def finding(scratch: Path) -> list[str] | None:
     levels = [[e, _level(arms[e][METRIC]), str(arms[e][METRIC]["seeds"])] for e in summary["order"]]
     rows = []
     for d in summary["differences"]:
-        if arms[d["arm"]]["arm"] == "bridged_plus_plus" and arms[d["against"]]["arm"] in ("vanilla_long", "mixed"):
+        if arms[d["against"]]["arm"] in ("vanilla_long", "mixed"):
             rows.append([f"{d['arm']} − {d['against']}", _points(d[METRIC]), str(d[METRIC]["seeds"])])
     over = f"paired, 95 % interval over {summary['bootstrap']['over']}"
     return [
