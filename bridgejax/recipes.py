@@ -6,7 +6,7 @@ and differ only in what they are named for:
 
 - `vanilla`: real images only, one stage.
 - `vanilla_long`: the same, with as many optimiser steps as `bridged` takes in all: the step-matched control.
-- `synthetic_only`: synthetic images only, one stage.
+- `synthetic_only`: synthetic images only, one stage, also as many steps as `bridged` in all.
 - `mixed`: one stage on the union of all real and synthetic images, also as many steps as `bridged` in all.
 - `bridged`: synthetic, then real (Li et al. 2024, arXiv 2403.19866); the head is kept.
 - `bridged_reset`: a new random head before the second stage.
@@ -24,7 +24,7 @@ from typing import Any
 _RECIPES: dict[str, list[dict[str, Any]]] = {
     "vanilla": [{"data": "real"}],
     "vanilla_long": [{"data": "real", "steps_of": "bridged"}],
-    "synthetic_only": [{"data": "synthetic"}],
+    "synthetic_only": [{"data": "synthetic", "steps_of": "bridged"}],
     "mixed": [{"data": "mixed", "steps_of": "bridged"}],
     "bridged": [{"data": "synthetic"}, {"data": "real"}],
     "bridged_reset": [{"data": "synthetic"}, {"data": "real", "reset": "head"}],

@@ -2,7 +2,7 @@
 
     bridgejax run --config configs/finding.py --workdir finding
 
-Ten seeds at one and at four real photographs per class; the recipes, rates and lengths are those of configs/quickstart.py,
+Ten seeds at one and at four real photographs per class; the recipes and rates are those of configs/quickstart.py,
 each arm's rate the best of three on another task. What came out stands in docs/results/quickstart.md.
 """
 
@@ -24,5 +24,6 @@ def get_config(arg: str | None = None) -> Any:
     config.arms = ("vanilla_long", "mixed", "bridged_plus_plus")
     config.study.shots = (1, 4)
     config.study.seeds = int(arg) if arg else 10
+    config.training.base_steps = 20
     config.training.evaluations = 1
     return config

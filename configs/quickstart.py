@@ -26,7 +26,7 @@ def get_config(arg: str | None = None) -> Any:
     config.training.learning_rate = 0.003
     for arm, rate in (("synthetic_only", 0.01), ("bridged", 0.001)):
         config.recipes[arm] = tuple({**stage, "learning_rate": rate} for stage in config.recipes[arm])
-    config.training.base_steps = 20
+    config.training.base_steps = 15
     config.training.evaluations = 2
     config.arms = ("vanilla_long", "synthetic_only", "mixed", "bridged", "bridged_plus_plus")
     config.study.seeds = 3
