@@ -82,6 +82,9 @@ def default_config() -> Any:
             "shard_size": config_dict.placeholder(int),  # images per shard; None = chosen
         }
     )
+    # Further sets that stages may train on (`synthetic_set` of a stage): name → what differs from the keys above, for instance
+    # {"prompts": {"template": "a drawing of a {}"}}.
+    config.synthetic_sets = ConfigDict()
     config.classifier = ConfigDict(
         {
             "weights": "builtin:efficientnet_lite0",
@@ -122,7 +125,46 @@ def default_config() -> Any:
     config.lock()
     config.prompts.variants.unlock()
     config.recipes.unlock()
+    config.synthetic_sets.unlock()
     return config
+
+
+# What a further synthetic set may change.
+SET_GROUPS = ("prompts", "generator", "synthetic")
+
+
+def set_config(config: Any, name: str) -> Any:
+    """Returns a copy of the config with the changes of one of its `synthetic_sets`; the copy names no further sets.
+
+    Args:
+      config: a config.
+      name: of the set; "" is the config's own.
+
+    Raises:
+      UserError: there is no such set, or it changes what it may not or what does not exist; the key is named.
+    """
+    changed = config.copy_and_resolve_references()
+    with changed.unlocked():
+        changed.synthetic_sets = type(config)()
+    if not name:
+        return changed
+    if name not in config.synthetic_sets:
+        listed = ", ".join(config.synthetic_sets) or "none"
+        raise UserError(
+            f"synthetic set {name!r} is not among synthetic_sets{nearest(name, config.synthetic_sets)}; there is {listed}."
+        )
+    known = [key for key, _ in flatten(default_config()) if key.partition(".")[0] in SET_GROUPS]
+    for key, value in flatten(config.synthetic_sets[name]):
+        where = f"synthetic_sets.{name}.{key}"
+        if key.startswith("prompts.variants."):
+            changed.prompts.variants[key.removeprefix("prompts.variants.")] = value
+            continue
+        if key not in known or key == "synthetic.per_class":
+            raise UserError(f"{where} is not a key that a synthetic set may change{nearest(key, known)}.")
+        group, _, leaf = key.rpartition(".")
+        with changed[group].ignore_type():
+            changed[group][leaf] = value
+    return changed
 
 
 def load_config(spec: str, overrides: Sequence[tuple[str, str]] = ()) -> Any:
@@ -195,7 +237,7 @@ def _override(config: Any, key: str, text: str) -> None:
         node = node[parent] if parent in node and hasattr(node[parent], "to_dict") else None
         if node is None:
             break
-    opened = node is not None and ".".join(parents) in ("recipes", "prompts.variants")
+    opened = node is not None and ".".join(parents) in _OPEN
     if node is None or (leaf not in node and not opened):
         raise UserError(f"--config.{key} is not a key of the config{nearest(key, known)}.")
     if leaf in node and hasattr(node[leaf], "to_dict"):
@@ -207,6 +249,10 @@ def _override(config: Any, key: str, text: str) -> None:
             node[leaf] = value
     except (TypeError, AttributeError) as error:
         raise UserError(f"--config.{key}={text}: {error}") from error
+
+
+# Groups whose keys are the user's.
+_OPEN = ("recipes", "prompts.variants", "synthetic_sets")
 
 
 def _literal(text: str) -> Any:
@@ -267,7 +313,7 @@ def check_config(config: Any) -> None:
     reference = default_config()
     known = [name for name, _ in flatten(reference)]
     for name, _ in flatten(config):
-        if name not in known and not name.startswith(("recipes.", "prompts.variants.")):
+        if name not in known and not name.startswith(tuple(f"{group}." for group in _OPEN)):
             raise UserError(f"{name} is not a key of the config{nearest(name, known)}.")
     for name in known:
         group, _, leaf = name.rpartition(".")
@@ -298,6 +344,7 @@ def check_config(config: Any) -> None:
         raise UserError(f"generator.dtype is {values['generator.dtype']!r}; it should be one of {', '.join(DTYPES)}.")
     loading_options(config.generator)
     _check_prompts(config)
+    _check_sets(config)
     _check_arms(config)
     for grid, low in (("study.shots", 1), ("study.per_class", 1)):
         for value in values[grid]:
@@ -350,6 +397,22 @@ def _check_prompts(config: Any) -> None:
             raise UserError(
                 f"prompts.template {text!r} has no {{}} for the class name; write for instance 'a photo of a {{}}'."
             )
+
+
+def _check_sets(config: Any) -> None:
+    for name in config.synthetic_sets:
+        if not re.fullmatch(r"[A-Za-z0-9_.+-]+", name):
+            raise UserError(f"synthetic set {name!r} should hold only letters, digits, '_', '-', '+' and '.'.")
+        if not hasattr(config.synthetic_sets[name], "to_dict"):
+            raise UserError(
+                f"synthetic_sets.{name} is {config.synthetic_sets[name]!r}; it should be groups of keys such as "
+                "{'prompts': {'template': 'a drawing of a {}'}}."
+            )
+        changed = set_config(config, name)
+        try:
+            check_config(changed)
+        except UserError as error:
+            raise UserError(f"in synthetic_sets.{name}: {error}") from error
 
 
 def _check_arms(config: Any) -> None:

@@ -15,12 +15,11 @@ import numpy as np
 from bridgejax import workdir as workdirs
 from bridgejax.config import to_plain
 from bridgejax.errors import UserError, nearest
-from bridgejax.generator_options import loading_options
 from bridgejax.identity import derive_seed, digest, write_atomic, write_json
 from bridgejax.progress import stage_heading
 from bridgejax.runtime import is_first
+from bridgejax.studies.sets import load_sets
 
-SYNTHETIC_FOLDER = "synthetic"
 RUNS_FOLDER = "runs"
 RESULTS_FILE = "results.jsonl"
 SECONDS_FILE = "seconds.json"
@@ -79,17 +78,8 @@ class Study:
         ]
         for shot in shots:
             self.task(shot, 0)  # a wrong folder or too many shots shows now, not after generation
-        self.pipeline = None
-        if any(recipe.needs_synthetic for recipe in self.recipes.values()):
-            from bridgejax.diffusion import load_pipeline
-
-            self.pipeline = load_pipeline(
-                config.generator.weights,
-                dtype=config.generator.dtype,
-                mesh=self.generation_mesh,
-                mesh_rules=config.mesh_rules,
-                **loading_options(config.generator),
-            )
+        names = dict.fromkeys(name for recipe in self.recipes.values() for name in recipe.synthetic_sets)
+        self.sets = load_sets(config, names, self.generation_mesh)
 
     def task(self, shots: int | None, seed: int) -> Any:
         """Returns the task with the real images that this seed draws."""
@@ -112,27 +102,6 @@ class Study:
         """The classes in their order."""
         return next(iter(self._tasks.values())).class_names
 
-    def synthetic_options(self) -> dict[str, Any]:
-        """Returns what `generate_set` is called with, but for the folder and the pipeline."""
-        config = self.config
-        seed = config.synthetic.seed if config.synthetic.seed is not None else derive_seed(config.seed, "synthetic")
-        template = config.prompts.template
-        return {
-            "class_names": self.class_names,
-            "per_class": self.per_class,
-            "template": template if isinstance(template, str) else tuple(template),
-            "seed": seed,
-            "batch_size": config.generator.batch_size,
-            "steps": config.generator.steps,
-            "guidance_scale": float(config.generator.guidance_scale),
-            "negative_prompt": config.prompts.negative,
-            "scheduler": config.generator.scheduler,
-            "height": config.generator.height,
-            "width": config.generator.width,
-            "shard_size": config.synthetic.shard_size,
-            "variants": self.plain["prompts"]["variants"] or None,
-        }
-
     def identity(self, run: Run) -> str:
         """Returns the digest of everything that decides a run's result."""
         config = self.config
@@ -144,9 +113,10 @@ class Study:
             "training": [config.training.batch_size, config.training.eval_batch_size, config.training.evaluations],
             "seed": [config.seed, run.seed],
         }
-        if recipe.needs_synthetic and self.pipeline is not None:
-            options = {k: v for k, v in self.synthetic_options().items() if k not in ("batch_size", "shard_size", "per_class")}
-            parts["synthetic"] = [self.pipeline.digest, config.generator.dtype, options, run.per_class]
+        if recipe.needs_synthetic:
+            parts["synthetic"] = {
+                name: self.sets[name].identity(self.class_names, run.per_class) for name in recipe.synthetic_sets
+            }
         return digest(parts)
 
 
@@ -163,8 +133,7 @@ def run(config: Any, workdir: Path) -> Path:
     _check_workdir(workdir, config)
     study = Study(config)
     with _opened(workdir, study.plain):
-        if study.pipeline is not None:
-            _generate(study, workdir)
+        _generate(study, workdir)
         pending = [one for one in study.runs if load_result(study, workdir, one) is None]
         if pending:
             stage_heading(
@@ -183,14 +152,14 @@ def run(config: Any, workdir: Path) -> Path:
 
 
 def generate(config: Any, workdir: Path) -> Path:
-    """Makes the config's synthetic set in `workdir/synthetic`, or what is missing or damaged of it."""
+    """Makes the synthetic sets of the config's arms, or what is missing or damaged of them; returns the first one's folder."""
     _check_workdir(workdir, config)
     study = Study(config)
-    if study.pipeline is None:
+    if not study.sets:
         raise UserError("none of the config's arms uses synthetic images; name one that does in arms, for instance 'bridged'.")
     with _opened(workdir, study.plain):
         _generate(study, workdir)
-    return workdir / SYNTHETIC_FOLDER
+    return workdir / next(iter(study.sets.values())).folder
 
 
 def train(config: Any, workdir: Path, recipe: str | None = None, seed: int = 0) -> Path:
@@ -216,8 +185,7 @@ def train(config: Any, workdir: Path, recipe: str | None = None, seed: int = 0) 
     one = next(candidate for candidate in study.runs if candidate.seed == seed)
     folder = workdir / RUNS_FOLDER / one.folder
     with _opened(workdir, study.plain):
-        if study.pipeline is not None:
-            _generate(study, workdir)
+        _generate(study, workdir)
         classifier = folder / "classifier"
         if load_result(study, workdir, one) is None or not classifier.is_dir():
             stage_heading(f"train: {name}, seed {seed}")
@@ -245,18 +213,27 @@ def _opened(workdir: Path, plain: Mapping[str, Any]) -> Iterator[None]:
 
 
 def _generate(study: Study, workdir: Path) -> None:
-    """Makes what is missing or damaged of the synthetic set; a finished one is only verified."""
+    """Makes what is missing or damaged of the synthetic sets; finished ones are only verified."""
     from bridgejax.synthesis import generate_set
 
-    options = study.synthetic_options()
-    directory = workdir / SYNTHETIC_FOLDER
-    shards = _shards(directory)
     total = study.per_class * len(study.class_names)
-    stage_heading(f"generate: {total} images of {len(study.class_names)} classes, {options['steps']} steps each")
-    began = time.monotonic()
-    generate_set(directory, pipeline=study.pipeline, mesh=study.generation_mesh, **options)
-    if is_first() and _shards(directory) != shards:
-        _add_seconds(workdir, "generate", time.monotonic() - began)
+    for one in study.sets.values():
+        directory = workdir / one.folder
+        options = one.options(study.class_names)
+        shards = _shards(directory)
+        named = f" of set {one.name!r}" if one.name else ""
+        stage_heading(f"generate: {total} images of {len(study.class_names)} classes{named}, {options['steps']} steps each")
+        began = time.monotonic()
+        generate_set(
+            directory,
+            pipeline=one.pipeline,
+            mesh=study.generation_mesh,
+            per_class=study.per_class,
+            **options,
+            **one.storage(),
+        )
+        if is_first() and _shards(directory) != shards:
+            _add_seconds(workdir, "generate", time.monotonic() - began)
 
 
 def _shards(directory: Path) -> dict[str, int]:
@@ -282,15 +259,15 @@ def _train(study: Study, workdir: Path, runs: list[Run]) -> Iterator[tuple[Run, 
     from bridgejax.training.loop import train_recipe
 
     config = study.config
-    synthetic: dict[int, Any] = {}
+    loaded: dict[tuple[str, int], Any] = {}
     for one in runs:
-        images = None
-        if study.recipes[one.arm].needs_synthetic:
-            if one.per_class not in synthetic:
-                synthetic[one.per_class] = synthetic_examples(
-                    workdir / SYNTHETIC_FOLDER, class_names=study.class_names, per_class=one.per_class
+        images = {}
+        for name in study.recipes[one.arm].synthetic_sets:
+            if (name, one.per_class) not in loaded:
+                loaded[name, one.per_class] = synthetic_examples(
+                    workdir / study.sets[name].folder, class_names=study.class_names, per_class=one.per_class
                 )
-            images = synthetic[one.per_class]
+            images[name] = loaded[name, one.per_class]
         folder = workdir / RUNS_FOLDER / one.folder
         folder.mkdir(parents=True, exist_ok=True)
         task = study.task(one.shots, one.seed)
@@ -361,8 +338,9 @@ def _write_examples(study: Study, workdir: Path) -> None:
     first = study.runs[0]
     task = study.task(first.shots, first.seed)
     sheets: dict[str, np.ndarray] = {"real": _sheet(task.train, len(task.class_names))}
-    if (workdir / SYNTHETIC_FOLDER).is_dir():
-        examples = synthetic_examples(workdir / SYNTHETIC_FOLDER, class_names=study.class_names, per_class=EXAMPLES_PER_CLASS)
+    if study.sets:
+        shown = study.sets.get("") or next(iter(study.sets.values()))
+        examples = synthetic_examples(workdir / shown.folder, class_names=study.class_names, per_class=EXAMPLES_PER_CLASS)
         sheets["synthetic"] = _sheet(examples, len(task.class_names))
     buffer = io.BytesIO()
     np.savez_compressed(buffer, class_names=np.asarray(task.class_names), **sheets)  # type: ignore[arg-type]

@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -93,7 +93,8 @@ def train_recipe(
       recipe: of `recipe_from_config`.
       model: a classifier with one output per class; it is not changed.
       task: a `bridgejax.data.Task`.
-      synthetic: the synthetic `Examples`, for recipes that use them.
+      synthetic: the synthetic `Examples`, for recipes that use them; or {name: Examples} where stages name their sets
+        (`Stage.synthetic_set`; "" is the name of the ordinary one).
       batch_size, eval_batch_size: images per step, over all devices of all processes.
       image_size: pixels of a side.
       crop: the share of the shorter side that evaluation keeps, in (0, 1]; None takes the model's `preprocessing.crop`.
@@ -113,6 +114,7 @@ def train_recipe(
       UserError: images that the recipe needs are missing, sizes do not fit, `directory` holds another run, or the loss or the
         gradient is no longer finite (the last checkpoint, from before, is kept).
     """
+    synthetic = dict(synthetic) if isinstance(synthetic, Mapping) else {} if synthetic is None else {"": synthetic}
     _check(recipe, task, synthetic, batch_size, eval_batch_size, mesh, teacher)
     if streams is None:
         from bridgejax import data as streams
@@ -179,7 +181,7 @@ class _Run:
         recipe: Recipe,
         model: nnx.Module,
         task: Any,
-        synthetic: Any,
+        synthetic: dict[str, Any],
         batch_size: int,
         eval_batch_size: int,
         image_size: int,
@@ -230,7 +232,10 @@ class _Run:
                 {
                     "recipe": self.recipe.to_dict(),
                     "task": self.task.digest,
-                    "synthetic": None if self.synthetic is None else digest([self.synthetic.ids, self.synthetic.labels]),
+                    "synthetic": {
+                        name: digest([self.synthetic[name].ids, self.synthetic[name].labels])
+                        for name in self.recipe.synthetic_sets
+                    },
                     "sizes": [self.batch_size, self.eval_batch_size, self.image_size, self.crop],
                     "seed": self.seed,
                     "evaluate_at": sorted(self.evaluate_at),
@@ -338,7 +343,7 @@ class _Run:
 
     def _batches(self, plan: _Plan) -> Iterable[dict[str, Any]]:
         stage = plan.stage
-        real, synthetic = self.task.train, self.synthetic
+        real, synthetic = self.task.train, self.synthetic.get(stage.synthetic_set)
         sources = {"real": [real], "synthetic": [synthetic], "mixed": [real, synthetic]}[stage.data]
         share = stage.synthetic_share
         rows = local_rows(self.mesh, self.batch_size)
@@ -441,12 +446,19 @@ def _plans(recipe: Recipe) -> list[_Plan]:
 
 
 def _check(
-    recipe: Recipe, task: Any, synthetic: Any, batch_size: int, eval_batch_size: int, mesh: Mesh | None, teacher: Any
+    recipe: Recipe,
+    task: Any,
+    synthetic: Mapping[str, Any],
+    batch_size: int,
+    eval_batch_size: int,
+    mesh: Mesh | None,
+    teacher: Any,
 ) -> None:
     for number, stage in enumerate(recipe.stages):
         where = f"stage {number + 1} of recipe {recipe.name!r}"
-        if stage.data != "real" and (synthetic is None or not len(synthetic)):
-            raise UserError(f"{where} trains on synthetic images, but there are none; generate a set first.")
+        if stage.data != "real" and not len(synthetic.get(stage.synthetic_set, ())):
+            named = f" of set {stage.synthetic_set!r}" if stage.synthetic_set else ""
+            raise UserError(f"{where} trains on synthetic images{named}, but there are none; generate a set first.")
         if stage.data != "synthetic" and not len(task.train):
             raise UserError(f"{where} trains on real images, but task {task.name!r} has none; give it training images.")
         if stage.loss == "soft_target" and teacher is None:

@@ -27,6 +27,7 @@ class Stage:
 
     Attributes:
       data: "real", "synthetic", or "mixed" (both).
+      synthetic_set: which of the config's `synthetic_sets` its synthetic images are; "" means the config's own set.
       synthetic_share: of a mixed batch, in [0, 1]; None draws from the union, every image alike.
       steps: optimiser steps. A config may state it as `steps`, as `length` (multiples of the steps of an ordinary stage), or as
         `steps_of`: the name of a recipe, for as many steps as that one takes in all.
@@ -44,6 +45,7 @@ class Stage:
     """
 
     data: str = "real"
+    synthetic_set: str = ""
     synthetic_share: float | None = None
     steps: int = 200
     learning_rate: float = 0.01
@@ -83,6 +85,11 @@ class Recipe:
     def needs_synthetic(self) -> bool:
         """Whether any stage sees synthetic images."""
         return any(stage.data != "real" for stage in self.stages)
+
+    @property
+    def synthetic_sets(self) -> tuple[str, ...]:
+        """The sets of synthetic images that its stages see, each once; "" is the config's own."""
+        return tuple(dict.fromkeys(stage.synthetic_set for stage in self.stages if stage.data != "real"))
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the recipe as plain data, for digests and records."""
@@ -160,6 +167,8 @@ def _stage(where: str, given: Any, training: dict[str, Any], recipes: Mapping[st
     values["steps"] = _steps(where, plain, training, recipes, asking)
     checked = {key: _checked(f"{where}.{key}", key, value) for key, value in values.items()}
     stage = Stage(**checked)
+    if stage.synthetic_set and stage.data == "real":
+        raise UserError(f"{where}.synthetic_set is {stage.synthetic_set!r}, but data is 'real'; leave one of them out.")
     if stage.synthetic_share is not None and stage.data != "mixed":
         raise UserError(f"{where}.synthetic_share is set, but data is {stage.data!r}; set data='mixed' or leave the share out.")
     if stage.warmup_steps > stage.steps:
@@ -205,6 +214,10 @@ def _checked(where: str, key: str, value: Any) -> Any:
     if key in _CHOICES:
         if value not in _CHOICES[key]:
             raise UserError(f"{where} is {value!r}; use one of {', '.join(_CHOICES[key])}{nearest(str(value), _CHOICES[key])}.")
+        return value
+    if key == "synthetic_set":
+        if not isinstance(value, str):
+            raise UserError(f"{where} is {value!r}; give the name of one of the config's synthetic_sets.")
         return value
     if key == "trainable":
         patterns = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, Iterable) else ()
