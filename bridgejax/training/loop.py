@@ -462,7 +462,7 @@ def _check(
 def _reset_head(model: nnx.Module, seed: int, recipe: str) -> None:
     if not isinstance(getattr(model, "head", None), nnx.Linear):
         raise UserError(f"recipe {recipe!r} resets the head, but the model has no nnx.Linear named `head`; set reset='none'.")
-    from bridgejax.models.registry import reset_head
+    from bridgejax.models.initial import reset_head
 
     reset_head(cast(Any, model), jax.random.key(seed))
 
