@@ -18,7 +18,7 @@ from typing import Any
 from bridgejax.errors import UserError, nearest
 from bridgejax.generator_options import loading_options
 from bridgejax.identity import canonical_json
-from bridgejax.recipes import default_recipes
+from bridgejax.recipes import all_recipes
 
 SCHEDULERS = ("ddim", "pndm", "euler", "euler_ancestral", "dpmpp_2m", "dpmpp_2m_karras", "lcm")
 DTYPES = ("float32", "bfloat16", "float16")
@@ -110,7 +110,7 @@ def default_config() -> Any:
             "checkpoint_seconds": 60.0,
         }
     )
-    config.recipes = ConfigDict({name: tuple(stages) for name, stages in default_recipes().items()})
+    config.recipes = ConfigDict({name: tuple(stages) for name, stages in all_recipes().items()})
     config.arms = ("vanilla_long", "synthetic_only", "mixed", "bridged", "bridged_plus_plus")
     config.study = ConfigDict(
         {

@@ -7,18 +7,18 @@ names and in the layout of the published PyTorch file, so it opens in PyTorch to
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from bridgejax.errors import UserError, nearest
 from bridgejax.identity import derive_seed, folder_digest, write_json
-from bridgejax.models.efficientnet_lite import EfficientNetLite, Preprocessing
+from bridgejax.models.classifier import Preprocessing
+from bridgejax.models.efficientnet_lite import EfficientNetLite
+from bridgejax.models.initial import reset_head
 from bridgejax.models.weights import Rule, assign, export, read_tensors, save_tensors
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
@@ -129,38 +129,6 @@ def save_classifier(model: EfficientNetLite, folder: str | Path) -> None:
         raise UserError(f"{target} could not be made ({error.strerror}); choose a folder that can be written.") from error
     save_tensors(target / WEIGHTS_FILE, tensors)
     write_json(target / CONFIG_FILE, config)
-
-
-def reset_head(model: EfficientNetLite, key: jax.Array | int, num_classes: int | None = None) -> EfficientNetLite:
-    """Gives `model` a new linear head, in place.
-
-    Args:
-      model: a classifier.
-      key: a PRNG key, or an integer seed.
-      num_classes: outputs of the new head; None keeps their number (and the module's structure).
-
-    Returns:
-      The same model. Kernel and bias are uniform in ±1/√d for d features, as PyTorch's linear layer starts.
-
-    Raises:
-      UserError: `num_classes` is below 1.
-    """
-    classes = model.num_classes if num_classes is None else num_classes
-    if classes < 1:
-        raise UserError(f"num_classes is {classes}; a classifier needs at least 1 class.")
-    if isinstance(key, int | np.integer):
-        key = jax.random.key(int(key))
-    width = model.head.in_features
-    bound = 1.0 / math.sqrt(width)
-    kernel_key, bias_key = jax.random.split(key)
-    kernel = jax.random.uniform(kernel_key, (width, classes), jnp.float32, -bound, bound)
-    bias = jax.random.uniform(bias_key, (classes,), jnp.float32, -bound, bound)
-    if classes != model.num_classes:
-        model.head = nnx.eval_shape(lambda: nnx.Linear(width, classes, rngs=nnx.Rngs(0)))
-        model.num_classes = classes
-    model.head.kernel = nnx.Param(kernel)
-    model.head.bias = nnx.Param(bias)
-    return model
 
 
 def _folder(folder_or_name: str | Path) -> Path:
