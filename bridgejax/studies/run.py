@@ -18,6 +18,7 @@ from bridgejax.errors import UserError, nearest
 from bridgejax.identity import derive_seed, digest, write_atomic, write_json
 from bridgejax.progress import stage_heading
 from bridgejax.runtime import is_first
+from bridgejax.studies.wording import LEARNED, make_wording
 
 SYNTHETIC_FOLDER = "synthetic"
 RUNS_FOLDER = "runs"
@@ -66,6 +67,8 @@ class Study:
         self.recipes = {arm: recipe_from_config(arm, recipes, training) for arm in config.arms}
         self.classifier_digest = classifier_digest(config.classifier.weights)
         self._tasks: dict[tuple[int | None, int], Any] = {}
+        self._words: dict[tuple[int | None, int], Any] = {}
+        self._vocabulary: Any = None
         shots = tuple(config.study.shots) or (config.task.shots,)
         volumes = tuple(config.study.per_class) or (config.synthetic.per_class,)
         self.per_class = max(volumes)
@@ -79,7 +82,10 @@ class Study:
         for shot in shots:
             self.task(shot, 0)  # a wrong folder or too many shots shows now, not after generation
         self.pipeline = None
-        if any(recipe.needs_synthetic for recipe in self.recipes.values()):
+        self.needs_synthetic = any(recipe.needs_synthetic for recipe in self.recipes.values())
+        # Words that are learned from the shots of a seed: each seed has its own generator and synthetic set.
+        self.learns_words = config.inversion.mode in LEARNED
+        if self.needs_synthetic and not self.learns_words:
             from bridgejax.diffusion import load_pipeline
 
             self.pipeline = load_pipeline(
@@ -110,6 +116,21 @@ class Study:
         """The classes in their order."""
         return next(iter(self._tasks.values())).class_names
 
+    def words(self, shots: int | None, seed: int) -> Any:
+        """Returns the words that the shots of a seed teach, learned or not (`bridgejax.studies.word_plan.WordPlan`)."""
+        from bridgejax.studies.word_plan import Vocabulary, WordPlan
+
+        if self._vocabulary is None:
+            self._vocabulary = Vocabulary(self.config)
+        if (shots, seed) not in self._words:
+            self._words[shots, seed] = WordPlan(self.config, self.task(shots, seed), shots, seed, self._vocabulary)
+        return self._words[shots, seed]
+
+    def synthetic_folder(self, workdir: Path, one: Run) -> Path:
+        """Returns the folder of the synthetic set that a run trains with."""
+        folder = workdir / SYNTHETIC_FOLDER
+        return folder / self.words(one.shots, one.seed).name if self.learns_words else folder
+
     def synthetic_options(self) -> dict[str, Any]:
         """Returns what `generate_set` is called with, but for the folder and the pipeline."""
         config = self.config
@@ -129,7 +150,15 @@ class Study:
             "width": config.generator.width,
             "shard_size": config.synthetic.shard_size,
             "variants": self.plain["prompts"]["variants"] or None,
+            **self._worded(),
         }
+
+    def _worded(self) -> dict[str, Any]:
+        """Returns the prompts of `inversion.mode`, if it is set."""
+        if self.config.inversion.mode is None:
+            return {}
+        wording = make_wording(self.config.inversion, self.class_names)
+        return {"template": wording.templates, **({"variants": wording.variants} if wording.variants else {})}
 
     def identity(self, run: Run) -> str:
         """Returns the digest of everything that decides a run's result."""
@@ -142,9 +171,11 @@ class Study:
             "training": [config.training.batch_size, config.training.eval_batch_size, config.training.evaluations],
             "seed": [config.seed, run.seed],
         }
-        if recipe.needs_synthetic and self.pipeline is not None:
+        if recipe.needs_synthetic:
             options = {k: v for k, v in self.synthetic_options().items() if k not in ("batch_size", "shard_size", "per_class")}
-            parts["synthetic"] = [self.pipeline.digest, config.generator.dtype, options, run.per_class]
+            # Of words that are yet to be learned, what decides them stands for them; the generator is in it.
+            made_by = self.words(run.shots, run.seed).identity if self.pipeline is None else self.pipeline.digest
+            parts["synthetic"] = [made_by, config.generator.dtype, options, run.per_class]
         return digest(parts)
 
 
@@ -158,11 +189,10 @@ def run(config: Any, workdir: Path) -> Path:
     Returns:
       The path of report.html.
     """
-    _check_workdir(workdir, config)
+    check_workdir(workdir, config)
     study = Study(config)
-    with _opened(workdir, study.plain):
-        if study.pipeline is not None:
-            _generate(study, workdir)
+    with opened(workdir, study.plain):
+        _generate(study, workdir, study.runs)
         pending = [one for one in study.runs if load_result(study, workdir, one) is None]
         if pending:
             stage_heading(
@@ -182,12 +212,12 @@ def run(config: Any, workdir: Path) -> Path:
 
 def generate(config: Any, workdir: Path) -> Path:
     """Makes the config's synthetic set in `workdir/synthetic`, or what is missing or damaged of it."""
-    _check_workdir(workdir, config)
+    check_workdir(workdir, config)
     study = Study(config)
-    if study.pipeline is None:
+    if not study.needs_synthetic:
         raise UserError("none of the config's arms uses synthetic images; name one that does in arms, for instance 'bridged'.")
-    with _opened(workdir, study.plain):
-        _generate(study, workdir)
+    with opened(workdir, study.plain):
+        _generate(study, workdir, study.runs)
     return workdir / SYNTHETIC_FOLDER
 
 
@@ -209,13 +239,12 @@ def train(config: Any, workdir: Path, recipe: str | None = None, seed: int = 0) 
     with config.unlocked():
         config.arms = (name,)
         config.study.seeds = max(config.study.seeds, seed + 1)
-    _check_workdir(workdir, config)
+    check_workdir(workdir, config)
     study = Study(config)
     one = next(candidate for candidate in study.runs if candidate.seed == seed)
     folder = workdir / RUNS_FOLDER / one.folder
-    with _opened(workdir, study.plain):
-        if study.pipeline is not None:
-            _generate(study, workdir)
+    with opened(workdir, study.plain):
+        _generate(study, workdir, [one])
         classifier = folder / "classifier"
         if load_result(study, workdir, one) is None or not classifier.is_dir():
             stage_heading(f"train: {name}, seed {seed}")
@@ -225,14 +254,14 @@ def train(config: Any, workdir: Path, recipe: str | None = None, seed: int = 0) 
     return folder
 
 
-def _check_workdir(workdir: Path, config: Any) -> None:
+def check_workdir(workdir: Path, config: Any) -> None:
     """Checks the workdir in the first process; the others find it half-made."""
     if is_first():
         workdirs.check_workdir(workdir, to_plain(config))
 
 
 @contextlib.contextmanager
-def _opened(workdir: Path, plain: Mapping[str, Any]) -> Iterator[None]:
+def opened(workdir: Path, plain: Mapping[str, Any]) -> Iterator[None]:
     """Opens the workdir: the first process locks it for all and leaves it last, when the others have ended their work."""
     from bridgejax.mesh import barrier
 
@@ -242,17 +271,38 @@ def _opened(workdir: Path, plain: Mapping[str, Any]) -> Iterator[None]:
         barrier("bridgejax: workdir done")
 
 
-def _generate(study: Study, workdir: Path) -> None:
-    """Makes what is missing or damaged of the synthetic set; a finished one is only verified."""
+def _generate(study: Study, workdir: Path, runs: list[Run]) -> None:
+    """Makes what is missing or damaged of the synthetic sets that the runs train with, learning the words before."""
+    if not study.needs_synthetic:
+        return
+    if not study.learns_words:
+        _generate_set(study, workdir, workdir / SYNTHETIC_FOLDER, study.pipeline)
+        return
+    from bridgejax.studies.inversion import Inverter, load_generator
+
+    draws = {(one.shots, one.seed): one for one in runs if study.recipes[one.arm].needs_synthetic}
+    plans = [study.words(shots, seed) for shots, seed in draws]  # what is wrong with one shows before any is learned
+    for plan, one in zip(plans, draws.values(), strict=True):
+        inverter = Inverter(plan, workdir, study.generation_mesh)
+        began, known = time.monotonic(), inverter.finished()
+        inverter.learn()
+        if is_first() and not known:
+            _add_seconds(workdir, "invert", time.monotonic() - began)
+        pipeline = load_generator(study.config, study.generation_mesh, inverter.files)
+        _generate_set(study, workdir, study.synthetic_folder(workdir, one), pipeline)
+
+
+def _generate_set(study: Study, workdir: Path, directory: Path, pipeline: Any) -> None:
+    """Makes what is missing or damaged of one synthetic set; a finished one is only verified."""
     from bridgejax.synthesis import generate_set
 
     options = study.synthetic_options()
-    directory = workdir / SYNTHETIC_FOLDER
     shards = _shards(directory)
     total = study.per_class * len(study.class_names)
     stage_heading(f"generate: {total} images of {len(study.class_names)} classes, {options['steps']} steps each")
     began = time.monotonic()
-    generate_set(directory, pipeline=study.pipeline, mesh=study.generation_mesh, **options)
+    directory.parent.mkdir(exist_ok=True)
+    generate_set(directory, pipeline=pipeline, mesh=study.generation_mesh, **options)
     if is_first() and _shards(directory) != shards:
         _add_seconds(workdir, "generate", time.monotonic() - began)
 
@@ -280,15 +330,14 @@ def _train(study: Study, workdir: Path, runs: list[Run]) -> Iterator[tuple[Run, 
     from bridgejax.training.loop import train_recipe
 
     config = study.config
-    synthetic: dict[int, Any] = {}
+    synthetic: dict[tuple[Path, int], Any] = {}
     for one in runs:
         images = None
         if study.recipes[one.arm].needs_synthetic:
-            if one.per_class not in synthetic:
-                synthetic[one.per_class] = synthetic_examples(
-                    workdir / SYNTHETIC_FOLDER, class_names=study.class_names, per_class=one.per_class
-                )
-            images = synthetic[one.per_class]
+            made = (study.synthetic_folder(workdir, one), one.per_class)
+            if made not in synthetic:
+                synthetic[made] = synthetic_examples(made[0], class_names=study.class_names, per_class=one.per_class)
+            images = synthetic[made]
         folder = workdir / RUNS_FOLDER / one.folder
         folder.mkdir(parents=True, exist_ok=True)
         task = study.task(one.shots, one.seed)
@@ -359,8 +408,9 @@ def _write_examples(study: Study, workdir: Path) -> None:
     first = study.runs[0]
     task = study.task(first.shots, first.seed)
     sheets: dict[str, np.ndarray] = {"real": _sheet(task.train, len(task.class_names))}
-    if (workdir / SYNTHETIC_FOLDER).is_dir():
-        examples = synthetic_examples(workdir / SYNTHETIC_FOLDER, class_names=study.class_names, per_class=EXAMPLES_PER_CLASS)
+    if study.needs_synthetic:
+        folder = study.synthetic_folder(workdir, first)
+        examples = synthetic_examples(folder, class_names=study.class_names, per_class=EXAMPLES_PER_CLASS)
         sheets["synthetic"] = _sheet(examples, len(task.class_names))
     buffer = io.BytesIO()
     np.savez_compressed(buffer, class_names=np.asarray(task.class_names), **sheets)  # type: ignore[arg-type]
