@@ -22,6 +22,7 @@ from bridgejax.recipes import all_recipes
 
 SCHEDULERS = ("ddim", "pndm", "euler", "euler_ancestral", "dpmpp_2m", "dpmpp_2m_karras", "lcm")
 DTYPES = ("float32", "bfloat16", "float16")
+INVERSION_MODES = ("dataset", "class", "untrained", "word", "none")
 
 # Changing these continues a workdir: none of them decides a result that is already there.
 EXTENDABLE = ("arms", "mesh", "study.", "training.checkpoint_seconds", "recipes.")
@@ -45,7 +46,7 @@ def default_config() -> Any:
             "shots": any_type(None),  # real training images per class; None = all
             "class_names": any_type(()),  # names and their order; () = the source's own
             "validation_per_class": 0,  # images per class set aside out of the training part
-            "data_dir": text,  # where prepared TFDS sets lie; None = TFDS's own default
+            "data_dir": config_dict.placeholder(str),  # where prepared TFDS sets lie; None = TFDS's own default
         }
     )
     # Class name → text.
@@ -72,6 +73,30 @@ def default_config() -> Any:
             "vae": config_dict.placeholder(str),  # another autoencoder: a folder or a hub name; None = the weights' own
             "tokenizer": config_dict.placeholder(str),  # for a single file: a folder with CLIP's tokenizer
             "prediction_type": config_dict.placeholder(str),  # "epsilon" or "v_prediction" where a single file hides it
+        }
+    )
+    # Text learned from the real images of training, and the controls of that (docs/inversion.md).
+    config.inversion = ConfigDict(
+        {
+            # None: prompts.template as it is. "dataset": one word for all classes; "class": one for each; "untrained": a word
+            # that is not trained; "word": a plain word in its place; "none": no style clause.
+            "mode": config_dict.placeholder(str),
+            "token": "<style>",  # the new word; of each class "<style-CLASS>"
+            # Texts with {class} and {token} ("class": {token} alone), to learn and to generate with, in place of
+            # prompts.template. None = "A {class} photo in the style of {token}", or "A photo of a {token}".
+            "prompt": any_type(None),
+            "plain_prompt": any_type("A {class} photo"),  # of "none"
+            "word": "photo",  # of "word"
+            "vectors": 1,  # tokens that the new word is made of
+            "initial": "photo",  # a word of one token whose embedding is copied, "mean_feature" or "random"
+            "steps": 1000,  # for each word; the paper takes 20,000 for a data set, 5,000 for a class
+            "learning_rate": 0.005,
+            "weight_decay": 0.01,
+            "batch_size": 8,
+            "flip": True,  # mirror images by chance
+            "seed": config_dict.placeholder(int),  # None = derived from `seed` and the study's seed
+            "evaluations": 4,  # sample sheets and losses over all images along the way, besides the first
+            "checkpoint_every": 100,  # steps
         }
     )
     # How many, and how they lie on disk.
@@ -130,7 +155,7 @@ def default_config() -> Any:
 
 
 # What a further synthetic set may change.
-SET_GROUPS = ("prompts", "generator", "synthetic")
+SET_GROUPS = ("prompts", "generator", "inversion", "synthetic")
 
 
 def set_config(config: Any, name: str) -> Any:
@@ -265,7 +290,7 @@ def _literal(text: str) -> Any:
         return text
 
 
-_ANY = {"prompts.template"}
+_ANY = {"prompts.template", "inversion.prompt", "inversion.plain_prompt"}
 _LISTS = {
     "arms",
     "task.class_names",
@@ -325,7 +350,10 @@ def check_config(config: Any) -> None:
     values = dict(flatten(config))
     for key, low in _AT_LEAST.items():
         _check_whole(key, values[key], low, optional=key in _OPTIONAL)
-    for key in ("training.learning_rate", "training.weight_decay", "training.momentum", "generator.guidance_scale"):
+    for key in (
+        *("training.learning_rate", "training.weight_decay", "training.momentum", "generator.guidance_scale"),
+        *("inversion.learning_rate", "inversion.weight_decay"),
+    ):
         value = values[key]
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
             raise UserError(f"{key} is {value!r}; it should be a finite number of at least 0.")
@@ -345,6 +373,7 @@ def check_config(config: Any) -> None:
     loading_options(config.generator)
     _check_prompts(config)
     _check_sets(config)
+    _check_inversion(config.inversion)
     _check_arms(config)
     for grid, low in (("study.shots", 1), ("study.per_class", 1)):
         for value in values[grid]:
@@ -376,8 +405,17 @@ _AT_LEAST = {
     "training.base_steps": 1,
     "training.evaluations": 0,
     "study.seeds": 1,
+    "inversion.vectors": 1,
+    "inversion.steps": 0,
+    "inversion.batch_size": 1,
+    "inversion.seed": 0,
+    "inversion.evaluations": 0,
+    "inversion.checkpoint_every": 1,
 }
-_OPTIONAL = {"task.shots", "generator.height", "generator.width", "synthetic.seed", "synthetic.shard_size", "training.steps"}
+_OPTIONAL = {
+    *("task.shots", "generator.height", "generator.width", "synthetic.seed", "synthetic.shard_size", "training.steps"),
+    "inversion.seed",
+}
 
 
 def _check_whole(key: str, value: Any, low: int, optional: bool) -> None:
@@ -413,6 +451,39 @@ def _check_sets(config: Any) -> None:
             check_config(changed)
         except UserError as error:
             raise UserError(f"in synthetic_sets.{name}: {error}") from error
+
+
+def _check_inversion(inversion: Any) -> None:
+    mode = inversion.mode
+    if mode is not None and mode not in INVERSION_MODES:
+        raise UserError(
+            f"inversion.mode is {mode!r}; it should be one of {', '.join(INVERSION_MODES)}, or None"
+            f"{nearest(str(mode), INVERSION_MODES)}."
+        )
+    for key in ("token", "word", "initial"):
+        value = inversion[key]
+        if not isinstance(value, str) or not value or any(letter.isspace() for letter in value):
+            raise UserError(f"inversion.{key} is {value!r}; it should be one word without spaces.")
+    by_class = mode == "class"
+    for key, needed in (("prompt", ("{token}",) if by_class else ("{class}", "{token}")), ("plain_prompt", ("{class}",))):
+        value = inversion[key]
+        if value is None and key == "prompt":
+            continue
+        texts = (value,) if isinstance(value, str) else value
+        if not isinstance(texts, (list, tuple)) or not texts or not all(isinstance(one, str) for one in texts):
+            raise UserError(
+                f"inversion.{key} is {value!r}; it should be a text or a tuple of texts with {' and '.join(needed)}."
+            )
+        for one in texts:
+            for place in needed:
+                if place not in one:
+                    raise UserError(
+                        f"inversion.{key} {one!r} has no {place}; put {place} where the "
+                        f"{'new word' if place == '{token}' else 'class name'} goes."
+                    )
+            odd = "{class}" if by_class and key == "prompt" else "{token}" if key == "plain_prompt" else "{}"
+            if odd in one:
+                raise UserError(f"inversion.{key} {one!r} holds {odd}, which has no meaning there; take it out.")
 
 
 def _check_arms(config: Any) -> None:
