@@ -19,11 +19,11 @@ from bridgejax.diffusion.folder import Description, content_digest, find_generat
 from bridgejax.diffusion.networks import Networks
 from bridgejax.diffusion.sampler import make_sampler
 from bridgejax.diffusion.schedulers import CLASS_NAMES, LCM, Scheduler, Tables, make_scheduler
-from bridgejax.diffusion.tokenizer import Tokenizer
 from bridgejax.errors import UserError
 from bridgejax.identity import keys_from_seeds
 from bridgejax.mesh import check_randomness, data_sharding, data_size, make_put, parameter_rules, replicated
 from bridgejax.models.clip_text import Words
+from bridgejax.models.tokenizer import Tokenizer
 
 
 class Schedule(NamedTuple):

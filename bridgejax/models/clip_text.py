@@ -77,7 +77,7 @@ class Embeddings(nnx.Module):
 
 
 class SelfAttention(nnx.Module):
-    """Causal multi-head self-attention with biases."""
+    """Multi-head self-attention with biases; the mask (causal for text, None for images) comes with the call."""
 
     def __init__(self, features: int, heads: int, **options: Any):
         self.q_proj = linear(features, features, **options)
@@ -86,7 +86,7 @@ class SelfAttention(nnx.Module):
         self.out_proj = linear(features, features, **options)
         self.heads = heads
 
-    def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
         q, k, v = (layer(x).reshape(*x.shape[:2], self.heads, -1) for layer in (self.q_proj, self.k_proj, self.v_proj))
         return self.out_proj(attention(q, k, v, mask).reshape(x.shape))
 
@@ -113,7 +113,7 @@ class Layer(nnx.Module):
         self.mlp = Mlp(features, c["intermediate_size"], c["hidden_act"], **options)
         self.layer_norm2 = layer_norm(features, epsilon=epsilon, **options)
 
-    def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
         x = x + self.self_attn(self.layer_norm1(x), mask)
         return x + self.mlp(self.layer_norm2(x))
 

@@ -9,10 +9,10 @@ import numpy as np
 
 from bridgejax.diffusion.folder import TEXT_ENCODERS, Description, content_digest, find_generator
 from bridgejax.diffusion.textual_inversion import TOKEN_TABLE
-from bridgejax.diffusion.tokenizer import Tokenizer
 from bridgejax.errors import UserError
 from bridgejax.generator_options import loading_options
 from bridgejax.identity import derive_seed, digest
+from bridgejax.models.tokenizer import Tokenizer
 from bridgejax.prompts import display_name
 from bridgejax.studies.wording import Word, Wording, make_wording
 
