@@ -410,7 +410,8 @@ def _write_examples(study: Study, workdir: Path) -> None:
     sheets: dict[str, np.ndarray] = {"real": _sheet(task.train, len(task.class_names))}
     if study.needs_synthetic:
         folder = study.synthetic_folder(workdir, first)
-        examples = synthetic_examples(folder, class_names=study.class_names, per_class=EXAMPLES_PER_CLASS)
+        shown = min(EXAMPLES_PER_CLASS, study.per_class)
+        examples = synthetic_examples(folder, class_names=study.class_names, per_class=shown)
         sheets["synthetic"] = _sheet(examples, len(task.class_names))
     buffer = io.BytesIO()
     np.savez_compressed(buffer, class_names=np.asarray(task.class_names), **sheets)  # type: ignore[arg-type]

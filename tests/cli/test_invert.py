@@ -107,6 +107,7 @@ def test_the_second_time_nothing_is_done(inverted, config_file, capsys):
     assert "invert:" not in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_killed_again_and_again_it_learns_the_same_word(inverted, config_file, command, tmp_path):
     workdir = tmp_path / "work"
     folder = workdir / "inversion" / "shots-2_seed-1"
@@ -142,7 +143,7 @@ def test_the_untrained_word_is_a_draw_from_the_vocabulary(config_file, tmp_path,
     rows = []
     for seed in (0, 1):
         workdir = tmp_path / str(seed)
-        arguments = _arguments(config_file, workdir, mode="untrained", vectors=50)
+        arguments = _arguments(config_file, workdir, mode="untrained", vectors=30)
         assert main(["invert", *arguments, "--seed", str(seed)]) == 0
         folder = workdir / "inversion" / f"shots-2_seed-{seed}"
         rows.append(load_file(folder / "learned_embeds.safetensors")["<style>"])
@@ -157,6 +158,7 @@ def test_the_untrained_word_is_a_draw_from_the_vocabulary(config_file, tmp_path,
 STUDY = ("--config.arms=bridged", "--config.synthetic.per_class=2")
 
 
+@pytest.mark.slow
 def test_a_study_makes_a_set_with_the_word_of_each_seed(config_file, command, tmp_path):
     workdir = tmp_path / "work"
     process = command("run", *_arguments(config_file, workdir, mode="dataset", steps=2), *STUDY)
