@@ -25,7 +25,10 @@ DTYPES = ("float32", "bfloat16", "float16")
 INVERSION_MODES = ("dataset", "class", "untrained", "word", "none")
 
 # Changing these continues a workdir: none of them decides a result that is already there.
-EXTENDABLE = ("arms", "mesh", "study.", "training.checkpoint_seconds", "recipes.")
+EXTENDABLE = (
+    *("arms", "mesh", "study.", "training.checkpoint_seconds", "recipes."),
+    *("inversion.evaluations", "inversion.checkpoint_every"),
+)
 
 
 def default_config() -> Any:

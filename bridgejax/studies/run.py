@@ -363,7 +363,8 @@ def _write_examples(study: Study, workdir: Path) -> None:
     if study.sets:
         shown = study.sets.get("") or next(iter(study.sets.values()))
         folder = workdir / shown.folder(first.shots, first.seed)
-        examples = synthetic_examples(folder, class_names=study.class_names, per_class=EXAMPLES_PER_CLASS)
+        count = min(EXAMPLES_PER_CLASS, study.per_class)
+        examples = synthetic_examples(folder, class_names=study.class_names, per_class=count)
         sheets["synthetic"] = _sheet(examples, len(task.class_names))
     buffer = io.BytesIO()
     np.savez_compressed(buffer, class_names=np.asarray(task.class_names), **sheets)  # type: ignore[arg-type]
