@@ -47,7 +47,7 @@ TUNED: dict[str, float] = {}
 
 
 def get_config(arg: str | None = None) -> Any:
-    """Returns the config; `arg` is a data set of `FULL`, "embedded" (the default) or a `task.source`, after "tuning:" or not."""
+    """Returns the config; `arg` is a data set of `FULL`, "embedded" (the default) or a `task.source`, or "tuning:" and one."""
     tuning, name = (arg or "").startswith("tuning:"), (arg or "").removeprefix("tuning:")
     config = paper_config(name or None)
     config.study.seeds = 5
