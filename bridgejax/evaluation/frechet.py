@@ -73,12 +73,12 @@ def frechet_interval(
 ) -> FrechetInterval:
     """Returns the Fréchet distance of two clouds with an interval over the images that happened to be in them.
 
-    Every replicate draws the images of each cloud anew, with replacement. The estimate is too large for few images (its bias
-    shrinks as 1 / images: Chong and Forsyth 2020, arXiv 1911.07023), and a resampled cloud, which repeats images, adds about
-    the same bias again. So the interval is the basic one, [2·estimate - q_high, 2·estimate - q_low] with the replicates'
-    quantiles (Davison and Hinkley 1997, section 5.2), which takes the bias off: it may lie below the estimate, and its ends
-    may be negative. With fewer images than features most of the bias remains. Then compare: in `minus`, the bias of two clouds of
-    equal size cancels, and both differences are taken with the same draw of `b`.
+    Every replicate draws the images of each cloud anew, with replacement. The estimate is too large for few images (its
+    bias shrinks as 1 / images: Chong and Forsyth 2020, arXiv 1911.07023), and a resampled cloud, which repeats images,
+    adds about the same bias again. So the interval is the basic one, [2·estimate - q_high, 2·estimate - q_low] with the
+    replicates' quantiles (Davison and Hinkley 1997, section 5.2), which takes the bias off: it may lie below the
+    estimate, and its ends may be negative. With fewer images than features most of the bias remains. Then compare: in
+    `minus`, the bias of two clouds of equal size cancels, and both differences are taken with the same draw of `b`.
 
     Args:
       a: float [n, d], n ≥ 2.
