@@ -151,8 +151,8 @@ class _Pair:
             table = (table - (table @ weights_b / count_b)[:, None])[np.ix_(in_a, in_b)]
             table *= np.sqrt(np.outer(weights_a[in_a], weights_b[in_b]))
         else:
-            root_a = np.linalg.qr((self.a[in_a] - mean_a) * np.sqrt(weights_a[in_a, None]), mode="r")
-            root_b = np.linalg.qr((self.b[in_b] - mean_b) * np.sqrt(weights_b[in_b, None]), mode="r")
+            root_a = np.asarray(np.linalg.qr((self.a[in_a] - mean_a) * np.sqrt(weights_a[in_a, None]), mode="r"))
+            root_b = np.asarray(np.linalg.qr((self.b[in_b] - mean_b) * np.sqrt(weights_b[in_b, None]), mode="r"))
             table = root_a @ root_b.T
         trace = np.linalg.svd(table, compute_uv=False).sum() / np.sqrt((count_a - 1) * (count_b - 1))
         return float(max(((mean_a - mean_b) ** 2).sum() + spread - 2.0 * trace, 0.0))
