@@ -73,34 +73,6 @@ def _usage() -> str:
     )
 
 
-def _scaled(values: Sequence[str]) -> list[tuple[str, float]]:
-    """Returns (path, scale) of each `PATH:SCALE`; a path alone has scale 1."""
-    pairs = []
-    for value in values:
-        path, colon, scale = value.rpartition(":")
-        try:
-            pairs.append((path, float(scale)) if colon and path else (value, 1.0))
-        except ValueError as error:
-            if Path(value).exists():
-                pairs.append((value, 1.0))
-                continue
-            raise UserError(f"--lora {value}: the scale {scale!r} is not a number; write PATH:SCALE.") from error
-    return pairs
-
-
-def _words(values: Sequence[str]) -> dict[str, str]:
-    """Returns {word: path} of each `WORD=PATH`."""
-    words: dict[str, str] = {}
-    for value in values:
-        word, equals, path = value.partition("=")
-        if not equals or not word or not path:
-            raise UserError(f"--embedding {value} is not of the form WORD=PATH.")
-        if word in words:
-            raise UserError(f"--embedding names {word} twice; each word has one file.")
-        words[word] = path
-    return words
-
-
 def _split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
     """Takes `--config.KEY=VALUE` (or `--config.KEY VALUE`) out of the arguments."""
     rest: list[str] = []
@@ -151,6 +123,7 @@ def _dispatch(arguments: Sequence[str]) -> int:
         return 0
     if command == "import-weights":
         from bridgejax.diffusion.import_weights import import_weights
+        from bridgejax.generator_options import scaled_files, word_files
 
         digest = import_weights(
             options.source,
@@ -159,8 +132,8 @@ def _dispatch(arguments: Sequence[str]) -> int:
             tokenizer=options.tokenizer,
             prediction_type=options.prediction_type,
             model_config=options.model_config,
-            loras=_scaled(options.lora),
-            embeddings=_words(options.embedding),
+            loras=scaled_files(options.lora, "--lora"),
+            embeddings=word_files(options.embedding, "--embedding"),
         )
         print(f"{options.output}\n{digest}")
         return 0

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bridgejax.errors import UserError, nearest
+from bridgejax.generator_options import loading_options
 from bridgejax.identity import canonical_json
 from bridgejax.recipes import default_recipes
 
@@ -66,6 +67,11 @@ def default_config() -> Any:
             "height": whole,  # pixels; None = the model's own
             "width": config_dict.placeholder(int),
             "dtype": "float32",
+            "loras": (),  # LoRA files merged into the weights: (path, scale) pairs
+            "words": (),  # learned words that prompts may hold: (word, path) pairs
+            "vae": config_dict.placeholder(str),  # another autoencoder: a folder or a hub name; None = the weights' own
+            "tokenizer": config_dict.placeholder(str),  # for a single file: a folder with CLIP's tokenizer
+            "prediction_type": config_dict.placeholder(str),  # "epsilon" or "v_prediction" where a single file hides it
         }
     )
     # How many, and how they lie on disk.
@@ -214,7 +220,16 @@ def _literal(text: str) -> Any:
 
 
 _ANY = {"prompts.template"}
-_LISTS = {"arms", "task.class_names", "study.shots", "study.per_class", "mesh", "mesh_rules"}
+_LISTS = {
+    "arms",
+    "task.class_names",
+    "study.shots",
+    "study.per_class",
+    "mesh",
+    "mesh_rules",
+    "generator.loras",
+    "generator.words",
+}
 
 
 def _coerce(key: str, old: Any, value: Any) -> Any:
@@ -281,6 +296,7 @@ def check_config(config: Any) -> None:
         )
     if values["generator.dtype"] not in DTYPES:
         raise UserError(f"generator.dtype is {values['generator.dtype']!r}; it should be one of {', '.join(DTYPES)}.")
+    loading_options(config.generator)
     _check_prompts(config)
     _check_arms(config)
     for grid, low in (("study.shots", 1), ("study.per_class", 1)):
@@ -358,8 +374,11 @@ def to_plain(config: Any) -> dict[str, Any]:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Returns "key: old → new" for every key that decides results and differs, sorted by key."""
-    before, after = dict(flatten(old)), dict(flatten(new))
+    """Returns "key: old → new" for every key that decides results and differs, sorted by key.
+
+    A key that `old` lacks, from before there was such a key, had today's default.
+    """
+    before, after = {**dict(flatten(to_plain(default_config()))), **dict(flatten(old))}, dict(flatten(new))
     return [
         f"{key}: {before.get(key)!r} → {after.get(key)!r}"
         for key in sorted({*before, *after})

@@ -277,6 +277,7 @@ def find_generator(
     model_config: Mapping[str, Any] | str | Path | None = None,
     loras: Mapping[str | Path, float] | Sequence[Any] = (),
     embeddings: Mapping[str, str | Path] | None = None,
+    vae: str | Path | None = None,
 ) -> Description:
     """Finds and describes a generator of any published layout, with the changes asked for; no array is loaded yet.
 
@@ -288,6 +289,7 @@ def find_generator(
       model_config: for a single file: what its tensors do not show (see `bridgejax.diffusion.single_file`).
       loras: (path, scale) pairs or {path: scale}; see `bridgejax.diffusion.lora`.
       embeddings: word → file; see `bridgejax.diffusion.textual_inversion`.
+      vae: another autoencoder; see `with_vae`.
 
     Raises:
       UserError: something is missing, damaged, does not fit or is not supported; it is named.
@@ -313,7 +315,7 @@ def find_generator(
         description = _with_loras(description, pairs)
     if embeddings:
         description = _with_embeddings(description, embeddings)
-    return description
+    return description if vae is None else with_vae(description, vae)
 
 
 def _describe_file(

@@ -15,15 +15,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from bridgejax.diffusion.folder import (
-    Description,
-    content_digest,
-    find_generator,
-    load_networks,
-    parse_dtype,
-    save_folder,
-    with_vae,
-)
+from bridgejax.diffusion.folder import Description, content_digest, find_generator, load_networks, parse_dtype, save_folder
 from bridgejax.diffusion.networks import Networks
 from bridgejax.diffusion.sampler import make_sampler
 from bridgejax.diffusion.schedulers import CLASS_NAMES, LCM, Scheduler, Tables, make_scheduler
@@ -97,9 +89,8 @@ def load_pipeline(
         model_config=model_config,
         loras=loras,
         embeddings=embeddings,
+        vae=vae,
     )
-    if vae is not None:
-        description = with_vae(description, vae)
     put = None if mesh is None else make_put(mesh, parameter_rules(mesh_rules))
     networks = load_networks(description, kind, put, None if param_dtype is None else parse_dtype(param_dtype))
     networks.vae_slice, networks.vae_tile = _checked_parts(vae_slice, vae_tile, networks.vae.factor)

@@ -15,6 +15,7 @@ import numpy as np
 from bridgejax import workdir as workdirs
 from bridgejax.config import to_plain
 from bridgejax.errors import UserError, nearest
+from bridgejax.generator_options import loading_options
 from bridgejax.identity import derive_seed, digest, write_atomic, write_json
 from bridgejax.progress import stage_heading
 from bridgejax.runtime import is_first
@@ -87,6 +88,7 @@ class Study:
                 dtype=config.generator.dtype,
                 mesh=self.generation_mesh,
                 mesh_rules=config.mesh_rules,
+                **loading_options(config.generator),
             )
 
     def task(self, shots: int | None, seed: int) -> Any:

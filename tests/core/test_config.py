@@ -113,3 +113,11 @@ def test_only_what_decides_results_counts_as_another_config():
     assert differences(old, new) == []
     new["generator"]["steps"] = 3
     assert differences(old, new) == ["generator.steps: 50 → 3"]
+
+
+def test_a_workdir_from_before_a_key_goes_on_with_its_default():
+    old, new = to_plain(default_config()), to_plain(default_config())
+    del old["generator"]["loras"]
+    assert differences(old, new) == []
+    new["generator"]["loras"] = [["style.safetensors", 0.5]]
+    assert differences(old, new) == ["generator.loras: [] → [['style.safetensors', 0.5]]"]
