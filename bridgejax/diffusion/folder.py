@@ -12,7 +12,6 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from bridgejax.diffusion.lora import Delta, Merged, lora_list, read_lora
 from bridgejax.diffusion.networks import Autoencoder, Networks
@@ -20,6 +19,7 @@ from bridgejax.diffusion.single_file import PREDICTIONS, read_single_file
 from bridgejax.diffusion.textual_inversion import TOKEN_TABLE, extend_vocabulary
 from bridgejax.errors import UserError, nearest
 from bridgejax.identity import TEMPORARY_PREFIX, digest, file_digest, folder_digest, write_json
+from bridgejax.models.building import ShapesOnly
 from bridgejax.models.clip_text import CLIPTextModel
 from bridgejax.models.hub import fetch, is_hub_name
 from bridgejax.models.tokenizer import TokenizerSource, holds_tokenizer
@@ -119,8 +119,22 @@ class Description:
         return self.folder if self.parts is not None else self.folder / part
 
 
-def locate(name: str | Path) -> Path:
+_PARTS = ("unet", "vae", "tokenizer", "tokenizer_2", "scheduler", *TEXT_ENCODERS)
+_GENERATOR_FILES = ("model_index.json", *(f"{part}/*.{end}" for part in _PARTS for end in ("json", "txt", "safetensors")))
+# An autoencoder by itself, or the vae/ of a generator.
+_VAE_FILES = tuple(
+    f"{place}{name}"
+    for place in ("", "vae/")
+    for name in ("config.json", *(f"diffusion_pytorch_model*.{e}" for e in ("json", "safetensors")))
+)
+
+
+def locate(name: str | Path, files: Sequence[str] = _GENERATOR_FILES) -> Path:
     """Returns the folder or single file of a generator: built in, local, or from the hub (only then is there any network).
+
+    Args:
+      name: as for `find_generator`.
+      files: patterns of what is fetched from the hub.
 
     Raises:
       UserError: there is no such thing, or the hub could not give it.
@@ -155,9 +169,7 @@ def locate(name: str | Path) -> Path:
             f"there is no generator folder {path}; give a folder with a model_index.json, a .safetensors file, "
             "'builtin:tiny_diffusion' or a hub name (owner/name)."
         )
-    parts = ("unet", "vae", "tokenizer", "tokenizer_2", "scheduler", *TEXT_ENCODERS)
-    endings = ("json", "txt", "safetensors")
-    return fetch(text, ["model_index.json", *(f"{part}/*.{end}" for part in parts for end in endings)])
+    return fetch(text, files)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -229,15 +241,17 @@ def with_vae(description: Description, folder: str | Path) -> Description:
     """Returns the description with another autoencoder.
 
     Args:
-      folder: of the autoencoder, or of a generator with one in vae/.
+      folder: of the autoencoder, or of a generator with one in vae/; or the hub name of either.
 
     Raises:
       UserError: there is none, or its latents do not fit the UNet.
     """
-    place = locate(folder)
+    place = locate(folder, _VAE_FILES)
     if not place.is_dir():
         raise UserError(f"{place} is a file; vae takes a folder with a config.json and safetensors weights.")
     place = place / "vae" if (place / "vae" / "config.json").is_file() else place
+    if not (place / "config.json").is_file():
+        raise UserError(f"{folder} holds no autoencoder; expected a config.json and safetensors weights there or in vae/.")
     # The folder's tensors go by their own names, not by those of a single file.
     spelling = {part: spell for part, spell in description.spelling.items() if part != "vae"}
     return dataclasses.replace(description, vae=read_json(place / "config.json"), vae_folder=place, spelling=spelling)
@@ -388,7 +402,7 @@ def unet_rules(config: Mapping[str, Any]) -> tuple[Rule, ...]:
 
 
 def load_networks(description: Description, dtype: Any, put: Put | None, param_dtype: Any = None) -> Networks:
-    """Builds the networks abstractly and fills them from the folder's safetensors.
+    """Builds the networks as shapes and fills them from the folder's safetensors.
 
     Args:
       description: of the generator.
@@ -418,17 +432,17 @@ def load_networks(description: Description, dtype: Any, put: Put | None, param_d
     def fill(part: str, build: Callable[[], Any], rules: Sequence[Rule]) -> Any:
         place = None if put is None else lambda path, *rest: put(f"{part}.{path}", *rest)
         spell = description.spelling.get(part, str)
-        return assign(nnx.eval_shape(build), description.tensors(part), rules, description.where(part), put=place, spell=spell)
+        return assign(build(), description.tensors(part), rules, description.where(part), put=place, spell=spell)
 
     def text_encoder(config: Mapping[str, Any], projection: bool) -> Callable[[], CLIPTextModel]:
-        return lambda: CLIPTextModel(config, projection=projection, rngs=nnx.Rngs(0), **options)
+        return lambda: CLIPTextModel(config, projection=projection, rngs=ShapesOnly(), **options)
 
     encoders = [
         fill(name, text_encoder(config, projection), CLIP_TEXT_RULES)
         for name, config, projection in zip(TEXT_ENCODERS, description.text_encoders, description.projections, strict=False)
     ]
-    unet = fill("unet", lambda: UNet2DCondition(description.unet, rngs=nnx.Rngs(0), **options), unet_rules(description.unet))
-    vae = fill("vae", lambda: make_vae(description.vae, rngs=nnx.Rngs(0), **vae_options), vae_rules)
+    unet = fill("unet", lambda: UNet2DCondition(description.unet, rngs=ShapesOnly(), **options), unet_rules(description.unet))
+    vae = fill("vae", lambda: make_vae(description.vae, rngs=ShapesOnly(), **vae_options), vae_rules)
     return Networks(encoders, unet, vae)
 
 

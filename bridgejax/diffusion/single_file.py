@@ -57,7 +57,8 @@ _OTHERS: tuple[tuple[str, str], ...] = (
     (r"(down_blocks|encoder\.down_blocks|text_model)\..*", "one part of a diffusers folder; give the folder that holds it"),
     (r"(encoder|decoder)\.mid\..*", "an autoencoder alone"),
 )
-# As the published configs of all three families, for what another sampler would otherwise do to latents (clip them at 1).
+# The published configs of all three families hold these, whichever scheduler they name, so that another sampler made from
+# them does not clip latents at 1. All but clip_sample stand in diffusers' `SCHEDULER_DEFAULT_CONFIG` for single files too.
 _SAMPLERS = {"clip_sample": False, "set_alpha_to_one": False, "skip_prk_steps": True}
 _BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
 

@@ -14,6 +14,7 @@ from flax import nnx
 
 from bridgejax.errors import UserError
 from bridgejax.models.attention import attention
+from bridgejax.models.building import initial, traced_once
 from bridgejax.models.conv import layer_norm, linear
 
 DType = Any
@@ -62,7 +63,7 @@ class Embeddings(nnx.Module):
     """Token and position tables."""
 
     def __init__(self, c: Mapping[str, Any], dtype: DType, param_dtype: DType, rngs: nnx.Rngs):
-        init = nnx.initializers.normal(0.02)
+        init = initial(nnx.initializers.normal(0.02), rngs)
         options: dict[str, Any] = {"embedding_init": init, "dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.token_embedding = nnx.Embed(c["vocab_size"], c["hidden_size"], **options)
         self.position_embedding = nnx.Embed(c["max_position_embeddings"], c["hidden_size"], **options)
@@ -113,6 +114,7 @@ class Layer(nnx.Module):
         self.mlp = Mlp(features, c["intermediate_size"], c["hidden_act"], **options)
         self.layer_norm2 = layer_norm(features, epsilon=epsilon, **options)
 
+    @traced_once
     def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
         x = x + self.self_attn(self.layer_norm1(x), mask)
         return x + self.mlp(self.layer_norm2(x))

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
+from bridgejax.models.building import initial
+
 DType = Any
 _uniform_fan_in = nnx.initializers.variance_scaling(1.0 / 3.0, "fan_in", "uniform")
 
@@ -37,8 +39,9 @@ class Conv2d(nnx.Module):
         """Makes the layer; `padding=None` keeps the size at stride 1, `zero_init` starts as the zero map."""
         init = nnx.initializers.zeros if zero_init else _uniform_fan_in
         shape = (kernel, kernel, features_in, features_out)
-        self.kernel = nnx.Param(init(rngs.params(), shape, param_dtype))
-        self.bias = nnx.Param(jnp.zeros((features_out,), param_dtype)) if use_bias else None
+        self.kernel = nnx.Param(initial(init, rngs)(rngs.params(), shape, param_dtype))
+        zeros = initial(nnx.initializers.zeros, rngs)
+        self.bias = nnx.Param(zeros(None, (features_out,), param_dtype)) if use_bias else None
         side = kernel // 2 if padding is None else padding
         self.padding = ((side, side), (side, side)) if isinstance(side, int) else side
         self.stride = stride
@@ -76,8 +79,8 @@ class GroupNorm(nnx.Module):
         rngs: nnx.Rngs | None = None,
     ):
         """Makes the layer; `features` must be a multiple of `groups` (the caller's configuration is checked)."""
-        self.scale = nnx.Param(jnp.ones((features,), param_dtype))
-        self.bias = nnx.Param(jnp.zeros((features,), param_dtype))
+        self.scale = nnx.Param(initial(nnx.initializers.ones, rngs)(None, (features,), param_dtype))
+        self.bias = nnx.Param(initial(nnx.initializers.zeros, rngs)(None, (features,), param_dtype))
         self.groups = groups
         self.epsilon = epsilon
         self.dtype = dtype
@@ -118,7 +121,8 @@ def linear(
         features_in,
         features_out,
         use_bias=use_bias,
-        kernel_init=nnx.initializers.zeros if zero_init else _uniform_fan_in,
+        kernel_init=initial(nnx.initializers.zeros if zero_init else _uniform_fan_in, rngs),
+        bias_init=initial(nnx.initializers.zeros, rngs),
         dtype=dtype,
         param_dtype=param_dtype,
         rngs=rngs,
@@ -129,7 +133,16 @@ def layer_norm(
     features: int, *, epsilon: float = 1e-5, dtype: DType = jnp.float32, param_dtype: DType = jnp.float32, rngs: nnx.Rngs
 ) -> nnx.LayerNorm:
     """Returns layer normalisation over the last axis; the mean and variance are taken in float32, in two passes."""
-    return nnx.LayerNorm(features, epsilon=epsilon, dtype=dtype, param_dtype=param_dtype, use_fast_variance=False, rngs=rngs)
+    return nnx.LayerNorm(
+        features,
+        epsilon=epsilon,
+        dtype=dtype,
+        param_dtype=param_dtype,
+        scale_init=initial(nnx.initializers.ones, rngs),
+        bias_init=initial(nnx.initializers.zeros, rngs),
+        use_fast_variance=False,
+        rngs=rngs,
+    )
 
 
 def upsample_nearest(x: jax.Array, height: int, width: int) -> jax.Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import shutil
 import warnings
@@ -52,6 +53,28 @@ def holds_tokenizer(folder: Path) -> bool:
     return complete or (folder / "tokenizer.json").is_file()
 
 
+def _tokenizer_class() -> Any:
+    """Returns transformers' CLIPTokenizer, imported without its advice that there is no PyTorch: nothing here needs it.
+
+    Raises:
+      UserError: transformers is missing.
+    """
+    advice = "TRANSFORMERS_NO_ADVISORY_WARNINGS"
+    before = os.environ.get(advice)
+    os.environ[advice] = "1"
+    try:
+        from transformers import CLIPTokenizer
+    except ImportError as error:
+        raise UserError("prompts need the package transformers; install it with `pip install transformers`.") from error
+    finally:
+        # Whatever else transformers has to say later is heard.
+        if before is None:
+            del os.environ[advice]
+        else:
+            os.environ[advice] = before
+    return CLIPTokenizer
+
+
 class Tokenizer:
     """Pads or cuts every prompt to one length and says what it cuts.
 
@@ -73,10 +96,7 @@ class Tokenizer:
         self.folder = source.folder
         if not holds_tokenizer(self.folder):
             raise UserError(f"{self.folder} holds no tokenizer; expected vocab.json and merges.txt, or tokenizer.json.")
-        try:
-            from transformers import CLIPTokenizer
-        except ImportError as error:
-            raise UserError("prompts need the package transformers; install it with `pip install transformers`.") from error
+        CLIPTokenizer = _tokenizer_class()
         try:
             self._tokenizer: Any = CLIPTokenizer.from_pretrained(str(self.folder), local_files_only=True)
             if source.pad is not None:

@@ -15,6 +15,7 @@ from flax import nnx
 
 from bridgejax.errors import UserError
 from bridgejax.models.attention import SpatialTransformer
+from bridgejax.models.building import initial, traced_once
 from bridgejax.models.conv import Conv2d, GroupNorm, layer_norm, linear, upsample_nearest
 
 DType = Any
@@ -153,6 +154,7 @@ class ResnetBlock(nnx.Module):
         self.conv2 = Conv2d(features, features, zero_init=zero_init, **options)
         self.conv_shortcut = Conv2d(features_in, features, 1, **options) if features_in != features else None
 
+    @traced_once
     def __call__(self, x: jax.Array, time: jax.Array | None = None) -> jax.Array:
         """Maps `x` [n, h, w, features_in] and `time` [n, time_features] to [n, h, w, features]."""
         y = self.conv1(jax.nn.silu(self.norm1(x)))
@@ -215,8 +217,8 @@ class TextPool(nnx.Module):
                 f"UNet config: addition_embed_type_num_heads = {heads!r} must divide cross_attention_dim = {features}."
             )
         shape = (1, features)
-        noise = jax.random.normal(options["rngs"].params(), shape, options["param_dtype"])
-        self.positional_embedding = nnx.Param(noise / math.sqrt(features))
+        init = initial(nnx.initializers.normal(1.0 / math.sqrt(features)), options["rngs"])
+        self.positional_embedding = nnx.Param(init(options["rngs"].params(), shape, options["param_dtype"]))
         self.q_proj, self.k_proj, self.v_proj = (linear(features, features, **options) for _ in range(3))
         self.heads = heads
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
@@ -244,9 +245,10 @@ def assign(
             part = array[index]
             if not np.isfinite(part.astype(np.float32, copy=False)).all():
                 raise UserError(f"{where}: tensor {name} holds NaN or infinity; the file is damaged, fetch it again.")
-            return np.ascontiguousarray(part.astype(target))
+            return part.astype(target, order="C")
 
-        value = jnp.asarray(read(...)) if put is None else put(_dotted(path), expected, target, read)
+        # `jnp.asarray` would compile a program for every shape.
+        value = jax.device_put(read(...)) if put is None else put(_dotted(path), expected, target, read)
         filled[path] = variable.replace(value)
         _forget(original)
     return nnx.merge(graph, nnx.from_flat_state(filled))

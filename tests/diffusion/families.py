@@ -559,19 +559,20 @@ SCHEDULER_CLASSES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def measure_scheduler(name: str, start: bool, ours: Any, single: Original, double: Original) -> Measured:
-    """Compares whole images under a scheduler, 8 steps at guidance 5, with the class of diffusers on the same folder.
+    """Compares whole images of 10 steps under a scheduler with the class of diffusers on the same folder.
 
     Args:
-      start: from an image at strength 0.6, instead of from noise.
+      start: from an image at strength 0.6 without guidance, instead of from noise at guidance 7.5 with a negative prompt for
+        each image.
     """
     import diffusers
 
     kind, extra = SCHEDULER_CLASSES[name]
     config = json.loads((Path(ours.folder) / "scheduler" / "scheduler_config.json").read_text())
-    case: dict[str, Any] = {"steps": 8, "guidance": 5.0}
+    case: dict[str, Any] = {"steps": 10, "guidance": 7.5, "negative": ["blurry, dark", "low quality"]}
     if start:
         images = np.random.default_rng(1).uniform(size=(2, 16, 16, 3)).astype(np.float32)
-        case |= {"init_images": images, "strength": 0.6}
+        case = {"steps": 10, "guidance": 1.0, "init_images": images, "strength": 0.6}
     pair = compare_images(
         FAMILIES["sd1"],
         ours,

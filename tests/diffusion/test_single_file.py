@@ -172,6 +172,24 @@ def test_any_sampler_takes_a_single_file(files, family: str, tmp_path: Path) -> 
     assert method.settings.rescale_betas_zero_snr is True
 
 
+@pytest.mark.parity
+@pytest.mark.parametrize("family", originals.FAMILIES)
+def test_the_scheduler_is_that_of_diffusers(files, family: str) -> None:
+    """What diffusers lays down for single files, and what each of its samplers makes of our config beside its own."""
+    pytest.importorskip("torch")
+    import diffusers
+    from diffusers.loaders.single_file_utils import SCHEDULER_DEFAULT_CONFIG
+
+    ours = single.read_single_file(files[family]).scheduler
+    theirs = {**SCHEDULER_DEFAULT_CONFIG, "prediction_type": ours["prediction_type"], "num_train_timesteps": 1000}
+    latent_models = {**theirs, "clip_sample": False}  # as diffusers' own conversion sets it, `_legacy_load_scheduler`
+    for name in ("DDIM", "PNDM", "EulerDiscrete", "EulerAncestralDiscrete", "DPMSolverMultistep", "LCM"):
+        kind = getattr(diffusers, f"{name}Scheduler")
+        made = {key: value for key, value in kind.from_config(ours).config.items() if not key.startswith("_")}
+        wanted = {key: value for key, value in kind.from_config(latent_models).config.items() if not key.startswith("_")}
+        assert {key: made[key] for key in wanted} == wanted, name
+
+
 def test_a_tokenizer_is_asked_for(files, tmp_path: Path) -> None:
     file = shutil.copyfile(files["xl"], tmp_path / "alone.safetensors")
     with pytest.raises(UserError, match="comes without a tokenizer; give tokenizer=FOLDER"):

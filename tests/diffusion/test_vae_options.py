@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,40 @@ def test_autoencoders_that_do_not_fit(tiny_folder: Path, tmp_path: Path) -> None
     (odd / "config.json").write_text(json.dumps({**TINY, "_class_name": "VQModel"}))
     with pytest.raises(UserError, match="VQModel is not supported"):
         load_pipeline(tiny_folder, vae=odd)
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["alone", "in a generator"])
+def test_an_autoencoder_from_the_hub(tiny_folder: Path, tmp_path: Path, monkeypatch, whole: bool) -> None:
+    """Only what is needed is fetched; the hub is played by a folder, its choice of files is huggingface_hub's own."""
+    import huggingface_hub
+    from huggingface_hub.utils import filter_repo_objects
+
+    local = write_tiny_vae(tmp_path / "hub" / "vae")
+    hub = local.parent if whole else local
+    others = ["README.md", "diffusion_pytorch_model.bin", "taesd_decoder.safetensors", "unet/config.json", "model_index.json"]
+    for name in others:
+        (hub / name).parent.mkdir(exist_ok=True)
+        (hub / name).write_text("{}")
+
+    def download(name: str, allow_patterns: list[str]) -> str:
+        assert name == "somebody/some-vae"
+        present = [path.relative_to(hub).as_posix() for path in hub.rglob("*") if path.is_file()]
+        for file in filter_repo_objects(present, allow_patterns=allow_patterns):
+            (tmp_path / "cache" / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(hub / file, tmp_path / "cache" / file)
+        return str(tmp_path / "cache")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    fetched, direct = load_pipeline(tiny_folder, vae="somebody/some-vae"), load_pipeline(tiny_folder, vae=local)
+    assert fetched.digest == direct.digest
+    np.testing.assert_array_equal(fetched.decode(latents_of(1)), direct.decode(latents_of(1)))
+    found = {path.name for path in (tmp_path / "cache").rglob("*") if path.is_file()}
+    assert found == {"config.json", "diffusion_pytorch_model.safetensors"}
+
+
+def test_a_folder_without_an_autoencoder_is_told(tiny_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no autoencoder"):
+        load_pipeline(tiny_folder, vae=tmp_path)
 
 
 @pytest.mark.parity

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.extend.core import jaxprs_in_params
 
 from bridgejax.errors import UserError
 from bridgejax.models.attention import _cudnn_compiles, attention, fused
@@ -93,6 +95,29 @@ def test_attention_in_blocks_of_queries(monkeypatch: pytest.MonkeyPatch) -> None
     whole = attention(q, k, v)
     monkeypatch.setattr("bridgejax.models.attention._MAX_SCORES", 400)
     np.testing.assert_allclose(attention(q, k, v), whole, atol=1e-6)
+
+
+@pytest.mark.parametrize("keys", [96, 7, 5])
+def test_attention_head_by_head(monkeypatch: pytest.MonkeyPatch, keys: int) -> None:
+    """On a CPU scores stay in its caches; the numbers and the derivatives are those of the whole."""
+    q, k, v = (jax.random.normal(jax.random.key(i), (2, n, 3, 8)) for i, n in enumerate((96, keys, keys)))
+    run = jax.value_and_grad(lambda q, k, v: jnp.square(attention(q, k, v)).sum(), argnums=(0, 1, 2))
+    whole, whole_gradients = run(q, k, v)
+    monkeypatch.setattr("bridgejax.models.attention._CACHED_SCORES", 1000)
+    largest = max(np.prod(x.shape) for x in _arrays_in(jax.make_jaxpr(attention)(q, k, v).jaxpr))
+    assert largest <= max(q.size, 2 * 24 * keys)  # no more scores at once than 24 queries of one head have
+    value, gradients = run(q, k, v)
+    np.testing.assert_allclose(value, whole, rtol=1e-5)
+    for ours, theirs in zip(gradients, whole_gradients, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
+def _arrays_in(jaxpr: Any) -> Iterator[Any]:
+    """Yields every array that a program makes, inner programs included."""
+    for equation in jaxpr.eqns:
+        yield from (variable.aval for variable in equation.outvars)
+        for inner in jaxprs_in_params(equation.params):
+            yield from _arrays_in(inner)
 
 
 def test_attention_takes_the_fused_kernel_where_it_fits(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,57 @@
+"""Quick starts: networks built as shapes alone, and repeated blocks traced once."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import jax
+from flax import nnx
+
+Call = TypeVar("Call", bound=Callable[..., Any])
+Initializer = Callable[..., Any]
+
+
+class ShapesOnly(nnx.Rngs):
+    """Stands in for `nnx.Rngs` when a network is built to be filled with published weights.
+
+    Layers whose initial values pass through `initial` then hold `jax.ShapeDtypeStruct`s, like those of `nnx.eval_shape`.
+    That function traces every initialiser and looks every key's origin up in all that was traced before: 15 seconds for
+    Stable Diffusion's UNet, where this takes a tenth of a second.
+    """
+
+    def __init__(self) -> None:
+        """Makes one without any stream."""
+        super().__init__({})
+
+    def params(self) -> None:  # type: ignore[override]
+        """Returns no key, since nothing is drawn."""
+
+
+def initial(init: Initializer, rngs: nnx.Rngs | None) -> Initializer:
+    """Returns `init`, or what gives the mere shape and dtype in its place where `rngs` is `ShapesOnly`."""
+    return _shape_only if isinstance(rngs, ShapesOnly) else init
+
+
+def _shape_only(key: Any, shape: Sequence[int], dtype: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(tuple(shape), dtype)
+
+
+def traced_once(call: Call) -> Call:
+    """Makes a module's call a jitted function of its own, for blocks that a network holds many times.
+
+    Python runs and XLA's input is written once per kind of block and shape, not once per block; XLA puts the blocks back
+    in their places, so the compiled program stays what it was. The module must not change itself in the call, and its
+    arguments must be arrays or None.
+    """
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def block(graph: Any, state: Any, *arguments: Any) -> Any:
+        return call(nnx.merge(graph, state), *arguments)
+
+    @functools.wraps(call)
+    def wrapped(self: nnx.Module, *arguments: Any) -> Any:
+        return block(*nnx.split(self), *arguments)
+
+    return wrapped  # type: ignore[return-value]
