@@ -1,4 +1,8 @@
-"""Evaluation: accuracy, calibration, LEEP and Fréchet distances, in NumPy."""
+"""Evaluation: accuracy and gain per class, calibration, LEEP, and how near generated images are to real ones.
+
+Plain functions of NumPy arrays. What compares all pairs of images (`kernel_distance`, `precision_recall`, `nearest_real`) runs
+block by block on JAX's default device; `image_features` runs the backbone.
+"""
 
 from __future__ import annotations
 
@@ -10,18 +14,37 @@ from bridgejax.evaluation.classification import (
     mean_per_class_accuracy,
     per_class_accuracy,
 )
-from bridgejax.evaluation.frechet import frechet_distance
+from bridgejax.evaluation.copies import NearestReal, nearest_real
+from bridgejax.evaluation.features import image_features
+from bridgejax.evaluation.frechet import FrechetInterval, frechet_distance, frechet_interval
+from bridgejax.evaluation.gain import PerClassGain, per_class_gain
+from bridgejax.evaluation.kernel import KernelDistance, kernel_distance, kernel_distance_subsets
 from bridgejax.evaluation.leep import leep
+from bridgejax.evaluation.leep_matched import leep_matched
+from bridgejax.evaluation.precision_recall import PrecisionRecall, precision_recall
 
 __all__ = [
+    "FrechetInterval",
+    "KernelDistance",
+    "NearestReal",
+    "PerClassGain",
+    "PrecisionRecall",
     "Reliability",
     "accuracy",
     "classification_metrics",
     "confusion_matrix",
     "expected_calibration_error",
     "frechet_distance",
+    "frechet_interval",
+    "image_features",
+    "kernel_distance",
+    "kernel_distance_subsets",
     "leep",
+    "leep_matched",
     "mean_per_class_accuracy",
+    "nearest_real",
     "per_class_accuracy",
+    "per_class_gain",
+    "precision_recall",
     "reliability",
 ]

@@ -30,7 +30,7 @@ TEMPLATES = ("a photo of a {}.",)
 TEXT_BATCH = 64
 LOGIT_SCALE = "logit_scale"
 _TEXT_PREFIXES = ("text_model.", "text_projection.")
-_TEXT_RULES = torch_rules(
+TEXT_RULES = torch_rules(
     Rule(r"text_projection\.kernel", "text_projection.weight", "linear"),
     Rule(r"(.+)\.kernel", r"text_model.\1.weight", "linear"),
     Rule(r"(.+)\.(?:scale|embedding)", r"text_model.\1.weight"),
@@ -57,7 +57,7 @@ class TextTower:
         self.config = {**clip_part(config, "text_config", where), "projection_dim": config.get("projection_dim", 512)}
         parts = {name: array for name, array in tensors.items() if name.startswith(_TEXT_PREFIXES)}
         abstract = nnx.eval_shape(lambda: CLIPTextModel(self.config, projection=True, rngs=nnx.Rngs(0)))
-        self._model = assign(abstract, parts, _TEXT_RULES, where)
+        self._model = assign(abstract, parts, TEXT_RULES, where)
         scale = np.asarray(tensors.get(LOGIT_SCALE, np.zeros(0)))
         if scale.size != 1 or not np.isfinite(scale.astype(np.float32)).all():
             raise UserError(f"{where}: the tensor {LOGIT_SCALE} must hold one finite number; fetch the file again.")
@@ -77,7 +77,7 @@ class TextTower:
 
     def tensors(self) -> dict[str, np.ndarray]:
         """Returns the tensors of the text side under their published names."""
-        return {**export(self._model, _TEXT_RULES), LOGIT_SCALE: np.asarray(self.logit_scale, np.float32)}
+        return {**export(self._model, TEXT_RULES), LOGIT_SCALE: np.asarray(self.logit_scale, np.float32)}
 
     def save_tokenizer(self, target: Path) -> None:
         """Copies the tokenizer's files into an existing folder."""

@@ -82,8 +82,14 @@ _TIMM_HARMLESS = {"num_classes", "drop_rate", "drop_path_rate", "proj_drop_rate"
 _TIMM_HARMLESS |= {"patch_drop_rate", "dynamic_img_size", "strict_img_size", "weight_init", "zero_init_last", "pretrained"}
 
 
-def timm_arguments(config: Mapping[str, Any], where: str, known: tuple[str, ...]) -> dict[str, Any]:
+def timm_arguments(config: Mapping[str, Any], where: str, known: tuple[str, ...], fixed: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the constructor's arguments that a timm config carries in `model_args`.
+
+    Args:
+      config: of the folder.
+      where: its file, for messages.
+      known: arguments that may take any value; only these are returned.
+      fixed: arguments that may be there with one value.
 
     Raises:
       UserError: one is not supported; it is named.
@@ -91,7 +97,8 @@ def timm_arguments(config: Mapping[str, Any], where: str, known: tuple[str, ...]
     arguments = config.get("model_args") or {}
     if not isinstance(arguments, dict):
         raise UserError(f"{where}: model_args must be a JSON object; get the published config.json.")
+    demand(arguments, f"{where}: model_args", {"in_chans": 3, **fixed})
     for key in arguments:
-        if key not in known and key not in _TIMM_HARMLESS:
+        if key not in known and key not in _TIMM_HARMLESS and key not in fixed and key != "in_chans":
             raise UserError(f"{where}: model_args.{key} is not supported, only {', '.join(known)}; take a model without it.")
     return {key: arguments[key] for key in known if key in arguments}

@@ -168,7 +168,7 @@ def timm_config(name: str, config: Mapping[str, Any], where: str) -> ResNetConfi
       UserError: an option is not supported; it is named.
     """
     depths, bottleneck = TIMM_RESNETS[name]
-    arguments = timm_arguments(config, where, ("layers", "channels"))
+    arguments = timm_arguments(config, where, ("layers", "channels"), {"global_pool": "avg"})
     depths = _numbers(arguments.get("layers", depths), f"{where}: model_args.layers")
     channels = _numbers(arguments.get("channels", (64, 128, 256, 512)), f"{where}: model_args.channels")
     demand(config, where, {"global_pool": "avg"})

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -112,7 +113,7 @@ class VisionTransformer(Classifier):
     """
 
     architecture = "vision transformer"
-    after_blocks = ("norm",)
+    after_blocks: ClassVar[tuple[str, ...]] = ("norm",)
 
     def __init__(self, config: ViTConfig, num_classes: int, preprocessing: Preprocessing, *, rngs: nnx.Rngs) -> None:
         self.config = config

@@ -44,7 +44,8 @@ def timm_config(name: str, config: Mapping[str, Any], where: str) -> ViTConfig:
         raise UserError(f"{where}: architecture {name!r} is not known.")
     width, layers, heads = _SIZES[match["size"]]
     keys = ("img_size", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio")
-    arguments = timm_arguments(config, where, keys)
+    fixed = {"global_pool": "token", "class_token": True, "qkv_bias": True, "pre_norm": bool(match["clip"]), "fc_norm": None}
+    arguments = timm_arguments(config, where, keys, fixed)
     demand(config, where, {"global_pool": "token"})
     pretrained = config.get("pretrained_cfg", config)
     published = (pretrained.get("input_size") or (3, int(match["image"]), int(match["image"])))[-1]

@@ -43,7 +43,13 @@ OTHER_IMAGES = {"bridged_plus_plus_untrained": "untrained", "bridged_plus_plus_d
 RATES = (0.001, 0.003, 0.01)
 # The best of RATES for each arm on another task (docs/results/minimum_design.md); what is not named takes 0.003. Arms that
 # differ in their images alone share the rate of bridged_plus_plus.
-TUNED: dict[str, float] = {}
+TUNED: dict[str, float] = {
+    "vanilla": 0.01,
+    "vanilla_long": 0.01,
+    "mixed_50": 0.001,
+    "mixed_50_mixup": 0.001,
+    "bridged": 0.001,
+}
 
 
 def get_config(arg: str | None = None) -> Any:

@@ -1,0 +1,60 @@
+"""What a backbone sees of images: the features that distances are measured in."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from bridgejax.errors import UserError
+
+
+def image_features(model: nnx.Module, batches: Iterable[Mapping[str, Any]]) -> np.ndarray:
+    """Returns the features of every image, in order.
+
+    Args:
+      model: any classifier or vision tower with `features(images)` (or `encode_image(images)`) and `preprocessing`; it runs in
+        evaluation mode.
+      batches: of equal shape, as `bridgejax.data.eval_batches` gives them: "image" uint8 [b, h, w, 3] (or float, already
+        normalised), and if wanted "mask" float [b]; rows of mask 0 are left out.
+
+    Returns:
+      float32 [n, d]; what has more than two axes is flattened.
+
+    Raises:
+      UserError: there is no image, or the model has neither method.
+    """
+    method = next((name for name in ("features", "encode_image") if callable(getattr(model, name, None))), None)
+    if method is None:
+        raise UserError(f"{type(model).__name__} has no features(images) and no encode_image(images); give a classifier.")
+    graph, state = nnx.split(model)
+    program = _program(graph, method)
+    found = []
+    for batch in batches:
+        rows = np.asarray(program(state, jnp.asarray(batch["image"])), np.float32)
+        mask = batch.get("mask")
+        found.append(rows if mask is None else rows[np.asarray(mask) > 0])
+    if not sum(map(len, found)):
+        raise UserError("there are no images to take features of; give at least one.")
+    return np.concatenate(found)
+
+
+@functools.lru_cache(maxsize=8)
+def _program(graph: Any, method: str) -> Any:
+    @jax.jit
+    def run(state: Any, images: jax.Array) -> jax.Array:
+        model = nnx.merge(graph, state)
+        model.eval()
+        values = images
+        if images.dtype == jnp.uint8:
+            mean, std = (jnp.asarray(getattr(model.preprocessing, name), jnp.float32) for name in ("mean", "std"))
+            values = (images.astype(jnp.float32) / 255.0 - mean) / std
+        rows = getattr(model, method)(values)
+        return rows.reshape(rows.shape[0], -1).astype(jnp.float32)
+
+    return run
