@@ -17,10 +17,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PAPER = "A {class} photo in the style of {token}"
+AFTER = "a photo of a {class} {token}"
 CANDIDATES: dict[str, dict[str, object]] = {
     "slot_0.003": {"learning_rate": 0.003},
     "slot_0.01": {},
     "slot_0.03": {"learning_rate": 0.03},
+    "after_0.01": {"prompt": AFTER},
+    "after_0.03": {"prompt": AFTER, "learning_rate": 0.03},
     "paper_0.01": {"prompt": PAPER},
     "paper_0.03": {"prompt": PAPER, "learning_rate": 0.03},
     "slot_0.01_random": {"initial": "random"},
