@@ -129,6 +129,23 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(
     assert [path.name for path in tmp_path.iterdir()] == ["c.npz"]
 
 
+def test_a_bound_holds_from_the_first_step_that_passes_it(styled: Any, inversion: Inversion, examples: Examples) -> None:
+    lesson = _lesson(styled)
+    batch = examples.batch(inversion, *examples.places(0, 0, 2))
+    lengths = np.linalg.norm(START, axis=1)
+    bound = float(lengths.mean())  # one vector is longer, the other is not
+
+    def after(longest: Any) -> np.ndarray:
+        state, _ = inversion.step(InversionState.create([START], 0), batch, lesson.firsts, 0.001, 0.0, longest)
+        return np.asarray(state.rows[0])
+
+    free, bounded = after(None), after([bound])
+    long = lengths > bound
+    assert long.sum() == 1
+    np.testing.assert_array_equal(bounded[~long], free[~long])
+    np.testing.assert_allclose(bounded[long], free[long] * bound / np.linalg.norm(free[long]), rtol=1e-5)
+
+
 def test_every_image_comes_once_per_epoch(examples: Examples) -> None:
     mirrors, images, prompts = examples.places(7, 0, 300)
     assert [sorted(images[start : start + 3]) for start in range(0, 300, 3)] == [[0, 1, 2]] * 100
