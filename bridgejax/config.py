@@ -95,6 +95,9 @@ def default_config() -> Any:
             "steps": 1000,  # for each word; the paper takes 20,000 for a data set, 5,000 for a class
             "learning_rate": 0.005,
             "weight_decay": 0.01,
+            "longest": any_type(
+                None
+            ),  # of the word's vectors, in mean lengths of the vocabulary's; None = no bound, as diffusers
             "batch_size": 8,
             "flip": True,  # mirror images by chance
             "seed": config_dict.placeholder(int),  # None = derived from `seed` and the study's seed
@@ -467,6 +470,9 @@ def _check_inversion(inversion: Any) -> None:
         value = inversion[key]
         if not isinstance(value, str) or not value or any(letter.isspace() for letter in value):
             raise UserError(f"inversion.{key} is {value!r}; it should be one word without spaces.")
+    longest = inversion.longest
+    if longest is not None and (isinstance(longest, bool) or not isinstance(longest, (int, float)) or not longest > 0):
+        raise UserError(f"inversion.longest is {longest!r}; it should be a number above 0, or None for no bound.")
     by_class = mode == "class"
     for key, needed in (("prompt", ("{token}",) if by_class else ("{class}", "{token}")), ("plain_prompt", ("{class}",))):
         value = inversion[key]

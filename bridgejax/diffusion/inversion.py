@@ -154,7 +154,13 @@ class Inversion:
         return self._split({"moments": moments[rows], "ids": [part[rows] for part in ids]})
 
     def step(
-        self, state: InversionState, batch: Batch, firsts: Sequence[int], rate: float, weight_decay: float = WEIGHT_DECAY
+        self,
+        state: InversionState,
+        batch: Batch,
+        firsts: Sequence[int],
+        rate: float,
+        weight_decay: float = WEIGHT_DECAY,
+        longest: Sequence[float] | None = None,
     ) -> tuple[InversionState, jax.Array]:
         """Returns the state after one update and the loss before it (float32 scalar); the old state is donated.
 
@@ -164,8 +170,11 @@ class Inversion:
           firsts: the id of the word's first token, for each text encoder.
           rate: AdamW's learning rate.
           weight_decay: decoupled, as in torch.
+          longest: the greatest length of a row, for each text encoder: a longer one is shortened to it after the update. None
+            means no bound, as in diffusers.
         """
-        hyper = (np.float32(rate), np.float32(weight_decay))
+        bounds = np.full(len(state.rows), np.inf, np.float32) if longest is None else np.asarray(longest, np.float32)
+        hyper = (np.float32(rate), np.float32(weight_decay), bounds)
         return self._step(state, self._frozen, batch, np.asarray(firsts, np.int32), self._alphas, hyper)
 
     def loss(self, rows: Sequence[jax.Array], batch: Batch, firsts: Sequence[int], seed: int) -> jax.Array:
@@ -243,17 +252,24 @@ def _programs(graph: Any, kind: str, count: int, mesh: Mesh | None) -> tuple[Cal
         return jnp.sum(jnp.where(jnp.arange(errors.shape[0]) < count, errors, 0.0)) / count
 
     def step(
-        state: InversionState, frozen: Any, batch: Batch, firsts: jax.Array, alphas: jax.Array, hyper: tuple[Any, Any]
+        state: InversionState, frozen: Any, batch: Batch, firsts: jax.Array, alphas: jax.Array, hyper: tuple[Any, ...]
     ) -> tuple[InversionState, jax.Array]:
-        rate, decay = hyper
+        rate, decay, longest = hyper
         key = jax.random.fold_in(state.key, state.step)
         value, gradient = jax.value_and_grad(loss)(state.rows, frozen, batch, firsts, alphas, key)
         changes, moments = _ADAM.update(gradient, state.moments)
         rows = jax.tree.map(lambda row, change: row - rate * (change + decay * row), state.rows, changes)
+        rows = tuple(_shortened(row, bound) for row, bound in zip(rows, longest, strict=True))
         done = InversionState(rows, moments, state.step + 1, state.key)
         return (done, value) if mesh is None else jax.lax.with_sharding_constraint((done, value), replicated(mesh))
 
     return jax.jit(step, donate_argnums=0), jax.jit(loss)
+
+
+def _shortened(row: jax.Array, longest: jax.Array) -> jax.Array:
+    """Returns the vectors [k, width], none of them longer than `longest`; shorter ones keep their bits."""
+    lengths = jnp.linalg.norm(row, axis=-1, keepdims=True)
+    return jnp.where(lengths > longest, row * (longest / lengths), row)
 
 
 def first_ids(pipeline: Pipeline, token: str) -> list[int]:

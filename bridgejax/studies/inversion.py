@@ -128,6 +128,7 @@ class Inverter:
             evaluations=options.evaluations if plan.steps else 0,
             checkpoint_every=options.checkpoint_every,
             identity=digest([plan.identity, word.token]),
+            longest=plan.longest,
         )
 
         def show(step: int, rows: Sequence[Any]) -> None:

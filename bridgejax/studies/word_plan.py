@@ -122,6 +122,7 @@ class WordPlan:
             "task": task.digest,
             "generator": [vocabulary.digest, config.generator.dtype],
             "size": [config.generator.height, config.generator.width],
+            **({} if inversion.longest is None else {"longest": inversion.longest}),
         }
         self.identity = digest(self.settings)
 
@@ -129,6 +130,14 @@ class WordPlan:
     def name(self) -> str:
         """Of the folder of this draw."""
         return f"shots-{'all' if self.shots is None else self.shots}_seed-{self.study_seed}"
+
+    @property
+    def longest(self) -> tuple[float, ...] | None:
+        """The greatest length of a word's vector for each text encoder; None means no bound."""
+        factor = self.config.inversion.longest
+        if factor is None:
+            return None
+        return tuple(float(factor * np.linalg.norm(table, axis=1).mean()) for table in self._vocabulary.tables)
 
     def images_of(self, word: Word) -> np.ndarray:
         """Returns the positions of the images that a word is learned from."""

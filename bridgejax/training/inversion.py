@@ -77,6 +77,7 @@ class Lesson:
       seed: decides the order of images, timesteps and noise.
       evaluations: after how many equal parts of the steps the loss of all images is taken, besides step 0.
       checkpoint_every: steps between checkpoints.
+      longest: the greatest length of a vector, for each text encoder; None means no bound.
       identity: digest of all that decides the result; a checkpoint of another one is not continued.
     """
 
@@ -89,6 +90,7 @@ class Lesson:
     evaluations: int
     checkpoint_every: int
     identity: str
+    longest: tuple[float, ...] | None = None
 
     @property
     def milestones(self) -> tuple[int, ...]:
@@ -167,7 +169,8 @@ def learn_word(
             for step in range(at.step, stop):
                 places = examples.places(lesson.seed, step * inversion.batch_size, inversion.batch_size)
                 batch = examples.batch(inversion, *places)
-                at.state, loss = inversion.step(at.state, batch, lesson.firsts, lesson.learning_rate, lesson.weight_decay)
+                hyper = (lesson.learning_rate, lesson.weight_decay, lesson.longest)
+                at.state, loss = inversion.step(at.state, batch, lesson.firsts, *hyper)
                 block.append(loss)
                 if made + len(block) == 1:
                     loss.block_until_ready()

@@ -23,6 +23,7 @@ from bridgejax.diffusion.textual_inversion import save_embedding
 from bridgejax.errors import UserError
 from bridgejax.models.clip_text import Words
 from bridgejax.training.inversion import Examples, Lesson, evaluate, learn_word
+from tests import original_files as originals
 
 START = np.random.default_rng(3).normal(0, 0.3, (2, 32)).astype(np.float32)  # a word of two vectors
 
@@ -128,6 +129,23 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(
     assert [path.name for path in tmp_path.iterdir()] == ["c.npz"]
 
 
+def test_a_bound_holds_from_the_first_step_that_passes_it(styled: Any, inversion: Inversion, examples: Examples) -> None:
+    lesson = _lesson(styled)
+    batch = examples.batch(inversion, *examples.places(0, 0, 2))
+    lengths = np.linalg.norm(START, axis=1)
+    bound = float(lengths.mean())  # one vector is longer, the other is not
+
+    def after(longest: Any) -> np.ndarray:
+        state, _ = inversion.step(InversionState.create([START], 0), batch, lesson.firsts, 0.001, 0.0, longest)
+        return np.asarray(state.rows[0])
+
+    free, bounded = after(None), after([bound])
+    long = lengths > bound
+    assert long.sum() == 1
+    np.testing.assert_array_equal(bounded[~long], free[~long])
+    np.testing.assert_allclose(bounded[long], free[long] * bound / np.linalg.norm(free[long]), rtol=1e-5)
+
+
 def test_every_image_comes_once_per_epoch(examples: Examples) -> None:
     mirrors, images, prompts = examples.places(7, 0, 300)
     assert [sorted(images[start : start + 3]) for start in range(0, 300, 3)] == [[0, 1, 2]] * 100
@@ -154,6 +172,20 @@ def test_devices_change_rounding_alone(tiny_folder: Path, tmp_path: Path) -> Non
     assert done.returncode == 0, done.stderr
     split, plain = (np.asarray(json.loads(line)) for line in done.stdout.splitlines()[-2:])
     np.testing.assert_allclose(split, plain, atol=2e-5)  # Adam's sign-like first steps of 0.01 magnify rounding
+
+
+def test_sdxl_learns_a_row_in_each_text_encoder(tmp_path: Path) -> None:
+    file = originals.write_single_file(tmp_path, "xl")
+    rows = [np.random.default_rng(seed).normal(0, 0.1, (1, 64)).astype(np.float32) for seed in (1, 2)]
+    save_embedding(tmp_path / "pair.safetensors", "<s>", tuple(rows))
+    pipe = load_pipeline(file, embeddings={"<s>": tmp_path / "pair.safetensors"})
+    inversion = Inversion(pipe, batch_size=1)
+    side = 4 * pipe.vae_factor
+    moments = inversion.moments(np.random.default_rng(0).random((1, side, side, 3), np.float32))
+    batch = inversion.place(moments, [tokenizer(["a <s>"]) for tokenizer in pipe.tokenizers])
+    state, _ = inversion.step(InversionState.create(rows, 0), batch, first_ids(pipe, "<s>"), 0.01, 0.0)
+    for row, start in zip(state.rows, rows, strict=True):  # Adam's first step is nearly the rate wherever a gradient arrives
+        assert np.abs(np.asarray(row) - start).mean() == pytest.approx(0.01, rel=0.1)
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
