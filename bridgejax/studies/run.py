@@ -19,6 +19,7 @@ from bridgejax.generator_options import loading_options
 from bridgejax.identity import derive_seed, digest, write_atomic, write_json
 from bridgejax.progress import stage_heading
 from bridgejax.runtime import is_first
+from bridgejax.studies import synthetic_set
 
 SYNTHETIC_FOLDER = "synthetic"
 RUNS_FOLDER = "runs"
@@ -172,9 +173,10 @@ def run(config: Any, workdir: Path) -> Path:
             )
             _train_pending(study, workdir, pending)
         finished = all((workdir / name).is_file() for name in (*REPORT_FILES, RESULTS_FILE, EXAMPLES_FILE))
-        if is_first() and (pending or not finished):
+        if is_first() and (pending or not finished or synthetic_set.is_due(study, workdir)):
             _write_results(study, workdir)
             _write_examples(study, workdir)
+            synthetic_set.write_synthetic_set(study, workdir)
             stage_heading("report")
             from bridgejax.studies.report import write_report
 
