@@ -12,7 +12,7 @@ from bridgejax.data.catalog import CatalogTask, find_task, plain_key
 from bridgejax.data.examples import Examples, FileImages
 from bridgejax.data.folders import match_name, read_class_folders
 from bridgejax.data.images import check_files
-from bridgejax.data.tfds_source import find_prepared, prepare_command, prepared_folders, read_tfds, tfds_base
+from bridgejax.data.tfds_source import prepare_command, prepared_folders, read_tfds, tfds_base
 from bridgejax.errors import UserError
 
 CALTECH256_TRAIN = 60
@@ -36,7 +36,6 @@ def read_catalog_task(name: str, class_names: Sequence[str] | None, data_dir: st
     task = find_task(name)
     base = tfds_base(data_dir)
     if task.tfds is not None and prepared_folders(task.tfds, data_dir):
-        find_prepared(task.tfds, data_dir, task)
         _, names, train, test = read_tfds(task.tfds, class_names, data_dir, task, strict=True)
         if test is None:
             raise UserError(f"task:{name} has no test part under {base}; prepare it again.")
@@ -69,7 +68,10 @@ def _wanted(task: CatalogTask, class_names: Sequence[str] | None) -> list[str]:
     if class_names is None:
         return list(recorded.values())
     keys = {**{key: key for key in recorded.values()}, **recorded}
-    return [keys[match_name(name, list(keys), f"a class of task:{task.name}")] for name in class_names]
+    found = [keys[match_name(name, list(keys), f"a class of task:{task.name}")] for name in class_names]
+    if len(set(found)) != len(found):
+        raise UserError(f"task.class_names names a class of task:{task.name} twice; name each once.")
+    return found
 
 
 def _read_class_folders(task: CatalogTask, root: Path, class_names: Sequence[str] | None) -> Parts:

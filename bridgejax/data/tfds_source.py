@@ -44,7 +44,7 @@ def read_tfds(
     Raises:
       UserError: the set is not there (says how to prepare it), has no image or no class label, or is not the task's.
     """
-    folder = find_prepared(name, data_dir)
+    folder = find_prepared(name, data_dir, task if strict else None)
     tfds = import_tfds()
     try:
         builder = tfds.builder_from_directory(str(folder))

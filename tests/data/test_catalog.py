@@ -196,6 +196,9 @@ def test_data_of_another_version_or_another_set_is_named(tmp_path, offline):
     write_prepared(tmp_path, "oxford_iiit_pet", "4.0.0", {"train": 1}, names)
     with pytest.raises(UserError, match=r"has no split named 'test'"):
         load_task("task:pets", data_dir=tmp_path)
+    write_prepared(tmp_path, "oxford_iiit_pet", "4.0.1", {"train": 1, "test": 2}, names)
+    write_prepared(tmp_path, "oxford_iiit_pet", "5.0.0", {"train": 3, "test": 3}, names)
+    assert len(load_task("task:pets", data_dir=tmp_path).test) == 2 * 37  # the newest of the version that the task is of
     write_prepared(tmp_path, "stanford_dogs", "0.2.0", {"train": 2, "test": 1}, ["cat", "dog", "emu"])
     with pytest.raises(UserError, match=r"has 3 classes, but task:dogs is a set of 120"):
         load_task("task:dogs", data_dir=tmp_path)
