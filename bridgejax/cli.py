@@ -16,6 +16,7 @@ from bridgejax.runtime import leave_failed
 COMMANDS = {
     "run": "everything the config asks for: generate, train every arm, report",
     "generate": "a synthetic set only",
+    "invert": "learn a style token, for the data set or for each class",
     "train": "one recipe, one seed",
     "report": "tables, plots and report.html from a workdir",
     "import-weights": "published weights to a local folder, checked",
@@ -60,6 +61,7 @@ def _parser(command: str) -> argparse.ArgumentParser:
     parser.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="the folder to work in; again: continues")
     if command == "train":
         parser.add_argument("--recipe", metavar="NAME", help="default: the config's first arm")
+    if command in ("train", "invert"):
         parser.add_argument("--seed", type=int, default=0, metavar="K", help="which of the study's seeds; default 0")
     return parser
 
@@ -150,6 +152,10 @@ def _dispatch(arguments: Sequence[str]) -> int:
         made = studies.run(config, options.workdir)
     elif command == "generate":
         made = studies.generate(config, options.workdir)
+    elif command == "invert":
+        from bridgejax.studies.inversion import invert
+
+        made = invert(config, options.workdir, seed=options.seed)
     else:
         made = studies.train(config, options.workdir, recipe=options.recipe, seed=options.seed)
     if runtime.is_first():

@@ -1,19 +1,13 @@
-"""The default recipes, as plain data for `bridgejax.config.default_config()`; nothing heavy is imported here.
+"""The whole matrix of recipes, as plain data for `bridgejax.config.default_config()`; nothing heavy is imported here.
 
-A recipe is a list of stages, a stage a dict of the keys of `bridgejax.training.recipes.Stage` (and `length`, `steps_of`);
-what is left out comes from the config's `training`, else from that class. So all arms have the same rates, decay and schedule,
-and differ only in what they are named for:
+A recipe is a list of stages, a stage a dict of the keys of `bridgejax.training.recipes.Stage` and of those that say how long it
+lasts or at which rate (`length`, `steps_of`, `rest_of`, `passes_of`, `rate_factor`; see there). What is left out comes from the
+config's `training`, else from that class. So all arms have the same rates, decay and schedule, and differ only in what they
+are named for. An ordinary stage lasts `training.base_steps`. At the switch the optimiser and the schedule start afresh. Batch
+statistics rest unless the config or a stage says `batch_norm: train`.
 
-- `vanilla`: real images only, one stage.
-- `vanilla_long`: the same, with as many optimiser steps as `bridged` takes in all: the step-matched control.
-- `synthetic_only`: synthetic images only, one stage, also as many steps as `bridged` in all.
-- `mixed`: one stage on the union of all real and synthetic images, also as many steps as `bridged` in all.
-- `bridged`: synthetic, then real (Li et al. 2024, arXiv 2403.19866); the head is kept.
-- `bridged_reset`: a new random head before the second stage.
-- `bridged_plus_plus`: that, and Mixup in the first stage (α is our choice; the paper's is not published).
-
-A stage lasts `training.base_steps`. At the switch the optimiser and the schedule start afresh. Batch statistics rest unless
-the config or a stage says `batch_norm: train`.
+"bridged in all" below is the number of optimiser steps of `bridged`, both stages together. docs/recipes.md says of each
+recipe what it isolates, and which question of the literature it answers.
 """
 
 from __future__ import annotations
@@ -21,17 +15,119 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-_RECIPES: dict[str, list[dict[str, Any]]] = {
+# Mixup's α wherever a recipe mixes: our choice, since Li et al. publish none; 0.2 is what Zhang et al. 2018 use on ImageNet.
+MIXUP_ALPHA = 0.2
+_MIXUP = {"mixup_alpha": MIXUP_ALPHA}
+
+Stages = list[dict[str, Any]]
+
+# The methods of Li et al. 2024 (arXiv 2403.19866), and the three controls that belong in every study.
+METHODS: dict[str, Stages] = {
     "vanilla": [{"data": "real"}],
+    # As many steps as bridged in all.
     "vanilla_long": [{"data": "real", "steps_of": "bridged"}],
     "synthetic_only": [{"data": "synthetic", "steps_of": "bridged"}],
+    # The union of all real and synthetic images, every image alike.
     "mixed": [{"data": "mixed", "steps_of": "bridged"}],
+    # The head is kept at the switch.
     "bridged": [{"data": "synthetic"}, {"data": "real"}],
     "bridged_reset": [{"data": "synthetic"}, {"data": "real", "reset": "head"}],
-    "bridged_plus_plus": [{"data": "synthetic", "mixup_alpha": 0.2}, {"data": "real", "reset": "head"}],
+    # Mixup on the synthetic images only.
+    "bridged_plus_plus": [{"data": "synthetic", **_MIXUP}, {"data": "real", "reset": "head"}],
+}
+
+# What tells synthetic images, steps, regularisers and order apart. Unless said otherwise: as many steps as bridged in all.
+CONTROLS: dict[str, Stages] = {
+    # -- the budget: as many passes over the real images as bridged makes (that is, as its real stages), not as many steps.
+    "vanilla_epochs": [{"data": "real", "passes_of": "bridged"}],
+    # -- two phases without synthetic images: does the switch alone help? (The last: ++ with real images.)
+    "real_real": [{"data": "real", "steps_of": "bridged[0]"}, {"data": "real", "steps_of": "bridged[1]"}],
+    "real_reset_real": [
+        {"data": "real", "steps_of": "bridged[0]"},
+        {"data": "real", "steps_of": "bridged[1]", "reset": "head"},
+    ],
+    "real_reset_real_mixup": [
+        {"data": "real", "steps_of": "bridged[0]", **_MIXUP},
+        {"data": "real", "steps_of": "bridged[1]", "reset": "head"},
+    ],
+    # -- Mixup alone, without the reset, in the other stage, in both.
+    "vanilla_mixup": [{"data": "real", "steps_of": "bridged", **_MIXUP}],
+    "bridged_mixup": [{"data": "synthetic", **_MIXUP}, {"data": "real"}],
+    "bridged_reset_mixup_real": [{"data": "synthetic"}, {"data": "real", "reset": "head", **_MIXUP}],
+    "bridged_reset_mixup_both": [{"data": "synthetic", **_MIXUP}, {"data": "real", "reset": "head", **_MIXUP}],
+    # -- mixing, regularised as the bridged methods are.
+    "mixed_mixup": [{"data": "mixed", "steps_of": "bridged", **_MIXUP}],
+    "mixed_mixup_finish": [
+        {"data": "mixed", "steps_of": "bridged", "length": 0.75, **_MIXUP},
+        {"data": "real", "rest_of": "bridged"},
+    ],
+    "mixed_mixup_reset_finish": [
+        {"data": "mixed", "steps_of": "bridged", "length": 0.75, **_MIXUP},
+        {"data": "real", "rest_of": "bridged", "reset": "head"},
+    ],
+    # -- the share of synthetic images by sampling: so many of every batch.
+    "mixed_10": [{"data": "mixed", "steps_of": "bridged", "synthetic_share": 0.10}],
+    "mixed_25": [{"data": "mixed", "steps_of": "bridged", "synthetic_share": 0.25}],
+    "mixed_50": [{"data": "mixed", "steps_of": "bridged", "synthetic_share": 0.50}],
+    "mixed_90": [{"data": "mixed", "steps_of": "bridged", "synthetic_share": 0.90}],
+    "mixed_50_mixup": [{"data": "mixed", "steps_of": "bridged", "synthetic_share": 0.50, **_MIXUP}],
+    # -- the same share by weight: half of every batch is synthetic, and carries so much of the loss (He et al. 2023: 1 to 1).
+    "mixed_loss_10": [{"data": "mixed", "steps_of": "bridged", "synthetic_share": 0.5, "synthetic_loss": 0.10}],
+    "mixed_loss_25": [{"data": "mixed", "steps_of": "bridged", "synthetic_share": 0.5, "synthetic_loss": 0.25}],
+    "mixed_loss_50": [{"data": "mixed", "steps_of": "bridged", "synthetic_share": 0.5, "synthetic_loss": 0.50}],
+    "mixed_loss_90": [{"data": "mixed", "steps_of": "bridged", "synthetic_share": 0.5, "synthetic_loss": 0.90}],
+    # -- another order.
+    "real_synthetic": [{"data": "real", "steps_of": "bridged[1]"}, {"data": "synthetic", "steps_of": "bridged[0]"}],
+    "real_synthetic_real": [
+        {"data": "real", "steps_of": "bridged[1]", "length": 0.5},
+        {"data": "synthetic", "steps_of": "bridged[0]"},
+        {"data": "real", "rest_of": "bridged"},
+    ],
+    # -- from scratch: a new random network, which needs statistics of its own batches.
+    "scratch": [{"data": "real", "steps_of": "bridged", "reset": "all", "batch_norm": "train"}],
+    "scratch_bridged": [
+        {"data": "synthetic", "reset": "all", "batch_norm": "train"},
+        {"data": "real", "batch_norm": "train"},
+    ],
+    "scratch_bridged_plus_plus": [
+        {"data": "synthetic", "reset": "all", "batch_norm": "train", **_MIXUP},
+        {"data": "real", "reset": "head", "batch_norm": "train"},
+    ],
+    # -- how much is reset at the switch: the head and the last N blocks.
+    "bridged_reset_1_block": [{"data": "synthetic"}, {"data": "real", "reset": "blocks:1"}],
+    "bridged_reset_2_blocks": [{"data": "synthetic"}, {"data": "real", "reset": "blocks:2"}],
+    "bridged_reset_4_blocks": [{"data": "synthetic"}, {"data": "real", "reset": "blocks:4"}],
+    # -- where the switch comes, of the same steps in all.
+    "bridged_switch_25": [{"data": "synthetic", "steps_of": "bridged", "length": 0.25}, {"data": "real", "rest_of": "bridged"}],
+    "bridged_switch_75": [{"data": "synthetic", "steps_of": "bridged", "length": 0.75}, {"data": "real", "rest_of": "bridged"}],
+    # -- a longer first stage (more steps than bridged), and one that stops when the validation images say so (at most as long).
+    "bridged_first_double": [{"data": "synthetic", "length": 2.0}, {"data": "real"}],
+    "bridged_early_stop": [{"data": "synthetic", "length": 2.0, "early_stop": 3, "early_stop_looks": 10}, {"data": "real"}],
+    # -- the second stage: a tenth of the rate; the trunk at rest; batch statistics; one schedule and one optimiser throughout.
+    "bridged_low_rate": [{"data": "synthetic"}, {"data": "real", "rate_factor": 0.1}],
+    "bridged_frozen": [{"data": "synthetic"}, {"data": "real", "trainable": ["head"]}],
+    "bridged_batch_norm": [{"data": "synthetic", "batch_norm": "train"}, {"data": "real", "batch_norm": "train"}],
+    "bridged_initial_statistics": [
+        {"data": "synthetic", "batch_norm": "train"},
+        {"data": "real", "batch_norm": "train", "batch_statistics": "initial"},
+    ],
+    "bridged_one_schedule": [
+        {"data": "synthetic"},
+        {"data": "real", "restart_schedule": False, "restart_optimizer": False},
+    ],
 }
 
 
-def default_recipes() -> dict[str, list[dict[str, Any]]]:
-    """Returns a fresh copy of the default recipes: name → list of stages, in the order above."""
-    return copy.deepcopy(_RECIPES)
+def default_recipes() -> dict[str, Stages]:
+    """Returns a fresh copy of the paper's methods and of the controls of every study: name → list of stages."""
+    return copy.deepcopy(METHODS)
+
+
+def control_recipes() -> dict[str, Stages]:
+    """Returns a fresh copy of `CONTROLS`."""
+    return copy.deepcopy(CONTROLS)
+
+
+def all_recipes() -> dict[str, Stages]:
+    """Returns a fresh copy of every recipe, methods first: what `default_config().recipes` holds."""
+    return {**default_recipes(), **control_recipes()}

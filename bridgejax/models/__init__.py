@@ -5,16 +5,28 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bridgejax.models.efficientnet_lite import EfficientNetLite, Preprocessing
-    from bridgejax.models.registry import load_classifier, reset_head, save_classifier
+    from bridgejax.models.classifier import Preprocessing
+    from bridgejax.models.efficientnet_lite import EfficientNetLite
+    from bridgejax.models.initial import reinitialise, reset_blocks, reset_head
+    from bridgejax.models.registry import load_classifier, save_classifier
 
-__all__ = ["EfficientNetLite", "Preprocessing", "load_classifier", "reset_head", "save_classifier"]
+__all__ = [
+    "EfficientNetLite",
+    "Preprocessing",
+    "load_classifier",
+    "reinitialise",
+    "reset_blocks",
+    "reset_head",
+    "save_classifier",
+]
 
 _HOME = {
     "EfficientNetLite": "bridgejax.models.efficientnet_lite",
-    "Preprocessing": "bridgejax.models.efficientnet_lite",
+    "Preprocessing": "bridgejax.models.classifier",
     "load_classifier": "bridgejax.models.registry",
-    "reset_head": "bridgejax.models.registry",
+    "reinitialise": "bridgejax.models.initial",
+    "reset_blocks": "bridgejax.models.initial",
+    "reset_head": "bridgejax.models.initial",
     "save_classifier": "bridgejax.models.registry",
 }
 

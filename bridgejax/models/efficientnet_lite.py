@@ -7,35 +7,23 @@ order alone.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from bridgejax.models.classifier import Classifier, Preprocessing
+from bridgejax.models.initial import NORM_STARTS, Start, he_depthwise, he_fan_out
 from bridgejax.models.layers import BatchNorm, Conv, relu6
+from bridgejax.models.weights import Rule
 
 # As the original: TensorFlow's momentum 0.99 is PyTorch's 0.01.
 BATCH_NORM_MOMENTUM = 0.99
 BATCH_NORM_EPSILON = 1e-3
 STEM_CHANNELS = 32
 HEAD_CHANNELS = 1280
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """What a classifier expects of its input.
-
-    Attributes:
-      size: side of the square input in pixels that the weights were made for; other sizes work.
-      mean, std: per channel (red, green, blue), in units where a pixel lies in [0, 1]: input = (pixel - mean) / std.
-      crop: share of the shorter side that the central evaluation crop keeps, in (0, 1].
-    """
-
-    size: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    crop: float
 
 
 @dataclass(frozen=True)
@@ -60,6 +48,20 @@ LITE0 = (
 )
 # The published weights take (x - 127) / 128 for x in 0..255.
 LITE0_PREPROCESSING = Preprocessing(size=224, mean=(127 / 255,) * 3, std=(128 / 255,) * 3, crop=0.875)
+
+# Our paths differ from the published names by a leading underscore per module, and by PyTorch's words.
+EFFICIENTNET_LITE_RULES = (
+    Rule(r"head\.kernel", "_fc.weight", "linear"),
+    Rule(r"head\.bias", "_fc.bias"),
+    Rule(r"blocks\.(\d+)\.(\w+)\.kernel", r"_blocks.\1._\2.weight", "conv"),
+    Rule(r"(\w+)\.kernel", r"_\1.weight", "conv"),
+    Rule(r"blocks\.(\d+)\.(bn\d)\.scale", r"_blocks.\1._\2.weight"),
+    Rule(r"blocks\.(\d+)\.(bn\d)\.bias", r"_blocks.\1._\2.bias"),
+    Rule(r"blocks\.(\d+)\.(bn\d)\.(mean|var)", r"_blocks.\1._\2.running_\3"),
+    Rule(r"(bn\d)\.scale", r"_\1.weight"),
+    Rule(r"(bn\d)\.bias", r"_\1.bias"),
+    Rule(r"(bn\d)\.(mean|var)", r"_\1.running_\2"),
+)
 
 
 def _batch_norm(channels: int, rngs: nnx.Rngs) -> BatchNorm:
@@ -96,7 +98,7 @@ class InvertedResidual(nnx.Module):
         return x + y if self.residual else y
 
 
-class EfficientNetLite(nnx.Module):
+class EfficientNetLite(Classifier):
     """EfficientNet-Lite0 with a linear head.
 
     `train()` normalises with the batch's statistics and moves the running ones; `eval()`, the state after building, uses
@@ -109,6 +111,7 @@ class EfficientNetLite(nnx.Module):
     """
 
     architecture = "efficientnet_lite0"
+    after_blocks = ("conv_head", "bn1")
 
     def __init__(self, num_classes: int = 1000, preprocessing: Preprocessing = LITE0_PREPROCESSING, *, rngs: nnx.Rngs) -> None:
         self.num_classes = num_classes
@@ -142,7 +145,6 @@ class EfficientNetLite(nnx.Module):
         x = relu6(self.bn1(self.conv_head(x)))
         return jnp.mean(x, (1, 2), dtype=jnp.promote_types(x.dtype, jnp.float32))
 
-    def __call__(self, images: jax.Array) -> jax.Array:
-        """Returns logits, float32 [n, num_classes], of images as `features` takes them."""
-        logits = self.head(self.features(images))
-        return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    def starts(self) -> Sequence[Start]:
+        """Returns the initial values of Google's EfficientNet: normal by fan-out, depthwise by its single channel."""
+        return (Start(r"depthwise_conv\.kernel", he_depthwise), Start("kernel", he_fan_out), *NORM_STARTS)

@@ -58,7 +58,7 @@ def render(summary: Mapping[str, Any], config: Mapping[str, Any], examples: Mapp
       summary: of `summarise`, with the workdir's `seconds` of each step and its `synthetic_set`, if it has one.
       config: the config of the workdir; may be empty.
       examples: of the workdir's `examples.npz`, or None.
-      pairs: of the workdir's `synthetic_pairs.npz`, or None.
+      pairs: of the workdir's `synthetic_pairs.npz`, one array for each set.
     """
     recipes = config.get("recipes") or {}
     words = {arm: recipe_words(stages) for arm, stages in recipes.items()}

@@ -39,15 +39,15 @@ def is_due(study: Any, workdir: Path) -> bool:
 def _wanted(study: Any) -> str | None:
     """Returns the identity of the figures that the config asks for, or None if it asks for none."""
     config = study.config
-    if study.pipeline is None or not (config.report.synthetic_set or config.report.leep):
+    if not study.sets or not (config.report.synthetic_set or config.report.leep):
         return None
-    options = {key: value for key, value in study.synthetic_options().items() if key not in ("batch_size", "shard_size")}
+    shots, task = _task(study)
     stages = {arm: dataclasses.asdict(recipe.stages[0]) for arm, recipe in _first_stages(study).items()}
     return digest(
         [
-            [VERSION, config.report.synthetic_set, config.report.leep],
+            [VERSION, config.report.synthetic_set, config.report.leep, task.digest],
             [study.classifier_digest, config.classifier.image_size, config.classifier.crop],
-            [study.pipeline.digest, config.generator.dtype, options, _task(study)[1].digest],
+            {name: one.identity(task, shots, 0, study.per_class) for name, one in study.sets.items()},
             [stages, config.training.batch_size, config.seed] if config.report.leep else None,
         ]
     )
@@ -67,23 +67,25 @@ def write_synthetic_set(study: Any, workdir: Path) -> None:
         return
     from bridgejax.data import synthetic_examples
     from bridgejax.models import load_classifier
-    from bridgejax.studies.run import SYNTHETIC_FOLDER
 
     config = study.config
     stage_heading("compare the synthetic set with the real images")
-    synthetic = synthetic_examples(workdir / SYNTHETIC_FOLDER, class_names=study.class_names, per_class=study.per_class)
     shots, task = _task(study)
+    sets = {
+        name: synthetic_examples(workdir / one.folder(shots, 0), class_names=study.class_names, per_class=study.per_class)
+        for name, one in study.sets.items()
+    }
     found: dict[str, Any] = {"identity": _wanted(study), "classifier": config.classifier.weights, "shots": shots}
     if config.report.synthetic_set:
         real = task.train if config.report.synthetic_set == "train" else task.test
-        model = load_classifier(config.classifier.weights)
-        figures, pairs = compare(model, real, synthetic, config, study.class_names)
-        found |= {"against": config.report.synthetic_set, **figures}
+        model = load_classifier(config.classifier.weights, num_classes=len(study.class_names))
+        figures, pairs = compare(model, real, sets, config, study.class_names)
+        found |= {"against": config.report.synthetic_set, "real_images": len(real), "sets": figures}
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, pairs=pairs)
+        np.savez_compressed(buffer, **{f"pairs{number}": one for number, one in enumerate(pairs)})  # type: ignore[arg-type]
         write_atomic(workdir / PAIRS_FILE, buffer.getvalue())
     if config.report.leep:
-        found["leep"] = _leep_rows(study, task, synthetic)
+        found["leep"] = _leep_rows(study, task, sets)
     write_json(workdir / SET_FILE, found)
 
 
@@ -95,33 +97,60 @@ def _task(study: Any) -> tuple[int | None, Any]:
 
 
 def compare(
-    model: Any, real: Any, synthetic: Any, config: Any, class_names: tuple[str, ...]
-) -> tuple[dict[str, Any], np.ndarray]:
-    """Compares two sets of images.
+    model: Any, real: Any, sets: Mapping[str, Any], config: Any, class_names: tuple[str, ...]
+) -> tuple[list[dict[str, Any]], list[np.ndarray]]:
+    """Compares sets of synthetic images with the real ones.
 
     Args:
       model: the backbone; see `image_features`.
-      real, synthetic: `bridgejax.data.Examples`; at least 2 images each.
+      real: `bridgejax.data.Examples`, at least 2 images.
+      sets: name → Examples, at least 2 images each. From the second on, each is also compared with the first: what its Fréchet
+        distance to the real images is less that of the first, with the same draws of real images.
       config: its `classifier` and `training.eval_batch_size` say how images are shown.
       class_names: by label.
 
     Returns:
-      The figures as plain data, and the closest pairs, uint8 [pairs, 2 (synthetic, real), side, side, 3].
+      Of each set the figures as plain data, and the closest pairs, uint8 [pairs, 2 (synthetic, real), side, side, 3].
     """
+    from bridgejax.evaluation import frechet_interval
+
+    smallest = min(len(real), *(len(one) for one in sets.values()))
+    if smallest < 2:
+        raise UserError(
+            f"report.synthetic_set compares sets of at least 2 images, but there is one of {smallest}; raise "
+            "synthetic.per_class or task.shots, or leave it out."
+        )
+    seen = _look(model, real, config)
+    figures, pairs, first = [], [], None
+    for name, synthetic in sets.items():
+        looks = _look(model, synthetic, config)
+        figure, near = _figures(seen, looks, real, synthetic, class_names)
+        if first is None:
+            first = looks[0]
+        else:
+            less = frechet_interval(looks[0], seen[0], minus=first, replicates=REPLICATES)
+            figure["frechet_less_first"] = dataclasses.asdict(less)
+        figures.append({"name": name, **figure})
+        closest = near.closest(PAIRS)
+        pictures = [_thumbnails(synthetic, closest, config), _thumbnails(real, near.index[closest], config)]
+        pairs.append(np.stack(pictures, axis=1))
+    return figures, pairs
+
+
+def _figures(
+    seen: tuple[np.ndarray, np.ndarray],
+    looks: tuple[np.ndarray, np.ndarray],
+    real: Any,
+    synthetic: Any,
+    class_names: tuple[str, ...],
+) -> tuple[dict[str, Any], Any]:
+    """Returns the figures of one set, and its nearest real images."""
     from bridgejax.evaluation import frechet_interval, kernel_distance, nearest_real, precision_recall
 
-    if min(len(real), len(synthetic)) < 2:
-        raise UserError(
-            f"report.synthetic_set compares {len(synthetic)} synthetic with {len(real)} real images; it needs at least 2 of "
-            "each, so raise synthetic.per_class or task.shots, or leave it out."
-        )
-    (x, x_pixels), (y, y_pixels) = (_look(model, examples, config) for examples in (real, synthetic))
-    near, near_pixels = (
-        nearest_real(y, x, quantile=QUANTILE),
-        nearest_real(y_pixels, x_pixels, metric="pixels", quantile=QUANTILE),
-    )
+    (x, x_pixels), (y, y_pixels) = seen, looks
+    near = nearest_real(y, x, quantile=QUANTILE)
+    near_pixels = nearest_real(y_pixels, x_pixels, metric="pixels", quantile=QUANTILE)
     distances = np.sqrt(((y_pixels - x_pixels[near.index]) ** 2).mean(axis=1))
-    closest = near.closest(PAIRS)
     rows = [
         {
             "synthetic": synthetic.ids[i],
@@ -132,12 +161,10 @@ def compare(
             "pixel_distance": float(distances[i]),
             "suspected": bool(near.suspected[i]),
         }
-        for i in closest
+        for i in near.closest(PAIRS)
     ]
-    enough = min(len(x), len(y)) > K
-    share = precision_recall(x, y, K) if enough else None
+    share = precision_recall(x, y, K) if min(len(x), len(y)) > K else None
     figures = {
-        "real_images": len(x),
         "synthetic_images": len(y),
         "feature_width": x.shape[1],
         "frechet": dataclasses.asdict(frechet_interval(y, x, replicates=REPLICATES)),
@@ -155,8 +182,7 @@ def compare(
             "closest": rows,
         },
     }
-    pairs = np.stack([_thumbnails(synthetic, closest, config), _thumbnails(real, near.index[closest], config)], axis=1)
-    return figures, pairs
+    return figures, near
 
 
 def _batches(examples: Any, config: Any, image_size: int) -> Any:
@@ -198,7 +224,7 @@ def _first_stages(study: Any) -> dict[str, Any]:
     }
 
 
-def _leep_rows(study: Any, task: Any, synthetic: Any) -> list[dict[str, Any]]:
+def _leep_rows(study: Any, task: Any, sets: Mapping[str, Any]) -> list[dict[str, Any]]:
     """LEEP of the pretrained network and of each network after its synthetic stage, on the real training images.
 
     The stage is trained once more, from the first seed, as the arm's run trained it.
@@ -207,7 +233,7 @@ def _leep_rows(study: Any, task: Any, synthetic: Any) -> list[dict[str, Any]]:
     from bridgejax.training.loop import train_recipe
 
     config = study.config
-    networks: list[tuple[str, Any]] = [("pretrained", load_classifier(config.classifier.weights))]
+    networks: list[tuple[str, Any, bool]] = [("pretrained", *_pretrained(config, len(study.class_names)))]
     groups: dict[Any, list[str]] = {}
     recipes = _first_stages(study)
     for arm, recipe in recipes.items():
@@ -218,7 +244,7 @@ def _leep_rows(study: Any, task: Any, synthetic: Any) -> list[dict[str, Any]]:
             recipes[arms[0]],
             load_classifier(config.classifier.weights, num_classes=len(task.class_names), seed=seed),
             task=task,
-            synthetic=synthetic,
+            synthetic=sets,
             batch_size=config.training.batch_size,
             eval_batch_size=config.training.eval_batch_size,
             image_size=config.classifier.image_size,
@@ -226,11 +252,26 @@ def _leep_rows(study: Any, task: Any, synthetic: Any) -> list[dict[str, Any]]:
             seed=seed,
             evaluations=0,
         )
-        networks.append((f"after the first stage of {', '.join(arms)}", result.state.model))
-    return [{"network": name, **_leep(model, task.train, config)} for name, model in networks]
+        networks.append((f"after the first stage of {', '.join(arms)}", result.state.model, True))
+    return [{"network": name, **_leep(model, head, task.train, config)} for name, model, head in networks]
 
 
-def _leep(model: Any, examples: Any, config: Any) -> dict[str, Any]:
+def _pretrained(config: Any, classes: int) -> tuple[Any, bool]:
+    """Returns the pretrained network and whether it has a head of its own."""
+    from flax import nnx
+
+    from bridgejax.models import load_classifier
+
+    try:
+        model = load_classifier(config.classifier.weights)
+    except UserError:  # weights without a head load with a new one alone
+        return load_classifier(config.classifier.weights, num_classes=classes), False
+    if isinstance(getattr(model, "head", None), nnx.Linear):
+        return model, True
+    return load_classifier(config.classifier.weights, num_classes=classes), False
+
+
+def _leep(model: Any, head: bool, examples: Any, config: Any) -> dict[str, Any]:
     from bridgejax.evaluation import image_features, leep, leep_matched
     from bridgejax.training import make_eval_step
 
@@ -241,14 +282,14 @@ def _leep(model: Any, examples: Any, config: Any) -> dict[str, Any]:
     probabilities = shifted / shifted.sum(axis=1, keepdims=True)
     return {
         "images": len(examples),
-        "outputs": logits.shape[1],
-        "leep": leep(probabilities, examples.labels),
+        "outputs": logits.shape[1] if head else None,
+        "leep": leep(probabilities, examples.labels) if head else None,
         "leep_matched": leep_matched(image_features(model, batches), examples.labels),
     }
 
 
-def read_synthetic_set(workdir: Path, config: Mapping[str, Any]) -> tuple[dict[str, Any] | None, np.ndarray | None]:
-    """Returns the figures and the pairs of a workdir, None each if there are none or the config does not ask for them.
+def read_synthetic_set(workdir: Path, config: Mapping[str, Any]) -> tuple[dict[str, Any] | None, list[np.ndarray]]:
+    """Returns the figures of a workdir (None if there are none or the config does not ask for them), and each set's pairs.
 
     Raises:
       UserError: a file is damaged.
@@ -256,17 +297,17 @@ def read_synthetic_set(workdir: Path, config: Mapping[str, Any]) -> tuple[dict[s
     asked = config.get("report") or {}
     file, pairs_file = workdir / SET_FILE, workdir / PAIRS_FILE
     if not (asked.get("synthetic_set") or asked.get("leep")) or not file.is_file():
-        return None, None
+        return None, []
     found = _stored(workdir)
-    try:
-        with np.load(pairs_file, allow_pickle=False) as stored:
-            pairs = stored["pairs"]
-        if pairs.dtype != np.uint8 or pairs.ndim != 5:
-            raise ValueError("not pictures")
-    except FileNotFoundError:
-        pairs = None
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise UserError(f"{pairs_file} is damaged; delete it and {SET_FILE} and run the study again.") from error
     if not found:
         raise UserError(f"{file} is not readable JSON; delete it and run the study again.")
-    return {key: value for key, value in found.items() if key != "identity"}, pairs if "copies" in found else None
+    pairs = []
+    try:
+        if pairs_file.is_file():
+            with np.load(pairs_file, allow_pickle=False) as stored:
+                pairs = [stored[f"pairs{number}"] for number in range(len(found.get("sets") or ()))]
+        if any(one.dtype != np.uint8 or one.ndim != 5 for one in pairs):
+            raise ValueError("not pictures")
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        raise UserError(f"{pairs_file} is damaged; delete it and {SET_FILE} and run the study again.") from error
+    return {key: value for key, value in found.items() if key != "identity"}, pairs

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from bridgejax.training.steps import make_eval_step, make_train_step, mixup
 
 _HOMES = {
-    "default_recipes": "recipes",
+    "default_recipes": "..recipes",
     "RunResult": "loop",
     "evaluate": "loop",
     "train_recipe": "loop",
@@ -59,7 +59,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    home = _HOMES[name]
+    return getattr(importlib.import_module(home if home.startswith(".") else f".{home}", __name__), name)
 
 
 def __dir__() -> list[str]:

@@ -65,15 +65,36 @@ class Checkpoints:
         moments = jax.tree.unflatten(jax.tree.structure(like.opt_state), _leaves(found["opt_state"]))
         return dataclasses.replace(like, **{name: found[name] for name in _ARRAYS if name != "opt_state"}, opt_state=moments)
 
-    def save(self, step: int, state: TrainState, notes: dict[str, Any]) -> None:
-        """Starts writing a checkpoint; a step that is already there is left alone."""
+    def restore_kept(self, step: int, like: dict[str, Any]) -> dict[str, Any]:
+        """Returns the `kept` tree that was saved with a step, laid out as `like` is.
+
+        Raises:
+          UserError: there is none, or it is damaged.
+        """
+        target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        try:
+            return self._manager.restore(step, args=ocp.args.Composite(kept=ocp.args.StandardRestore(target)))["kept"]
+        except (OSError, ValueError, KeyError) as error:
+            raise self._damaged(step, error) from error
+
+    def save(self, step: int, state: TrainState, notes: dict[str, Any], kept: dict[str, Any] | None = None) -> None:
+        """Starts writing a checkpoint; a step that is already there is left alone.
+
+        Args:
+          step: optimiser steps done.
+          state: what a run goes on from.
+          notes: plain data.
+          kept: a tree of arrays that nothing overwrites, stored beside the state.
+        """
         if step == self._manager.latest_step():
             return
         # Copies: the next step donates, and so overwrites, the state's own arrays while the thread still writes.
         arrays = jax.tree.map(jnp.copy, _plain(state))
-        items = ocp.args.Composite(state=ocp.args.StandardSave(arrays), notes=ocp.args.JsonSave(notes))
+        items = {"state": ocp.args.StandardSave(arrays), "notes": ocp.args.JsonSave(notes)}
+        if kept is not None:
+            items["kept"] = ocp.args.StandardSave(kept)
         with _told(self.directory):
-            self._manager.save(step, args=items)
+            self._manager.save(step, args=ocp.args.Composite(**items))
 
     def wait(self) -> None:
         """Returns when all is on disk."""

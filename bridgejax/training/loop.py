@@ -6,9 +6,9 @@ import dataclasses
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import jax
 import numpy as np
@@ -20,10 +20,12 @@ from bridgejax.evaluation import classification_metrics
 from bridgejax.identity import derive_seed, digest
 from bridgejax.mesh import agreed, data_size, local_rows, replicate
 from bridgejax.progress import progress
-from bridgejax.training.optimizers import Schedule, make_optimizer
-from bridgejax.training.recipes import Recipe, Stage
+from bridgejax.training import stages
+from bridgejax.training.early import EarlyStop, arrays_of
+from bridgejax.training.recipes import Recipe
+from bridgejax.training.stages import Plan
 from bridgejax.training.state import Structure, TrainState
-from bridgejax.training.steps import make_eval_step, shared_train_step
+from bridgejax.training.steps import make_eval_step
 
 # Losses stay on the device for this many steps at most, so that the host runs ahead but not away.
 _FETCH_EVERY = 10
@@ -37,30 +39,18 @@ class RunResult:
     Attributes:
       state: the final state; `state.model` is the trained classifier.
       history: {"stage", "step", "loss", "learning_rate"} (means over the steps since the entry before) and, where the test
-        part was looked at, {"stage", "step", "test_accuracy", "test_mean_per_class_accuracy"}. Steps count from 1 over all
-        stages. The test part decides nothing.
+        part was looked at, {"stage", "step", "test_accuracy", "test_mean_per_class_accuracy"}; the looks of an early stop
+        are {"stage", "step", "validation_mean_per_class_accuracy"}. Steps count from 1 over all stages; where a stage ended
+        early, the next goes on counting from its planned end. The test part decides nothing.
       metrics: "test_accuracy", "test_mean_per_class_accuracy", "test_loss", "test_calibration_error",
-        "per_class_accuracy", "confusion", "correct" (0 or 1 per test image), "train_steps", and
+        "per_class_accuracy", "confusion", "correct" (0 or 1 per test image), "train_steps" (done in
+        all), "stage_steps" (done in each stage; of them those after the best look of an early stop were undone), and
         "seconds": {"train", "evaluate"}.
     """
 
     state: TrainState
     history: list[dict[str, Any]]
     metrics: dict[str, Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Plan:
-    """A stage with its place in the run."""
-
-    number: int
-    stage: Stage
-    start: int
-    schedule: Schedule
-
-    @property
-    def end(self) -> int:
-        return self.start + self.stage.steps
 
 
 def train_recipe(
@@ -93,7 +83,8 @@ def train_recipe(
       recipe: of `recipe_from_config`.
       model: a classifier with one output per class; it is not changed.
       task: a `bridgejax.data.Task`.
-      synthetic: the synthetic `Examples`, for recipes that use them.
+      synthetic: the synthetic `Examples`, for recipes that use them; or {name: Examples} where stages name their sets
+        (`Stage.synthetic_set`; "" is the name of the ordinary one).
       batch_size, eval_batch_size: images per step, over all devices of all processes.
       image_size: pixels of a side.
       crop: the share of the shorter side that evaluation keeps, in (0, 1]; None takes the model's `preprocessing.crop`.
@@ -113,7 +104,10 @@ def train_recipe(
       UserError: images that the recipe needs are missing, sizes do not fit, `directory` holds another run, or the loss or the
         gradient is no longer finite (the last checkpoint, from before, is kept).
     """
-    _check(recipe, task, synthetic, batch_size, eval_batch_size, mesh, teacher)
+    synthetic = dict(synthetic) if isinstance(synthetic, Mapping) else {} if synthetic is None else {"": synthetic}
+    stages.check_sources(recipe, task, synthetic, teacher)
+    stages.check_model(recipe, model)
+    check_sizes(batch_size, eval_batch_size, mesh)
     if streams is None:
         from bridgejax import data as streams
     run = _Run(recipe, model, task, synthetic, batch_size, eval_batch_size, image_size, seed, mesh, teacher, streams)
@@ -179,7 +173,7 @@ class _Run:
         recipe: Recipe,
         model: nnx.Module,
         task: Any,
-        synthetic: Any,
+        synthetic: dict[str, Any],
         batch_size: int,
         eval_batch_size: int,
         image_size: int,
@@ -192,7 +186,7 @@ class _Run:
         self.batch_size, self.eval_batch_size, self.image_size = batch_size, eval_batch_size, image_size
         self.seed, self.mesh, self.teacher, self.streams = seed, mesh, teacher, streams
         self.crop: float | None = getattr(getattr(model, "preprocessing", None), "crop", None)
-        self.plans = _plans(recipe)
+        self.plans = stages.plans(recipe)
         self.total = recipe.steps
         self.log_every = max(1, self.total // _HISTORY_POINTS)
         self.evaluate_at: set[int] = set()
@@ -206,7 +200,9 @@ class _Run:
         self.losses: list[float] = []
         self.seconds = {"train": 0.0, "evaluate": 0.0}
         self.metrics: dict[str, Any] | None = None
-        self._test_batches: list[dict[str, Any]] | None = None
+        self.stage_steps: list[int] = []
+        self.early: EarlyStop | None = None
+        self._eval_batches: dict[str, list[dict[str, Any]]] = {}
         self._saved_at = time.monotonic()
         self._identity: str | None = None
 
@@ -230,7 +226,10 @@ class _Run:
                 {
                     "recipe": self.recipe.to_dict(),
                     "task": self.task.digest,
-                    "synthetic": None if self.synthetic is None else digest([self.synthetic.ids, self.synthetic.labels]),
+                    "synthetic": {
+                        name: digest([self.synthetic[name].ids, self.synthetic[name].labels])
+                        for name in self.recipe.synthetic_sets
+                    },
                     "sizes": [self.batch_size, self.eval_batch_size, self.image_size, self.crop],
                     "seed": self.seed,
                     "evaluate_at": sorted(self.evaluate_at),
@@ -251,10 +250,13 @@ class _Run:
                 "choose another directory, or remove it to train afresh."
             )
         plan = self.plans[notes["stage"]]
-        fresh = self._fresh(plan, self.model)
+        fresh = stages.fresh_state(plan, self.model, self.seed)
         self.state = self.checkpoints.restore(step, fresh if self.mesh is None else replicate(fresh, self.mesh))
         self.step, self.history, self.losses = step, notes["history"], notes["losses"]
-        self.seconds, self.metrics = notes["seconds"], notes["metrics"]
+        self.seconds, self.metrics, self.stage_steps = notes["seconds"], notes["metrics"], notes["stage_steps"]
+        if notes["early"] is not None and plan.stage.early_stop is not None and self.step < plan.end:
+            self.early = EarlyStop(plan.stage.early_stop)
+            self.early.resume(notes["early"], self.checkpoints.restore_kept(step, arrays_of(self.state)))
 
     def finish(self) -> RunResult:
         """Runs what is left."""
@@ -262,52 +264,17 @@ class _Run:
             if self.step < plan.end:
                 state = self.state
                 if state is None or self.step == plan.start:
-                    state = self._enter(plan)
+                    state = stages.enter(plan, self.state, self.model, self.seed)
+                    self.stage_steps.append(0)
+                    self.early = None
                 self._train(plan, state)
         if self.state is None or self.metrics is None:
             raise RuntimeError("a run ended without its final evaluation")
-        metrics = {**self.metrics, "train_steps": self.total, "seconds": dict(self.seconds)}
-        return RunResult(self.state, self.history, metrics)
+        steps = {"train_steps": sum(self.stage_steps), "stage_steps": list(self.stage_steps)}
+        return RunResult(self.state, self.history, {**self.metrics, **steps, "seconds": dict(self.seconds)})
 
-    def _fresh(self, plan: _Plan, model: nnx.Module) -> TrainState:
-        stage = plan.stage
-        optimizer = make_optimizer(
-            stage.optimizer,
-            plan.schedule,
-            momentum=stage.momentum,
-            weight_decay=stage.weight_decay,
-            nesterov=stage.nesterov,
-        )
-        return TrainState.create(model, optimizer, derive_seed(self.seed, "steps"), trainable=stage.trainable)
-
-    def _enter(self, plan: _Plan) -> TrainState:
-        """Returns the state with which a stage starts."""
-        before, stage = self.state, plan.stage
-        model = nnx.clone(self.model) if before is None else before.model
-        if stage.reset == "head":
-            _reset_head(model, derive_seed(self.seed, "head", plan.number), self.recipe.name)
-        state = self._fresh(plan, model)
-        if before is None:
-            return state
-        if stage.batch_statistics == "initial":
-            statistics = _batch_statistics(self.model)
-            state = dataclasses.replace(state, other={**state.other, **statistics})
-        state = dataclasses.replace(state, step=before.step)
-        if not stage.restart_optimizer:
-            state = dataclasses.replace(state, opt_state=state.opt_state._replace(moments=before.opt_state.moments))
-        return state
-
-    def _train(self, plan: _Plan, state: TrainState) -> None:
-        stage = plan.stage
-        step = shared_train_step(
-            stage.loss,
-            label_smoothing=stage.label_smoothing,
-            mixup_alpha=stage.mixup_alpha,
-            soft_weight=stage.soft_weight,
-            temperature=stage.temperature,
-            batch_norm=stage.batch_norm,
-            mesh=self.mesh,
-        )
+    def _train(self, plan: Plan, state: TrainState) -> None:
+        stage, step = plan.stage, stages.train_step(plan.stage, self.mesh)
         pending: list[dict[str, jax.Array]] = []
         began = time.monotonic()
         title = f"{self.recipe.name} {plan.number + 1}/{len(self.plans)} ({stage.data})"
@@ -316,14 +283,19 @@ class _Run:
                 state, metrics = step(state, batch)
                 self.state = state
                 self.step += 1
+                self.stage_steps[-1] += 1
                 pending.append(metrics)
                 looks = self.step in self.evaluate_at
                 by_steps = self.checkpoint_every is not None and self.step % self.checkpoint_every == 0
-                if not (looks or by_steps or self.step == plan.end or len(pending) >= _FETCH_EVERY):
+                stops = self.step in plan.looks
+                if not (looks or by_steps or stops or self.step == plan.end or len(pending) >= _FETCH_EVERY):
                     continue
                 bar.update(len(pending))
                 self._record(plan, pending)
                 pending = []
+                if stops and self._ends_early(plan):
+                    looks = bool(self.evaluate_at.intersection(range(self.step, plan.end + 1)))
+                    self.step = plan.end
                 if looks:
                     self.seconds["train"] += time.monotonic() - began
                     self._evaluate(plan)
@@ -332,20 +304,20 @@ class _Run:
                     self.seconds["train"] += time.monotonic() - began
                     began = time.monotonic()
                     self._save(plan)
+                if self.step == plan.end:
+                    break
         if self.step != plan.end:
             raise RuntimeError(f"the stream of {title} ended at step {self.step} of {plan.end}")
         self.seconds["train"] += time.monotonic() - began
 
-    def _batches(self, plan: _Plan) -> Iterable[dict[str, Any]]:
+    def _batches(self, plan: Plan) -> Iterable[dict[str, Any]]:
         stage = plan.stage
-        real, synthetic = self.task.train, self.synthetic
-        sources = {"real": [real], "synthetic": [synthetic], "mixed": [real, synthetic]}[stage.data]
-        share = stage.synthetic_share
+        sources, weights = stages.sources_of(stage, self.task.train, self.synthetic.get(stage.synthetic_set))
         rows = local_rows(self.mesh, self.batch_size)
         part = {} if rows == slice(0, self.batch_size) else {"rows": rows}
         stream = self.streams.train_batches(
             sources,
-            weights=None if share is None else [1.0 - share, share],
+            weights=weights,
             batch_size=self.batch_size,
             image_size=self.image_size,
             seed=derive_seed(self.seed, "batches", plan.number),
@@ -354,14 +326,12 @@ class _Run:
             **part,
         )
         for batch in stream:
-            found = dict(batch)
-            if "mask" in found and np.all(np.asarray(found["mask"]) == 1):
-                del found["mask"]  # nothing to leave out: batch statistics need no masking
+            found = stages.weighed(batch, stage, sources)
             if stage.loss == "soft_target" and self.teacher is not None:
                 found["teacher_logits"] = self.teacher(found)
             yield found
 
-    def _record(self, plan: _Plan, pending: list[dict[str, jax.Array]]) -> None:
+    def _record(self, plan: Plan, pending: list[dict[str, jax.Array]]) -> None:
         """Fetches what steps told, checks it and adds to the history."""
         first = self.step - len(pending) + 1
         for number, told in enumerate(jax.device_get(pending), start=first):
@@ -375,7 +345,7 @@ class _Run:
                 self.history.append({"stage": plan.number, "step": number, "loss": mean, "learning_rate": rate})
                 self.losses = []
 
-    def _diverged(self, plan: _Plan, number: int, name: str, value: float, rate: float) -> str:
+    def _diverged(self, plan: Plan, number: int, name: str, value: float, rate: float) -> str:
         kept = ""
         if self.checkpoints is not None:
             latest = self.checkpoints.latest_step()
@@ -385,29 +355,47 @@ class _Run:
             f"({plan.stage.data}) of {self.recipe.name!r}, learning rate {rate:.4g}{kept}; use a lower learning_rate."
         )
 
-    def _evaluate(self, plan: _Plan) -> None:
+    def _ends_early(self, plan: Plan) -> bool:
+        """Looks at the validation images; returns whether the stage ends here, which then goes on from its best look."""
+        if self.early is None:
+            self.early = EarlyStop(plan.stage.early_stop or 1)
         began = time.monotonic()
-        if self._test_batches is None:
+        score = self._judge("validation", self.task.validation)["mean_per_class_accuracy"]
+        self.history.append({"stage": plan.number, "step": self.step, "validation_mean_per_class_accuracy": score})
+        self.seconds["evaluate"] += time.monotonic() - began
+        if self.state is None:
+            raise RuntimeError("no state to look at")
+        if not self.early.look(score, self.step, self.state) and self.step < plan.end:
+            return False
+        self.state = self.early.settled(self.state)
+        return True
+
+    def _judge(self, part: str, examples: Any) -> dict[str, Any]:
+        if part not in self._eval_batches:
             size: dict[str, Any] = {"batch_size": self.eval_batch_size, "image_size": self.image_size}
             if self.crop is not None:
                 size["crop"] = self.crop
-            self._test_batches = list(self.streams.eval_batches(self.task.test, **size))
+            self._eval_batches[part] = list(self.streams.eval_batches(examples, **size))
         if self.state is None:
             raise RuntimeError("no state to evaluate")
-        found = evaluate(self.state, self._test_batches, mesh=self.mesh)
+        return evaluate(self.state, self._eval_batches[part], mesh=self.mesh)
+
+    def _evaluate(self, plan: Plan) -> None:
+        began = time.monotonic()
+        found = self._judge("test", self.task.test)
         renamed = {"accuracy", "mean_per_class_accuracy", "loss", "calibration_error"}
         self.metrics = {f"test_{key}" if key in renamed else key: value for key, value in found.items()}
         told = {key: self.metrics[key] for key in ("test_accuracy", "test_mean_per_class_accuracy")}
         self.history.append({"stage": plan.number, "step": self.step, **told})
         self.seconds["evaluate"] += time.monotonic() - began
 
-    def _checkpoint_is_due(self, plan: _Plan) -> bool:
+    def _checkpoint_is_due(self, plan: Plan) -> bool:
         waited = time.monotonic() - self._saved_at
         if self.step == self.total:
             return self.keep_final
         return waited >= self.checkpoint_seconds / (4 if self.step == plan.end else 1)
 
-    def _save(self, plan: _Plan) -> None:
+    def _save(self, plan: Plan) -> None:
         if self.checkpoints is None or self.state is None:
             return
         self._saved_at = time.monotonic()
@@ -418,56 +406,19 @@ class _Run:
             "losses": list(self.losses),
             "seconds": dict(self.seconds),
             "metrics": self.metrics,
+            "stage_steps": list(self.stage_steps),
+            "early": None if self.early is None else self.early.notes(),
         }
-        self.checkpoints.save(self.step, self.state, notes)
+        self.checkpoints.save(self.step, self.state, notes, None if self.early is None else self.early.kept)
 
 
-def _plans(recipe: Recipe) -> list[_Plan]:
-    """Returns the stages with their starts, and schedules that span stages which go on with one."""
-    stages, plans, start = recipe.stages, [], 0
-    for number, stage in enumerate(stages):
-        first = max(k for k in range(number + 1) if stages[k].restart_schedule)
-        last = next((k for k in range(number + 1, len(stages)) if stages[k].restart_schedule), len(stages))
-        schedule = Schedule.make(
-            stage.schedule,
-            stage.learning_rate,
-            total=sum(each.steps for each in stages[first:last]),
-            warmup=stages[first].warmup_steps,
-            offset=sum(each.steps for each in stages[first:number]),
-        )
-        plans.append(_Plan(number, stage, start, schedule))
-        start += stage.steps
-    return plans
+def check_sizes(batch_size: int, eval_batch_size: int, mesh: Mesh | None) -> None:
+    """Checks that batches split over the mesh's devices.
 
-
-def _check(
-    recipe: Recipe, task: Any, synthetic: Any, batch_size: int, eval_batch_size: int, mesh: Mesh | None, teacher: Any
-) -> None:
-    for number, stage in enumerate(recipe.stages):
-        where = f"stage {number + 1} of recipe {recipe.name!r}"
-        if stage.data != "real" and (synthetic is None or not len(synthetic)):
-            raise UserError(f"{where} trains on synthetic images, but there are none; generate a set first.")
-        if stage.data != "synthetic" and not len(task.train):
-            raise UserError(f"{where} trains on real images, but task {task.name!r} has none; give it training images.")
-        if stage.loss == "soft_target" and teacher is None:
-            raise UserError(f"{where} has the loss 'soft_target', which needs a teacher; give one or use 'cross_entropy'.")
-    if not len(task.test):
-        raise UserError(f"task {task.name!r} has no test images; give it some, or fewer shots.")
+    Raises:
+      UserError: one does not.
+    """
     parts = data_size(mesh)
     for key, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
         if value < 1 or value % parts:
             raise UserError(f"{key} is {value}; give a positive multiple of {parts}, the devices that a batch is split over.")
-
-
-def _reset_head(model: nnx.Module, seed: int, recipe: str) -> None:
-    if not isinstance(getattr(model, "head", None), nnx.Linear):
-        raise UserError(f"recipe {recipe!r} resets the head, but the model has no nnx.Linear named `head`; set reset='none'.")
-    from bridgejax.models.registry import reset_head
-
-    reset_head(cast(Any, model), jax.random.key(seed))
-
-
-def _batch_statistics(model: nnx.Module) -> dict[str, Any]:
-    """Returns copies of a model's running statistics by dotted path."""
-    found = nnx.to_flat_state(nnx.state(model, nnx.BatchStat))
-    return {".".join(map(str, path)): jax.numpy.array(leaf[...], copy=True) for path, leaf in found}

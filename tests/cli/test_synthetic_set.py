@@ -33,12 +33,13 @@ def test_nothing_is_told_unasked(finished):
 def test_asking_adds_figures_and_trains_no_run_again(compared, finished):
     assert (compared / "results.jsonl").read_bytes() == (finished / "results.jsonl").read_bytes()
     found = json.loads((compared / "summary.json").read_text())["synthetic_set"]
-    assert (found["real_images"], found["synthetic_images"], found["against"]) == (6, 24, "train")
-    assert found["frechet"]["low"] < found["frechet"]["high"]
-    assert np.isfinite([found["kernel"]["distance"], found["kernel"]["standard_error"]]).all()
-    assert 0 <= found["precision"] <= 1
-    assert 0 <= found["recall"] <= 1
-    distances = [row["cosine_distance"] for row in found["copies"]["closest"]]
+    (one,) = found["sets"]
+    assert (found["real_images"], one["synthetic_images"], found["against"]) == (6, 24, "train")
+    assert one["frechet"]["low"] < one["frechet"]["high"]
+    assert np.isfinite([one["kernel"]["distance"], one["kernel"]["standard_error"]]).all()
+    assert 0 <= one["precision"] <= 1
+    assert 0 <= one["recall"] <= 1
+    distances = [row["cosine_distance"] for row in one["copies"]["closest"]]
     assert len(distances) == 12
     assert distances == sorted(distances)
     pretrained, after = found["leep"]
@@ -52,7 +53,7 @@ def test_both_reports_show_the_figures_and_the_pairs(compared):
     page, markdown = (compared / "report.html").read_text(), (compared / "report.md").read_text()
     for text in (page, markdown):
         assert "The synthetic set" in text
-        assert f"{found['frechet']['estimate']:.4g}" in text
+        assert f"{found['sets'][0]['frechet']['estimate']:.4g}" in text
         assert "6 training images of the first seed" in text
         assert f"{found['leep'][1]['leep_matched']:.3f}".replace("-", "−") in text
     assert page.count("<img") == 24 + _pictures(compared)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -17,9 +18,13 @@ STAGES = [
     {"data": "synthetic", "steps": 14, "mixup_alpha": 0.2, "warmup_steps": 3},
     {"data": "real", "steps": 11, "reset": "head", "label_smoothing": 0.1},
 ]
+EARLY = [
+    {"data": "synthetic", "steps": 60, "learning_rate": 0.1, "early_stop": 3, "early_stop_looks": 20},
+    {"data": "real", "steps": 5},
+]
 
 
-def main(directory: str, output: str, kill_at: int) -> None:
+def main(directory: str, output: str, kill_at: int, early: bool) -> None:
     drawn = 0
 
     def on_batch(step: int) -> None:
@@ -29,9 +34,9 @@ def main(directory: str, output: str, kill_at: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     result = train_recipe(
-        recipe_from_config("two", STAGES),
+        recipe_from_config("two", EARLY if early else STAGES),
         nnx.jit(lambda: TinyNet(nnx.Rngs(0), dropout=0.2))(),
-        task=task(),
+        task=dataclasses.replace(task(), validation=examples(9, 2, "validation")) if early else task(),
         synthetic=examples(30, 5, "synthetic"),
         batch_size=6,
         eval_batch_size=4,
@@ -49,4 +54,4 @@ def main(directory: str, output: str, kill_at: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), "early" in sys.argv[4:])

@@ -18,7 +18,7 @@ from training_fixtures import PlainNet, Streams, TinyNet, examples, task
 from bridgejax.errors import UserError
 from bridgejax.mesh import make_mesh
 from bridgejax.training import TrainState, evaluate, make_optimizer, recipe_from_config, train_recipe
-from bridgejax.training.loop import _plans
+from bridgejax.training.stages import plans as _plans
 
 PROGRAM = Path(__file__).with_name("resume_program.py")
 

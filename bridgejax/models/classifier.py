@@ -1,0 +1,62 @@
+"""What every classifier has: preprocessing, features, a linear head, ordered blocks and their initial values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from bridgejax.models.initial import Start
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What a classifier expects of its input.
+
+    Attributes:
+      size: side of the square input in pixels that the weights were made for; other sizes work.
+      mean, std: per channel (red, green, blue), in units where a pixel lies in [0, 1]: input = (pixel - mean) / std.
+      crop: share of the shorter side that the central evaluation crop keeps, in (0, 1].
+    """
+
+    size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    crop: float
+
+
+class Classifier(nnx.Module):
+    """A network with a linear head. Subclasses set the attributes, `features` and `starts`.
+
+    Attributes:
+      architecture: the name of the network's kind, as the registry knows it.
+      num_classes: outputs of the head.
+      preprocessing: what images must be.
+      head: the last layer.
+      blocks: the repeated parts in the order in which images pass them.
+      after_blocks: names of the modules between the last block and the head.
+    """
+
+    architecture: ClassVar[str]
+    after_blocks: ClassVar[tuple[str, ...]] = ()
+    num_classes: int
+    preprocessing: Preprocessing
+    head: nnx.Linear
+    blocks: nnx.List
+
+    def features(self, images: jax.Array) -> jax.Array:
+        """Returns what the head sees, float32 [n, d], of normalised images, float [n, h, w, 3]."""
+        raise NotImplementedError
+
+    def starts(self) -> Sequence[Start]:
+        """Returns how each parameter starts: the first rule whose pattern matches the end of its dotted path holds."""
+        raise NotImplementedError
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Returns logits, float32 [n, num_classes], of images as `features` takes them."""
+        logits = self.head(self.features(images))
+        return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))

@@ -1,0 +1,211 @@
+"""What happens at a stage's start and to its batches: the same for one run and for many seeds at once."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, cast
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+
+from bridgejax.errors import UserError
+from bridgejax.identity import derive_seed
+from bridgejax.training.optimizers import Schedule, make_optimizer
+from bridgejax.training.recipes import Recipe, Stage, reset_depth
+from bridgejax.training.state import TrainState
+from bridgejax.training.steps import TrainStep, shared_train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A stage with its place in the run: it is stage `number`, and `start` steps come before it."""
+
+    number: int
+    stage: Stage
+    start: int
+    schedule: Schedule
+
+    @property
+    def end(self) -> int:
+        return self.start + self.stage.steps
+
+    @property
+    def looks(self) -> frozenset[int]:
+        """The steps, counted over all stages, after which an early stop looks at the validation images."""
+        if self.stage.early_stop is None:
+            return frozenset()
+        parts = self.stage.early_stop_looks
+        return frozenset(self.start + round(self.stage.steps * k / parts) for k in range(1, parts + 1)) - {self.start}
+
+
+def plans(recipe: Recipe) -> list[Plan]:
+    """Returns the stages with their starts, and schedules that span stages which go on with one."""
+    stages, found, start = recipe.stages, [], 0
+    for number, stage in enumerate(stages):
+        first = max(k for k in range(number + 1) if stages[k].restart_schedule)
+        last = next((k for k in range(number + 1, len(stages)) if stages[k].restart_schedule), len(stages))
+        schedule = Schedule.make(
+            stage.schedule,
+            stage.learning_rate,
+            total=sum(each.steps for each in stages[first:last]),
+            warmup=stages[first].warmup_steps,
+            offset=sum(each.steps for each in stages[first:number]),
+        )
+        found.append(Plan(number, stage, start, schedule))
+        start += stage.steps
+    return found
+
+
+def check_sources(recipe: Recipe, task: Any, synthetic: Mapping[str, Any], teacher: Any) -> None:
+    """Checks that every image that a recipe asks for is there.
+
+    Raises:
+      UserError: it is not; the sentence names the stage.
+    """
+    for number, stage in enumerate(recipe.stages):
+        where = f"stage {number + 1} of recipe {recipe.name!r}"
+        if stage.data != "real" and not len(synthetic.get(stage.synthetic_set, ())):
+            named = f" of set {stage.synthetic_set!r}" if stage.synthetic_set else ""
+            raise UserError(f"{where} trains on synthetic images{named}, but there are none; generate a set first.")
+        if stage.data != "synthetic" and not len(task.train):
+            raise UserError(f"{where} trains on real images, but task {task.name!r} has none; give it training images.")
+        if stage.loss == "soft_target" and teacher is None:
+            raise UserError(f"{where} has the loss 'soft_target', which needs a teacher; give one or use 'cross_entropy'.")
+        if stage.early_stop is not None and (task.validation is None or not len(task.validation)):
+            raise UserError(
+                f"{where} stops early by validation images, but task {task.name!r} has none; set "
+                "task.validation_per_class to at least 1 (they are taken out of the training part)."
+            )
+    if not len(task.test):
+        raise UserError(f"task {task.name!r} has no test images; give it some, or fewer shots.")
+
+
+def check_model(recipe: Recipe, model: nnx.Module) -> None:
+    """Checks that the model has what the recipe resets.
+
+    Raises:
+      UserError: it has no linear `head`, or too few blocks; the sentence names the recipe.
+    """
+    for stage in recipe.stages:
+        if stage.reset == "none":
+            continue
+        if not isinstance(getattr(model, "head", None), nnx.Linear):
+            raise UserError(
+                f"recipe {recipe.name!r} resets the head, but the model has no nnx.Linear named `head`; set reset='none'."
+            )
+        count = reset_depth(stage.reset)
+        blocks = len(getattr(model, "blocks", ()))
+        if count is not None and count > blocks:
+            raise UserError(
+                f"recipe {recipe.name!r} resets {count} blocks, but the model has {blocks}; set reset to 'head' or "
+                f"'blocks:N' with N of at most {blocks}."
+            )
+
+
+def fresh_state(plan: Plan, model: nnx.Module, seed: int) -> TrainState:
+    """Returns the state in which `plan` starts from the weights of `model`, with new moments; `seed` is the run's."""
+    stage = plan.stage
+    optimizer = make_optimizer(
+        stage.optimizer,
+        plan.schedule,
+        momentum=stage.momentum,
+        weight_decay=stage.weight_decay,
+        nesterov=stage.nesterov,
+    )
+    return TrainState.create(model, optimizer, derive_seed(seed, "steps"), trainable=stage.trainable)
+
+
+def enter(plan: Plan, before: TrainState | None, initial: nnx.Module, seed: int) -> TrainState:
+    """Returns the state with which a stage starts.
+
+    Args:
+      plan: the stage.
+      before: the state at the end of the stage before; None for the first.
+      initial: the model that the run started from; it is not changed.
+      seed: the run's.
+    """
+    stage = plan.stage
+    model = nnx.clone(initial) if before is None else before.model
+    reset(model, stage.reset, derive_seed(seed, "head", plan.number))
+    state = fresh_state(plan, model, seed)
+    if before is None:
+        return state
+    if stage.batch_statistics == "initial":
+        state = dataclasses.replace(state, other={**state.other, **_batch_statistics(initial)})
+    state = dataclasses.replace(state, step=before.step)
+    if not stage.restart_optimizer:
+        state = dataclasses.replace(state, opt_state=state.opt_state._replace(moments=before.opt_state.moments))
+    return state
+
+
+def reset(model: nnx.Module, what: str, seed: int) -> None:
+    """Draws anew, in place, what a stage's `reset` names; the model's structure stays."""
+    if what == "none":
+        return
+    from bridgejax import models
+
+    key = jax.random.key(seed)
+    found = cast(Any, model)
+    blocks = reset_depth(what)
+    if what == "all":
+        models.reinitialise(found, key)
+    elif blocks is not None:
+        models.reset_blocks(found, blocks, key)
+    else:
+        models.reset_head(found, key)
+
+
+def train_step(stage: Stage, mesh: Mesh | None) -> TrainStep:
+    """Returns the jitted step of a stage."""
+    return shared_train_step(
+        stage.loss,
+        label_smoothing=stage.label_smoothing,
+        mixup_alpha=stage.mixup_alpha,
+        soft_weight=stage.soft_weight,
+        temperature=stage.temperature,
+        batch_norm=stage.batch_norm,
+        mesh=mesh,
+    )
+
+
+def sources_of(stage: Stage, real: Any, synthetic: Any) -> tuple[list[Any], list[float] | None]:
+    """Returns the example sets of a stage's stream, real before synthetic, and their shares (None: the union)."""
+    sources = {"real": [real], "synthetic": [synthetic], "mixed": [real, synthetic]}[stage.data]
+    share = stage.synthetic_share
+    return sources, None if share is None else [1.0 - share, share]
+
+
+def weighed(batch: dict[str, Any], stage: Stage, sources: list[Any]) -> dict[str, Any]:
+    """Returns a stream's batch with the mask that gives each row its weight in the loss.
+
+    Without `synthetic_loss` a mask of ones is left out, so that batch statistics need no masking. With it (w), and s the
+    share of synthetic images in the stream, a real row weighs (1 - w) / (1 - s) and a synthetic one w / s: in a batch that
+    holds its shares exactly, the loss is (1 - w) times the mean over the real rows plus w times that over the synthetic ones.
+    """
+    found = dict(batch)
+    source = found.pop("source", None)
+    mask = None if found.get("mask") is None else np.asarray(found["mask"])
+    if stage.synthetic_loss is not None:
+        if source is None:
+            raise UserError("a stage has synthetic_loss, but its stream does not say which images are synthetic ('source').")
+        sizes = [len(each) for each in sources]
+        share = sizes[1] / sum(sizes) if stage.synthetic_share is None else stage.synthetic_share
+        weights = [_ratio(1.0 - stage.synthetic_loss, 1.0 - share), _ratio(stage.synthetic_loss, share)]
+        rows = np.asarray(weights, np.float32)[np.asarray(source)]
+        found["mask"] = rows if mask is None else rows * mask
+    elif mask is not None and np.all(mask == 1):
+        del found["mask"]
+    return found
+
+
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole > 0 else 1.0
+
+
+def _batch_statistics(model: nnx.Module) -> dict[str, Any]:
+    """Returns copies of a model's running statistics by dotted path."""
+    found = nnx.to_flat_state(nnx.state(model, nnx.BatchStat))
+    return {".".join(map(str, path)): jax.numpy.array(leaf[...], copy=True) for path, leaf in found}

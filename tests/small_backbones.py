@@ -1,0 +1,101 @@
+"""Random classifier folders of a few thousand weights in the published layouts, made without PyTorch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from bridgejax.models import load_classifier, save_classifier
+from tests.tiny_generator import write_tokenizer
+
+MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+PRETRAINED = {"input_size": [3, 64, 64], "mean": MEAN, "std": STD, "crop_pct": 0.9}
+PREPROCESSOR = {"size": {"height": 36, "width": 36}, "crop_size": {"height": 32, "width": 32}, "do_center_crop": True}
+PREPROCESSOR |= {"image_mean": MEAN, "image_std": STD}
+LABELS = {"id2label": {str(number): f"class {number}" for number in range(5)}}
+TOWER = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64}
+TOWER |= {"patch_size": 8, "image_size": 32}
+TEXT = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32, "vocab_size": 514}
+TEXT |= {"bos_token_id": 512, "eos_token_id": 513, "pad_token_id": 513}
+
+CONFIGS: dict[str, dict[str, Any]] = {
+    "timm resnet": {
+        "architecture": "resnet18",
+        "num_classes": 5,
+        "model_args": {"layers": [1, 1, 1, 2], "channels": [8, 16, 24, 32]},
+        "pretrained_cfg": PRETRAINED,
+    },
+    "timm vit": {
+        "architecture": "vit_small_patch16_224",
+        "num_classes": 5,
+        "model_args": {"embed_dim": 32, "depth": 3, "num_heads": 4, "patch_size": 8, "img_size": 64},
+        "pretrained_cfg": PRETRAINED,
+    },
+    "timm deit": {
+        "architecture": "deit_small_distilled_patch16_224",
+        "num_classes": 5,
+        "model_args": {"embed_dim": 32, "depth": 3, "num_heads": 4, "patch_size": 8, "img_size": 64},
+        "pretrained_cfg": PRETRAINED,
+    },
+    "transformers resnet": {
+        "model_type": "resnet",
+        "architectures": ["ResNetForImageClassification"],
+        "depths": [1, 1, 2],
+        "hidden_sizes": [16, 24, 32],
+        "embedding_size": 8,
+        **LABELS,
+    },
+    "transformers vit": {"model_type": "vit", "architectures": ["ViTForImageClassification"], **TOWER, **LABELS},
+    "transformers deit": {
+        "model_type": "deit",
+        "architectures": ["DeiTForImageClassificationWithTeacher"],
+        **TOWER,
+        **LABELS,
+    },
+}
+CLIP_CONFIG = {"model_type": "clip", "architectures": ["CLIPModel"], "projection_dim": 16}
+CLIP_CONFIG |= {"vision_config": TOWER, "text_config": TEXT}
+
+
+def write_config(kind: str, folder: Path) -> Path:
+    """Writes a folder that holds everything but weights."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(CONFIGS[kind]))
+    if kind.startswith("transformers"):
+        (folder / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR))
+    return folder
+
+
+def write_backbone(kind: str, folder: Path, seed: int = 0) -> Path:
+    """Writes a folder of random weights, as its library would start them, with the running statistics of no data."""
+    save_classifier(load_classifier(write_config(kind, folder), pretrained=False, seed=seed), folder)
+    return folder
+
+
+def write_clip(folder: Path) -> Path:
+    """Writes a random CLIPModel folder with a tokenizer of bytes."""
+    import jax
+    import numpy as np
+    from flax import nnx
+
+    from bridgejax.models.clip import TEXT_RULES
+    from bridgejax.models.clip_text import CLIPTextModel
+    from bridgejax.models.published import describe
+    from bridgejax.models.weights import export, save_tensors
+
+    write_tokenizer(folder)
+    (folder / "config.json").write_text(json.dumps(CLIP_CONFIG))
+    (folder / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR))
+    found = describe(folder)
+    rngs = np.random.default_rng(0)
+
+    def fill(leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        return jax.numpy.asarray(rngs.normal(0, 1 / np.sqrt(max(leaf.shape[0], 16)), leaf.shape), leaf.dtype)
+
+    image = jax.tree.map(fill, nnx.eval_shape(lambda: found.build(1, nnx.Rngs(0))))
+    text = nnx.eval_shape(lambda: CLIPTextModel({**TEXT, "projection_dim": 16}, projection=True, rngs=nnx.Rngs(0)))
+    tensors = found.layout.write(export(image, found.layout.rules)) | export(jax.tree.map(fill, text), TEXT_RULES)
+    tensors = {name: array for name, array in tensors.items() if not name.startswith("classifier.")}
+    save_tensors(folder / "model.safetensors", tensors | {"logit_scale": np.asarray(2.0, np.float32)})
+    return folder
