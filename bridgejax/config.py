@@ -26,7 +26,7 @@ INVERSION_MODES = ("dataset", "class", "untrained", "word", "none")
 
 # Changing these continues a workdir: none of them decides a result that is already there.
 EXTENDABLE = (
-    *("arms", "mesh", "study.", "training.checkpoint_seconds", "recipes."),
+    *("arms", "mesh", "study.", "training.checkpoint_seconds", "recipes.", "report."),
     *("inversion.evaluations", "inversion.checkpoint_every"),
 )
 
@@ -45,7 +45,7 @@ def default_config() -> Any:
     # The classes and their real images.
     config.task = ConfigDict(
         {
-            "source": "builtin:tux_photos",  # builtin:tux_photos, folder:PATH or tfds:NAME
+            "source": "builtin:tux_photos",  # builtin:tux_photos, folder:PATH, task:NAME or tfds:NAME
             "shots": any_type(None),  # real training images per class; None = all
             "class_names": any_type(()),  # names and their order; () = the source's own
             "validation_per_class": 0,  # images per class set aside out of the training part
@@ -149,6 +149,13 @@ def default_config() -> Any:
             "baseline": "vanilla_long",  # what every arm is compared with
             "shots": (),  # a grid of shot counts; () = task.shots alone
             "per_class": (),  # a grid of volumes; () = synthetic.per_class alone
+        }
+    )
+    # What the report tells beyond accuracies; nothing is chosen by it.
+    config.report = ConfigDict(
+        {
+            "synthetic_set": config_dict.placeholder(str),  # compare it with the "train" or the "test" images; None = do not
+            "leep": False,  # LEEP of the pretrained network and after each synthetic first stage (trains that stage again)
         }
     )
     config.mesh = (("data", -1),)  # ordered (axis, size); "data" splits batches, "model" parameters; one size may be -1
@@ -384,6 +391,10 @@ def check_config(config: Any) -> None:
     for grid, low in (("study.shots", 1), ("study.per_class", 1)):
         for value in values[grid]:
             _check_whole(grid, value, low, optional=grid == "study.shots")
+    if values["report.synthetic_set"] not in (None, "train", "test"):
+        raise UserError(f"report.synthetic_set is {values['report.synthetic_set']!r}; it should be 'train', 'test' or None.")
+    if not isinstance(values["report.leep"], bool):
+        raise UserError(f"report.leep is {values['report.leep']!r}; it should be True or False.")
     pairs = values["mesh"]
     if not isinstance(pairs, (list, tuple)) or not all(isinstance(p, (list, tuple)) and len(p) == 2 for p in pairs):
         raise UserError(f"mesh is {pairs!r}; it should be (axis, size) pairs such as (('data', -1),).")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bridgejax.data.catalog import task_of_tfds
 from bridgejax.data.draw import draw
 from bridgejax.data.examples import Examples, FileImages, Task, image_digest
 from bridgejax.data.folders import match_name, read_class_folders, split_folders
@@ -19,7 +20,7 @@ from bridgejax.prompts import check_class_names
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 BUILTIN = ("tux_photos",)
-_KINDS = ("builtin", "folder", "tfds")
+_KINDS = ("builtin", "folder", "task", "tfds")
 
 
 def load_task(
@@ -35,7 +36,8 @@ def load_task(
 
     Args:
       source: `builtin:tux_photos`; `folder:PATH` with train/ and test/ of class folders, or one folder of class folders
-        split by seed; `tfds:NAME[/CONFIG][:VERSION]` or `tfds:PATH` of a prepared set (nothing is downloaded).
+        split by seed; `task:NAME` of the catalogue (`bridgejax.data.catalog`); `tfds:NAME[/CONFIG][:VERSION]` or `tfds:PATH` of
+        a prepared set, with the catalogue's splits and names if it is the data of one of its tasks. Nothing is downloaded.
       shots: real training images per class, `validation_per_class` included; None takes all (without a test part of
         its own, a quarter of each class is kept for testing).
       seed: of the draw.
@@ -48,17 +50,23 @@ def load_task(
     """
     kind, separator, rest = source.partition(":")
     if not separator or kind not in _KINDS or not rest:
-        known = "builtin:tux_photos, folder:PATH or tfds:NAME"
+        known = "builtin:tux_photos, folder:PATH, task:NAME or tfds:NAME"
         raise UserError(f"task.source={source!r} is not known; use {known}{nearest(kind, _KINDS)}.")
     wanted = check_class_names(class_names) if class_names else None
     if kind == "builtin":
         name, names, pool, groups, test = _builtin(rest, wanted)
     elif kind == "folder":
         name, names, pool, groups, test = _folder(Path(rest).expanduser(), wanted)
+    elif kind == "task":
+        from bridgejax.data.catalog_files import read_catalog_task
+
+        name = rest
+        names, pool, test = read_catalog_task(rest, wanted, data_dir)
+        groups = pool.ids
     else:
         from bridgejax.data.tfds_source import read_tfds
 
-        name, names, pool, test = read_tfds(rest, wanted, data_dir)
+        name, names, pool, test = read_tfds(rest, wanted, data_dir, task_of_tfds(rest))
         groups = pool.ids
     parts = draw(
         pool.labels,

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from bridgejax.data.catalog import CatalogTask, spoken_names
 from bridgejax.data.examples import Examples
 from bridgejax.data.folders import match_name
 from bridgejax.data.tensorflow import import_tfds
@@ -20,75 +21,174 @@ _TEST_SPLITS = ("test", "validation", "val")
 
 
 def read_tfds(
-    name: str, class_names: Sequence[str] | None, data_dir: str | Path | None
+    name: str,
+    class_names: Sequence[str] | None,
+    data_dir: str | Path | None,
+    task: CatalogTask | None = None,
+    strict: bool = False,
 ) -> tuple[str, tuple[str, ...], Examples, Examples | None]:
-    """Reads the train split and, if there is one, the test (or else validation) split of a prepared set into memory.
+    """Reads the training and the test part of a prepared set into memory.
 
     Args:
       name: NAME, NAME/CONFIG, NAME:VERSION, NAME/CONFIG:VERSION, or the path of a folder with dataset_info.json.
-      class_names: the classes to take and their order; None takes all.
+      class_names: the classes to take and their order, as the set records them or as the catalogue says them; None takes all.
+        If the set records no names (its labels are "0", "1", …), as many names as it has labels name them in that order.
       data_dir: where prepared sets lie.
+      task: the catalogue's task of this set: its splits, names and left-out classes are used.
+      strict: a set whose labels are not the task's is an error; else it is read as one that the catalogue does not know:
+        its train split, its test (or else validation) split, and its own names.
 
     Returns:
       The name, the class names, the training examples and the test examples (None if the set has no such split).
 
     Raises:
-      UserError: the set is not there (says how to prepare it), or has no image or no class label.
+      UserError: the set is not there (says how to prepare it), has no image or no class label, or is not the task's.
     """
-    folder = find_prepared(name, data_dir)
+    folder = find_prepared(name, data_dir, task if strict else None)
     tfds = import_tfds()
     try:
         builder = tfds.builder_from_directory(str(folder))
     except Exception as error:  # whatever TFDS raises for files that it cannot make sense of
         raise UserError(f"{folder} could not be opened by TFDS ({_first_line(error)}); prepare the set again.") from error
     image_key, label_key = _find_features(tfds, builder, folder)
-    known = tuple(builder.info.features[label_key].names)
-    names = known if class_names is None else tuple(class_names)
+    recorded = tuple(builder.info.features[label_key].names)
+    spoken = spoken_names(task, recorded) if task is not None else None
+    if task is not None and spoken is None:
+        if strict:
+            table = list(task.table)
+            odd = next((one for one in recorded if one not in table), recorded[0] if recorded else "")
+            what = f"{len(recorded)} classes" if len(recorded) != len(table) else f"a class {odd!r}"
+            raise UserError(
+                f"{folder} has {what}, but task:{task.name} is a set of {len(table)}, from {table[0]!r} to {table[-1]!r}; "
+                f"prepare {task.tfds} again."
+            )
+        task = None
+    labels, names = _labels(name if task is None or not strict else f"task:{task.name}", recorded, spoken, class_names)
     if len(names) < 2:
         raise UserError(f"tfds:{name} has only one class ({names[0]!r}); a classifier needs at least two.")
-    wanted = {known.index(match_name(one, known, f"a class of tfds:{name}")): label for label, one in enumerate(names)}
     splits = builder.info.splits
-    if "train" not in splits:
-        raise UserError(f"tfds:{name} has no split named 'train' (it has {', '.join(splits)}); choose a set that has one.")
-    test_split = next((split for split in _TEST_SPLITS if split in splits), None)
-    train = _read_split(tfds, builder, "train", image_key, label_key, wanted)
-    test = _read_split(tfds, builder, test_split, image_key, label_key, wanted) if test_split else None
-    for part, split in ((train, "train"), (test, test_split)):
-        if part is not None and (missing := np.flatnonzero(part.counts(len(names)) == 0)).size:
+    train_split = "train" if task is None else task.train
+    usual = next((split for split in _TEST_SPLITS if split in splits), None)
+    test_split = usual if task is None else task.test
+    for part in (train_split, test_split):
+        for one in _joined(part):
+            if one.partition("[")[0] not in splits:
+                there = ", ".join(splits)
+                who = f"tfds:{name} has" if task is None else f"{folder}, the data of task:{task.name}, has"
+                advice = "choose a set that has one" if task is None else "prepare the set again"
+                raise UserError(f"{who} no split named {one.partition('[')[0]!r} (it has {there}); {advice}.")
+    parts: list[Examples | None] = []
+    for split in (train_split, test_split):
+        read = [_read_split(tfds, builder, one, image_key, label_key, labels) for one in _joined(split)]
+        examples = _concatenate(read) if read else None
+        if examples is not None and (missing := np.flatnonzero(examples.counts(len(names)) == 0)).size:
             raise UserError(f"tfds:{name} has no image of class {names[missing[0]]!r} in split {split!r}; leave the class out.")
-    return Path(name).name if _is_path(name) else name, names, train, test
+        parts.append(examples)
+    if parts[0] is None:
+        raise RuntimeError("no training split")
+    return Path(name).name if _is_path(name) else name, names, parts[0], parts[1]
+
+
+def _joined(split: str | None) -> list[str]:
+    return split.split("+") if split else []
+
+
+def _concatenate(parts: list[Examples]) -> Examples:
+    if len(parts) == 1:
+        return parts[0]
+    return Examples(
+        tuple(image for part in parts for image in part.images),
+        np.concatenate([part.labels for part in parts]).astype(np.int32),
+        tuple(name for part in parts for name in part.ids),
+    )
+
+
+def _labels(
+    where: str, recorded: Sequence[str], spoken: Sequence[str] | None, class_names: Sequence[str] | None
+) -> tuple[dict[int, int], tuple[str, ...]]:
+    """Returns recorded label → label of the task, and the task's class names."""
+    known = list(recorded) if spoken is None else list(spoken)
+    if class_names is None:
+        kept = [label for label, name in enumerate(known) if name]
+        return {label: place for place, label in enumerate(kept)}, tuple(known[label] for label in kept)
+    names = tuple(class_names)
+    unnamed = spoken is None and all(name.isdigit() for name in recorded)
+    if unnamed and not set(names) <= set(recorded):
+        if len(names) != len(recorded):
+            raise UserError(
+                f"{where} records no class names and has {len(recorded)} classes, but task.class_names lists {len(names)}; "
+                f"give {len(recorded)} names in the order of its labels."
+            )
+        return {label: label for label in range(len(names))}, names
+    places = {name: label for label, name in enumerate(recorded) if known[label]}
+    places |= {name: label for label, name in enumerate(known) if name}
+    found = [
+        places[match_name(one, list(dict.fromkeys([*filter(None, known), *places])), f"a class of {where}")] for one in names
+    ]
+    if len(set(found)) != len(found):
+        raise UserError(f"task.class_names names a class of {where} twice; name each once.")
+    return {label: place for place, label in enumerate(found)}, names if spoken is None else tuple(known[i] for i in found)
 
 
 def _is_path(name: str) -> bool:
     return (Path(name).expanduser() / _INFO).is_file()
 
 
-def find_prepared(name: str, data_dir: str | Path | None) -> Path:
+def tfds_base(data_dir: str | Path | None) -> Path:
+    """Returns the folder where prepared sets lie: the one given, $TFDS_DATA_DIR or ~/tensorflow_datasets."""
+    return Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+
+
+def prepare_command(name: str, base: Path) -> str:
+    """Returns the shell command that prepares a set where there is a network."""
+    call = f"tfds.builder({name!r}, data_dir={str(base)!r}).download_and_prepare()"
+    return f'python -c "import tensorflow_datasets as tfds; {call}"'
+
+
+def prepared_folders(name: str, data_dir: str | Path | None) -> list[Path]:
+    """Returns the folders of all prepared versions (of all configs, if none is named)."""
+    path, _, version = name.partition(":")
+    root = tfds_base(data_dir) / path
+    found = sorted(root.glob(f"{version or '*'}/{_INFO}")) or sorted(root.glob(f"*/{version or '*'}/{_INFO}"))
+    return [file.parent for file in found if re.fullmatch(r"\d+\.\d+\.\d+", file.parent.name)]
+
+
+def find_prepared(name: str, data_dir: str | Path | None, task: CatalogTask | None = None) -> Path:
     """Returns the folder of a prepared set; the newest version if none is named.
 
+    Args:
+      name: as for `read_tfds`.
+      data_dir: where prepared sets lie.
+      task: the catalogue's task, of whose version the set must be.
+
     Raises:
-      UserError: there is none, or several configs and none is named.
+      UserError: there is none, or several configs and none is named, or only other versions.
     """
     if _is_path(name):
         return Path(name).expanduser()
-    base = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
-    path, _, version = name.partition(":")
+    base = tfds_base(data_dir)
+    path = name.partition(":")[0]
     root = base / path
-    found = sorted(root.glob(f"{version or '*'}/{_INFO}")) or sorted(root.glob(f"*/{version or '*'}/{_INFO}"))
     if (root / _INFO).is_file():
         return root
-    folders = [file.parent for file in found if re.fullmatch(r"\d+\.\d+\.\d+", file.parent.name)]
+    folders = prepared_folders(name, data_dir)
     if not folders:
-        call = f"tfds.builder({name!r}, data_dir={str(base)!r}).download_and_prepare()"
         raise UserError(
             f"tfds:{name} is not prepared under {base}; where there is a network run "
-            f'`python -c "import tensorflow_datasets as tfds; {call}"`, then copy the folder here or set task.data_dir.'
+            f"`{prepare_command(name, base)}`, then copy the folder here or set task.data_dir."
         )
     configs = sorted({folder.parent for folder in folders})
     if len(configs) > 1:
         shown = ", ".join(f"tfds:{path}/{config.name}" for config in configs[:6])
         raise UserError(f"tfds:{name} is prepared in several configs; name one of {shown}.")
-    return max(folders, key=lambda folder: tuple(int(part) for part in folder.name.split(".")))
+    fitting = [folder for folder in folders if task is None or folder.name.partition(".")[0] == task.version]
+    if not fitting and task is not None:
+        there = ", ".join(folder.name for folder in folders)
+        raise UserError(
+            f"task:{task.name} is of version {task.version}.x.x of {path}, but {root} has {there}; run "
+            f"`{prepare_command(name, base)}`, or take what is there as it is with task.source=tfds:{path}:{folders[-1].name}."
+        )
+    return max(fitting, key=lambda folder: tuple(int(part) for part in folder.name.split(".")))
 
 
 def _find_features(tfds: Any, builder: Any, folder: Path) -> tuple[str, str]:

@@ -1,10 +1,13 @@
 """Evaluation: accuracy and gain per class, calibration, LEEP, and how near generated images are to real ones.
 
 Plain functions of NumPy arrays. What compares all pairs of images (`kernel_distance`, `precision_recall`, `nearest_real`) runs
-block by block on JAX's default device; `image_features` runs the backbone.
+block by block on JAX's default device, and `image_features` runs the backbone; JAX is imported with these alone.
 """
 
 from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from bridgejax.evaluation.calibration import Reliability, expected_calibration_error, reliability
 from bridgejax.evaluation.classification import (
@@ -14,14 +17,28 @@ from bridgejax.evaluation.classification import (
     mean_per_class_accuracy,
     per_class_accuracy,
 )
-from bridgejax.evaluation.copies import NearestReal, nearest_real
-from bridgejax.evaluation.features import image_features
 from bridgejax.evaluation.frechet import FrechetInterval, frechet_distance, frechet_interval
 from bridgejax.evaluation.gain import PerClassGain, per_class_gain
-from bridgejax.evaluation.kernel import KernelDistance, kernel_distance, kernel_distance_subsets
 from bridgejax.evaluation.leep import leep
 from bridgejax.evaluation.leep_matched import leep_matched
-from bridgejax.evaluation.precision_recall import PrecisionRecall, precision_recall
+
+if TYPE_CHECKING:
+    from bridgejax.evaluation.copies import NearestReal, nearest_real
+    from bridgejax.evaluation.features import image_features
+    from bridgejax.evaluation.kernel import KernelDistance, kernel_distance, kernel_distance_subsets
+    from bridgejax.evaluation.manifolds import PrecisionRecall, precision_recall
+
+# No module here may have the name of what it defines: importing it would put the module in that name's place.
+_HOMES = {
+    "KernelDistance": "kernel",
+    "NearestReal": "copies",
+    "PrecisionRecall": "manifolds",
+    "image_features": "features",
+    "kernel_distance": "kernel",
+    "kernel_distance_subsets": "kernel",
+    "nearest_real": "copies",
+    "precision_recall": "manifolds",
+}
 
 __all__ = [
     "FrechetInterval",
@@ -48,3 +65,9 @@ __all__ = [
     "precision_recall",
     "reliability",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -87,11 +87,16 @@ def per_class_gain(
         gain[label] = _mean_gain(one, np.ones((1, seeds)), filled, seen)[0]
         if seeds == 1 and images[label] == 1:
             continue
-        weights = rng.multinomial(images[label], np.full(images[label], 1 / images[label]), size=replicates).astype(np.float64)
-        drawn = _mean_gain(weights, seed_weights, filled, seen)
+        drawn = _mean_gain(_image_weights(rng, int(images[label]), replicates), seed_weights, filled, seen)
         drawn = drawn[np.isfinite(drawn)]
         low[label], high[label] = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
     return PerClassGain(gain, low, high, images, level)
+
+
+def _image_weights(rng: np.random.Generator, images: int, replicates: int) -> np.ndarray:
+    """Returns how often each image is drawn, float64 [replicates, images]."""
+    drawn = rng.integers(0, images, (replicates, images)) + images * np.arange(replicates)[:, None]
+    return np.bincount(drawn.reshape(-1), minlength=replicates * images).reshape(replicates, images).astype(np.float64)
 
 
 def _mean_gain(weights: np.ndarray, seed_weights: np.ndarray, difference: np.ndarray, tested: np.ndarray) -> np.ndarray:

@@ -7,9 +7,11 @@ from html import escape
 from typing import Any
 
 from bridgejax.prompts.classes import display_name
+from bridgejax.studies.gains import gain_note, gain_rows
 from bridgejax.studies.page import facts, title
 from bridgejax.studies.reproduce import config_file
 from bridgejax.studies.statistics import ACCURACY, MEAN_PER_CLASS
+from bridgejax.studies.synthetic_words import synthetic_markdown
 from bridgejax.studies.words import duration, finding, interval, points
 
 
@@ -58,6 +60,15 @@ def markdown(summary: Mapping[str, Any], config: Mapping[str, Any]) -> str:
             for index, name in enumerate(summary["classes"])
         ]
         parts += ["## Accuracy per class", "Percent, averaged over seeds.", _table(["class", *map(_cell, shaded)], rows)]
+    gaining, gains = gain_rows(summary)
+    if gains:
+        rows = [
+            [_cell(name), f"{images:,}", *(f"{words} ({ends})" if ends else words for words, ends, _ in cells)]
+            for name, images, cells in gains
+        ]
+        heads = ["class", "test images", *map(_cell, gaining)]
+        parts += ["## Gain per class", _cell(gain_note(summary)), _table(heads, rows)]
+    parts += synthetic_markdown(summary.get("synthetic_set"), _cell, _table)
     rows = [[_cell(e), _steps(arms[e]["train_steps"]), *(duration(arms[e]["seconds"].get(n)) for n in names)] for e in order]
     parts += ["## Cost", _table(["arm", "optimiser steps", *(f"{_cell(name)} per run" for name in names)], rows)]
     if summary.get("seconds"):

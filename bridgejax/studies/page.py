@@ -9,9 +9,11 @@ from typing import Any
 
 from bridgejax import __version__
 from bridgejax.studies import plots
+from bridgejax.studies.gains import gain_note, gain_table
 from bridgejax.studies.reproduce import config_file
 from bridgejax.studies.statistics import MEAN_PER_CLASS
 from bridgejax.studies.style import CSS
+from bridgejax.studies.synthetic_words import synthetic_html
 from bridgejax.studies.words import baseline_differences, counted, duration, finding, recipe_words
 
 
@@ -39,6 +41,8 @@ def facts(summary: Mapping[str, Any]) -> list[str]:
         low, high = round(min(tested)), round(max(tested))
         found.append(f"{low:,} test images" if low == high else f"{low:,} to {high:,} test images")
     found.append(f"{counted(len({arm['arm'] for arm in arms}), 'arm')} × {counted(len(summary['seeds']), 'seed')}")
+    if summary.get("papers_report"):
+        found.append(f"papers report {summary['papers_report']}")
     return found
 
 
@@ -47,13 +51,14 @@ def _either(values: list[Any]) -> str:
     return " or ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else words[0]
 
 
-def render(summary: Mapping[str, Any], config: Mapping[str, Any], examples: Mapping[str, Any] | None) -> str:
+def render(summary: Mapping[str, Any], config: Mapping[str, Any], examples: Mapping[str, Any] | None, pairs: Any = None) -> str:
     """Returns the page.
 
     Args:
-      summary: of `summarise`, with the workdir's `seconds` of each step.
+      summary: of `summarise`, with the workdir's `seconds` of each step and its `synthetic_set`, if it has one.
       config: the config of the workdir; may be empty.
       examples: of the workdir's `examples.npz`, or None.
+      pairs: of the workdir's `synthetic_pairs.npz`, one array for each set.
     """
     recipes = config.get("recipes") or {}
     words = {arm: recipe_words(stages) for arm, stages in recipes.items()}
@@ -68,7 +73,9 @@ def render(summary: Mapping[str, Any], config: Mapping[str, Any], examples: Mapp
         _differences(summary),
         _convergence(summary, stages),
         _examples(summary, examples),
+        synthetic_html(summary.get("synthetic_set"), pairs),
         _classes(summary),
+        _section("Gain per class", escape(gain_note(summary)), gain_table(summary)),
         _confusion(summary),
         _cost(summary),
         _reproduce(summary, config),

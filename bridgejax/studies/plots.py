@@ -229,13 +229,14 @@ def contact_sheet(examples: Mapping[str, Any] | None) -> str:
         cells.append(f"<h3>{escape(name)}</h3>")
         for kind, label in kinds:
             images = [image for image in examples[kind][index] if image.min() != image.max()]
-            tags = "".join(f'<img src="{_data_uri(image)}" alt="{escape(name)}, {label}" loading="lazy">' for image in images)
+            tags = "".join(f'<img src="{data_uri(image)}" alt="{escape(name)}, {label}" loading="lazy">' for image in images)
             strip = f'<div class="strip" style="--k:{most}">{tags}</div>' if tags else '<div class="strip empty">none</div>'
             cells.append(f'<div><span class="label">{label}</span>{strip}</div>')
     return f'<div class="sheet{" one" if len(kinds) == 1 else ""}">{"".join(cells)}</div>'
 
 
-def _data_uri(image: np.ndarray) -> str:
+def data_uri(image: np.ndarray) -> str:
+    """A picture, uint8 [h, w, 3], as a data URI."""
     from PIL import Image
 
     buffer = io.BytesIO()

@@ -10,17 +10,20 @@ from typing import Any
 
 import numpy as np
 
+from bridgejax.data.catalog import metric_of
 from bridgejax.errors import UserError
 from bridgejax.identity import write_atomic, write_json
 from bridgejax.studies.markdown import markdown
 from bridgejax.studies.page import render
 from bridgejax.studies.summary import read_results, summarise
+from bridgejax.studies.synthetic_set import read_synthetic_set
 
 
 def write_report(workdir: str | Path) -> Path:
     """Writes `summary.json`, `report.md` and `report.html` into a workdir that holds `results.jsonl`.
 
-    Reads `results.jsonl`, and where they are `config.json`, `examples.npz` and `seconds.json`.
+    Reads `results.jsonl`, and where they are `config.json`, `examples.npz`, `seconds.json` and what `report.synthetic_set` and
+    `report.leep` left.
 
     Returns:
       The path of report.html.
@@ -36,7 +39,9 @@ def write_report(workdir: str | Path) -> Path:
     summary = summarise(results, baseline=baseline)
     seconds = _read_json(folder / "seconds.json")
     summary["seconds"] = {str(name): value for name, value in seconds.items() if isinstance(value, (int, float))}
-    page = render(summary, config, _read_examples(folder / "examples.npz"))
+    summary["papers_report"] = metric_of(str(config.get("task", {}).get("source") or ""))
+    summary["synthetic_set"], pairs = read_synthetic_set(folder, config)
+    page = render(summary, config, _read_examples(folder / "examples.npz"), pairs)
     write_json(folder / "summary.json", summary)
     write_atomic(folder / "report.md", markdown(summary, config))
     write_atomic(folder / "report.html", page)

@@ -18,6 +18,7 @@ from bridgejax.errors import UserError, nearest
 from bridgejax.identity import derive_seed, digest, write_atomic, write_json
 from bridgejax.progress import stage_heading
 from bridgejax.runtime import is_first
+from bridgejax.studies import synthetic_set
 from bridgejax.studies.generator import load_generator
 from bridgejax.studies.sets import StudySet, load_sets
 
@@ -143,9 +144,10 @@ def run(config: Any, workdir: Path) -> Path:
             )
             _train_pending(study, workdir, pending)
         finished = all((workdir / name).is_file() for name in (*REPORT_FILES, RESULTS_FILE, EXAMPLES_FILE))
-        if is_first() and (pending or not finished):
+        if is_first() and (pending or not finished or synthetic_set.is_due(study, workdir)):
             _write_results(study, workdir)
             _write_examples(study, workdir)
+            synthetic_set.write_synthetic_set(study, workdir)
             stage_heading("report")
             from bridgejax.studies.report import write_report
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from bridgejax.errors import UserError
+from bridgejax.studies.gains import class_gains
 from bridgejax.studies.statistics import LEVEL, METRICS, REPLICATES, Study
 
 RESULTS_FILE = "results.jsonl"
@@ -71,7 +72,8 @@ def summarise(
       A JSON-able dict. `order` lists the entries of `arms`; an entry is an arm, or an arm in a setting ("bridged (4 shots)")
       where a study has several shot counts or volumes. `arms[entry]` has both accuracies (`mean`, `sd`, `low`, `high`,
       `seeds`), per-class means, the confusion matrix summed over seeds (rows: true class), the convergence `curve` and
-      mean seconds. `differences` has `arm` minus `against` in both accuracies, paired by seed and test image. Accuracies are
+      mean seconds. `differences` has `arm` minus `against` in both accuracies, paired by seed and test image, and `class_gains`
+      the same for each class (of every arm against the baseline; of many arms only of the one in focus). Accuracies are
       fractions in [0, 1]; intervals are None with one seed.
     """
     settings: dict[tuple[Any, Any], dict[tuple[str, int], Mapping[str, Any]]] = {}
@@ -103,6 +105,7 @@ def summarise(
         "order": [],
         "arms": {},
         "differences": [],
+        "class_gains": [],
     }
     for setting, runs in settings.items():
         study = Study.from_runs(runs, replicates)
@@ -135,6 +138,11 @@ def summarise(
                 continue
             values = {metric: _plain(study.difference(arm, against, metric)) for metric in METRICS}
             summary["differences"].append({"arm": entries[arm], "against": entries[against], **values})
+        compared = [arm for arm in study.arms if len(arms) <= ALL_PAIRS_UP_TO or arm == summary["focus"]]
+        for arm in compared if used in entries else ():
+            gains = class_gains(study, arm, used, len(summary["classes"])) if arm != used else None
+            if gains is not None:
+                summary["class_gains"].append({"arm": entries[arm], "against": entries[used], **gains})
     return summary
 
 

@@ -114,6 +114,17 @@ def test_every_accuracy_and_difference_shown_is_in_the_summary(make_workdir):
     assert set(shown) <= numbers
 
 
+@pytest.mark.parametrize(
+    ("source", "metric"),
+    [("task:pets", "mean per class"), ("tfds:food101:2.0.0", "top-1"), ("folder:/x/pets", None), ("tfds:mnist", None)],
+)
+def test_the_metric_of_the_papers_is_told(make_workdir, source, metric):
+    folder = make_workdir(config={**config(), "task": {"source": source}})
+    text = write_report(folder).read_text()
+    assert ("papers report" in text) == (metric is not None)
+    assert metric is None or f"papers report {metric}" in text
+
+
 def test_names_are_escaped(make_workdir):
     results_of = {"classes": NASTY, "seeds": 2}
     folder = make_workdir(config={**config(), "task": {"source": "folder:/x/<b>&y"}}, examples=examples(NASTY), **results_of)

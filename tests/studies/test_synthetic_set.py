@@ -1,0 +1,92 @@
+"""Several synthetic sets against the same real images, and the words made of the figures."""
+
+from __future__ import annotations
+
+import io
+import types
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from PIL import Image
+
+from bridgejax.config import default_config
+from bridgejax.data import Examples
+from bridgejax.errors import UserError
+from bridgejax.studies.synthetic_set import compare
+from bridgejax.studies.synthetic_words import synthetic_html, synthetic_markdown
+
+
+class Eye(nnx.Module):
+    """Features: the mean colour of sixteen parts of the picture."""
+
+    preprocessing = types.SimpleNamespace(mean=(0.5,) * 3, std=(0.5,) * 3)
+
+    def features(self, images):
+        rows = images.reshape(images.shape[0], 4, 4, 4, 4, 3).mean((2, 4)).reshape(images.shape[0], -1)
+        return jnp.concatenate([rows, jnp.ones((images.shape[0], 1))], axis=1)
+
+
+def examples(count: int, seed: int, bright: int, kind: str) -> Examples:
+    rng = np.random.default_rng(seed)
+    files = []
+    for _ in range(count):
+        file = io.BytesIO()
+        base = rng.integers(0, 256 - bright, (4, 4, 3)) + bright
+        Image.fromarray(np.kron(base, np.ones((4, 4, 1))).astype(np.uint8)).save(file, "PNG")
+        files.append(file.getvalue())
+    return Examples(tuple(files), (np.arange(count) % 2).astype(np.int32), tuple(f"{kind}/{i}" for i in range(count)))
+
+
+@pytest.fixture
+def config():
+    made = default_config()
+    made.classifier.image_size = 16
+    made.classifier.crop = 1.0
+    made.training.eval_batch_size = 8
+    return made
+
+
+def test_the_nearer_set_is_told_with_an_interval_and_a_copy_is_found(config):
+    real = examples(24, 0, 0, "real")
+    bright, near = examples(24, 1, 120, "a"), examples(24, 2, 0, "b")
+    copied = Examples((*near.images[:5], real.images[7], *near.images[6:]), near.labels, near.ids)
+    figures, pairs = compare(Eye(), real, {"": bright, "near|<b>": copied}, config, ("cat", "dog"))
+    first, second = figures
+    assert second["frechet"]["estimate"] < first["frechet"]["estimate"]
+    assert second["frechet_less_first"]["high"] < 0
+    assert second["kernel"]["distance"] < first["kernel"]["distance"]
+    assert second["recall"] > first["recall"]
+    closest = second["copies"]["closest"][0]
+    assert (closest["synthetic"], closest["real"], closest["suspected"]) == ("b/5", "real/7", True)
+    assert closest["cosine_distance"] == pytest.approx(0, abs=1e-6)
+    assert second["copies"]["both_suspected"] >= 1
+    np.testing.assert_array_equal(pairs[1][0][0], pairs[1][0][1])
+    found = {"against": "train", "real_images": 24, "shots": 12, "classifier": "x", "sets": figures}
+    page = synthetic_html(found, pairs)
+    assert page.count("<img") == 48
+    assert "near|&lt;b&gt;" in page
+    assert "<b>suspected</b>" in page
+    text = "\n".join(synthetic_markdown(found, str, lambda heads, rows: repr((heads, rows))))
+    assert "24 training images of the first seed (12 per class)" in text
+    assert "less the first set's" in text
+
+
+def test_too_few_images_are_told_and_few_leave_out_precision(config):
+    real = examples(3, 0, 0, "real")
+    figures, _ = compare(Eye(), real, {"": examples(4, 1, 0, "a")}, config, ("cat", "dog"))
+    assert figures[0]["precision"] is None
+    assert "precision" not in synthetic_html(
+        {"against": "test", "real_images": 3, "shots": None, "classifier": "x", "sets": figures}, []
+    )
+    with pytest.raises(UserError, match="there is one of 1"):
+        compare(Eye(), real, {"": examples(1, 1, 0, "a")}, config, ("cat", "dog"))
+
+
+def test_leep_of_weights_without_a_head_is_a_dash():
+    rows = [{"network": "pretrained", "images": 8, "outputs": None, "leep": None, "leep_matched": -0.5}]
+    page = synthetic_html({"leep": rows}, [])
+    assert "–" in page
+    assert "−0.500" in page
+    assert synthetic_html(None, []) == ""
