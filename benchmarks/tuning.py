@@ -3,9 +3,10 @@
     python tools/build_emoji_task.py --output emoji_task
     python benchmarks/tuning.py
 
-Runs configs/tuning.py three times: batch statistics and rate for the step-matched control with the classifier's own crop, the
-same without a crop, then each arm's rate. Chosen is the highest mean per-class accuracy on the emoji, over shots and seeds.
-No photograph takes part. What is chosen stands in configs/quickstart.py, by hand.
+Runs configs/tuning.py three times (batch statistics and rate for the step-matched control with the classifier's own crop, the
+same without a crop, then each arm's rate) and configs/generator.py for rate and length on generated images alone. Chosen is the
+highest mean per-class accuracy on the emoji, over shots and seeds. No photograph takes part. What is chosen stands in
+configs/quickstart.py and configs/generator.py, by hand.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ STUDIES = {  # title → config and what is set on the command line
     "Batch statistics and rate, the classifier's own crop": ("configs/tuning.py:inputs", ["--config.classifier.crop=None"]),
     "Batch statistics and rate, no crop": ("configs/tuning.py:inputs", ["--config.classifier.crop=1.0"]),
     "Rates by arm": ("configs/tuning.py", []),
+    "Generated images alone, 128 per class: rate and steps": ("configs/generator.py:tuning", []),
 }
 
 

@@ -16,6 +16,7 @@ from bridgejax.runtime import leave_failed
 COMMANDS = {
     "run": "everything the config asks for: generate, train every arm, report",
     "generate": "a synthetic set only",
+    "invert": "learn a style token, for the data set or for each class",
     "train": "one recipe, one seed",
     "report": "tables, plots and report.html from a workdir",
     "import-weights": "published weights to a local folder, checked",
@@ -60,6 +61,7 @@ def _parser(command: str) -> argparse.ArgumentParser:
     parser.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="the folder to work in; again: continues")
     if command == "train":
         parser.add_argument("--recipe", metavar="NAME", help="default: the config's first arm")
+    if command in ("train", "invert"):
         parser.add_argument("--seed", type=int, default=0, metavar="K", help="which of the study's seeds; default 0")
     return parser
 
@@ -71,34 +73,6 @@ def _usage() -> str:
         f"usage: bridgejax COMMAND --config FILE.py[:ARG] [--config.KEY=VALUE …] --workdir DIR\n\n{lines}\n\n"
         "bridgejax COMMAND --help tells more."
     )
-
-
-def _scaled(values: Sequence[str]) -> list[tuple[str, float]]:
-    """Returns (path, scale) of each `PATH:SCALE`; a path alone has scale 1."""
-    pairs = []
-    for value in values:
-        path, colon, scale = value.rpartition(":")
-        try:
-            pairs.append((path, float(scale)) if colon and path else (value, 1.0))
-        except ValueError as error:
-            if Path(value).exists():
-                pairs.append((value, 1.0))
-                continue
-            raise UserError(f"--lora {value}: the scale {scale!r} is not a number; write PATH:SCALE.") from error
-    return pairs
-
-
-def _words(values: Sequence[str]) -> dict[str, str]:
-    """Returns {word: path} of each `WORD=PATH`."""
-    words: dict[str, str] = {}
-    for value in values:
-        word, equals, path = value.partition("=")
-        if not equals or not word or not path:
-            raise UserError(f"--embedding {value} is not of the form WORD=PATH.")
-        if word in words:
-            raise UserError(f"--embedding names {word} twice; each word has one file.")
-        words[word] = path
-    return words
 
 
 def _split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
@@ -151,6 +125,7 @@ def _dispatch(arguments: Sequence[str]) -> int:
         return 0
     if command == "import-weights":
         from bridgejax.diffusion.import_weights import import_weights
+        from bridgejax.generator_options import scaled_files, word_files
 
         digest = import_weights(
             options.source,
@@ -159,8 +134,8 @@ def _dispatch(arguments: Sequence[str]) -> int:
             tokenizer=options.tokenizer,
             prediction_type=options.prediction_type,
             model_config=options.model_config,
-            loras=_scaled(options.lora),
-            embeddings=_words(options.embedding),
+            loras=scaled_files(options.lora, "--lora"),
+            embeddings=word_files(options.embedding, "--embedding"),
         )
         print(f"{options.output}\n{digest}")
         return 0
@@ -177,6 +152,10 @@ def _dispatch(arguments: Sequence[str]) -> int:
         made = studies.run(config, options.workdir)
     elif command == "generate":
         made = studies.generate(config, options.workdir)
+    elif command == "invert":
+        from bridgejax.studies.inversion import invert
+
+        made = invert(config, options.workdir, seed=options.seed)
     else:
         made = studies.train(config, options.workdir, recipe=options.recipe, seed=options.seed)
     if runtime.is_first():

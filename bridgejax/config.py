@@ -16,14 +16,19 @@ from pathlib import Path
 from typing import Any
 
 from bridgejax.errors import UserError, nearest
+from bridgejax.generator_options import loading_options
 from bridgejax.identity import canonical_json
 from bridgejax.recipes import all_recipes
 
 SCHEDULERS = ("ddim", "pndm", "euler", "euler_ancestral", "dpmpp_2m", "dpmpp_2m_karras", "lcm")
 DTYPES = ("float32", "bfloat16", "float16")
+INVERSION_MODES = ("dataset", "class", "untrained", "word", "none")
 
 # Changing these continues a workdir: none of them decides a result that is already there.
-EXTENDABLE = ("arms", "mesh", "study.", "training.checkpoint_seconds", "recipes.")
+EXTENDABLE = (
+    *("arms", "mesh", "study.", "training.checkpoint_seconds", "recipes."),
+    *("inversion.evaluations", "inversion.checkpoint_every"),
+)
 
 
 def default_config() -> Any:
@@ -44,7 +49,7 @@ def default_config() -> Any:
             "shots": any_type(None),  # real training images per class; None = all
             "class_names": any_type(()),  # names and their order; () = the source's own
             "validation_per_class": 0,  # images per class set aside out of the training part
-            "data_dir": text,  # where prepared TFDS sets lie; None = TFDS's own default
+            "data_dir": config_dict.placeholder(str),  # where prepared TFDS sets lie; None = TFDS's own default
         }
     )
     # Class name → text.
@@ -66,6 +71,35 @@ def default_config() -> Any:
             "height": whole,  # pixels; None = the model's own
             "width": config_dict.placeholder(int),
             "dtype": "float32",
+            "loras": (),  # LoRA files merged into the weights: (path, scale) pairs
+            "words": (),  # learned words that prompts may hold: (word, path) pairs
+            "vae": config_dict.placeholder(str),  # another autoencoder: a folder or a hub name; None = the weights' own
+            "tokenizer": config_dict.placeholder(str),  # for a single file: a folder with CLIP's tokenizer
+            "prediction_type": config_dict.placeholder(str),  # "epsilon" or "v_prediction" where a single file hides it
+        }
+    )
+    # Text learned from the real images of training, and the controls of that (docs/inversion.md).
+    config.inversion = ConfigDict(
+        {
+            # None: prompts.template as it is. "dataset": one word for all classes; "class": one for each; "untrained": a word
+            # that is not trained; "word": a plain word in its place; "none": no style clause.
+            "mode": config_dict.placeholder(str),
+            "token": "<style>",  # the new word; of each class "<style-CLASS>"
+            # Texts with {class} and {token} ("class": {token} alone), to learn and to generate with, in place of
+            # prompts.template. None = "A {class} photo in the style of {token}", or "A photo of a {token}".
+            "prompt": any_type(None),
+            "plain_prompt": any_type("A {class} photo"),  # of "none"
+            "word": "photo",  # of "word"
+            "vectors": 1,  # tokens that the new word is made of
+            "initial": "photo",  # a word of one token whose embedding is copied, "mean_feature" or "random"
+            "steps": 1000,  # for each word; the paper takes 20,000 for a data set, 5,000 for a class
+            "learning_rate": 0.005,
+            "weight_decay": 0.01,
+            "batch_size": 8,
+            "flip": True,  # mirror images by chance
+            "seed": config_dict.placeholder(int),  # None = derived from `seed` and the study's seed
+            "evaluations": 4,  # sample sheets and losses over all images along the way, besides the first
+            "checkpoint_every": 100,  # steps
         }
     )
     # How many, and how they lie on disk.
@@ -76,6 +110,9 @@ def default_config() -> Any:
             "shard_size": config_dict.placeholder(int),  # images per shard; None = chosen
         }
     )
+    # Further sets that stages may train on (`synthetic_set` of a stage): name → what differs from the keys above, for instance
+    # {"prompts": {"template": "a drawing of a {}"}}.
+    config.synthetic_sets = ConfigDict()
     config.classifier = ConfigDict(
         {
             "weights": "builtin:efficientnet_lite0",
@@ -116,7 +153,46 @@ def default_config() -> Any:
     config.lock()
     config.prompts.variants.unlock()
     config.recipes.unlock()
+    config.synthetic_sets.unlock()
     return config
+
+
+# What a further synthetic set may change.
+SET_GROUPS = ("prompts", "generator", "inversion", "synthetic")
+
+
+def set_config(config: Any, name: str) -> Any:
+    """Returns a copy of the config with the changes of one of its `synthetic_sets`; the copy names no further sets.
+
+    Args:
+      config: a config.
+      name: of the set; "" is the config's own.
+
+    Raises:
+      UserError: there is no such set, or it changes what it may not or what does not exist; the key is named.
+    """
+    changed = config.copy_and_resolve_references()
+    with changed.unlocked():
+        changed.synthetic_sets = type(config)()
+    if not name:
+        return changed
+    if name not in config.synthetic_sets:
+        listed = ", ".join(config.synthetic_sets) or "none"
+        raise UserError(
+            f"synthetic set {name!r} is not among synthetic_sets{nearest(name, config.synthetic_sets)}; there is {listed}."
+        )
+    known = [key for key, _ in flatten(default_config()) if key.partition(".")[0] in SET_GROUPS]
+    for key, value in flatten(config.synthetic_sets[name]):
+        where = f"synthetic_sets.{name}.{key}"
+        if key.startswith("prompts.variants."):
+            changed.prompts.variants[key.removeprefix("prompts.variants.")] = value
+            continue
+        if key not in known or key == "synthetic.per_class":
+            raise UserError(f"{where} is not a key that a synthetic set may change{nearest(key, known)}.")
+        group, _, leaf = key.rpartition(".")
+        with changed[group].ignore_type():
+            changed[group][leaf] = value
+    return changed
 
 
 def load_config(spec: str, overrides: Sequence[tuple[str, str]] = ()) -> Any:
@@ -189,7 +265,7 @@ def _override(config: Any, key: str, text: str) -> None:
         node = node[parent] if parent in node and hasattr(node[parent], "to_dict") else None
         if node is None:
             break
-    opened = node is not None and ".".join(parents) in ("recipes", "prompts.variants")
+    opened = node is not None and ".".join(parents) in _OPEN
     if node is None or (leaf not in node and not opened):
         raise UserError(f"--config.{key} is not a key of the config{nearest(key, known)}.")
     if leaf in node and hasattr(node[leaf], "to_dict"):
@@ -203,6 +279,10 @@ def _override(config: Any, key: str, text: str) -> None:
         raise UserError(f"--config.{key}={text}: {error}") from error
 
 
+# Groups whose keys are the user's.
+_OPEN = ("recipes", "prompts.variants", "synthetic_sets")
+
+
 def _literal(text: str) -> Any:
     lowered = text.strip().lower()
     if lowered in ("true", "false"):
@@ -213,8 +293,17 @@ def _literal(text: str) -> Any:
         return text
 
 
-_ANY = {"prompts.template"}
-_LISTS = {"arms", "task.class_names", "study.shots", "study.per_class", "mesh", "mesh_rules"}
+_ANY = {"prompts.template", "inversion.prompt", "inversion.plain_prompt"}
+_LISTS = {
+    "arms",
+    "task.class_names",
+    "study.shots",
+    "study.per_class",
+    "mesh",
+    "mesh_rules",
+    "generator.loras",
+    "generator.words",
+}
 
 
 def _coerce(key: str, old: Any, value: Any) -> Any:
@@ -252,7 +341,7 @@ def check_config(config: Any) -> None:
     reference = default_config()
     known = [name for name, _ in flatten(reference)]
     for name, _ in flatten(config):
-        if name not in known and not name.startswith(("recipes.", "prompts.variants.")):
+        if name not in known and not name.startswith(tuple(f"{group}." for group in _OPEN)):
             raise UserError(f"{name} is not a key of the config{nearest(name, known)}.")
     for name in known:
         group, _, leaf = name.rpartition(".")
@@ -264,7 +353,10 @@ def check_config(config: Any) -> None:
     values = dict(flatten(config))
     for key, low in _AT_LEAST.items():
         _check_whole(key, values[key], low, optional=key in _OPTIONAL)
-    for key in ("training.learning_rate", "training.weight_decay", "training.momentum", "generator.guidance_scale"):
+    for key in (
+        *("training.learning_rate", "training.weight_decay", "training.momentum", "generator.guidance_scale"),
+        *("inversion.learning_rate", "inversion.weight_decay"),
+    ):
         value = values[key]
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
             raise UserError(f"{key} is {value!r}; it should be a finite number of at least 0.")
@@ -281,7 +373,10 @@ def check_config(config: Any) -> None:
         )
     if values["generator.dtype"] not in DTYPES:
         raise UserError(f"generator.dtype is {values['generator.dtype']!r}; it should be one of {', '.join(DTYPES)}.")
+    loading_options(config.generator)
     _check_prompts(config)
+    _check_sets(config)
+    _check_inversion(config.inversion)
     _check_arms(config)
     for grid, low in (("study.shots", 1), ("study.per_class", 1)):
         for value in values[grid]:
@@ -313,8 +408,17 @@ _AT_LEAST = {
     "training.base_steps": 1,
     "training.evaluations": 0,
     "study.seeds": 1,
+    "inversion.vectors": 1,
+    "inversion.steps": 0,
+    "inversion.batch_size": 1,
+    "inversion.seed": 0,
+    "inversion.evaluations": 0,
+    "inversion.checkpoint_every": 1,
 }
-_OPTIONAL = {"task.shots", "generator.height", "generator.width", "synthetic.seed", "synthetic.shard_size", "training.steps"}
+_OPTIONAL = {
+    *("task.shots", "generator.height", "generator.width", "synthetic.seed", "synthetic.shard_size", "training.steps"),
+    "inversion.seed",
+}
 
 
 def _check_whole(key: str, value: Any, low: int, optional: bool) -> None:
@@ -334,6 +438,55 @@ def _check_prompts(config: Any) -> None:
             raise UserError(
                 f"prompts.template {text!r} has no {{}} for the class name; write for instance 'a photo of a {{}}'."
             )
+
+
+def _check_sets(config: Any) -> None:
+    for name in config.synthetic_sets:
+        if not re.fullmatch(r"[A-Za-z0-9_.+-]+", name):
+            raise UserError(f"synthetic set {name!r} should hold only letters, digits, '_', '-', '+' and '.'.")
+        if not hasattr(config.synthetic_sets[name], "to_dict"):
+            raise UserError(
+                f"synthetic_sets.{name} is {config.synthetic_sets[name]!r}; it should be groups of keys such as "
+                "{'prompts': {'template': 'a drawing of a {}'}}."
+            )
+        changed = set_config(config, name)
+        try:
+            check_config(changed)
+        except UserError as error:
+            raise UserError(f"in synthetic_sets.{name}: {error}") from error
+
+
+def _check_inversion(inversion: Any) -> None:
+    mode = inversion.mode
+    if mode is not None and mode not in INVERSION_MODES:
+        raise UserError(
+            f"inversion.mode is {mode!r}; it should be one of {', '.join(INVERSION_MODES)}, or None"
+            f"{nearest(str(mode), INVERSION_MODES)}."
+        )
+    for key in ("token", "word", "initial"):
+        value = inversion[key]
+        if not isinstance(value, str) or not value or any(letter.isspace() for letter in value):
+            raise UserError(f"inversion.{key} is {value!r}; it should be one word without spaces.")
+    by_class = mode == "class"
+    for key, needed in (("prompt", ("{token}",) if by_class else ("{class}", "{token}")), ("plain_prompt", ("{class}",))):
+        value = inversion[key]
+        if value is None and key == "prompt":
+            continue
+        texts = (value,) if isinstance(value, str) else value
+        if not isinstance(texts, (list, tuple)) or not texts or not all(isinstance(one, str) for one in texts):
+            raise UserError(
+                f"inversion.{key} is {value!r}; it should be a text or a tuple of texts with {' and '.join(needed)}."
+            )
+        for one in texts:
+            for place in needed:
+                if place not in one:
+                    raise UserError(
+                        f"inversion.{key} {one!r} has no {place}; put {place} where the "
+                        f"{'new word' if place == '{token}' else 'class name'} goes."
+                    )
+            odd = "{class}" if by_class and key == "prompt" else "{token}" if key == "plain_prompt" else "{}"
+            if odd in one:
+                raise UserError(f"inversion.{key} {one!r} holds {odd}, which has no meaning there; take it out.")
 
 
 def _check_arms(config: Any) -> None:
@@ -358,8 +511,11 @@ def to_plain(config: Any) -> dict[str, Any]:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Returns "key: old → new" for every key that decides results and differs, sorted by key."""
-    before, after = dict(flatten(old)), dict(flatten(new))
+    """Returns "key: old → new" for every key that decides results and differs, sorted by key.
+
+    A key that `old` lacks, from before there was such a key, had today's default.
+    """
+    before, after = {**dict(flatten(to_plain(default_config()))), **dict(flatten(old))}, dict(flatten(new))
     return [
         f"{key}: {before.get(key)!r} → {after.get(key)!r}"
         for key in sorted({*before, *after})

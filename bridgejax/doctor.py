@@ -99,13 +99,14 @@ def _plan(config: Any, problems: list[str]) -> list[str]:
         from flax import nnx
 
         from bridgejax.diffusion.folder import find_generator, load_networks, parse_dtype
+        from bridgejax.generator_options import loading_options
         from bridgejax.mesh import bytes_per_device, data_size, make_abstract_put, make_mesh, parameter_rules
         from bridgejax.models.registry import abstract_classifier
 
         mesh = make_mesh(config.mesh)
         parts = data_size(mesh)
         lines = [f"mesh    {_shown_mesh(mesh)}"]
-        description = find_generator(config.generator.weights)
+        description = find_generator(config.generator.weights, **loading_options(config.generator))
         put = make_abstract_put(mesh, parameter_rules(config.mesh_rules))
         state = nnx.state(load_networks(description, parse_dtype(config.generator.dtype), put))
         held, dtype = f"{_mib(bytes_per_device(state))} of {_mib(_whole(state))}", config.generator.dtype

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 import secrets
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -19,10 +18,11 @@ from bridgejax.diffusion.lora import Delta, Merged, lora_list, read_lora
 from bridgejax.diffusion.networks import Autoencoder, Networks
 from bridgejax.diffusion.single_file import PREDICTIONS, read_single_file
 from bridgejax.diffusion.textual_inversion import TOKEN_TABLE, extend_vocabulary
-from bridgejax.diffusion.tokenizer import TokenizerSource, holds_tokenizer
 from bridgejax.errors import UserError, nearest
 from bridgejax.identity import TEMPORARY_PREFIX, digest, file_digest, folder_digest, write_json
 from bridgejax.models.clip_text import CLIPTextModel
+from bridgejax.models.hub import fetch, is_hub_name
+from bridgejax.models.tokenizer import TokenizerSource, holds_tokenizer
 from bridgejax.models.unet import UNet2DCondition
 from bridgejax.models.vae import AutoencoderKL
 from bridgejax.models.vae_tiny import VAE_TINY_RULES, AutoencoderTiny
@@ -150,28 +150,14 @@ def locate(name: str | Path) -> Path:
         return path
     if path.exists():
         raise UserError(f"{path} is a file; a generator is a folder with a model_index.json, or a .safetensors file.")
-    if isinstance(name, Path) or not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", text):
+    if isinstance(name, Path) or not is_hub_name(text):
         raise UserError(
             f"there is no generator folder {path}; give a folder with a model_index.json, a .safetensors file, "
             "'builtin:tiny_diffusion' or a hub name (owner/name)."
         )
-    return _fetch(text)
-
-
-def _fetch(name: str) -> Path:
-    try:
-        from huggingface_hub import snapshot_download
-    except ImportError as error:
-        raise UserError(f"there is no folder {name}, and hub names need the package huggingface_hub; install it.") from error
     parts = ("unet", "vae", "tokenizer", "tokenizer_2", "scheduler", *TEXT_ENCODERS)
-    patterns = ["model_index.json", *(f"{part}/*.{end}" for part in parts for end in ("json", "txt", "safetensors"))]
-    try:
-        return Path(snapshot_download(name, allow_patterns=patterns))
-    except Exception as error:  # the hub raises many kinds, for many causes; the cause is chained
-        raise UserError(
-            f"there is no folder {name}, and the hub could not give a model of that name ({type(error).__name__}); "
-            "check the name, the network and, for gated models, your login."
-        ) from error
+    endings = ("json", "txt", "safetensors")
+    return fetch(text, ["model_index.json", *(f"{part}/*.{end}" for part in parts for end in endings)])
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -277,6 +263,7 @@ def find_generator(
     model_config: Mapping[str, Any] | str | Path | None = None,
     loras: Mapping[str | Path, float] | Sequence[Any] = (),
     embeddings: Mapping[str, str | Path] | None = None,
+    vae: str | Path | None = None,
 ) -> Description:
     """Finds and describes a generator of any published layout, with the changes asked for; no array is loaded yet.
 
@@ -288,6 +275,7 @@ def find_generator(
       model_config: for a single file: what its tensors do not show (see `bridgejax.diffusion.single_file`).
       loras: (path, scale) pairs or {path: scale}; see `bridgejax.diffusion.lora`.
       embeddings: word → file; see `bridgejax.diffusion.textual_inversion`.
+      vae: another autoencoder; see `with_vae`.
 
     Raises:
       UserError: something is missing, damaged, does not fit or is not supported; it is named.
@@ -313,7 +301,7 @@ def find_generator(
         description = _with_loras(description, pairs)
     if embeddings:
         description = _with_embeddings(description, embeddings)
-    return description
+    return description if vae is None else with_vae(description, vae)
 
 
 def _describe_file(

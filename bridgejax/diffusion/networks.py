@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-from bridgejax.models.clip_text import CLIPTextModel
+from bridgejax.models.clip_text import CLIPTextModel, Words
 from bridgejax.models.unet import UNet2DCondition
 from bridgejax.models.vae import AutoencoderKL
 from bridgejax.models.vae_tiny import AutoencoderTiny
@@ -35,31 +35,36 @@ class Networks(nnx.Module):
         self.vae_tile: int | None = None
         self.parts = 1
 
-    def encode_text(self, ids: Sequence[jax.Array]) -> tuple[jax.Array, jax.Array | None]:
+    def encode_text(self, ids: Sequence[jax.Array], words: Sequence[Words] | None = None) -> tuple[jax.Array, jax.Array | None]:
         """Returns the UNet's context and, for SDXL, the pooled embedding.
 
         Args:
           ids: int32 [n, tokens] for each text encoder.
+          words: embeddings that replace those of some ids, for each text encoder (`bridgejax.diffusion.inversion`).
 
         Returns:
           float32 [n, tokens, d] and [n, p] or None. One encoder: its last hidden state. Two: the hidden states
           before each one's last layer, joined, and the projection of the second (Podell et al. 2023, section 2.1).
         """
-        outputs = [encoder(tokens) for encoder, tokens in zip(self.text_encoders, ids, strict=True)]
+        given = [None] * len(ids) if words is None else words
+        outputs = [encoder(tokens, word) for encoder, tokens, word in zip(self.text_encoders, ids, given, strict=True)]
         if self.unet.addition != "text_time":
             return outputs[0].last_hidden_state, None
         return jnp.concatenate([output.penultimate for output in outputs], -1), outputs[-1].pooled
 
     def encode(self, images: jax.Array) -> jax.Array:
         """Returns latents as the UNet sees them (posterior mean × scaling factor) of images in [0, 1]."""
+        return self.moments(images)[..., : self.vae.latent_channels] * self.vae.scaling_factor
+
+    def moments(self, images: jax.Array) -> jax.Array:
+        """Returns the autoencoder's posterior of images in [0, 1], not scaled: see `moments` of the autoencoder."""
 
         def whole(pixels: jax.Array) -> jax.Array:
             if self.vae_tile is None:
                 return self.vae.moments(pixels)
             return tiled(self.vae.moments, pixels, self.vae_tile, self.vae_tile // self.vae.factor)
 
-        moments = self._sliced(whole, images * 2.0 - 1.0)
-        return moments[..., : self.vae.latent_channels] * self.vae.scaling_factor
+        return self._sliced(whole, images * 2.0 - 1.0)
 
     def decode(self, latents: jax.Array) -> jax.Array:
         """Returns images float32 [n, h, w, 3] in [0, 1] of latents as the UNet sees them."""

@@ -15,22 +15,15 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from bridgejax.diffusion.folder import (
-    Description,
-    content_digest,
-    find_generator,
-    load_networks,
-    parse_dtype,
-    save_folder,
-    with_vae,
-)
+from bridgejax.diffusion.folder import Description, content_digest, find_generator, load_networks, parse_dtype, save_folder
 from bridgejax.diffusion.networks import Networks
 from bridgejax.diffusion.sampler import make_sampler
 from bridgejax.diffusion.schedulers import CLASS_NAMES, LCM, Scheduler, Tables, make_scheduler
-from bridgejax.diffusion.tokenizer import Tokenizer
 from bridgejax.errors import UserError
 from bridgejax.identity import keys_from_seeds
 from bridgejax.mesh import check_randomness, data_sharding, data_size, make_put, parameter_rules, replicated
+from bridgejax.models.clip_text import Words
+from bridgejax.models.tokenizer import Tokenizer
 
 
 class Schedule(NamedTuple):
@@ -97,9 +90,8 @@ def load_pipeline(
         model_config=model_config,
         loras=loras,
         embeddings=embeddings,
+        vae=vae,
     )
-    if vae is not None:
-        description = with_vae(description, vae)
     put = None if mesh is None else make_put(mesh, parameter_rules(mesh_rules))
     networks = load_networks(description, kind, put, None if param_dtype is None else parse_dtype(param_dtype))
     networks.vae_slice, networks.vae_tile = _checked_parts(vae_slice, vae_tile, networks.vae.factor)
@@ -162,6 +154,28 @@ class Pipeline:
         return tuple(
             Tokenizer(path, encoder.max_tokens) for path, encoder in zip(self.description.tokenizers, encoders, strict=True)
         )
+
+    @property
+    def split(self) -> tuple[Any, nnx.State]:
+        """The networks' graph definition and arrays, for jitted programs of one's own: `nnx.merge(graph, state)` inside."""
+        return self._graph, self._state
+
+    def set_words(self, words: Sequence[Words]) -> None:
+        """Replaces rows of the token tables, one `Words` per text encoder; `digest` stays that of the files.
+
+        Raises:
+          UserError: rows of another width, or outside the table.
+        """
+        for encoder, word in zip(self.networks.text_encoders, words, strict=True):
+            table = encoder.embeddings.token_embedding.embedding
+            first, rows = int(word.first), word.rows
+            if rows.shape[1] != table.shape[1] or not 0 <= first <= first + len(rows) <= table.shape[0]:
+                raise UserError(
+                    f"rows {first} to {first + len(rows)} of width {rows.shape[1]} do not fit a token table of "
+                    f"{table.shape[0]} rows of width {table.shape[1]}."
+                )
+            table[...] = table[...].at[first : first + len(rows)].set(jnp.asarray(rows).astype(table.dtype))
+        self._graph, self._state = nnx.split(self.networks)
 
     @property
     def takes_guidance(self) -> bool:

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from bridgejax.diffusion.lora import weights_file
-from bridgejax.diffusion.tokenizer import Tokenizer, TokenizerSource
 from bridgejax.errors import UserError
+from bridgejax.models.tokenizer import Tokenizer, TokenizerSource
 from bridgejax.models.weights import read_tensors, save_tensors
 
 _XL_NAMES = ("clip_l", "clip_g")

@@ -46,6 +46,7 @@ class Classifier(nnx.Module):
     num_classes: int
     preprocessing: Preprocessing
     head: nnx.Linear
+    blocks: nnx.List
 
     def features(self, images: jax.Array) -> jax.Array:
         """Returns what the head sees, float32 [n, d], of normalised images, float [n, h, w, 3]."""

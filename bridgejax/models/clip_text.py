@@ -43,6 +43,13 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 
 
+class Words(NamedTuple):
+    """Rows that stand in for those of a token table, so that gradients reach them and nothing else of it."""
+
+    first: jax.Array  # int32 scalar, the id of the first row
+    rows: jax.Array  # float32 [k, hidden], for the ids first … first + k - 1
+
+
 class TextOutput(NamedTuple):
     """What a text encoder gives: float32 embeddings of tokens and of the whole text."""
 
@@ -60,12 +67,17 @@ class Embeddings(nnx.Module):
         self.token_embedding = nnx.Embed(c["vocab_size"], c["hidden_size"], **options)
         self.position_embedding = nnx.Embed(c["max_position_embeddings"], c["hidden_size"], **options)
 
-    def __call__(self, ids: jax.Array) -> jax.Array:
-        return self.token_embedding(ids) + self.position_embedding(jnp.arange(ids.shape[1]))[None]
+    def __call__(self, ids: jax.Array, words: Words | None = None) -> jax.Array:
+        tokens = self.token_embedding(ids)
+        if words is not None:
+            place, count = ids - words.first, words.rows.shape[0]
+            rows = words.rows.astype(tokens.dtype)[jnp.clip(place, 0, count - 1)]
+            tokens = jnp.where(((place >= 0) & (place < count))[..., None], rows, tokens)
+        return tokens + self.position_embedding(jnp.arange(ids.shape[1]))[None]
 
 
 class SelfAttention(nnx.Module):
-    """Causal multi-head self-attention with biases."""
+    """Multi-head self-attention with biases; the mask (causal for text, None for images) comes with the call."""
 
     def __init__(self, features: int, heads: int, **options: Any):
         self.q_proj = linear(features, features, **options)
@@ -74,7 +86,7 @@ class SelfAttention(nnx.Module):
         self.out_proj = linear(features, features, **options)
         self.heads = heads
 
-    def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
         q, k, v = (layer(x).reshape(*x.shape[:2], self.heads, -1) for layer in (self.q_proj, self.k_proj, self.v_proj))
         return self.out_proj(attention(q, k, v, mask).reshape(x.shape))
 
@@ -101,7 +113,7 @@ class Layer(nnx.Module):
         self.mlp = Mlp(features, c["intermediate_size"], c["hidden_act"], **options)
         self.layer_norm2 = layer_norm(features, epsilon=epsilon, **options)
 
-    def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
         x = x + self.self_attn(self.layer_norm1(x), mask)
         return x + self.mlp(self.layer_norm2(x))
 
@@ -151,11 +163,11 @@ class CLIPTextModel(nnx.Module):
         self.max_tokens = int(c["max_position_embeddings"])
         self.width = int(c["hidden_size"])
 
-    def __call__(self, ids: jax.Array) -> TextOutput:
-        """Encodes token ids, int32 [n, tokens]; the outputs are float32."""
+    def __call__(self, ids: jax.Array, words: Words | None = None) -> TextOutput:
+        """Encodes token ids, int32 [n, tokens], some of whose embeddings may be given; the outputs are float32."""
         tokens = ids.shape[1]
         mask = jnp.where(jnp.tril(jnp.ones((tokens, tokens), bool)), 0.0, -jnp.inf)[None, None]
-        x = self.embeddings(ids)
+        x = self.embeddings(ids, words)
         penultimate = x
         for layer in self.encoder.layers:
             penultimate = x

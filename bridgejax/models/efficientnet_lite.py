@@ -17,6 +17,7 @@ from flax import nnx
 from bridgejax.models.classifier import Classifier, Preprocessing
 from bridgejax.models.initial import NORM_STARTS, Start, he_depthwise, he_fan_out
 from bridgejax.models.layers import BatchNorm, Conv, relu6
+from bridgejax.models.weights import Rule
 
 # As the original: TensorFlow's momentum 0.99 is PyTorch's 0.01.
 BATCH_NORM_MOMENTUM = 0.99
@@ -47,6 +48,20 @@ LITE0 = (
 )
 # The published weights take (x - 127) / 128 for x in 0..255.
 LITE0_PREPROCESSING = Preprocessing(size=224, mean=(127 / 255,) * 3, std=(128 / 255,) * 3, crop=0.875)
+
+# Our paths differ from the published names by a leading underscore per module, and by PyTorch's words.
+EFFICIENTNET_LITE_RULES = (
+    Rule(r"head\.kernel", "_fc.weight", "linear"),
+    Rule(r"head\.bias", "_fc.bias"),
+    Rule(r"blocks\.(\d+)\.(\w+)\.kernel", r"_blocks.\1._\2.weight", "conv"),
+    Rule(r"(\w+)\.kernel", r"_\1.weight", "conv"),
+    Rule(r"blocks\.(\d+)\.(bn\d)\.scale", r"_blocks.\1._\2.weight"),
+    Rule(r"blocks\.(\d+)\.(bn\d)\.bias", r"_blocks.\1._\2.bias"),
+    Rule(r"blocks\.(\d+)\.(bn\d)\.(mean|var)", r"_blocks.\1._\2.running_\3"),
+    Rule(r"(bn\d)\.scale", r"_\1.weight"),
+    Rule(r"(bn\d)\.bias", r"_\1.bias"),
+    Rule(r"(bn\d)\.(mean|var)", r"_\1.running_\2"),
+)
 
 
 def _batch_norm(channels: int, rngs: nnx.Rngs) -> BatchNorm:

@@ -47,6 +47,11 @@ def normal(deviation: float) -> Draw:
     return lambda key, shape: deviation * jax.random.normal(key, shape, jnp.float32)
 
 
+def uniform(bound: float) -> Draw:
+    """Returns the draw of a uniform distribution in ±bound."""
+    return lambda key, shape: jax.random.uniform(key, shape, jnp.float32, -bound, bound)
+
+
 def he_fan_out(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """Returns a dense convolution's kernel [k, k, in, out]: normal with variance 2 / (k² · out) (He et al. 2015)."""
     return normal(math.sqrt(2.0 / (shape[0] * shape[1] * shape[3])))(key, shape)

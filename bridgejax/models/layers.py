@@ -348,8 +348,8 @@ class Conv(nnx.Module):
         pads = self.pads(x.shape[1], x.shape[2])
         if self.depthwise:
             y = depthwise_conv(x, kernel, self.stride, pads)
-        elif self.kernel_size == 1 and self.stride == 1 and self.groups == 1 and pads == ((0, 0), (0, 0)):
-            y = pointwise_conv(x, kernel[0, 0])
+        elif self.kernel_size == 1 and self.groups == 1 and pads == ((0, 0), (0, 0)):
+            y = pointwise_conv(x if self.stride == 1 else x[:, :: self.stride, :: self.stride], kernel[0, 0])
         elif self.groups == 1:
             y = conv2d(x, kernel, self.stride, pads)
         else:

@@ -1,12 +1,13 @@
-"""Classifiers by folder or name: `load_classifier`, `save_classifier`, `reset_head`.
+"""Classifiers by folder or name: `load_classifier`, `save_classifier`.
 
-A classifier folder holds `config.json` (architecture, number of classes, preprocessing) and `model.safetensors` under the
-names and in the layout of the published PyTorch file, so it opens in PyTorch too.
+A classifier folder is one that timm or transformers published (`config.json`, for transformers `preprocessor_config.json`, and
+`model.safetensors`), or one that `save_classifier` wrote, in the same layout, so that it opens in those libraries too.
 """
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,83 +17,204 @@ from flax import nnx
 
 from bridgejax.errors import UserError, nearest
 from bridgejax.identity import derive_seed, folder_digest, write_json
-from bridgejax.models.classifier import Preprocessing
-from bridgejax.models.efficientnet_lite import EfficientNetLite
-from bridgejax.models.initial import reset_head
-from bridgejax.models.weights import Rule, assign, export, read_tensors, save_tensors
+from bridgejax.models.classifier import Classifier
+from bridgejax.models.clip import CLIP, TextTower, image_side, set_classes
+from bridgejax.models.hub import fetch, is_hub_name
+from bridgejax.models.initial import reinitialise, reset_head
+from bridgejax.models.layout import Found, Layout
+from bridgejax.models.published import (
+    CONFIG_FILE,
+    PREPROCESSOR_FILE,
+    WEIGHTS_FILE,
+    config_files,
+    describe,
+    layout_of,
+    read_config,
+)
+from bridgejax.models.vit import VisionTransformer, with_image_size
+from bridgejax.models.vit_layouts import clip_config, layout, timm_tower
+from bridgejax.models.weights import assign, export, find_weights, read_tensors, save_tensors
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 BUILTIN = {"builtin:efficientnet_lite0": ASSETS / "efficientnet_lite0"}
-CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
-
-# Our paths differ from the published names by a leading underscore per module, and by PyTorch's words.
-EFFICIENTNET_LITE_RULES = (
-    Rule(r"head\.kernel", "_fc.weight", "linear"),
-    Rule(r"head\.bias", "_fc.bias"),
-    Rule(r"blocks\.(\d+)\.(\w+)\.kernel", r"_blocks.\1._\2.weight", "conv"),
-    Rule(r"(\w+)\.kernel", r"_\1.weight", "conv"),
-    Rule(r"blocks\.(\d+)\.(bn\d)\.scale", r"_blocks.\1._\2.weight"),
-    Rule(r"blocks\.(\d+)\.(bn\d)\.bias", r"_blocks.\1._\2.bias"),
-    Rule(r"blocks\.(\d+)\.(bn\d)\.(mean|var)", r"_blocks.\1._\2.running_\3"),
-    Rule(r"(bn\d)\.scale", r"_\1.weight"),
-    Rule(r"(bn\d)\.bias", r"_\1.bias"),
-    Rule(r"(bn\d)\.(mean|var)", r"_\1.running_\2"),
-)
-ARCHITECTURES: dict[str, tuple[type[EfficientNetLite], tuple[Rule, ...]]] = {
-    EfficientNetLite.architecture: (EfficientNetLite, EFFICIENTNET_LITE_RULES),
-}
+_HUB_FILES: tuple[str, ...] = (CONFIG_FILE, PREPROCESSOR_FILE, "model*.safetensors", "model.safetensors.index.json")
+_HUB_FILES = (*_HUB_FILES, "vocab.json", "merges.txt", "tokenizer*.json", "special_tokens_map.json")
 
 
-def load_classifier(folder_or_name: str | Path, num_classes: int | None = None, seed: int = 0) -> EfficientNetLite:
+def load_classifier(
+    folder_or_name: str | Path,
+    num_classes: int | None = None,
+    seed: int = 0,
+    *,
+    class_names: Sequence[str] | None = None,
+    templates: Sequence[str] | str | None = None,
+    image_size: int | None = None,
+    pretrained: bool = True,
+) -> Any:
     """Loads a classifier with its weights, in evaluation mode.
 
     Args:
-      folder_or_name: `builtin:efficientnet_lite0`, or a folder that `save_classifier` wrote.
-      num_classes: outputs wanted; None keeps the file's. Another number than the file's gives a new head, made from `seed`.
-      seed: of the new head.
+      folder_or_name: `builtin:efficientnet_lite0`, a folder in timm's or transformers' layout or of `save_classifier`, or a
+        hub name (owner/name; only then is there any network, and none when the hub's cache holds it).
+      num_classes: outputs wanted; None keeps the file's. Another number than the file's gives a new head, made from `seed`. Of
+        a CLIP folder it takes the image tower (without projection) with a new linear head, for fine-tuning.
+      seed: of the new head, and of all parameters if not `pretrained`.
+      class_names: of a CLIP folder: the classes of a zero-shot head, logits = exp(logit_scale) · cosine.
+      templates: sentences with `{}` for the class name; a class's column is the mean over them. None: "a photo of a {}.".
+      image_size: side of the input in pixels for which `preprocessing.size` and, in a vision transformer, the position
+        embeddings are made; None keeps the file's. Without it, images of other sizes work as well.
+      pretrained: False reads the config alone and starts every parameter anew ("from scratch").
 
     Returns:
-      The model: `model(images)` are logits, `.features(images)` what the head sees, `.preprocessing` what images must be,
-      `.num_classes`, `.head`.
+      A `Classifier`: `model(images)` are logits, `.features(images)` what the head sees, `.preprocessing` what images must be,
+      `.num_classes`, `.head`, `.blocks`. A zero-shot one also has `encode_image(images)` and `encode_text(texts)`.
 
     Raises:
-      UserError: the folder, its config or its weights are missing, damaged or do not fit together.
+      UserError: the folder, its config or its weights are missing, damaged, not supported or do not fit together.
     """
     folder = _folder(folder_or_name)
-    architecture, classes, preprocessing = _read_config(folder / CONFIG_FILE)
     if num_classes is not None and num_classes < 1:
         raise UserError(f"num_classes is {num_classes}; a classifier needs at least 1 class.")
-    build, rules = ARCHITECTURES[architecture]
-    weights = folder / WEIGHTS_FILE
-    tensors = read_tensors(weights if weights.is_file() else folder)
-    abstract = nnx.eval_shape(lambda: build(classes, preprocessing, rngs=nnx.Rngs(0)))
-    model = assign(abstract, tensors, rules, str(weights))
-    if num_classes is not None and num_classes != classes:
-        reset_head(model, jax.random.key(derive_seed(seed, "head")), num_classes)
+    found = describe(folder)
+    is_clip = read_config(folder).get("model_type") == "clip"
+    if (class_names is not None or templates is not None) and not is_clip:
+        raise UserError(
+            f"{folder} is no CLIP model, so class_names and templates make no head for it; give num_classes instead."
+        )
+    if templates is not None and class_names is None:
+        raise UserError("templates are given without class_names; name the classes of the zero-shot head.")
+    names = () if class_names is None else (class_names,) if isinstance(class_names, str) else tuple(class_names)
+    if names and num_classes not in (None, len(names)):
+        raise UserError(f"num_classes is {num_classes}, but class_names holds {len(names)}; leave num_classes out.")
+    model: Classifier
+    if is_clip and (class_names is not None or num_classes in (None, found.num_classes)):
+        model = _load_zero_shot(folder, found, names if class_names is not None else None, templates, pretrained)
+    else:
+        if is_clip:
+            found = _tower(folder, found)
+        model = _load(folder, found, num_classes, seed, pretrained)
+    if image_size is not None:
+        _resize(model, image_size)
     return model
 
 
-def abstract_classifier(folder_or_name: str | Path) -> EfficientNetLite:
-    """Returns a classifier of shapes and dtypes without weights (`nnx.eval_shape`), as its config says."""
-    architecture, classes, preprocessing = _read_config(_folder(folder_or_name) / CONFIG_FILE)
-    return nnx.eval_shape(lambda: ARCHITECTURES[architecture][0](classes, preprocessing, rngs=nnx.Rngs(0)))
+def _load(folder: Path, found: Found, num_classes: int | None, seed: int, pretrained: bool) -> Classifier:
+    classes = found.num_classes if num_classes is None else num_classes
+    if classes is None:
+        raise UserError(f"{folder} holds a network without a head; give num_classes (or, for CLIP, class_names).")
+    known = found.num_classes if pretrained and found.num_classes is not None else classes
+    abstract = nnx.eval_shape(lambda: found.build(known, nnx.Rngs(0)))
+    if not pretrained:
+        return reinitialise(abstract, jax.random.key(derive_seed(seed, "initial")))
+    tensors, where = _read(folder)
+    model = _fill(abstract, tensors, found.layout, where, headless=found.num_classes is None)
+    if isinstance(model, VisionTransformer) and model.config.layout == "clip":
+        model.config = timm_tower(model.config)
+    if found.num_classes != classes:
+        reset_head(model, jax.random.key(derive_seed(seed, "head")), classes)
+    return model
+
+
+def _read(folder: Path) -> tuple[dict[str, np.ndarray], str]:
+    weights = folder / WEIGHTS_FILE
+    return read_tensors(weights if weights.is_file() else folder), str(weights if weights.is_file() else folder)
+
+
+def _fill(abstract: Classifier, tensors: dict[str, np.ndarray], found: Layout, where: str, *, headless: bool) -> Classifier:
+    named = found.read(tensors)
+    if headless:  # a head of zeros stands in until the caller makes one
+        width, classes = abstract.head.in_features, abstract.num_classes
+        named |= {f"{found.head}.weight": np.zeros((classes, width), np.float32)}
+        named |= {f"{found.head}.bias": np.zeros(classes, np.float32)}
+    return assign(abstract, named, found.rules, where, spell=found.spell)
+
+
+def _tower(folder: Path, found: Found) -> Found:
+    """Returns the image tower of a CLIP folder alone."""
+    config = replace(clip_config(read_config(folder), str(folder / CONFIG_FILE)), projection=0)
+    image = image_side(layout(config), keep_head=False, keep_projection=False)
+
+    def build(classes: int, rngs: nnx.Rngs) -> VisionTransformer:
+        return VisionTransformer(config, classes, found.preprocessing, rngs=rngs)
+
+    return Found(build, image, None, found.preprocessing)
+
+
+def _load_zero_shot(
+    folder: Path,
+    found: Found,
+    names: Sequence[str] | None,
+    templates: Sequence[str] | str | None,
+    pretrained: bool,
+) -> CLIP:
+    if names is None and found.num_classes is None:
+        raise UserError(
+            f"{folder} is a CLIP model, which has no classes of its own; give class_names (zero-shot) or num_classes "
+            "(a new head)."
+        )
+    if not pretrained:
+        raise UserError("a zero-shot head needs pretrained weights; give num_classes instead of class_names.")
+    tensors, where = _read(folder)
+    stored = names is None
+    classes = (found.num_classes or 0) if names is None else max(len(names), 1)
+    abstract = nnx.eval_shape(lambda: found.build(classes, nnx.Rngs(0)))
+    image = image_side(found.layout, keep_head=stored, keep_projection=True)
+    model = _fill(abstract, tensors, image, where, headless=not stored)
+    if not isinstance(model, CLIP):
+        raise UserError(f"{folder} holds no CLIP model.")
+    config = read_config(folder)
+    model.texts = TextTower(folder, config, tensors, where)
+    if names is not None:
+        return set_classes(model, names, templates)
+    ours = config.get("bridgejax") or {}
+    model.class_names, model.templates = tuple(ours.get("class_names") or ()), tuple(ours.get("templates") or ())
+    return model
+
+
+def _resize(model: Classifier, image_size: int) -> None:
+    if isinstance(image_size, bool) or not isinstance(image_size, int | np.integer) or image_size < 1:
+        raise UserError(f"image_size is {image_size!r}; give the side of the input in pixels.")
+    if isinstance(model, VisionTransformer):
+        with_image_size(model, int(image_size))
+    model.preprocessing = replace(model.preprocessing, size=int(image_size))
+
+
+def abstract_classifier(folder_or_name: str | Path, num_classes: int | None = None) -> Any:
+    """Returns a classifier of shapes and dtypes without weights (`nnx.eval_shape`), as its config says.
+
+    Args:
+      folder_or_name: as for `load_classifier`.
+      num_classes: outputs of the head; None means the file's, and 1 where the file has no head (a CLIP's image tower).
+
+    Raises:
+      UserError: as `load_classifier`.
+    """
+    folder = _folder(folder_or_name)
+    found = describe(folder)
+    if read_config(folder).get("model_type") == "clip":
+        found = _tower(folder, found)
+    classes = num_classes or found.num_classes or 1
+    return nnx.eval_shape(lambda: found.build(classes, nnx.Rngs(0)))
 
 
 def classifier_digest(folder_or_name: str | Path) -> str:
-    """Returns the SHA-256 of what decides a classifier: its config and its weights.
+    """Returns the SHA-256 of what decides a classifier: its configs and its weights.
 
     Raises:
       UserError: the folder or one of its files is missing.
     """
     folder = _folder(folder_or_name)
-    _read_config(folder / CONFIG_FILE)
-    if not (folder / WEIGHTS_FILE).is_file():
-        raise UserError(f"{folder / WEIGHTS_FILE} is missing; a classifier folder needs it beside {CONFIG_FILE}.")
-    return folder_digest(folder, (CONFIG_FILE, WEIGHTS_FILE))
+    describe(folder)
+    extra = [PREPROCESSOR_FILE] if (folder / PREPROCESSOR_FILE).is_file() else []
+    return folder_digest(folder, (CONFIG_FILE, *extra, *(file.name for file in find_weights(folder))))
 
 
-def save_classifier(model: EfficientNetLite, folder: str | Path) -> None:
-    """Writes `model` as a folder that `load_classifier` and, by its tensors, the PyTorch original read.
+def save_classifier(model: Classifier, folder: str | Path) -> None:
+    """Writes `model` as a folder that `load_classifier` and the library of its layout read.
+
+    timm layouts open with `timm.create_model("local-dir:FOLDER")`, transformers layouts with `from_pretrained`. The image tower
+    of a CLIP with a linear head is written as timm's network of the same parts; a zero-shot CLIP as a `CLIPModel` with its
+    tokenizer, whose head lies beside (`classifier.weight`, `classifier.bias`).
 
     Args:
       model: a classifier with concrete weights.
@@ -102,8 +224,8 @@ def save_classifier(model: EfficientNetLite, folder: str | Path) -> None:
       UserError: the folder cannot be written, or a weight is not finite (a diverged run is not saved).
     """
     target = Path(folder)
-    _, rules = ARCHITECTURES[model.architecture]
-    tensors = export(model, rules)
+    published = layout_of(model)
+    tensors = published.write(export(model, published.rules))
     for name, array in tensors.items():
         if not np.isfinite(array).all():
             raise UserError(
@@ -112,23 +234,18 @@ def save_classifier(model: EfficientNetLite, folder: str | Path) -> None:
     # PyTorch counts batches beside its running statistics; with a fixed momentum the count is never used.
     for name in [name for name in tensors if name.endswith("running_var")]:
         tensors[name.removesuffix("running_var") + "num_batches_tracked"] = np.zeros((), np.int64)
-    preprocessing = model.preprocessing
-    config = {
-        "architecture": model.architecture,
-        "num_classes": model.num_classes,
-        "preprocessing": {
-            "size": preprocessing.size,
-            "mean": list(preprocessing.mean),
-            "std": list(preprocessing.std),
-            "crop": preprocessing.crop,
-        },
-    }
+    texts = model.texts if isinstance(model, CLIP) else None
+    if texts is not None:
+        tensors |= texts.tensors()
     try:
         target.mkdir(parents=True, exist_ok=True)
+        if texts is not None:
+            texts.save_tokenizer(target)
     except OSError as error:
         raise UserError(f"{target} could not be made ({error.strerror}); choose a folder that can be written.") from error
     save_tensors(target / WEIGHTS_FILE, tensors)
-    write_json(target / CONFIG_FILE, config)
+    for name, content in config_files(model).items():
+        write_json(target / name, content)
 
 
 def _folder(folder_or_name: str | Path) -> Path:
@@ -137,42 +254,12 @@ def _folder(folder_or_name: str | Path) -> Path:
         return BUILTIN[name]
     if name.startswith("builtin:"):
         raise UserError(f"classifier {name!r} is not built in; expected one of {', '.join(BUILTIN)}{nearest(name, BUILTIN)}.")
-    folder = Path(name)
-    if not folder.is_dir():
-        raise UserError(
-            f"classifier folder {name!r} does not exist; give a folder with {CONFIG_FILE} and {WEIGHTS_FILE}, "
-            f"or {', '.join(BUILTIN)}."
-        )
-    return folder
-
-
-def _read_config(file: Path) -> tuple[str, int, Preprocessing]:
-    try:
-        config: Any = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"{file} is missing; a classifier folder needs {CONFIG_FILE} beside {WEIGHTS_FILE}.") from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} is not readable JSON ({error}); write the folder again with save_classifier.") from error
-    architecture = config.get("architecture") if isinstance(config, dict) else None
-    if architecture not in ARCHITECTURES:
-        known = ", ".join(ARCHITECTURES)
-        raise UserError(f"{file}: architecture {architecture!r} is not known; expected one of {known}.")
-    try:
-        classes = int(config["num_classes"])
-        wanted = config["preprocessing"]
-        mean, std = (tuple(float(value) for value in wanted[key]) for key in ("mean", "std"))
-        preprocessing = Preprocessing(int(wanted["size"]), _three(mean), _three(std), float(wanted["crop"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{file} must hold num_classes and preprocessing with size, mean (3 numbers), std (3 numbers) and crop; "
-            f"got a wrong or missing {error}."
-        ) from error
-    if classes < 1 or preprocessing.size < 1 or min(preprocessing.std) <= 0 or not 0 < preprocessing.crop <= 1:
-        raise UserError(f"{file}: num_classes and size must be at least 1, std above 0 and crop in (0, 1]; correct the file.")
-    return str(architecture), classes, preprocessing
-
-
-def _three(values: tuple[float, ...]) -> tuple[float, float, float]:
-    if len(values) != 3:
-        raise ValueError(f"list of {len(values)} numbers")
-    return values[0], values[1], values[2]
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if isinstance(folder_or_name, str) and is_hub_name(name) and not folder.exists():
+        return fetch(name, _HUB_FILES)
+    raise UserError(
+        f"classifier folder {name!r} does not exist; give a folder with {CONFIG_FILE} and {WEIGHTS_FILE}, a hub name "
+        f"(owner/name) or {', '.join(BUILTIN)}."
+    )

@@ -18,8 +18,9 @@ from bridgejax.errors import UserError, nearest
 from bridgejax.identity import derive_seed, digest, write_atomic, write_json
 from bridgejax.progress import stage_heading
 from bridgejax.runtime import is_first
+from bridgejax.studies.generator import load_generator
+from bridgejax.studies.sets import StudySet, load_sets
 
-SYNTHETIC_FOLDER = "synthetic"
 RUNS_FOLDER = "runs"
 RESULTS_FILE = "results.jsonl"
 SECONDS_FILE = "seconds.json"
@@ -52,7 +53,7 @@ class Study:
       UserError: a class, a recipe, a folder or a weight that the config names is not as it should be.
     """
 
-    def __init__(self, config: Any) -> None:
+    def __init__(self, config: Any, load_generators: bool = True) -> None:
         from bridgejax.mesh import generation_mesh, make_mesh
         from bridgejax.models.registry import classifier_digest
         from bridgejax.training.recipes import recipe_from_config
@@ -78,16 +79,8 @@ class Study:
         ]
         for shot in shots:
             self.task(shot, 0)  # a wrong folder or too many shots shows now, not after generation
-        self.pipeline = None
-        if any(recipe.needs_synthetic for recipe in self.recipes.values()):
-            from bridgejax.diffusion import load_pipeline
-
-            self.pipeline = load_pipeline(
-                config.generator.weights,
-                dtype=config.generator.dtype,
-                mesh=self.generation_mesh,
-                mesh_rules=config.mesh_rules,
-            )
+        names = dict.fromkeys(name for recipe in self.recipes.values() for name in recipe.synthetic_sets)
+        self.sets = load_sets(config, names, self.class_names, self.generation_mesh, load_generators)
 
     def task(self, shots: int | None, seed: int) -> Any:
         """Returns the task with the real images that this seed draws."""
@@ -110,27 +103,6 @@ class Study:
         """The classes in their order."""
         return next(iter(self._tasks.values())).class_names
 
-    def synthetic_options(self) -> dict[str, Any]:
-        """Returns what `generate_set` is called with, but for the folder and the pipeline."""
-        config = self.config
-        seed = config.synthetic.seed if config.synthetic.seed is not None else derive_seed(config.seed, "synthetic")
-        template = config.prompts.template
-        return {
-            "class_names": self.class_names,
-            "per_class": self.per_class,
-            "template": template if isinstance(template, str) else tuple(template),
-            "seed": seed,
-            "batch_size": config.generator.batch_size,
-            "steps": config.generator.steps,
-            "guidance_scale": float(config.generator.guidance_scale),
-            "negative_prompt": config.prompts.negative,
-            "scheduler": config.generator.scheduler,
-            "height": config.generator.height,
-            "width": config.generator.width,
-            "shard_size": config.synthetic.shard_size,
-            "variants": self.plain["prompts"]["variants"] or None,
-        }
-
     def identity(self, run: Run) -> str:
         """Returns the digest of everything that decides a run's result."""
         config = self.config
@@ -142,9 +114,11 @@ class Study:
             "training": [config.training.batch_size, config.training.eval_batch_size, config.training.evaluations],
             "seed": [config.seed, run.seed],
         }
-        if recipe.needs_synthetic and self.pipeline is not None:
-            options = {k: v for k, v in self.synthetic_options().items() if k not in ("batch_size", "shard_size", "per_class")}
-            parts["synthetic"] = [self.pipeline.digest, config.generator.dtype, options, run.per_class]
+        if recipe.needs_synthetic:
+            task = self.task(run.shots, run.seed)
+            parts["synthetic"] = {
+                name: self.sets[name].identity(task, run.shots, run.seed, run.per_class) for name in recipe.synthetic_sets
+            }
         return digest(parts)
 
 
@@ -158,11 +132,10 @@ def run(config: Any, workdir: Path) -> Path:
     Returns:
       The path of report.html.
     """
-    _check_workdir(workdir, config)
+    check_workdir(workdir, config)
     study = Study(config)
-    with _opened(workdir, study.plain):
-        if study.pipeline is not None:
-            _generate(study, workdir)
+    with opened(workdir, study.plain):
+        _generate(study, workdir, study.runs)
         pending = [one for one in study.runs if load_result(study, workdir, one) is None]
         if pending:
             stage_heading(
@@ -181,14 +154,15 @@ def run(config: Any, workdir: Path) -> Path:
 
 
 def generate(config: Any, workdir: Path) -> Path:
-    """Makes the config's synthetic set in `workdir/synthetic`, or what is missing or damaged of it."""
-    _check_workdir(workdir, config)
+    """Makes the synthetic sets of the config's arms, or what is missing or damaged of them; returns the first one's folder."""
+    check_workdir(workdir, config)
     study = Study(config)
-    if study.pipeline is None:
+    if not study.sets:
         raise UserError("none of the config's arms uses synthetic images; name one that does in arms, for instance 'bridged'.")
-    with _opened(workdir, study.plain):
-        _generate(study, workdir)
-    return workdir / SYNTHETIC_FOLDER
+    with opened(workdir, study.plain):
+        _generate(study, workdir, study.runs)
+    first = study.runs[0]
+    return workdir / next(iter(study.sets.values())).folder(first.shots, first.seed)
 
 
 def train(config: Any, workdir: Path, recipe: str | None = None, seed: int = 0) -> Path:
@@ -209,13 +183,12 @@ def train(config: Any, workdir: Path, recipe: str | None = None, seed: int = 0) 
     with config.unlocked():
         config.arms = (name,)
         config.study.seeds = max(config.study.seeds, seed + 1)
-    _check_workdir(workdir, config)
+    check_workdir(workdir, config)
     study = Study(config)
     one = next(candidate for candidate in study.runs if candidate.seed == seed)
     folder = workdir / RUNS_FOLDER / one.folder
-    with _opened(workdir, study.plain):
-        if study.pipeline is not None:
-            _generate(study, workdir)
+    with opened(workdir, study.plain):
+        _generate(study, workdir, [one])
         classifier = folder / "classifier"
         if load_result(study, workdir, one) is None or not classifier.is_dir():
             stage_heading(f"train: {name}, seed {seed}")
@@ -225,14 +198,14 @@ def train(config: Any, workdir: Path, recipe: str | None = None, seed: int = 0) 
     return folder
 
 
-def _check_workdir(workdir: Path, config: Any) -> None:
+def check_workdir(workdir: Path, config: Any) -> None:
     """Checks the workdir in the first process; the others find it half-made."""
     if is_first():
         workdirs.check_workdir(workdir, to_plain(config))
 
 
 @contextlib.contextmanager
-def _opened(workdir: Path, plain: Mapping[str, Any]) -> Iterator[None]:
+def opened(workdir: Path, plain: Mapping[str, Any]) -> Iterator[None]:
     """Opens the workdir: the first process locks it for all and leaves it last, when the others have ended their work."""
     from bridgejax.mesh import barrier
 
@@ -242,17 +215,46 @@ def _opened(workdir: Path, plain: Mapping[str, Any]) -> Iterator[None]:
         barrier("bridgejax: workdir done")
 
 
-def _generate(study: Study, workdir: Path) -> None:
-    """Makes what is missing or damaged of the synthetic set; a finished one is only verified."""
+def _generate(study: Study, workdir: Path, runs: list[Run]) -> None:
+    """Makes what is missing or damaged of the synthetic sets that the runs train with, learning their words before."""
+    for one in study.sets.values():
+        users = [run for run in runs if one.name in study.recipes[run.arm].synthetic_sets]
+        if not one.learns:
+            if users:
+                _generate_set(study, workdir / one.folder(None, 0), one, one.pipeline, workdir)
+            continue
+        draws = dict.fromkeys((run.shots, run.seed) for run in users)
+        # What is wrong with one shows before any is learned.
+        inverters = [one.inverter(workdir, study.task(*draw), *draw) for draw in draws]
+        for draw, inverter in zip(draws, inverters, strict=True):
+            began, known = time.monotonic(), inverter.finished()
+            inverter.learn()
+            if is_first() and not known:
+                _add_seconds(workdir, "invert", time.monotonic() - began)
+            pipeline = load_generator(one.config, study.generation_mesh, inverter.files)
+            _generate_set(study, workdir / one.folder(*draw), one, pipeline, workdir)
+
+
+def _generate_set(study: Study, directory: Path, one: StudySet, pipeline: Any, workdir: Path) -> None:
+    """Makes what is missing or damaged of one synthetic set; a finished one is only verified."""
     from bridgejax.synthesis import generate_set
 
-    options = study.synthetic_options()
-    directory = workdir / SYNTHETIC_FOLDER
-    shards = _shards(directory)
     total = study.per_class * len(study.class_names)
-    stage_heading(f"generate: {total} images of {len(study.class_names)} classes, {options['steps']} steps each")
+    options = one.options()
+    named = f" of set {one.name!r}" if one.name else ""
+    stage_heading(f"generate: {total} images of {len(study.class_names)} classes{named}, {options['steps']} steps each")
+    shards = _shards(directory)
     began = time.monotonic()
-    generate_set(directory, pipeline=study.pipeline, mesh=study.generation_mesh, **options)
+    if is_first():
+        directory.parent.mkdir(parents=True, exist_ok=True)
+    generate_set(
+        directory,
+        pipeline=pipeline,
+        mesh=study.generation_mesh,
+        per_class=study.per_class,
+        **options,
+        **one.storage(),
+    )
     if is_first() and _shards(directory) != shards:
         _add_seconds(workdir, "generate", time.monotonic() - began)
 
@@ -280,15 +282,14 @@ def _train(study: Study, workdir: Path, runs: list[Run]) -> Iterator[tuple[Run, 
     from bridgejax.training.loop import train_recipe
 
     config = study.config
-    synthetic: dict[int, Any] = {}
+    loaded: dict[tuple[Path, int], Any] = {}
     for one in runs:
-        images = None
-        if study.recipes[one.arm].needs_synthetic:
-            if one.per_class not in synthetic:
-                synthetic[one.per_class] = synthetic_examples(
-                    workdir / SYNTHETIC_FOLDER, class_names=study.class_names, per_class=one.per_class
-                )
-            images = synthetic[one.per_class]
+        images = {}
+        for name in study.recipes[one.arm].synthetic_sets:
+            made = (workdir / study.sets[name].folder(one.shots, one.seed), one.per_class)
+            if made not in loaded:
+                loaded[made] = synthetic_examples(made[0], class_names=study.class_names, per_class=one.per_class)
+            images[name] = loaded[made]
         folder = workdir / RUNS_FOLDER / one.folder
         folder.mkdir(parents=True, exist_ok=True)
         task = study.task(one.shots, one.seed)
@@ -359,8 +360,11 @@ def _write_examples(study: Study, workdir: Path) -> None:
     first = study.runs[0]
     task = study.task(first.shots, first.seed)
     sheets: dict[str, np.ndarray] = {"real": _sheet(task.train, len(task.class_names))}
-    if (workdir / SYNTHETIC_FOLDER).is_dir():
-        examples = synthetic_examples(workdir / SYNTHETIC_FOLDER, class_names=study.class_names, per_class=EXAMPLES_PER_CLASS)
+    if study.sets:
+        shown = study.sets.get("") or next(iter(study.sets.values()))
+        folder = workdir / shown.folder(first.shots, first.seed)
+        count = min(EXAMPLES_PER_CLASS, study.per_class)
+        examples = synthetic_examples(folder, class_names=study.class_names, per_class=count)
         sheets["synthetic"] = _sheet(examples, len(task.class_names))
     buffer = io.BytesIO()
     np.savez_compressed(buffer, class_names=np.asarray(task.class_names), **sheets)  # type: ignore[arg-type]

@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +83,8 @@ def train_recipe(
       recipe: of `recipe_from_config`.
       model: a classifier with one output per class; it is not changed.
       task: a `bridgejax.data.Task`.
-      synthetic: the synthetic `Examples`, for recipes that use them.
+      synthetic: the synthetic `Examples`, for recipes that use them; or {name: Examples} where stages name their sets
+        (`Stage.synthetic_set`; "" is the name of the ordinary one).
       batch_size, eval_batch_size: images per step, over all devices of all processes.
       image_size: pixels of a side.
       crop: the share of the shorter side that evaluation keeps, in (0, 1]; None takes the model's `preprocessing.crop`.
@@ -103,6 +104,7 @@ def train_recipe(
       UserError: images that the recipe needs are missing, sizes do not fit, `directory` holds another run, or the loss or the
         gradient is no longer finite (the last checkpoint, from before, is kept).
     """
+    synthetic = named_sets(synthetic)
     stages.check_sources(recipe, task, synthetic, teacher)
     stages.check_model(recipe, model)
     check_sizes(batch_size, eval_batch_size, mesh)
@@ -119,6 +121,11 @@ def train_recipe(
         return run.finish()
     finally:
         run.close()
+
+
+def named_sets(synthetic: Any) -> dict[str, Any]:
+    """Returns synthetic examples by the name of their set, as `train_recipe` takes them: none, the ordinary set, or several."""
+    return dict(synthetic) if isinstance(synthetic, Mapping) else {} if synthetic is None else {"": synthetic}
 
 
 def checked_crop(crop: float) -> float:
@@ -175,7 +182,7 @@ class Run:
         recipe: Recipe,
         model: nnx.Module,
         task: Any,
-        synthetic: Any,
+        synthetic: dict[str, Any],
         batch_size: int,
         eval_batch_size: int,
         image_size: int,
@@ -229,7 +236,10 @@ class Run:
                 {
                     "recipe": self.recipe.to_dict(),
                     "task": self.task.digest,
-                    "synthetic": None if self.synthetic is None else digest([self.synthetic.ids, self.synthetic.labels]),
+                    "synthetic": {
+                        name: digest([self.synthetic[name].ids, self.synthetic[name].labels])
+                        for name in self.recipe.synthetic_sets
+                    },
                     "sizes": [self.batch_size, self.eval_batch_size, self.image_size, self.crop],
                     "seed": self.seed,
                     "evaluate_at": sorted(self.evaluate_at),
@@ -348,7 +358,7 @@ class Run:
     def batches(self, plan: Plan) -> Iterator[dict[str, Any]]:
         """Yields this process's part of what is left of a stage's batches, ready for the step."""
         stage = plan.stage
-        sources, weights = stages.sources_of(stage, self.task.train, self.synthetic)
+        sources, weights = stages.sources_of(stage, self.task.train, self.synthetic.get(stage.synthetic_set))
         rows = local_rows(self.mesh, self.batch_size)
         part = {} if rows == slice(0, self.batch_size) else {"rows": rows}
         stream = self.streams.train_batches(

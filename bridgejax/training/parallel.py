@@ -29,7 +29,7 @@ from jax.sharding import Mesh
 from bridgejax.errors import UserError
 from bridgejax.progress import progress, stage_heading
 from bridgejax.training import stages
-from bridgejax.training.loop import FETCH_EVERY, Run, RunResult, check_sizes, checked_crop
+from bridgejax.training.loop import FETCH_EVERY, Run, RunResult, check_sizes, checked_crop, named_sets
 from bridgejax.training.memory import free_bytes
 from bridgejax.training.recipes import Recipe
 from bridgejax.training.stacked import StackedStep, stack, unstack
@@ -40,11 +40,12 @@ WAYS = ("vmap", "interleave")
 
 @dataclasses.dataclass(frozen=True)
 class Lane:
-    """What differs between the runs of a group: the seed, its model, its task, and where its checkpoints lie."""
+    """What differs between the runs of a group; the names are those of `train_recipe`'s arguments."""
 
     model: nnx.Module
     task: Any
     seed: int
+    synthetic: Any = None
     directory: Path | None = None
 
 
@@ -52,7 +53,6 @@ def train_together(
     recipe: Recipe,
     lanes: Sequence[Lane],
     *,
-    synthetic: Any = None,
     batch_size: int,
     eval_batch_size: int = 64,
     image_size: int,
@@ -71,8 +71,8 @@ def train_together(
     Called again after it was stopped, at any moment, it goes on from each run's last checkpoint.
 
     Args:
-      recipe, synthetic, batch_size, eval_batch_size, image_size, crop, evaluations, checkpoint_every, checkpoint_seconds,
-        keep_final, streams: as `train_recipe` takes them, for each run.
+      recipe, batch_size, eval_batch_size, image_size, crop, evaluations, checkpoint_every, checkpoint_seconds, keep_final,
+        streams: as `train_recipe` takes them, for each run.
       lanes: the runs. Their models have one structure, differ in weights as they like, and are not changed.
       mesh: of one device and one process, or None.
       how: one of `WAYS`; None means "interleave" on a CPU and "vmap" elsewhere. A stage that stops early is interleaved:
@@ -96,13 +96,14 @@ def train_together(
     runs: list[Run] = []
     try:
         for lane in lanes:
-            stages.check_sources(recipe, lane.task, synthetic, None)
+            images = named_sets(lane.synthetic)
+            stages.check_sources(recipe, lane.task, images, None)
             stages.check_model(recipe, lane.model)
             run = Run(
                 recipe,
                 lane.model,
                 lane.task,
-                synthetic,
+                images,
                 batch_size,
                 eval_batch_size,
                 image_size,

@@ -29,6 +29,7 @@ class Stage:
 
     Attributes:
       data: "real", "synthetic", or "mixed" (both).
+      synthetic_set: which of the config's `synthetic_sets` its synthetic images are; "" means the config's own set.
       synthetic_share: of a mixed batch, in [0, 1]; None draws from the union, every image alike.
       synthetic_loss: of a mixed batch's loss, in [0, 1]: (1 - w) times the mean over its real images plus w times the mean over
         its synthetic ones (a batch that has only one kind is judged by that). None: every image alike.
@@ -54,6 +55,7 @@ class Stage:
     """
 
     data: str = "real"
+    synthetic_set: str = ""
     synthetic_share: float | None = None
     synthetic_loss: float | None = None
     steps: int = 200
@@ -96,6 +98,11 @@ class Recipe:
     def needs_synthetic(self) -> bool:
         """Whether any stage sees synthetic images."""
         return any(stage.data != "real" for stage in self.stages)
+
+    @property
+    def synthetic_sets(self) -> tuple[str, ...]:
+        """The sets of synthetic images that its stages see, each once; "" is the config's own."""
+        return tuple(dict.fromkeys(stage.synthetic_set for stage in self.stages if stage.data != "real"))
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the recipe as plain data, for digests and records."""
@@ -187,6 +194,8 @@ def _stage(
 
     values["steps"] = stage_steps(where, plain, unit=_unit(where, plain, training), before=before, resolve=resolve)
     stage = Stage(**{key: _checked(f"{where}.{key}", key, value) for key, value in values.items()})
+    if stage.synthetic_set and stage.data == "real":
+        raise UserError(f"{where}.synthetic_set is {stage.synthetic_set!r}, but data is 'real'; leave one of them out.")
     for key in ("synthetic_share", "synthetic_loss"):
         if getattr(stage, key) is not None and stage.data != "mixed":
             raise UserError(f"{where}.{key} is set, but data is {stage.data!r}; set data='mixed' or leave it out.")
@@ -248,6 +257,10 @@ def _checked(where: str, key: str, value: Any) -> Any:
     if key in _CHOICES:
         if value not in _CHOICES[key]:
             raise UserError(f"{where} is {value!r}; use one of {', '.join(_CHOICES[key])}{nearest(str(value), _CHOICES[key])}.")
+        return value
+    if key == "synthetic_set":
+        if not isinstance(value, str):
+            raise UserError(f"{where} is {value!r}; give the name of one of the config's synthetic_sets.")
         return value
     if key == "reset":
         try:

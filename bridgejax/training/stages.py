@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, cast
 
 import jax
@@ -58,7 +59,7 @@ def plans(recipe: Recipe) -> list[Plan]:
     return found
 
 
-def check_sources(recipe: Recipe, task: Any, synthetic: Any, teacher: Any) -> None:
+def check_sources(recipe: Recipe, task: Any, synthetic: Mapping[str, Any], teacher: Any) -> None:
     """Checks that every image that a recipe asks for is there.
 
     Raises:
@@ -66,8 +67,9 @@ def check_sources(recipe: Recipe, task: Any, synthetic: Any, teacher: Any) -> No
     """
     for number, stage in enumerate(recipe.stages):
         where = f"stage {number + 1} of recipe {recipe.name!r}"
-        if stage.data != "real" and (synthetic is None or not len(synthetic)):
-            raise UserError(f"{where} trains on synthetic images, but there are none; generate a set first.")
+        if stage.data != "real" and not len(synthetic.get(stage.synthetic_set, ())):
+            named = f" of set {stage.synthetic_set!r}" if stage.synthetic_set else ""
+            raise UserError(f"{where} trains on synthetic images{named}, but there are none; generate a set first.")
         if stage.data != "synthetic" and not len(task.train):
             raise UserError(f"{where} trains on real images, but task {task.name!r} has none; give it training images.")
         if stage.loss == "soft_target" and teacher is None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 
 import pytest
 
-from bridgejax.config import default_config, differences, load_config, to_plain
+from bridgejax.config import default_config, differences, load_config, set_config, to_plain
 from bridgejax.errors import UserError
 
 
@@ -113,3 +114,35 @@ def test_only_what_decides_results_counts_as_another_config():
     assert differences(old, new) == []
     new["generator"]["steps"] = 3
     assert differences(old, new) == ["generator.steps: 50 → 3"]
+
+
+def test_a_workdir_from_before_a_key_goes_on_with_its_default():
+    old, new = to_plain(default_config()), to_plain(default_config())
+    del old["generator"]["loras"]
+    assert differences(old, new) == []
+    new["generator"]["loras"] = [["style.safetensors", 0.5]]
+    assert differences(old, new) == ["generator.loras: [] → [['style.safetensors', 0.5]]"]
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ('{"prompts": {"templat": "a {}"}}', "did you mean 'prompts.template'"),
+        ('{"training": {"batch_size": 4}}', "synthetic_sets.other.training.batch_size"),
+        ('{"generator": {"steps": 0}}', "in synthetic_sets.other: generator.steps is 0"),
+        ('"a {}"', "groups of keys"),
+    ],
+)
+def test_a_synthetic_set_changes_only_what_makes_images(config_file, line, told):
+    with pytest.raises(UserError, match=re.escape(told)):
+        load_config(config_file(f"config.synthetic_sets.other = {line}"))
+
+
+def test_a_synthetic_set_is_the_config_but_for_its_changes(config_file):
+    config = load_config(config_file('config.synthetic_sets.other = {"prompts": {"template": ("a {}", "my {}")}}'))
+    other = set_config(config, "other")
+    assert other.prompts.template == ("a {}", "my {}")
+    assert other.generator == config.generator
+    assert config.prompts.template == "a photo of a {}"
+    with pytest.raises(UserError, match="did you mean 'other'"):
+        set_config(config, "othr")

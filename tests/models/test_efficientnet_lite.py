@@ -12,8 +12,8 @@ import pytest
 from flax import nnx
 
 from bridgejax.models import load_classifier
-from bridgejax.models.efficientnet_lite import InvertedResidual
-from bridgejax.models.registry import ASSETS, EFFICIENTNET_LITE_RULES
+from bridgejax.models.efficientnet_lite import EFFICIENTNET_LITE_RULES, InvertedResidual
+from bridgejax.models.registry import ASSETS
 from bridgejax.models.weights import export, read_tensors
 
 SIZE = 64

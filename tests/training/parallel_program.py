@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from test_parallel import SIZES, STAGES, lanes
-from training_fixtures import Streams, examples
+from training_fixtures import Streams
 
 from bridgejax.training import recipe_from_config
 from bridgejax.training.parallel import train_together
@@ -27,7 +27,6 @@ def main(directory: str, output: str, kill_at: int, how: str) -> None:
     results = train_together(
         recipe_from_config("two", STAGES, {"batch_norm": "train"}),
         lanes(directory=Path(directory)),
-        synthetic=examples(30, 5, "s"),
         streams=Streams(on_batch),
         checkpoint_every=4,
         how=how,

@@ -40,20 +40,26 @@ def task_of(seed):
 
 def lanes(count=3, directory=None, **options):
     return [
-        Lane(tiny(seed, **options), task_of(seed), seed, None if directory is None else directory / str(seed))
+        Lane(
+            tiny(seed, **options),
+            task_of(seed),
+            seed,
+            examples(30, 5, "s"),
+            None if directory is None else directory / str(seed),
+        )
         for seed in range(count)
     ]
 
 
 def alone(stages, lane, **options):
     recipe = recipe_from_config("mine", stages, {"batch_norm": "train"})
-    settings = {**SIZES, "synthetic": examples(30, 5, "s"), "streams": Streams(), **options}
+    settings = {**SIZES, "streams": Streams(), "synthetic": lane.synthetic, **options}
     return train_recipe(recipe, lane.model, task=lane.task, seed=lane.seed, directory=lane.directory, **settings)
 
 
 def together(stages, given, how, **options):
     recipe = recipe_from_config("mine", stages, {"batch_norm": "train"})
-    settings = {**SIZES, "synthetic": examples(30, 5, "s"), "streams": Streams(), **options}
+    settings = {**SIZES, "streams": Streams(), **options}
     return train_together(recipe, given, how=how, **settings)
 
 

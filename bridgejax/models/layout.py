@@ -1,0 +1,97 @@
+"""What a published layout of a network is: names of tensors, what `config.json` says, and how both are written back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bridgejax.errors import UserError
+from bridgejax.models.classifier import Classifier, Preprocessing
+from bridgejax.models.weights import Rule
+
+Tensors = Mapping[str, np.ndarray]
+
+
+class Layout(NamedTuple):
+    """The tensors of one published layout.
+
+    Attributes:
+      rules: the weight table, in the names that `read` gives.
+      read: from the file's tensors to those of the rules (fused tensors split, absent prefixes added, unused parts dropped).
+      write: the inverse.
+      spell: a name of the rules as the file spells it, for messages.
+      head: the head's name in the rules; `head.weight` is [classes, features].
+    """
+
+    rules: tuple[Rule, ...]
+    read: Callable[[Tensors], dict[str, np.ndarray]] = dict
+    write: Callable[[Tensors], dict[str, np.ndarray]] = dict
+    spell: Callable[[str], str] = str
+    head: str = "head"
+
+
+@dataclass(frozen=True)
+class Found:
+    """A classifier folder's config, understood.
+
+    Attributes:
+      build: makes the model, given the number of classes and rngs; called under `nnx.eval_shape`.
+      layout: of its tensors.
+      num_classes: outputs of the head in the file; None where the file has none.
+      preprocessing: what images must be.
+    """
+
+    build: Callable[..., Classifier]
+    layout: Layout
+    num_classes: int | None
+    preprocessing: Preprocessing
+
+
+def whole(config: Mapping[str, Any], key: str, where: str, default: int | None = None) -> int:
+    """Returns a positive whole number of a config.
+
+    Raises:
+      UserError: the key is missing without a default, or its value is something else.
+    """
+    value = config.get(key, default)
+    if isinstance(value, (list, tuple)) and len(set(value)) == 1:
+        value = value[0]
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise UserError(f"{where}: {key} is {value!r}; expected a positive whole number, get the published config.json.")
+    return value
+
+
+def demand(config: Mapping[str, Any], where: str, wanted: Mapping[str, Any]) -> None:
+    """Checks that options which change the network, where present, have the only value that is supported.
+
+    Raises:
+      UserError: one has another; it is named.
+    """
+    for key, value in wanted.items():
+        if config.get(key, value) != value:
+            raise UserError(
+                f"{where}: {key} = {config[key]!r} is not supported, only {value!r}; take a published model without it."
+            )
+
+
+# Arguments of timm's constructors that say nothing about a network's function in evaluation.
+_TIMM_HARMLESS = {"num_classes", "drop_rate", "drop_path_rate", "proj_drop_rate", "attn_drop_rate", "pos_drop_rate"}
+_TIMM_HARMLESS |= {"patch_drop_rate", "dynamic_img_size", "strict_img_size", "weight_init", "zero_init_last", "pretrained"}
+
+
+def timm_arguments(config: Mapping[str, Any], where: str, known: tuple[str, ...]) -> dict[str, Any]:
+    """Returns the constructor's arguments that a timm config carries in `model_args`.
+
+    Raises:
+      UserError: one is not supported; it is named.
+    """
+    arguments = config.get("model_args") or {}
+    if not isinstance(arguments, dict):
+        raise UserError(f"{where}: model_args must be a JSON object; get the published config.json.")
+    for key in arguments:
+        if key not in known and key not in _TIMM_HARMLESS:
+            raise UserError(f"{where}: model_args.{key} is not supported, only {', '.join(known)}; take a model without it.")
+    return {key: arguments[key] for key in known if key in arguments}

@@ -1,0 +1,278 @@
+"""Classifier folders: what a `config.json` (ours, timm's or transformers') says, and how it is written back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bridgejax.errors import UserError, nearest
+from bridgejax.models import resnet, vit_layouts
+from bridgejax.models.classifier import Classifier, Preprocessing
+from bridgejax.models.clip import CLIP
+from bridgejax.models.efficientnet_lite import EFFICIENTNET_LITE_RULES, EfficientNetLite
+from bridgejax.models.layout import Found, Layout
+from bridgejax.models.resnet import TIMM_RESNETS, ResNet
+from bridgejax.models.vit import VisionTransformer, ViTConfig
+
+CONFIG_FILE, WEIGHTS_FILE, PREPROCESSOR_FILE = "config.json", "model.safetensors", "preprocessor_config.json"
+MODEL_TYPES = ("resnet", "vit", "deit", "clip")
+# timm's default where a config states no crop.
+_TIMM_CROP = 0.875
+# Examples of the names that are read, for messages.
+_KNOWN = ("efficientnet_lite0", *TIMM_RESNETS, "vit_small_patch16_224", "vit_base_patch16_224", "vit_large_patch16_224")
+_KNOWN = (*_KNOWN, "deit_small_patch16_224", "deit_small_distilled_patch16_224", "vit_base_patch32_clip_224")
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Returns the object in a classifier folder's `config.json`.
+
+    Raises:
+      UserError: it is missing or not JSON.
+    """
+    file = folder / CONFIG_FILE
+    try:
+        config: Any = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{file} is missing; a classifier folder needs {CONFIG_FILE} beside {WEIGHTS_FILE}.") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} is not readable JSON ({error}); get the published file, or save the folder again.") from error
+    return config if isinstance(config, dict) else {}
+
+
+def describe(folder: Path) -> Found:
+    """Reads the JSON files of a classifier folder.
+
+    Raises:
+      UserError: a file is missing or wrong, or the architecture is not supported; it is named.
+    """
+    config, where = read_config(folder), str(folder / CONFIG_FILE)
+    if "architecture" not in config and config.get("model_type"):
+        return _transformers(folder, config, where)
+    name = config.get("architecture")
+    if name == EfficientNetLite.architecture:
+        return _efficientnet_lite(config, where)
+    plain = str(name).split(".")[0]  # old files carry timm's tag behind the name
+    if plain in TIMM_RESNETS or vit_layouts.is_timm_name(plain):
+        return _timm(plain, config, where)
+    raise UserError(
+        f"{where}: architecture {name!r} is not known{nearest(plain, _KNOWN)}; expected a name such as {', '.join(_KNOWN)}, "
+        f"or a transformers folder with model_type {', '.join(MODEL_TYPES)}."
+    )
+
+
+def _efficientnet_lite(config: Mapping[str, Any], where: str) -> Found:
+    try:
+        classes = int(config["num_classes"])
+        wanted = config["preprocessing"]
+        preprocessing = _preprocessing(wanted["size"], wanted["mean"], wanted["std"], wanted["crop"], where)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{where} must hold num_classes and preprocessing with size, mean (3 numbers), std (3 numbers) and crop; "
+            f"got a wrong or missing {error}."
+        ) from error
+    return Found(
+        lambda classes, rngs: EfficientNetLite(classes, preprocessing, rngs=rngs),
+        Layout(EFFICIENTNET_LITE_RULES, head="_fc"),
+        _classes(classes, where),
+        preprocessing,
+    )
+
+
+def _timm(name: str, config: Mapping[str, Any], where: str) -> Found:
+    # Old files have one flat object.
+    pretrained = config.get("pretrained_cfg", config)
+    try:
+        classes = int(config.get("num_classes", pretrained.get("num_classes", 1000)))
+        size = pretrained["input_size"][-1]
+        crop = pretrained.get("crop_pct") or _TIMM_CROP
+        preprocessing = _preprocessing(size, pretrained["mean"], pretrained["std"], crop, where)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise UserError(
+            f"{where} must hold num_classes and pretrained_cfg with input_size, mean and std (3 numbers each) and crop_pct, as "
+            f"timm writes it; got a wrong or missing {error}."
+        ) from error
+    known = _classes(classes, where) if classes else None
+    if name in TIMM_RESNETS:
+        return _resnet(resnet.timm_config(name, config, where), known, preprocessing)
+    return _vit(vit_layouts.timm_config(name, config, where), known, preprocessing)
+
+
+def _transformers(folder: Path, config: Mapping[str, Any], where: str) -> Found:
+    kind = config["model_type"]
+    if kind not in MODEL_TYPES:
+        raise UserError(
+            f"{where}: model_type {kind!r} is no classifier that is supported; expected one of {', '.join(MODEL_TYPES)}, or a "
+            "timm folder with an architecture."
+        )
+    preprocessing = _preprocessor(folder / PREPROCESSOR_FILE)
+    if kind == "clip":
+        ours = config.get(vit_layouts.OURS) or {}
+        names = ours.get("class_names")
+        found = vit_layouts.clip_config(config, where)
+        known = ours.get("num_classes", len(names) if names else None)
+        return Found(_builder(CLIP, found, preprocessing), vit_layouts.layout(found), known, preprocessing)
+    kinds = config.get("architectures") or []
+    wrong = [name for name in kinds if not name.endswith(("Model", "ForImageClassification", "WithTeacher"))]
+    if wrong:
+        raise UserError(
+            f"{where}: {wrong[0]} is another kind of model; expected one …ForImageClassification, or the bare …Model of it."
+        )
+    labels = config.get("id2label")
+    count = len(labels) if isinstance(labels, dict) else config.get("num_labels", 2)
+    known = None if any(name.endswith("Model") for name in kinds) else _classes(count, where)
+    if kind == "resnet":
+        return _resnet(resnet.transformers_config(config, where), known, preprocessing)
+    return _vit(vit_layouts.transformers_config(config, where), known, preprocessing)
+
+
+def _resnet(config: resnet.ResNetConfig, classes: int | None, preprocessing: Preprocessing) -> Found:
+    return Found(_builder(ResNet, config, preprocessing), resnet.layout(config), classes, preprocessing)
+
+
+def _vit(config: ViTConfig, classes: int | None, preprocessing: Preprocessing) -> Found:
+    return Found(_builder(VisionTransformer, config, preprocessing), vit_layouts.layout(config), classes, preprocessing)
+
+
+def _builder(build: Any, config: Any, preprocessing: Preprocessing) -> Any:
+    return lambda classes, rngs: build(config, classes, preprocessing, rngs=rngs)
+
+
+def _classes(value: Any, where: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise UserError(f"{where}: the number of classes is {value!r}; it should be at least 1, correct the file.")
+    return value
+
+
+def _preprocessing(size: Any, mean: Any, std: Any, crop: Any, where: str) -> Preprocessing:
+    means, deviations = (tuple(float(value) for value in values) for values in (mean, std))
+    if len(means) != 3 or len(deviations) != 3:
+        raise ValueError(f"list of {len(means) if len(means) != 3 else len(deviations)} numbers")
+    found = Preprocessing(int(size), (means[0], means[1], means[2]), (deviations[0], deviations[1], deviations[2]), float(crop))
+    if found.size < 1 or min(found.std) <= 0 or not 0 < found.crop <= 1:
+        raise UserError(f"{where}: the image size must be at least 1, std above 0 and the crop in (0, 1]; correct the file.")
+    return found
+
+
+def _side(value: Any) -> int:
+    """Returns the side of a transformers size: a number, {"height", "width"} or {"shortest_edge"}."""
+    if isinstance(value, Mapping):
+        value = value["shortest_edge"] if "shortest_edge" in value else value["height"]
+    return int(value)
+
+
+def _preprocessor(file: Path) -> Preprocessing:
+    """Reads a `preprocessor_config.json`: the size of the input, and how much of the resized image its central crop keeps.
+
+    A ConvNext-style `crop_pct` holds below 384 pixels; above, that processor resizes without a crop.
+    """
+    try:
+        config: Any = json.loads(file.read_text(encoding="utf-8"))
+        ours = config.get(vit_layouts.OURS)
+        size, crop = _side(config["size"]), 1.0
+        if ours:
+            size, crop = ours["size"], ours["crop"]
+        elif config.get("crop_pct"):
+            crop = float(config["crop_pct"]) if size < 384 else 1.0
+        elif config.get("crop_size") and config.get("do_center_crop", True):
+            resized, size = size, _side(config["crop_size"])
+            crop = min(size / resized, 1.0)
+        mean, std = config["image_mean"], config["image_std"]
+        if config.get("do_normalize") is False:
+            mean, std = (0.0,) * 3, (1.0,) * 3
+        return _preprocessing(size, mean, std, crop, str(file))
+    except FileNotFoundError as error:
+        raise UserError(f"{file} is missing; it says how images are made ready, fetch the whole folder.") from error
+    except (OSError, json.JSONDecodeError) as error:
+        raise UserError(f"{file} is not readable JSON ({error}); fetch it again.") from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(
+            f"{file} must hold size, image_mean and image_std (3 numbers each), as transformers writes it; got a wrong or "
+            f"missing {error}."
+        ) from error
+
+
+def layout_of(model: Classifier) -> Layout:
+    """Returns the layout in which a model is saved: that in which it was published."""
+    if isinstance(model, EfficientNetLite):
+        return Layout(EFFICIENTNET_LITE_RULES, head="_fc")
+    return resnet.layout(model.config) if isinstance(model, ResNet) else vit_layouts.layout(_vit_config(model))
+
+
+def _vit_config(model: Classifier) -> ViTConfig:
+    if not isinstance(model, VisionTransformer):
+        raise UserError(f"{type(model).__name__} is no classifier of this package, so its published layout is not known.")
+    return model.config
+
+
+def config_files(model: Classifier) -> dict[str, dict[str, Any]]:
+    """Returns the JSON files of a model's folder: name → content."""
+    made = model.preprocessing
+    if isinstance(model, EfficientNetLite):
+        preprocessing = {"size": made.size, "mean": list(made.mean), "std": list(made.std), "crop": made.crop}
+        classes = {"num_classes": model.num_classes}
+        return {CONFIG_FILE: {"architecture": model.architecture, **classes, "preprocessing": preprocessing}}
+    is_resnet = isinstance(model, ResNet)
+    network = resnet.config_file(model.config) if isinstance(model, ResNet) else vit_layouts.config_file(_vit_config(model))
+    if "architecture" in network:
+        heads = ["head", "head_dist"] if isinstance(model, VisionTransformer) and model.config.both_heads else "head"
+        pretrained = {
+            "num_classes": model.num_classes,
+            "input_size": [3, made.size, made.size],
+            "fixed_input_size": not is_resnet,
+            "interpolation": "bicubic",
+            "crop_pct": made.crop,
+            "crop_mode": "center",
+            "mean": list(made.mean),
+            "std": list(made.std),
+            "first_conv": "conv1" if is_resnet else "patch_embed.proj",
+            "classifier": "fc" if is_resnet else heads,
+        }
+        return {CONFIG_FILE: {**network, "num_classes": model.num_classes, "pretrained_cfg": pretrained}}
+    if isinstance(model, CLIP):
+        return {CONFIG_FILE: _clip_file(model, network), PREPROCESSOR_FILE: _preprocessor_file("clip", made)}
+    labels = {str(number): f"LABEL_{number}" for number in range(model.num_classes)}
+    network |= {"id2label": labels, "label2id": {name: int(number) for number, name in labels.items()}}
+    return {CONFIG_FILE: network, PREPROCESSOR_FILE: _preprocessor_file("resnet" if is_resnet else "vit", made)}
+
+
+def _clip_file(model: CLIP, vision: dict[str, Any]) -> dict[str, Any]:
+    text = model.texts.config if model.texts is not None else {}
+    ours = {"num_classes": model.num_classes, "class_names": list(model.class_names), "templates": list(model.templates)}
+    return {
+        "architectures": ["CLIPModel"],
+        "model_type": "clip",
+        "projection_dim": model.config.projection,
+        "vision_config": {**vision, "model_type": "clip_vision_model"},
+        "text_config": {**text, "model_type": "clip_text_model"},
+        vit_layouts.OURS: ours,
+    }
+
+
+def _preprocessor_file(kind: str, made: Preprocessing) -> dict[str, Any]:
+    """Returns a `preprocessor_config.json` that transformers reads; our own key keeps the exact crop."""
+    square = {"height": made.size, "width": made.size}
+    resized = round(made.size / made.crop)
+    common = {
+        "do_resize": True,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(made.mean),
+        "image_std": list(made.std),
+        "resample": 3,
+        vit_layouts.OURS: {"size": made.size, "crop": made.crop},
+    }
+    if kind == "resnet":
+        name, sizes = "ConvNextImageProcessor", {"size": {"shortest_edge": made.size}, "crop_pct": made.crop}
+    elif kind == "clip":
+        name, sizes = "CLIPImageProcessor", {"size": {"shortest_edge": resized}, "do_center_crop": True, "crop_size": square}
+    elif made.crop == 1:
+        name, sizes = "ViTImageProcessor", {"size": square}
+    else:
+        both = {"height": resized, "width": resized}
+        name, sizes = "DeiTImageProcessor", {"size": both, "do_center_crop": True, "crop_size": square}
+    return {"image_processor_type": name, **common, **sizes}

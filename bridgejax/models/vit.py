@@ -1,0 +1,220 @@
+"""Vision transformers (ViT, DeiT, the image towers of CLIP) in timm's and transformers' published layouts.
+
+Sources: Dosovitskiy et al. 2020 (arXiv:2010.11929), Touvron et al. 2020 (arXiv:2012.12877), Radford et al. 2021
+(arXiv:2103.00020). The blocks are those of the text encoder, `bridgejax.models.clip_text`, without its causal mask.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from bridgejax.errors import UserError
+from bridgejax.models.classifier import Classifier, Preprocessing
+from bridgejax.models.clip_text import ACTIVATIONS, Layer
+from bridgejax.models.conv import layer_norm
+from bridgejax.models.initial import NORM_STARTS, Start, normal, uniform, zeros
+from bridgejax.models.positions import resample
+
+
+@dataclass(frozen=True)
+class ViTConfig:
+    """What a vision transformer is made of.
+
+    Attributes:
+      layout: in which it was published and is saved: "timm", "vit" or "deit" (transformers), or "clip" (a CLIPModel).
+      name: timm's architecture, or the transformers model_type.
+      image_size, patch_size: sides in pixels; the position embeddings are those of image_size.
+      hidden_size, layers, heads, intermediate_size: of the transformer.
+      activation: a key of `bridgejax.models.clip_text.ACTIVATIONS`.
+      epsilon: of every layer normalisation.
+      pre_norm: normalise before the blocks; the patches then have no bias (CLIP).
+      distillation: a second token (DeiT).
+      both_heads: the second token has a head of its own, and logits are the mean of the two.
+      antialias: how positions are resampled, see `bridgejax.models.positions`.
+      projection: width of the projection behind the network (a whole CLIPModel), 0 for none.
+    """
+
+    layout: str
+    name: str
+    image_size: int
+    patch_size: int
+    hidden_size: int
+    layers: int
+    heads: int
+    intermediate_size: int
+    activation: str = "gelu"
+    epsilon: float = 1e-6
+    pre_norm: bool = False
+    distillation: bool = False
+    both_heads: bool = False
+    antialias: bool = True
+    projection: int = 0
+
+    @property
+    def prefix(self) -> int:
+        """How many tokens come before the patches."""
+        return 2 if self.distillation else 1
+
+
+def check(config: ViTConfig, where: str) -> ViTConfig:
+    """Returns the config if its parts fit together.
+
+    Raises:
+      UserError: they do not; the values are named.
+    """
+    if config.hidden_size % config.heads:
+        raise UserError(f"{where}: {config.heads} attention heads do not divide a width of {config.hidden_size}; correct it.")
+    if config.activation not in ACTIVATIONS:
+        raise UserError(
+            f"{where}: the activation {config.activation!r} is not supported; it must be one of {', '.join(ACTIVATIONS)}."
+        )
+    if config.image_size < config.patch_size:
+        raise UserError(f"{where}: an image of {config.image_size} pixels holds no patch of {config.patch_size}; correct it.")
+    return config
+
+
+class PatchEmbedding(nnx.Module):
+    """A convolution whose kernel and stride are one patch, as a matrix product.
+
+    Args:
+      size: side of a patch in pixels.
+      features: outputs.
+      use_bias: adds a bias.
+    """
+
+    def __init__(self, size: int, features: int, use_bias: bool) -> None:
+        self.size = size
+        self.kernel = nnx.Param(jnp.zeros((size, size, 3, features), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((features,), jnp.float32)) if use_bias else None
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Maps [n, h, w, 3] to [n, ⌊h / size⌋, ⌊w / size⌋, features]; pixels beyond the last whole patch are left out."""
+        n, side = images.shape[0], self.size
+        rows, columns = images.shape[1] // side, images.shape[2] // side
+        whole = images[:, : rows * side, : columns * side].reshape(n, rows, side, columns, side, 3)
+        patches = whole.swapaxes(2, 3).reshape(n, rows, columns, side * side * 3)
+        kernel = self.kernel[...].astype(images.dtype)
+        out = jnp.dot(patches, kernel.reshape(side * side * 3, -1))
+        return out if self.bias is None else out + self.bias[...].astype(images.dtype)
+
+
+class VisionTransformer(Classifier):
+    """A vision transformer with a linear head on its class token (for a distilled DeiT: on both tokens side by side).
+
+    Two heads of which the mean is taken are one head on both tokens: [W₁; W₂] / 2 with the bias (b₁ + b₂) / 2.
+    Images of another size than the config's work: the position embeddings are resampled on the way.
+    """
+
+    architecture = "vision transformer"
+    after_blocks = ("norm",)
+
+    def __init__(self, config: ViTConfig, num_classes: int, preprocessing: Preprocessing, *, rngs: nnx.Rngs) -> None:
+        self.config = config
+        self.num_classes = num_classes
+        self.preprocessing = preprocessing
+        width = config.hidden_size
+        side = config.image_size // config.patch_size
+        self.class_token = nnx.Param(jnp.zeros((1, 1, width), jnp.float32))
+        self.distillation_token = nnx.Param(jnp.zeros((1, 1, width), jnp.float32)) if config.distillation else None
+        self.positions = nnx.Param(jnp.zeros((1, config.prefix + side * side, width), jnp.float32))
+        self.patch = PatchEmbedding(config.patch_size, width, use_bias=not config.pre_norm)
+        self.pre_norm = layer_norm(width, epsilon=config.epsilon, rngs=rngs) if config.pre_norm else None
+        parts = {
+            "hidden_size": width,
+            "layer_norm_eps": config.epsilon,
+            "num_attention_heads": config.heads,
+            "intermediate_size": config.intermediate_size,
+            "hidden_act": config.activation,
+        }
+        self.blocks = nnx.List([Layer(parts, rngs=rngs) for _ in range(config.layers)])
+        self.norm = layer_norm(width, epsilon=config.epsilon, rngs=rngs)
+        self.head = nnx.Linear(self.feature_width, num_classes, rngs=rngs)
+
+    @property
+    def feature_width(self) -> int:
+        """How wide the features are."""
+        return self.config.hidden_size * (2 if self.config.both_heads else 1)
+
+    def tokens(self, images: jax.Array) -> jax.Array:
+        """Returns the normalised tokens before the patches, [n, 1 or 2, hidden_size], of normalised images [n, h, w, 3].
+
+        Raises:
+          UserError: the images are smaller than one patch.
+        """
+        patches = self.patch(images)
+        n, rows, columns, width = patches.shape
+        if not rows * columns:
+            raise UserError(
+                f"images of {images.shape[1]} × {images.shape[2]} pixels hold no patch of {self.config.patch_size}; "
+                "give larger ones (classifier.image_size)."
+            )
+        first = (
+            [self.class_token[...]]
+            if self.distillation_token is None
+            else [self.class_token[...], self.distillation_token[...]]
+        )
+        x = jnp.concatenate(
+            [*(jnp.broadcast_to(token, (n, 1, width)) for token in first), patches.reshape(n, rows * columns, width)], axis=1
+        )
+        x = x + resample(self.positions[...], self.config.prefix, (rows, columns), self.config.antialias)
+        if self.pre_norm is not None:
+            x = self.pre_norm(x)
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x[:, : self.config.prefix])
+
+    def features(self, images: jax.Array) -> jax.Array:
+        """Returns what the head sees: the class token (or both tokens side by side), float32 [n, feature_width]."""
+        tokens = self.tokens(images)
+        seen = tokens if self.config.both_heads else tokens[:, :1]
+        return seen.reshape(seen.shape[0], -1).astype(jnp.promote_types(seen.dtype, jnp.float32))
+
+    def starts(self) -> Sequence[Start]:
+        """Returns the initial values of the library that published the layout.
+
+        timm: normal with deviation 0.02 (its truncation at 100 deviations cuts nothing), class tokens 1e-6, patches as torch's
+        convolution. transformers: 0.02 throughout; CLIP by width and depth.
+        """
+        c = self.config
+        narrow = normal(0.02)
+        if c.layout == "clip":
+            wide = c.hidden_size**-0.5
+            inward = normal(wide * (2 * c.layers) ** -0.5)
+            return (
+                Start("class_token", normal(wide)),
+                Start(r"[qkv]_proj\.kernel", inward),
+                Start(r"(out_proj|projection)\.kernel", normal(wide)),
+                Start(r"fc1\.kernel", normal((2 * c.hidden_size) ** -0.5)),
+                Start(r"fc2\.kernel", inward),
+                Start(r"(kernel|positions)", narrow),
+                *NORM_STARTS,
+            )
+        if c.layout == "timm":
+            bound = 1.0 / math.sqrt(3 * c.patch_size**2)
+            special: tuple[Start, ...] = (Start("class_token", normal(1e-6)), Start(r"patch\.(kernel|bias)", uniform(bound)))
+        else:
+            special = (Start(r"patch\.bias", zeros),)
+        return (*special, Start(r"(kernel|positions|class_token|distillation_token)", narrow), *NORM_STARTS)
+
+
+def with_image_size(model: VisionTransformer, image_size: int) -> VisionTransformer:
+    """Resamples a model's position embeddings for another image size, in place: training then starts from those.
+
+    Args:
+      model: with concrete weights.
+      image_size: side in pixels, at least one patch.
+
+    Raises:
+      UserError: `image_size` is below one patch.
+    """
+    config = check(replace(model.config, image_size=image_size), "image_size")
+    side = image_size // config.patch_size
+    model.positions = nnx.Param(resample(model.positions[...], config.prefix, (side, side), config.antialias))
+    model.config = config
+    return model

@@ -1,0 +1,376 @@
+"""The published layouts of vision transformers: timm folders and transformers folders of type vit, deit and clip."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from bridgejax.errors import UserError
+from bridgejax.models.layout import Layout, Tensors, demand, timm_arguments, whole
+from bridgejax.models.vit import ViTConfig, check
+from bridgejax.models.weights import Rule, torch_rules
+
+# hidden_size, layers, heads of the published sizes.
+_SIZES = {"tiny": (192, 12, 3), "small": (384, 12, 6), "base": (768, 12, 12), "large": (1024, 24, 16)}
+_TIMM_NAME = re.compile(
+    r"(?P<kind>vit|deit)_(?P<size>tiny|small|base|large)(?P<distilled>_distilled)?_patch(?P<patch>8|14|16|32)"
+    r"(?P<clip>_clip)?(?P<quick>_quickgelu)?_(?P<image>\d+)"
+)
+# timm's own defaults lie in its code; this key of ours says where a network differs from them.
+OURS = "bridgejax"
+
+
+def is_timm_name(name: str) -> bool:
+    """Returns whether `name` is a timm architecture that this module reads."""
+    match = _TIMM_NAME.fullmatch(name)
+    if match is None or (match["quick"] and not match["clip"]):
+        return False
+    return not match["clip"] if match["kind"] == "deit" else not match["distilled"]
+
+
+def timm_config(name: str, config: Mapping[str, Any], where: str) -> ViTConfig:
+    """Returns the network of a timm `config.json` whose architecture `is_timm_name`.
+
+    Raises:
+      UserError: an option is not supported; it is named.
+    """
+    match = _TIMM_NAME.fullmatch(name)
+    if match is None:
+        raise UserError(f"{where}: architecture {name!r} is not known.")
+    width, layers, heads = _SIZES[match["size"]]
+    keys = ("img_size", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio")
+    arguments = timm_arguments(config, where, keys)
+    demand(config, where, {"global_pool": "token"})
+    pretrained = config.get("pretrained_cfg", config)
+    published = (pretrained.get("input_size") or (3, int(match["image"]), int(match["image"])))[-1]
+    width = whole(arguments, "embed_dim", where, width)
+    ours = config.get(OURS) or {}
+    return check(
+        ViTConfig(
+            layout="timm",
+            name=name,
+            image_size=whole(arguments, "img_size", where, published),
+            patch_size=whole(arguments, "patch_size", where, int(match["patch"])),
+            hidden_size=width,
+            layers=whole(arguments, "depth", where, layers),
+            heads=whole(arguments, "num_heads", where, heads),
+            intermediate_size=int(width * float(arguments.get("mlp_ratio", 4.0))),
+            activation="quick_gelu" if match["quick"] else "gelu",
+            epsilon=1e-5 if match["clip"] else 1e-6,
+            pre_norm=bool(match["clip"]),
+            distillation=bool(match["distilled"]),
+            both_heads=bool(match["distilled"]),
+            antialias=bool(ours.get("antialias", True)),
+        ),
+        where,
+    )
+
+
+def transformers_config(config: Mapping[str, Any], where: str) -> ViTConfig:
+    """Returns the network of a transformers `config.json` with model_type vit or deit.
+
+    Raises:
+      UserError: a value is missing, wrong or not supported; it is named.
+    """
+    kind = str(config["model_type"])
+    demand(config, where, {"qkv_bias": True, "num_channels": 3})
+    kinds = config.get("architectures") or []
+    return check(
+        ViTConfig(
+            layout=kind,
+            name=kind,
+            image_size=whole(config, "image_size", where, 224),
+            patch_size=whole(config, "patch_size", where, 16),
+            hidden_size=whole(config, "hidden_size", where, 768),
+            layers=whole(config, "num_hidden_layers", where, 12),
+            heads=whole(config, "num_attention_heads", where, 12),
+            intermediate_size=whole(config, "intermediate_size", where, 3072),
+            activation=str(config.get("hidden_act", "gelu")),
+            epsilon=float(config.get("layer_norm_eps", 1e-12)),
+            distillation=kind == "deit",
+            both_heads="DeiTForImageClassificationWithTeacher" in kinds,
+            antialias=False,
+        ),
+        where,
+    )
+
+
+def clip_config(config: Mapping[str, Any], where: str) -> ViTConfig:
+    """Returns the image tower of a transformers `config.json` with model_type clip.
+
+    Raises:
+      UserError: a value is wrong or not supported; it is named.
+    """
+    vision = clip_part(config, "vision_config", where)
+    demand(vision, where, {"num_channels": 3})
+    return check(
+        ViTConfig(
+            layout="clip",
+            name="clip",
+            image_size=whole(vision, "image_size", where, 224),
+            patch_size=whole(vision, "patch_size", where, 32),
+            hidden_size=whole(vision, "hidden_size", where, 768),
+            layers=whole(vision, "num_hidden_layers", where, 12),
+            heads=whole(vision, "num_attention_heads", where, 12),
+            intermediate_size=whole(vision, "intermediate_size", where, 3072),
+            activation=str(vision.get("hidden_act", "quick_gelu")),
+            epsilon=float(vision.get("layer_norm_eps", 1e-5)),
+            pre_norm=True,
+            antialias=False,
+            projection=whole(config, "projection_dim", where, 512),
+        ),
+        where,
+    )
+
+
+def clip_part(config: Mapping[str, Any], part: str, where: str) -> dict[str, Any]:
+    """Returns `vision_config` or `text_config` of a CLIP config; `…_dict` of old files goes before, as in transformers.
+
+    Raises:
+      UserError: it is no JSON object.
+    """
+    values = [config.get(part) or {}, config.get(f"{part}_dict") or {}]
+    if not all(isinstance(value, dict) for value in values):
+        raise UserError(f"{where}: {part} must be a JSON object; get the published config.json.")
+    return {**values[0], **values[1]}
+
+
+def timm_tower(config: ViTConfig) -> ViTConfig:
+    """Returns the image tower of a CLIP as timm's network of the same parts (without projection)."""
+
+    large = config.hidden_size >= _SIZES["large"][0]
+    patch = 14 if large else 16 if config.patch_size == 16 else 32
+    image = 336 if large and config.image_size == 336 else 224
+    quick = "_quickgelu" if config.activation == "quick_gelu" else ""
+    name = f"vit_{'large' if large else 'base'}_patch{patch}_clip{quick}_{image}"
+    return replace(config, layout="timm", name=name, projection=0)
+
+
+def config_file(config: ViTConfig) -> dict[str, Any]:
+    """Returns what `config.json` says of the network (without classes and preprocessing), in its layout."""
+    if config.layout == "timm":
+        usual = timm_config(config.name, {}, "")
+        pairs = {
+            "img_size": (config.image_size, usual.image_size),
+            "patch_size": (config.patch_size, usual.patch_size),
+            "embed_dim": (config.hidden_size, usual.hidden_size),
+            "depth": (config.layers, usual.layers),
+            "num_heads": (config.heads, usual.heads),
+            "mlp_ratio": (config.intermediate_size / config.hidden_size, 4.0),
+        }
+        arguments = {key: value for key, (value, default) in pairs.items() if value != default}
+        return {
+            "architecture": config.name,
+            "num_features": config.hidden_size,
+            "global_pool": "token",
+            **({"model_args": arguments} if arguments else {}),
+            **({} if config.antialias else {OURS: {"antialias": False}}),
+        }
+    parts = {
+        "image_size": config.image_size,
+        "patch_size": config.patch_size,
+        "num_channels": 3,
+        "hidden_size": config.hidden_size,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "intermediate_size": config.intermediate_size,
+        "hidden_act": config.activation,
+        "layer_norm_eps": config.epsilon,
+    }
+    if config.layout == "clip":
+        return {**parts, "projection_dim": config.projection}
+    heads = "WithTeacher" if config.both_heads else ""
+    kind = "ViTForImageClassification" if config.layout == "vit" else f"DeiTForImageClassification{heads}"
+    return {"architectures": [kind], "model_type": config.layout, "qkv_bias": True, **parts}
+
+
+# Inside a block: our names and those of the layouts. timm's fused qkv is cut into q, k and v first.
+_PARTS = {
+    "timm": {
+        "layer_norm1": "norm1",
+        "layer_norm2": "norm2",
+        r"self_attn\.q_proj": "attn.qkv.q",
+        r"self_attn\.k_proj": "attn.qkv.k",
+        r"self_attn\.v_proj": "attn.qkv.v",
+        r"self_attn\.out_proj": "attn.proj",
+        r"mlp\.fc1": "mlp.fc1",
+        r"mlp\.fc2": "mlp.fc2",
+    },
+    "transformers": {
+        "layer_norm1": "layernorm_before",
+        "layer_norm2": "layernorm_after",
+        r"self_attn\.q_proj": "attention.attention.query",
+        r"self_attn\.k_proj": "attention.attention.key",
+        r"self_attn\.v_proj": "attention.attention.value",
+        r"self_attn\.out_proj": "attention.output.dense",
+        r"mlp\.fc1": "intermediate.dense",
+        r"mlp\.fc2": "output.dense",
+    },
+}
+
+
+def _block_rules(parts: Mapping[str, str], place: str) -> list[Rule]:
+    rules = []
+    for ours, theirs in parts.items():
+        if ours.startswith("layer_norm"):
+            rules.append(Rule(rf"blocks\.(\d+)\.{ours}\.scale", rf"{place}.{theirs}.weight"))
+        else:
+            rules.append(Rule(rf"blocks\.(\d+)\.{ours}\.kernel", rf"{place}.{theirs}.weight", "linear"))
+        rules.append(Rule(rf"blocks\.(\d+)\.{ours}\.bias", rf"{place}.{theirs}.bias"))
+    return rules
+
+
+def layout(config: ViTConfig) -> Layout:
+    """Returns the names of the tensors in the config's layout (for "clip": without projection and text)."""
+    if config.layout == "timm":
+        return _timm_layout(config)
+    if config.layout == "clip":
+        return _clip_layout()
+    return _transformers_layout(config)
+
+
+def _timm_layout(config: ViTConfig) -> Layout:
+    rules = (
+        *_block_rules(_PARTS["timm"], r"blocks.\1"),
+        Rule("class_token", "cls_token"),
+        Rule("distillation_token", "dist_token"),
+        Rule("positions", "pos_embed"),
+        Rule(r"pre_norm\.scale", "norm_pre.weight"),
+        Rule(r"pre_norm\.bias", "norm_pre.bias"),
+        *torch_rules(Rule(r"patch\.kernel", "patch_embed.proj.weight", "conv"), Rule(r"patch\.bias", "patch_embed.proj.bias")),
+    )
+    merge, split = _heads("head", "head_dist", config)
+    return Layout(
+        rules,
+        read=lambda tensors: _split_qkv(merge(tensors)),
+        write=lambda tensors: split(_merge_qkv(tensors)),
+        spell=lambda name: re.sub(r"\.qkv\.[qkv]\.", ".qkv.", name),
+        head="head",
+    )
+
+
+def _split_qkv(tensors: Tensors) -> dict[str, np.ndarray]:
+    """Cuts `attn.qkv` [3 d, …] into three views."""
+    out = {}
+    for name, array in tensors.items():
+        if match := re.fullmatch(r"(blocks\.\d+\.attn\.qkv)\.(weight|bias)", name):
+            third = array.shape[0] // 3 if array.ndim else 0
+            for number, part in enumerate("qkv"):
+                end = None if number == 2 else (number + 1) * third
+                out[f"{match[1]}.{part}.{match[2]}"] = array[number * third : end] if array.ndim else array
+        else:
+            out[name] = array
+    return out
+
+
+def _merge_qkv(tensors: Tensors) -> dict[str, np.ndarray]:
+    out = {}
+    for name, array in tensors.items():
+        if match := re.fullmatch(r"(.*\.qkv)\.([qkv])\.(weight|bias)", name):
+            if match[2] == "q":
+                parts = [tensors[f"{match[1]}.{part}.{match[3]}"] for part in "qkv"]
+                out[f"{match[1]}.{match[3]}"] = np.concatenate(parts)
+        else:
+            out[name] = array
+    return out
+
+
+Change = Callable[[Tensors], dict[str, np.ndarray]]
+
+
+def _heads(first: str, second: str, config: ViTConfig) -> tuple[Change, Change]:
+    """Returns how two heads whose mean is taken become one on both tokens side by side (named as the first), and back."""
+    if not config.both_heads:
+        return dict, dict
+    return partial(_merge_heads, first, second), partial(_split_heads, first, second)
+
+
+def _merge_heads(first: str, second: str, tensors: Tensors) -> dict[str, np.ndarray]:
+    out = dict(tensors)
+    for kind, axis in (("weight", 1), ("bias", None)):
+        a, b = tensors.get(f"{first}.{kind}"), tensors.get(f"{second}.{kind}")
+        if a is None or b is None or a.shape != b.shape or a.ndim != (1 if axis is None else 2):
+            continue  # a missing or wrong tensor is told where the weights are assigned
+        del out[f"{second}.{kind}"]
+        half = np.asarray(0.5, a.dtype)
+        out[f"{first}.{kind}"] = half * a + half * b if axis is None else half * np.concatenate([a, b], axis)
+    return out
+
+
+def _split_heads(first: str, second: str, tensors: Tensors) -> dict[str, np.ndarray]:
+    out = dict(tensors)
+    weight, bias = tensors[f"{first}.weight"], tensors[f"{first}.bias"]
+    middle = weight.shape[1] // 2
+    out[f"{first}.weight"], out[f"{second}.weight"] = (
+        np.ascontiguousarray(2 * part) for part in (weight[:, :middle], weight[:, middle:])
+    )
+    out[f"{second}.bias"] = bias.copy()
+    return out
+
+
+def _transformers_layout(config: ViTConfig) -> Layout:
+    body = f"{config.layout}."
+    first, second = ("cls_classifier", "distillation_classifier") if config.both_heads else ("classifier", "")
+    rules = (
+        Rule(r"head\.kernel", f"{first}.weight", "linear"),
+        Rule(r"head\.bias", f"{first}.bias"),
+        *_block_rules(_PARTS["transformers"], rf"{body}encoder.layer.\1"),
+        Rule("class_token", f"{body}embeddings.cls_token"),
+        Rule("distillation_token", f"{body}embeddings.distillation_token"),
+        Rule("positions", f"{body}embeddings.position_embeddings"),
+        Rule(r"patch\.kernel", f"{body}embeddings.patch_embeddings.projection.weight", "conv"),
+        Rule(r"patch\.bias", f"{body}embeddings.patch_embeddings.projection.bias"),
+        Rule(r"norm\.scale", f"{body}layernorm.weight"),
+        Rule(r"norm\.bias", f"{body}layernorm.bias"),
+    )
+    merge, split = _heads(first, second, config)
+
+    def read(tensors: Tensors) -> dict[str, np.ndarray]:
+        # A bare ViTModel has no prefix; its pooler is not what classifiers of this family look at.
+        named = {}
+        for name, array in tensors.items():
+            bare = name.startswith(("embeddings.", "encoder.", "layernorm."))
+            if not re.fullmatch(rf"({re.escape(body)})?pooler\.dense\.(weight|bias)", name):
+                named[body + name if bare else name] = array
+        return merge(named)
+
+    return Layout(rules, read=read, write=split, head=first)
+
+
+def _clip_layout() -> Layout:
+    tower = "vision_model."
+    rules = (
+        Rule(r"head\.kernel", "classifier.weight", "linear"),
+        Rule(r"head\.bias", "classifier.bias"),
+        Rule(r"projection\.kernel", "visual_projection.weight", "linear"),
+        Rule(r"blocks\.(\d+)\.(.+)\.kernel", rf"{tower}encoder.layers.\1.\2.weight", "linear"),
+        Rule(r"blocks\.(\d+)\.(.+)\.scale", rf"{tower}encoder.layers.\1.\2.weight"),
+        Rule(r"blocks\.(\d+)\.(.+)\.bias", rf"{tower}encoder.layers.\1.\2.bias"),
+        Rule("class_token", f"{tower}embeddings.class_embedding"),
+        Rule("positions", f"{tower}embeddings.position_embedding.weight"),
+        Rule(r"patch\.kernel", f"{tower}embeddings.patch_embedding.weight", "conv"),
+        Rule(r"pre_norm\.scale", f"{tower}pre_layrnorm.weight"),
+        Rule(r"pre_norm\.bias", f"{tower}pre_layrnorm.bias"),
+        Rule(r"norm\.scale", f"{tower}post_layernorm.weight"),
+        Rule(r"norm\.bias", f"{tower}post_layernorm.bias"),
+    )
+    flat = {f"{tower}embeddings.class_embedding": 1, f"{tower}embeddings.position_embedding.weight": 2}
+
+    def read(tensors: Tensors) -> dict[str, np.ndarray]:
+        lifted = dict(tensors)
+        for name, rank in flat.items():
+            if name in lifted and lifted[name].ndim == rank:
+                lifted[name] = lifted[name].reshape((1,) * (3 - rank) + lifted[name].shape)
+        return lifted
+
+    def write(tensors: Tensors) -> dict[str, np.ndarray]:
+        return {
+            name: array.reshape(array.shape[3 - flat[name] :]) if name in flat else array for name, array in tensors.items()
+        }
+
+    return Layout(rules, read=read, write=write, head="classifier")

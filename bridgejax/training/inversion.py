@@ -1,0 +1,245 @@
+"""The loop that learns one word from images: resumable at any step, bit for bit."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import math
+import time
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from bridgejax.diffusion.inversion import Batch, Inversion, InversionState
+from bridgejax.errors import UserError
+from bridgejax.identity import derive_seed, write_atomic
+from bridgejax.progress import progress
+from bridgejax.runtime import is_first
+
+# Losses are fetched in blocks of so many steps: a fetch waits for the device.
+_BLOCK = 20
+EVALUATION_DRAWS = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+    """What a word is learned from.
+
+    Attributes:
+      moments: float32 [m, n, h, w, c or 2c], the autoencoder's posterior of n images, and with m = 2 of their mirror images.
+      ids: int32 [p, n, tokens] for each text encoder: p prompts for each image.
+    """
+
+    moments: np.ndarray
+    ids: tuple[np.ndarray, ...]
+
+    def __len__(self) -> int:
+        return int(self.moments.shape[1])
+
+    def places(self, seed: int, start: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns (mirror, image, prompt) of places start … start + count - 1 of the endless stream, int64 [count] each.
+
+        Every image comes once per epoch, in a new order, mirrored (if that is wanted) and put by chance; a closed form of
+        the seed and the place.
+        """
+        positions = np.arange(start, start + count)
+        epochs, within = positions // len(self), positions % len(self)
+        out = np.zeros((3, count), np.int64)
+        for epoch in np.unique(epochs):
+            rng = np.random.Generator(np.random.Philox(key=derive_seed(seed, "inversion order", int(epoch))))
+            order = rng.permutation(len(self))
+            mirrors = rng.integers(len(self.moments), size=len(self))
+            prompts = rng.integers(len(self.ids[0]), size=len(self))
+            mine = epochs == epoch
+            out[:, mine] = np.stack([mirrors, order, prompts])[:, within[mine]]
+        return out[0], out[1], out[2]
+
+    def batch(self, inversion: Inversion, mirrors: Any, images: Any, prompts: Any) -> Batch:
+        """Puts a batch on the devices."""
+        return inversion.place(self.moments[mirrors, images], [part[prompts, images] for part in self.ids])
+
+
+@dataclasses.dataclass(frozen=True)
+class Lesson:
+    """How a word is learned.
+
+    Attributes:
+      token: the word.
+      firsts: the id of its first vector, for each text encoder.
+      steps: updates.
+      learning_rate: constant, of AdamW.
+      weight_decay: decoupled.
+      seed: decides the order of images, timesteps and noise.
+      evaluations: after how many equal parts of the steps the loss of all images is taken, besides step 0.
+      checkpoint_every: steps between checkpoints.
+      identity: digest of all that decides the result; a checkpoint of another one is not continued.
+    """
+
+    token: str
+    firsts: tuple[int, ...]
+    steps: int
+    learning_rate: float
+    weight_decay: float
+    seed: int
+    evaluations: int
+    checkpoint_every: int
+    identity: str
+
+    @property
+    def milestones(self) -> tuple[int, ...]:
+        """The steps after which all images are evaluated, 0 and the last one among them if there are any."""
+        parts = self.evaluations
+        return tuple(sorted({round(part * self.steps / parts) for part in range(parts + 1)})) if parts else ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Learned:
+    """A word and how it came about.
+
+    Attributes:
+      rows: float32 [k, width] for each text encoder.
+      losses: float32 [steps], before each update.
+      evaluations: (step, loss of all images under fixed draws) at each milestone.
+      seconds: spent on updates, over every call that worked on it, compilation included.
+      seconds_per_step: of this call's updates but the first, which compiles; None where it made fewer than two.
+    """
+
+    rows: tuple[np.ndarray, ...]
+    losses: np.ndarray
+    evaluations: tuple[tuple[int, float], ...]
+    seconds: float
+    seconds_per_step: float | None
+
+
+@dataclasses.dataclass
+class _Progress:
+    state: InversionState
+    step: int
+    losses: list[float]
+    evaluations: list[tuple[int, float]]
+    seconds: float
+
+
+def learn_word(
+    inversion: Inversion,
+    examples: Examples,
+    lesson: Lesson,
+    rows: Sequence[np.ndarray],
+    checkpoint: Path,
+    show: Callable[[int, Sequence[jax.Array]], None] | None = None,
+) -> Learned:
+    """Learns a word, or goes on where a checkpoint of the same lesson stands.
+
+    Args:
+      inversion: the programs.
+      examples: what it is learned from.
+      lesson: how.
+      rows: float32 [k, width] for each text encoder, the vectors to start from.
+      checkpoint: the file in which it keeps its state; whole or absent. The caller removes it.
+      show: called with the step and the rows at each milestone, for sample sheets.
+
+    Raises:
+      UserError: the loss is not finite (step and rate are told; the last good checkpoint stays), or the file cannot be written.
+    """
+    at = _restore(checkpoint, lesson, InversionState.create(rows, lesson.seed))
+    at.state = inversion.put(at.state)
+    made, before, first_seconds, saved = 0, at.seconds, 0.0, at.step
+    with progress(lesson.steps, f"invert {lesson.token}", "step", initial=at.step) as bar:
+        while True:
+            if at.step in lesson.milestones and at.step not in [step for step, _ in at.evaluations]:
+                at.evaluations.append((at.step, evaluate(inversion, examples, lesson.firsts, at.state.rows)))
+                if show is not None:
+                    show(at.step, at.state.rows)
+            if at.step > saved and (at.step % lesson.checkpoint_every == 0 or at.step == lesson.steps):
+                _save(checkpoint, lesson, at)
+                saved = at.step
+            if at.step >= lesson.steps:
+                break
+            began = time.monotonic()
+            stops = [at.step + _BLOCK, lesson.steps, *(stop for stop in lesson.milestones if stop > at.step)]
+            stop = min(*stops, (at.step // lesson.checkpoint_every + 1) * lesson.checkpoint_every)
+            block = []
+            for step in range(at.step, stop):
+                places = examples.places(lesson.seed, step * inversion.batch_size, inversion.batch_size)
+                batch = examples.batch(inversion, *places)
+                at.state, loss = inversion.step(at.state, batch, lesson.firsts, lesson.learning_rate, lesson.weight_decay)
+                block.append(loss)
+                if made + len(block) == 1:
+                    loss.block_until_ready()
+                    first_seconds = time.monotonic() - began
+            values = [float(loss) for loss in jax.device_get(block)]
+            _check(values, at.step, saved, lesson, checkpoint)
+            made += len(values)
+            at.seconds += time.monotonic() - began
+            at.losses += values
+            at.step = stop
+            bar.update(len(values))
+            bar.set_postfix(loss=f"{np.mean(values):.4f}", refresh=False)
+    final = tuple(np.asarray(array, np.float32) for array in at.state.rows)
+    if not all(np.isfinite(array).all() for array in final):
+        raise UserError(
+            f"inversion of {lesson.token}: the last update left a vector that is not finite; lower inversion.learning_rate "
+            f"(now {lesson.learning_rate:g})."
+        )
+    each = (at.seconds - before - first_seconds) / (made - 1) if made > 1 else None
+    return Learned(final, np.asarray(at.losses, np.float32), tuple(at.evaluations), at.seconds, each)
+
+
+def evaluate(inversion: Inversion, examples: Examples, firsts: Sequence[int], rows: Sequence[jax.Array]) -> float:
+    """Returns the loss over the examples under fixed draws of timesteps and noise, so that two words can be compared.
+
+    Of at least `EVALUATION_DRAWS` draws, spread evenly over the images, or over as many of them where there are more.
+    """
+    size, count = inversion.batch_size, len(examples)
+    stride = max(1, count // EVALUATION_DRAWS)
+    losses = []
+    for number in range(-(-EVALUATION_DRAWS // size)):
+        places = np.arange(number * size, (number + 1) * size)
+        images = places * stride % count
+        prompts = places * stride // count % len(examples.ids[0])
+        batch = examples.batch(inversion, np.zeros(size, np.int64), images, prompts)
+        losses.append(inversion.loss(rows, batch, firsts, derive_seed(0, "inversion evaluation", number)))
+    return float(np.mean([float(loss) for loss in jax.device_get(losses)]))
+
+
+def _check(values: Sequence[float], step: int, saved: int, lesson: Lesson, checkpoint: Path) -> None:
+    for number, value in enumerate(values):
+        if not math.isfinite(value):
+            kept = f"the checkpoint of step {saved} stays in {checkpoint}" if saved else "there is no checkpoint yet"
+            raise UserError(
+                f"inversion of {lesson.token}: the loss is {value} at step {step + number} with learning rate "
+                f"{lesson.learning_rate:g} ({kept}); lower inversion.learning_rate, or use generator.dtype='float32', in a new "
+                "--workdir."
+            )
+
+
+def _save(file: Path, lesson: Lesson, at: _Progress) -> None:
+    arrays = {f"state_{name}": array for name, array in at.state.to_arrays().items()}
+    notes = {"identity": lesson.identity, "step": at.step, "evaluations": at.evaluations, "seconds": at.seconds}
+    buffer = io.BytesIO()
+    np.savez(buffer, losses=np.asarray(at.losses, np.float32), notes=json.dumps(notes), **arrays)  # type: ignore[arg-type]
+    if is_first():
+        write_atomic(file, buffer.getvalue())
+
+
+def _restore(file: Path, lesson: Lesson, fresh: InversionState) -> _Progress:
+    """Returns the progress in a checkpoint of this lesson, or the start."""
+    start = _Progress(fresh, 0, [], [], 0.0)
+    if not file.is_file():
+        return start
+    try:
+        with np.load(file, allow_pickle=False) as content:
+            notes = json.loads(str(content["notes"]))
+            arrays = {name.removeprefix("state_"): content[name] for name in content.files if name.startswith("state_")}
+            losses = [float(loss) for loss in content["losses"]]
+        if notes["identity"] != lesson.identity:
+            return start
+        state = fresh.from_arrays(arrays)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"the checkpoint {file} cannot be read ({error}); remove it to learn from the start.") from error
+    return _Progress(state, notes["step"], losses, [(step, value) for step, value in notes["evaluations"]], notes["seconds"])

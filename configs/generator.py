@@ -1,0 +1,43 @@
+"""What the generator's pictures alone teach a classifier: more of them than the quick start has time for.
+
+    bridgejax run --config configs/generator.py --workdir generator
+    bridgejax run --config configs/generator.py:tuning --workdir tuning      # its rate and length, on another task
+
+No real photograph is trained on; all that are not drawn for the (unused) shots are the test part. What came out stands in
+docs/results/quickstart.md (`python benchmarks/quickstart.py --parts generator`) and docs/results/tuning.md
+(`python benchmarks/tuning.py`).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+RATES, STEPS = (0.003, 0.01), (40, 80, 160)
+
+
+def get_config(arg: str | None = None) -> Any:
+    """Returns the config; `arg` "tuning" gives the candidates, on the emoji of tools/build_emoji_task.py."""
+    spec = importlib.util.spec_from_file_location("quickstart", Path(__file__).with_name("quickstart.py"))
+    if spec is None or spec.loader is None:
+        raise ImportError("configs/quickstart.py is missing beside configs/generator.py")
+    quickstart = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(quickstart)
+    config = quickstart.get_config()
+    config.synthetic.per_class = 128
+    config.training.evaluations = 1
+    if arg == "tuning":
+        config.task.source = "folder:emoji_task"
+        config.study.seeds = 1
+        names = []
+        for rate in RATES:
+            for steps in STEPS:
+                names.append(f"synthetic_only-{rate:.0e}-{steps}".replace("e-0", "e-"))
+                config.recipes[names[-1]] = ({"data": "synthetic", "learning_rate": rate, "steps": steps},)
+        config.arms = tuple(names)
+    else:
+        config.recipes.synthetic_only = ({"data": "synthetic", "learning_rate": 0.003, "steps": 80},)
+        config.arms = ("synthetic_only",)
+    config.study.baseline = config.arms[0]
+    return config

@@ -1,0 +1,231 @@
+"""Learning a word: only its rows move, the loss falls, a stop changes nothing, and the gradient is PyTorch's."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from bridgejax.diffusion import load_pipeline
+from bridgejax.diffusion.inversion import Draws, Inversion, InversionState, denoising_loss, first_ids, prediction_target
+from bridgejax.diffusion.schedulers import make_scheduler
+from bridgejax.diffusion.textual_inversion import save_embedding
+from bridgejax.errors import UserError
+from bridgejax.models.clip_text import Words
+from bridgejax.training.inversion import Examples, Lesson, evaluate, learn_word
+
+START = np.random.default_rng(3).normal(0, 0.3, (2, 32)).astype(np.float32)  # a word of two vectors
+
+
+@pytest.fixture(scope="module")
+def styled(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The tiny generator with the word <s>."""
+    file = tmp_path_factory.mktemp("word") / "s.safetensors"
+    save_embedding(file, "<s>", START)
+    return load_pipeline(tiny_folder, embeddings={"<s>": file})
+
+
+@pytest.fixture(scope="module")
+def inversion(styled: Any) -> Inversion:
+    return Inversion(styled, batch_size=2)
+
+
+@pytest.fixture(scope="module")
+def examples(styled: Any, inversion: Inversion) -> Examples:
+    """Three plain pictures and their mirror images, two prompts each."""
+    images = np.linspace(0, 1, 3 * 16 * 16 * 3).reshape(3, 16, 16, 3).astype(np.float32)
+    moments = np.stack([inversion.moments(images), inversion.moments(images[:, :, ::-1])])
+    ids = np.stack([styled.tokenizers[0]([text] * 3) for text in ("a <s>", "one in the style of <s>")])
+    return Examples(moments, (ids,))
+
+
+def _lesson(styled: Any, **changes: Any) -> Lesson:
+    plain = Lesson("<s>", tuple(first_ids(styled, "<s>")), 24, 0.02, 0.01, 5, 4, 10, "this")
+    return dataclasses.replace(plain, **changes)
+
+
+def test_given_rows_stand_for_those_of_the_table(styled: Any, pipe: Any) -> None:
+    rows = np.random.default_rng(4).normal(size=(2, 32)).astype(np.float32)
+    ids = styled.tokenizers[0](["a <s> cat", "no word"])
+    given, _ = styled.networks.encode_text([jnp.asarray(ids)], [Words(jnp.int32(514), jnp.asarray(rows))])
+    table = styled.networks.text_encoders[0].embeddings.token_embedding.embedding
+    kept = np.asarray(table[...])
+    styled.set_words([Words(np.int32(514), rows)])
+    try:
+        np.testing.assert_allclose(styled.encode_prompts(["a <s> cat", "no word"])[0], given, atol=1e-5)
+        now = np.asarray(table[...])
+        np.testing.assert_array_equal(now[514:516], rows)
+        np.testing.assert_array_equal(now[:514], kept[:514])
+    finally:
+        styled.set_words([Words(np.int32(514), kept[514:516])])
+    np.testing.assert_allclose(given[1], pipe.encode_prompts(["no word"])[0][0], atol=1e-5)
+    with pytest.raises(UserError, match="do not fit a token table"):
+        styled.set_words([Words(np.int32(515), rows)])
+
+
+def test_the_loss_falls_and_nothing_but_the_rows_changes(
+    styled: Any, inversion: Inversion, examples: Examples, tmp_path: Path
+) -> None:
+    before = jax.tree.map(np.array, styled.split[1])
+    lesson = _lesson(styled, steps=60, evaluations=2)
+    learned = learn_word(inversion, examples, lesson, [START], tmp_path / "c.npz")
+    losses = dict(learned.evaluations)
+    assert list(losses) == [0, 30, 60]
+    assert losses[60] < losses[30] < losses[0]
+    assert losses[0] == evaluate(inversion, examples, lesson.firsts, [jnp.asarray(START)])
+    assert len(learned.losses) == 60
+    assert (np.abs(learned.rows[0] - START) > 1e-3).all()  # both vectors
+    jax.tree.map(np.testing.assert_array_equal, before, jax.tree.map(np.array, styled.split[1]))
+
+
+def test_a_stopped_lesson_ends_with_the_same_bits(
+    styled: Any, inversion: Inversion, examples: Examples, tmp_path: Path
+) -> None:
+    whole = learn_word(inversion, examples, _lesson(styled), [START], tmp_path / "whole.npz")
+
+    def stop(step: int, rows: Any) -> None:
+        if step == 18:  # eight steps after the last checkpoint
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        learn_word(inversion, examples, _lesson(styled), [START], tmp_path / "c.npz", stop)
+    # Other checkpoints and milestones from here on: neither decides anything.
+    rest = learn_word(inversion, examples, _lesson(styled, checkpoint_every=7), [START], tmp_path / "c.npz")
+    np.testing.assert_array_equal(rest.rows[0], whole.rows[0])
+    np.testing.assert_array_equal(rest.losses, whole.losses)
+    assert rest.evaluations == whole.evaluations
+    done = learn_word(inversion, examples, _lesson(styled), [START], tmp_path / "c.npz")
+    np.testing.assert_array_equal(done.rows[0], whole.rows[0])
+    assert done.seconds_per_step is None  # nothing was done again
+    other = learn_word(inversion, examples, _lesson(styled, identity="other", steps=1), [START], tmp_path / "c.npz")
+    assert len(other.losses) == 1
+    (tmp_path / "c.npz").write_bytes((tmp_path / "whole.npz").read_bytes()[:-50])
+    with pytest.raises(UserError, match=r"c.npz cannot be read .* remove it"):
+        learn_word(inversion, examples, _lesson(styled), [START], tmp_path / "c.npz")
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(
+    styled: Any, inversion: Inversion, examples: Examples, tmp_path: Path
+) -> None:
+    file = tmp_path / "c.npz"
+    learn_word(inversion, examples, _lesson(styled, steps=10), [START], file)
+    kept = file.read_bytes()
+    with pytest.raises(
+        UserError, match=r"the loss is nan at step 1[1-3] with learning rate 1e\+30 .*the checkpoint of step 10 stays"
+    ):
+        learn_word(inversion, examples, _lesson(styled, learning_rate=1e30), [START], file)
+    assert file.read_bytes() == kept
+    assert [path.name for path in tmp_path.iterdir()] == ["c.npz"]
+
+
+def test_every_image_comes_once_per_epoch(examples: Examples) -> None:
+    mirrors, images, prompts = examples.places(7, 0, 300)
+    assert [sorted(images[start : start + 3]) for start in range(0, 300, 3)] == [[0, 1, 2]] * 100
+    for chance in (mirrors, prompts):
+        assert 100 < chance.sum() < 200
+    part = examples.places(7, 100, 50)
+    np.testing.assert_array_equal(np.stack(part), np.stack([mirrors, images, prompts])[:, 100:150])
+    assert (examples.places(8, 0, 300)[1] != images).any()
+
+
+def test_devices_change_rounding_alone(tiny_folder: Path, tmp_path: Path) -> None:
+    """Batches of six on four devices are padded to eight, which nobody should see."""
+    save_embedding(tmp_path / "s.safetensors", "<s>", START)
+    program = Path(__file__).with_name("inversion_program.py")
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, str(program), str(tiny_folder), str(tmp_path / "s.safetensors")],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    split, plain = (np.asarray(json.loads(line)) for line in done.stdout.splitlines()[-2:])
+    np.testing.assert_allclose(split, plain, atol=2e-5)  # Adam's sign-like first steps of 0.01 magnify rounding
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("source", ["tiny", "builtin"])
+@pytest.mark.parity
+def test_gradient_and_update_are_those_of_pytorch(kind: str, source: str, tiny_folder: Path, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    from diffusers import DDPMScheduler, StableDiffusionPipeline
+
+    folder = tiny_folder if source == "tiny" else Path(load_pipeline("builtin:tiny_diffusion").folder)
+    theirs = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None).to(torch.float32)
+    width = theirs.text_encoder.config.hidden_size
+    rng = np.random.default_rng(6)
+    start = rng.normal(0, 0.1, (2, width)).astype(np.float32)
+    save_embedding(tmp_path / "s.safetensors", "<s>", start)
+    theirs.load_textual_inversion(str(tmp_path / "s.safetensors"))
+    pipe = load_pipeline(folder, prediction_type=kind, embeddings={"<s>": tmp_path / "s.safetensors"})
+    prompts = ["a photo in the style of <s>", "<s> bird"]
+    side = pipe.default_height // pipe.vae_factor
+    latents, noise = rng.normal(size=(2, 2, side, side, 4)).astype(np.float32)
+    timesteps = np.array([37, 811])
+
+    # PyTorch: the same prompts, noise and timesteps; the row's gradient out of the whole table's.
+    scheduler = DDPMScheduler.from_config(theirs.scheduler.config, prediction_type=kind)
+    texts = theirs.maybe_convert_prompt(prompts, theirs.tokenizer)
+    ids = theirs.tokenizer(texts, padding="max_length", max_length=77, return_tensors="pt").input_ids
+    chw = [torch.from_numpy(array.transpose(0, 3, 1, 2).copy()) for array in (latents, noise)]
+    times = torch.from_numpy(timesteps)
+    noisy = scheduler.add_noise(*chw, times)
+    target = chw[1] if kind == "epsilon" else scheduler.get_velocity(*chw, times)
+    table = theirs.text_encoder.get_input_embeddings().weight
+    table.requires_grad_(True)
+    output = theirs.unet(noisy, times, theirs.text_encoder(ids)[0]).sample
+    expected_loss = torch.nn.functional.mse_loss(output, target)
+    (gradient,) = torch.autograd.grad(expected_loss, table)
+    first = len(theirs.tokenizer) - 2
+    row = torch.nn.Parameter(torch.from_numpy(start.copy()))
+    row.grad = gradient[first : first + 2].clone()
+    torch.optim.AdamW([row], lr=5e-3, betas=(0.9, 0.999), weight_decay=1e-2, eps=1e-8).step()
+
+    settings = make_scheduler(None, pipe.description.scheduler, "").settings
+    assert settings.prediction_type == kind
+    alphas = jnp.asarray(settings.alphas_cumulative(), jnp.float32)
+    draws = Draws(jnp.asarray(latents), jnp.asarray(timesteps), jnp.asarray(noise))
+    tokens = pipe.tokenizers[0](prompts)
+    graph, state = pipe.split
+
+    @jax.jit
+    def loss(rows: jax.Array, state: Any) -> jax.Array:
+        words = [Words(jnp.int32(first_ids(pipe, "<s>")[0]), rows)]
+        return jnp.mean(denoising_loss(nnx.merge(graph, state), words, [tokens], draws, alphas, kind))
+
+    value, ours = jax.value_and_grad(loss)(jnp.asarray(start), state)
+    assert float(value) == pytest.approx(expected_loss.item(), rel=1e-5)
+    expected = gradient[first : first + 2].numpy()
+    assert np.abs(expected).max() > 0
+    np.testing.assert_allclose(ours, expected, atol=2e-4 * np.abs(expected).max())
+
+    # The update, from PyTorch's gradient.
+    from bridgejax.diffusion.inversion import _ADAM
+
+    fresh = InversionState.create([start], 0)
+    changes, _ = _ADAM.update((jnp.asarray(expected),), fresh.moments)
+    np.testing.assert_allclose(start - 5e-3 * (changes[0] + 1e-2 * start), row.detach().numpy(), rtol=1e-5, atol=1e-7)
+
+
+def test_targets_undo_the_noise() -> None:
+    """From x = √ᾱ·z + √(1-ᾱ)·ε, each target gives z back."""
+    z, noise = np.random.default_rng(8).normal(size=(2, 1, 2, 2, 4))
+    alpha = np.full((1, 1, 1, 1), 0.3)
+    x = np.sqrt(alpha) * z + np.sqrt(1 - alpha) * noise
+    found = {kind: np.asarray(prediction_target(kind, z, noise, alpha)) for kind in ("epsilon", "v_prediction", "sample")}
+    np.testing.assert_allclose((x - np.sqrt(1 - alpha) * found["epsilon"]) / np.sqrt(alpha), z, atol=1e-5)
+    np.testing.assert_allclose(np.sqrt(alpha) * x - np.sqrt(1 - alpha) * found["v_prediction"], z, atol=1e-5)
+    np.testing.assert_allclose(found["sample"], z)
