@@ -97,8 +97,9 @@ def test_weighted_losses_and_other_optimisers_train_together(how):
                 yield {**found, "source": (np.arange(len(found["label"])) + number) % 2}
 
     mixed = {"data": "mixed", "steps": 6, "synthetic_share": 0.5, "synthetic_loss": 0.1, "optimizer": "adamw"}
-    found = together([mixed], lanes(2), how, streams=Sourced())
-    for lane, result in zip(lanes(2), found, strict=True):
+    # No batch norm: a bias before it has gradient 0 but for rounding, which AdamW blows up to full steps.
+    found = together([mixed], lanes(2, batch_norm=False), how, streams=Sourced())
+    for lane, result in zip(lanes(2, batch_norm=False), found, strict=True):
         same(result, alone([mixed], lane, streams=Sourced()), 1e-3 if how == "vmap" else 0.0)
 
 
