@@ -212,6 +212,7 @@ class Run:
         self.stage_steps: list[int] = []
         self.entered: int | None = None  # the number of the stage that the state belongs to
         self.early: EarlyStop | None = None
+        self.feed: Iterator[dict[str, Any]] | None = None  # batches for the stage that is next, made elsewhere
         self._eval_batches: dict[str, list[dict[str, Any]]] = {}
         self._saved_at = time.monotonic()
         self._identity: str | None = None
@@ -303,6 +304,13 @@ class Run:
             self.stage_steps.append(0)
             self.early, self.entered = None, plan.number
 
+    @property
+    def current(self) -> TrainState:
+        """The state; there is one once a stage was entered."""
+        if self.state is None:
+            raise RuntimeError("a run was asked for its state before its first stage")
+        return self.state
+
     def result(self) -> RunResult:
         """Returns what a finished run leaves."""
         if self.state is None or self.metrics is None:
@@ -321,7 +329,7 @@ class Run:
         began = time.monotonic()
         with progress(plan.stage.steps, self.title(plan), "step", initial=self.step - plan.start) as bar:
             for batch in itertools.islice(self.batches(plan), stop - self.step):
-                self.state, metrics = step(self.state, batch)
+                self.state, metrics = step(self.current, batch)
                 self.step += 1
                 self.stage_steps[-1] += 1
                 pending.append(metrics)
@@ -358,24 +366,30 @@ class Run:
     def batches(self, plan: Plan) -> Iterator[dict[str, Any]]:
         """Yields this process's part of what is left of a stage's batches, ready for the step."""
         stage = plan.stage
-        sources, weights = stages.sources_of(stage, self.task.train, self.synthetic.get(stage.synthetic_set))
-        rows = local_rows(self.mesh, self.batch_size)
-        part = {} if rows == slice(0, self.batch_size) else {"rows": rows}
-        stream = self.streams.train_batches(
-            sources,
-            weights=weights,
-            batch_size=self.batch_size,
-            image_size=self.image_size,
-            seed=derive_seed(self.seed, "batches", plan.number),
-            start_step=self.step - plan.start,
-            augment=stage.augment,
-            **part,
-        )
+        sources, _ = stages.sources_of(stage, self.task.train, self.synthetic.get(stage.synthetic_set))
+        stream, self.feed = self.feed or self.streams.train_batches(**self.stream_settings(plan)), None
         for batch in stream:
             found = stages.weighed(batch, stage, sources)
             if stage.loss == "soft_target" and self.teacher is not None:
                 found["teacher_logits"] = self.teacher(found)
             yield found
+
+    def stream_settings(self, plan: Plan) -> dict[str, Any]:
+        """Returns the arguments of `train_batches` for what is left of a stage."""
+        stage = plan.stage
+        sources, weights = stages.sources_of(stage, self.task.train, self.synthetic.get(stage.synthetic_set))
+        rows = local_rows(self.mesh, self.batch_size)
+        part = {} if rows == slice(0, self.batch_size) else {"rows": rows}
+        return {
+            "sources": sources,
+            "weights": weights,
+            "batch_size": self.batch_size,
+            "image_size": self.image_size,
+            "seed": derive_seed(self.seed, "batches", plan.number),
+            "start_step": self.step - plan.start,
+            "augment": stage.augment,
+            **part,
+        }
 
     def record(self, plan: Plan, steps: Sequence[dict[str, Any]]) -> None:
         """Checks what the last steps told and adds it to the history.
@@ -412,11 +426,9 @@ class Run:
         score = self._judge("validation", self.task.validation)["mean_per_class_accuracy"]
         self.history.append({"stage": plan.number, "step": self.step, "validation_mean_per_class_accuracy": score})
         self.seconds["evaluate"] += time.monotonic() - began
-        if self.state is None:
-            raise RuntimeError("no state to look at")
-        if not self.early.look(score, self.step, self.state) and self.step < plan.end:
+        if not self.early.look(score, self.step, self.current) and self.step < plan.end:
             return False
-        self.state = self.early.settled(self.state)
+        self.state = self.early.settled(self.current)
         return True
 
     def _judge(self, part: str, examples: Any) -> dict[str, Any]:
@@ -425,9 +437,7 @@ class Run:
             if self.crop is not None:
                 size["crop"] = self.crop
             self._eval_batches[part] = list(self.streams.eval_batches(examples, **size))
-        if self.state is None:
-            raise RuntimeError("no state to evaluate")
-        return evaluate(self.state, self._eval_batches[part], mesh=self.mesh)
+        return evaluate(self.current, self._eval_batches[part], mesh=self.mesh)
 
     def evaluate(self, plan: Plan) -> None:
         """Judges the state on the test part."""

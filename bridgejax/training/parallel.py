@@ -128,17 +128,20 @@ def train_together(
 
 def _stage(plan: Plan, runs: list[Run], way: str, memory_bytes: int | None) -> None:
     """Takes the runs to the stage's end."""
+    if not runs:
+        return
+    # After a stop the runs may lie a few steps apart; those behind catch up with the one in front.
+    front = max(run.step for run in runs)
+    _interleave([run.work(front) for run in runs])
+    _share_stream(plan, runs)
     if way == "vmap" and plan.stage.early_stop is None and len(runs) > 1:
-        # After a stop the runs may lie a few steps apart; those behind catch up with the one in front.
-        front = max(run.step for run in runs)
-        _interleave([run.work(front) for run in runs])
         streams = [_Peeked(run.batches(plan)) for run in runs]
         for run in runs:
             run.enter(plan)
         size = len(runs)
         while size > 1:
             step = StackedStep(stages.train_step(plan.stage, None))
-            needed = step.prepare([run.state for run in runs[:size]], [stream.first for stream in streams[:size]])
+            needed = step.prepare([run.current for run in runs[:size]], [stream.first for stream in streams[:size]])
             limit = free_bytes() if memory_bytes is None else memory_bytes
             if needed > limit:
                 fits = min(size - 1, int(limit * size / needed))
@@ -149,6 +152,18 @@ def _stage(plan: Plan, runs: list[Run], way: str, memory_bytes: int | None) -> N
             runs, streams = runs[size:], streams[size:]
             size = min(size, len(runs))
     _interleave([run.work(plan.end) for run in runs])
+
+
+def _share_stream(plan: Plan, runs: list[Run]) -> None:
+    """Gives the runs, all at the same step, their batches of the stage out of one pipeline, where the streams can."""
+    together = getattr(runs[0].streams, "train_batches_together", None)
+    if together is None or len(runs) == 1:
+        return
+    settings = [run.stream_settings(plan) for run in runs]
+    common = {key: value for key, value in settings[0].items() if key not in ("sources", "seed")}
+    feeds = together([each["sources"] for each in settings], seeds=[each["seed"] for each in settings], **common)
+    for run, feed in zip(runs, feeds, strict=True):
+        run.feed = feed
 
 
 class _Peeked:
@@ -183,7 +198,7 @@ def _tell(seeds: int, fits: int, needed: int, limit: int) -> None:
 def _vmapped(plan: Plan, runs: list[Run], streams: list[_Peeked], step: StackedStep) -> None:
     """Takes the runs, all at the same step, to the stage's end with one program."""
     lead = runs[0]
-    states = stack([run.state for run in runs])
+    states = stack([run.current for run in runs])
     pending: list[dict[str, jax.Array]] = []
     began = time.monotonic()
     with progress(plan.stage.steps, f"{lead.title(plan)}, {len(runs)} seeds", "step", initial=lead.step - plan.start) as bar:

@@ -22,10 +22,13 @@ def stack(states: Sequence[TrainState]) -> TrainState:
     Raises:
       UserError: their models or optimisers differ in structure.
     """
-    first = states[0]
-    if any(jax.tree.structure(state) != jax.tree.structure(first) for state in states):
-        raise UserError("runs train together only if their models and optimisers have one structure; train them one by one.")
+    _check_alike(states)
     return _stack(tuple(states))
+
+
+def _check_alike(states: Sequence[TrainState]) -> None:
+    if len({jax.tree.structure(state) for state in states}) > 1:
+        raise UserError("runs train together only if their models and optimisers have one structure; train them one by one.")
 
 
 @jax.jit
@@ -67,13 +70,12 @@ class StackedStep:
         self._jitted, self._classes = _program(step.program)
         self._compiled: Any = None
 
-    def prepare(self, states: Sequence[TrainState | None], given: Sequence[Any]) -> int:
+    def prepare(self, states: Sequence[TrainState], given: Sequence[Any]) -> int:
         """Compiles the program for runs like these and returns the bytes that it takes on the device.
 
         That is XLA's account of the compiled program: arguments, results and temporaries, less what is shared between them.
         """
-        if any(state is None for state in states):
-            raise RuntimeError("a run has no state to step from")
+        _check_alike(states)
         stacked = jax.eval_shape(_stack, tuple(states))
         parts = self._parts(given)
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), parts)
