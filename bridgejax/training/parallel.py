@@ -199,6 +199,7 @@ def _vmapped(plan: Plan, runs: list[Run], streams: list[_Peeked], step: StackedS
     """Takes the runs, all at the same step, to the stage's end with one program."""
     lead = runs[0]
     states = stack([run.current for run in runs])
+    _release(runs)
     pending: list[dict[str, jax.Array]] = []
     began = time.monotonic()
     with progress(plan.stage.steps, f"{lead.title(plan)}, {len(runs)} seeds", "step", initial=lead.step - plan.start) as bar:
@@ -229,9 +230,17 @@ def _vmapped(plan: Plan, runs: list[Run], streams: list[_Peeked], step: StackedS
             for run in runs:
                 if saves:
                     run.save(plan)
+            if lead.step != plan.end:
+                _release(runs)
     _share(runs, began)
     if lead.step != plan.end:
         raise RuntimeError(f"the stream of {lead.title(plan)} ended at step {lead.step} of {plan.end}")
+
+
+def _release(runs: list[Run]) -> None:
+    """Drops the runs' own states: the stacked one goes on."""
+    for run in runs:
+        run.state = None
 
 
 def _share(runs: list[Run], began: float) -> None:
