@@ -17,6 +17,7 @@ COMMANDS = {
     "run": "everything the config asks for: generate, train every arm, report",
     "generate": "a synthetic set only",
     "invert": "learn a style token, for the data set or for each class",
+    "tune": "rates and lengths of every arm, by validation images",
     "train": "one recipe, one seed",
     "report": "tables, plots and report.html from a workdir",
     "import-weights": "published weights to a local folder, checked",
@@ -156,6 +157,10 @@ def _dispatch(arguments: Sequence[str]) -> int:
         from bridgejax.studies.inversion import invert
 
         made = invert(config, options.workdir, seed=options.seed)
+    elif command == "tune":
+        from bridgejax.studies.tune import tune
+
+        made = tune(config, options.workdir)
     else:
         made = studies.train(config, options.workdir, recipe=options.recipe, seed=options.seed)
     if runtime.is_first():

@@ -26,7 +26,7 @@ INVERSION_MODES = ("dataset", "class", "untrained", "word", "none")
 
 # Changing these continues a workdir: none of them decides a result that is already there.
 EXTENDABLE = (
-    *("arms", "mesh", "study.", "training.checkpoint_seconds", "recipes.", "report."),
+    *("arms", "mesh", "study.", "tuning.", "training.checkpoint_seconds", "training.tuned", "recipes.", "report."),
     *("inversion.evaluations", "inversion.checkpoint_every"),
 )
 
@@ -139,6 +139,7 @@ def default_config() -> Any:
             "batch_norm": "frozen",
             "evaluations": 4,  # test evaluations per run along the way, for the convergence curves
             "checkpoint_seconds": 60.0,
+            "tuned": config_dict.placeholder(str),  # tuning.json of `bridgejax tune`: each arm's rate and length
         }
     )
     config.recipes = ConfigDict({name: tuple(stages) for name, stages in all_recipes().items()})
@@ -149,6 +150,15 @@ def default_config() -> Any:
             "baseline": "vanilla_long",  # what every arm is compared with
             "shots": (),  # a grid of shot counts; () = task.shots alone
             "per_class": (),  # a grid of volumes; () = synthetic.per_class alone
+            "parallel_seeds": any_type(1),  # seeds of an arm that train at once: 1 = one by one, a number, or "auto" = all
+        }
+    )
+    # What `bridgejax tune` tries for every arm, judged on task.validation_per_class images per class.
+    config.tuning = ConfigDict(
+        {
+            "learning_rates": (0.001, 0.003, 0.01),
+            "lengths": (1.0,),  # multiples of training.base_steps
+            "seeds": 2,
         }
     )
     # What the report tells beyond accuracies; nothing is chosen by it.
@@ -309,6 +319,8 @@ _LISTS = {
     "task.class_names",
     "study.shots",
     "study.per_class",
+    "tuning.learning_rates",
+    "tuning.lengths",
     "mesh",
     "mesh_rules",
     "generator.loras",
@@ -395,6 +407,11 @@ def check_config(config: Any) -> None:
         raise UserError(f"report.synthetic_set is {values['report.synthetic_set']!r}; it should be 'train', 'test' or None.")
     if not isinstance(values["report.leep"], bool):
         raise UserError(f"report.leep is {values['report.leep']!r}; it should be True or False.")
+    _check_tuning(values)
+    if values["study.parallel_seeds"] != "auto":
+        value = values["study.parallel_seeds"]
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise UserError(f"study.parallel_seeds is {value!r}; it should be a whole number of at least 1, or 'auto'.")
     pairs = values["mesh"]
     if not isinstance(pairs, (list, tuple)) or not all(isinstance(p, (list, tuple)) and len(p) == 2 for p in pairs):
         raise UserError(f"mesh is {pairs!r}; it should be (axis, size) pairs such as (('data', -1),).")
@@ -422,6 +439,7 @@ _AT_LEAST = {
     "training.base_steps": 1,
     "training.evaluations": 0,
     "study.seeds": 1,
+    "tuning.seeds": 1,
     "inversion.vectors": 1,
     "inversion.steps": 0,
     "inversion.batch_size": 1,
@@ -440,6 +458,16 @@ def _check_whole(key: str, value: Any, low: int, optional: bool) -> None:
         return
     if isinstance(value, bool) or not isinstance(value, int) or value < low:
         raise UserError(f"{key} is {value!r}; it should be a whole number of at least {low}{' or None' if optional else ''}.")
+
+
+def _check_tuning(values: Mapping[str, Any]) -> None:
+    for key in ("tuning.learning_rates", "tuning.lengths"):
+        grid = values[key]
+        right = isinstance(grid, (list, tuple)) and len(grid) > 0 and len(set(grid)) == len(grid)
+        if not right or not all(
+            isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) and v > 0 for v in grid
+        ):
+            raise UserError(f"{key} is {grid!r}; it should be a list of different numbers above 0.")
 
 
 def _check_prompts(config: Any) -> None:

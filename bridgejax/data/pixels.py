@@ -16,7 +16,7 @@ from bridgejax.data.tensorflow import import_tensorflow
 from bridgejax.errors import UserError
 
 MEMORY_BYTES = 1 << 30  # decoded pixels kept per process
-_KEEP = 8  # sources whose pixels are kept for the next stream
+_KEEP = 32  # sources whose pixels are kept for the next stream: those of several seeds that train at once
 
 _kept: OrderedDict[tuple[int, int], tuple[Sequence[bytes], list[np.ndarray]]] = OrderedDict()
 

@@ -19,6 +19,7 @@ from bridgejax.errors import UserError
 
 Batch = dict[str, np.ndarray]
 EVAL_CROP = 0.875
+SCALE, RATIO = (0.35, 1.0), (3 / 4, 4 / 3)  # of random crops: share of the area, width over height
 
 
 def train_batches(
@@ -30,8 +31,8 @@ def train_batches(
     seed: int,
     start_step: int = 0,
     augment: bool = True,
-    scale: tuple[float, float] = (0.35, 1.0),
-    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    scale: tuple[float, float] = SCALE,
+    ratio: tuple[float, float] = RATIO,
     flip: bool = True,
     memory_bytes: int = MEMORY_BYTES,
     rows: slice | None = None,
@@ -73,29 +74,65 @@ def train_batches(
     pixels = Pixels(sources, 2 * image_size, memory_bytes)
     labels = np.concatenate([source.labels for source in sources]).astype(np.int32)
 
-    def transform(image: Any, draws: Any) -> Any:
-        if augment:
-            return _random_crop(tf, image, draws, image_size, scale, ratio, flip)
-        return _centre_crop(tf, image, image_size, EVAL_CROP)
-
     if pixels.in_memory:
-        lookup = pixels.lookup()
-        dataset = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max).map(sampler).unbatch()
-        dataset = dataset.map(
-            lambda position, draws: (position, transform(lookup(position), draws)),
-            num_parallel_calls=_threads(),
-            deterministic=True,
-        )
-        dataset = dataset.batch(part.stop - part.start, drop_remainder=True).prefetch(2).with_options(_options(tf))
-        batches: Iterator[tuple[np.ndarray, np.ndarray]] = dataset.as_numpy_iterator()
+
+        @tf.autograph.experimental.do_not_convert
+        def planned(step: Any) -> tuple[Any, Any, Any]:
+            positions, draws = sampler(step)
+            return positions, positions, draws
+
+        dataset = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max).map(planned).unbatch()
+        batches = transformed(tf, dataset, pixels, image_size, part.stop - part.start, augment, scale, ratio, flip)
     else:
         plans = tf.function(sampler, input_signature=[tf.TensorSpec([], tf.int64)])
         steps = ([part.numpy() for part in plans(step)] for step in itertools.count(start_step))
+        transform = _transform(tf, image_size, augment, scale, ratio, flip)
         batches = _from_files(tf, pixels, transform, steps)
     source = np.repeat(np.arange(len(sources), dtype=np.int32), [len(each) for each in sources])
     ones = np.ones(part.stop - part.start, np.float32)
     for positions, images in batches:
         yield {"image": images, "label": labels[positions], "mask": ones.copy(), "source": source[positions]}
+
+
+def transformed(
+    tf: Any,
+    planned: Any,
+    pixels: Pixels,
+    image_size: int,
+    rows: int,
+    augment: bool,
+    scale: tuple[float, float] = SCALE,
+    ratio: tuple[float, float] = RATIO,
+    flip: bool = True,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Returns (places, uint8 [rows, s, s, 3]) batch by batch of images that lie in memory.
+
+    Args:
+      tf: the TensorFlow module.
+      planned: a dataset of one element per image: what is returned for it, its position in `pixels`, its draws.
+      pixels: the images, in memory.
+      image_size, augment, scale, ratio, flip: as `train_batches` takes them.
+      rows: images per batch.
+    """
+    lookup, transform = pixels.lookup(), _transform(tf, image_size, augment, scale, ratio, flip)
+    dataset = planned.map(
+        lambda place, position, draws: (place, transform(lookup(position), draws)),
+        num_parallel_calls=_threads(),
+        deterministic=True,
+    )
+    dataset = dataset.batch(rows, drop_remainder=True).prefetch(2).with_options(_options(tf))
+    return dataset.as_numpy_iterator()
+
+
+def _transform(
+    tf: Any, image_size: int, augment: bool, scale: tuple[float, float], ratio: tuple[float, float], flip: bool
+) -> Callable[[Any, Any], Any]:
+    def transform(image: Any, draws: Any) -> Any:
+        if augment:
+            return _random_crop(tf, image, draws, image_size, scale, ratio, flip)
+        return _centre_crop(tf, image, image_size, EVAL_CROP)
+
+    return transform
 
 
 def eval_batches(

@@ -54,18 +54,19 @@ class Study:
       UserError: a class, a recipe, a folder or a weight that the config names is not as it should be.
     """
 
+    judged = "test"  # the part that accuracies are of
+
     def __init__(self, config: Any, load_generators: bool = True) -> None:
         from bridgejax.mesh import generation_mesh, make_mesh
         from bridgejax.models.registry import classifier_digest
-        from bridgejax.training.recipes import recipe_from_config
+        from bridgejax.studies.tuned import check_tuned, study_recipes
 
         self.config = config
         self.plain = to_plain(config)
         self.mesh = make_mesh(config.mesh)
         # Each process generates its own shards on its own devices; training is one program over all of them.
         self.generation_mesh = generation_mesh(config.mesh)
-        recipes, training = self.plain["recipes"], self.plain["training"]
-        self.recipes = {arm: recipe_from_config(arm, recipes, training) for arm in config.arms}
+        self.recipes = study_recipes(self.plain)
         self.classifier_digest = classifier_digest(config.classifier.weights)
         self._tasks: dict[tuple[int | None, int], Any] = {}
         shots = tuple(config.study.shots) or (config.task.shots,)
@@ -80,6 +81,7 @@ class Study:
         ]
         for shot in shots:
             self.task(shot, 0)  # a wrong folder or too many shots shows now, not after generation
+        check_tuned(self)
         names = dict.fromkeys(name for recipe in self.recipes.values() for name in recipe.synthetic_sets)
         self.sets = load_sets(config, names, self.class_names, self.generation_mesh, load_generators)
 
@@ -136,13 +138,13 @@ def run(config: Any, workdir: Path) -> Path:
     check_workdir(workdir, config)
     study = Study(config)
     with opened(workdir, study.plain):
-        _generate(study, workdir, study.runs)
+        generate_for(study, workdir, study.runs)
         pending = [one for one in study.runs if load_result(study, workdir, one) is None]
         if pending:
             stage_heading(
                 f"train: {len(pending)} of {len(study.runs)} runs ({len(config.arms)} arms, {config.study.seeds} seeds)"
             )
-            _train_pending(study, workdir, pending)
+            train_pending(study, workdir, pending)
         finished = all((workdir / name).is_file() for name in (*REPORT_FILES, RESULTS_FILE, EXAMPLES_FILE))
         if is_first() and (pending or not finished or synthetic_set.is_due(study, workdir)):
             _write_results(study, workdir)
@@ -162,7 +164,7 @@ def generate(config: Any, workdir: Path) -> Path:
     if not study.sets:
         raise UserError("none of the config's arms uses synthetic images; name one that does in arms, for instance 'bridged'.")
     with opened(workdir, study.plain):
-        _generate(study, workdir, study.runs)
+        generate_for(study, workdir, study.runs)
     first = study.runs[0]
     return workdir / next(iter(study.sets.values())).folder(first.shots, first.seed)
 
@@ -190,7 +192,7 @@ def train(config: Any, workdir: Path, recipe: str | None = None, seed: int = 0) 
     one = next(candidate for candidate in study.runs if candidate.seed == seed)
     folder = workdir / RUNS_FOLDER / one.folder
     with opened(workdir, study.plain):
-        _generate(study, workdir, [one])
+        generate_for(study, workdir, [one])
         classifier = folder / "classifier"
         if load_result(study, workdir, one) is None or not classifier.is_dir():
             stage_heading(f"train: {name}, seed {seed}")
@@ -217,7 +219,7 @@ def opened(workdir: Path, plain: Mapping[str, Any]) -> Iterator[None]:
         barrier("bridgejax: workdir done")
 
 
-def _generate(study: Study, workdir: Path, runs: list[Run]) -> None:
+def generate_for(study: Study, workdir: Path, runs: list[Run]) -> None:
     """Makes what is missing or damaged of the synthetic sets that the runs train with, learning their words before."""
     for one in study.sets.values():
         users = [run for run in runs if one.name in study.recipes[run.arm].synthetic_sets]
@@ -265,7 +267,7 @@ def _shards(directory: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in directory.glob("*record*")}
 
 
-def _train_pending(study: Study, workdir: Path, pending: list[Run]) -> None:
+def train_pending(study: Study, workdir: Path, pending: list[Run]) -> None:
     began = time.monotonic()
     for number, (one, result) in enumerate(_train(study, workdir, pending), start=1):
         shots = "all" if one.shots is None else one.shots
@@ -276,52 +278,39 @@ def _train_pending(study: Study, workdir: Path, pending: list[Run]) -> None:
 
 
 def _train(study: Study, workdir: Path, runs: list[Run]) -> Iterator[tuple[Run, Any]]:
-    """Trains the runs one by one, recording each result when it is whole."""
+    """Trains the runs, recording each result when it is whole."""
     import shutil
 
     from bridgejax.data import synthetic_examples
-    from bridgejax.models import load_classifier
-    from bridgejax.training.loop import train_recipe
+    from bridgejax.studies.seeds import groups, train_group
 
-    config = study.config
     loaded: dict[tuple[Path, int], Any] = {}
-    for one in runs:
+
+    def images_of(one: Run) -> dict[str, Any]:
         images = {}
         for name in study.recipes[one.arm].synthetic_sets:
             made = (workdir / study.sets[name].folder(one.shots, one.seed), one.per_class)
             if made not in loaded:
                 loaded[made] = synthetic_examples(made[0], class_names=study.class_names, per_class=one.per_class)
             images[name] = loaded[made]
-        folder = workdir / RUNS_FOLDER / one.folder
-        folder.mkdir(parents=True, exist_ok=True)
-        task = study.task(one.shots, one.seed)
-        seed = derive_seed(config.seed, "train", one.seed)
-        model = load_classifier(config.classifier.weights, num_classes=len(task.class_names), seed=seed)
-        result = train_recipe(
-            study.recipes[one.arm],
-            model,
-            task=task,
-            synthetic=images,
-            batch_size=config.training.batch_size,
-            eval_batch_size=config.training.eval_batch_size,
-            image_size=config.classifier.image_size,
-            crop=config.classifier.crop,
-            seed=seed,
-            directory=folder / "checkpoints",
-            evaluations=config.training.evaluations,
-            checkpoint_seconds=config.training.checkpoint_seconds,
-            keep_final=False,
-            mesh=study.mesh,
-        )
-        record = {"identity": study.identity(one), "result": _record(study, one, task, result)}
-        if is_first():
-            write_json(folder / "result.json", record)
-            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-        yield one, result
+        return images
+
+    for group in groups(study, runs):
+        folders = [workdir / RUNS_FOLDER / one.folder for one in group]
+        for folder in folders:
+            folder.mkdir(parents=True, exist_ok=True)
+        results = train_group(study, group, folders, [images_of(one) for one in group])
+        for one, folder, result in zip(group, folders, results, strict=True):
+            task = study.task(one.shots, one.seed)
+            record = {"identity": study.identity(one), "result": _record(study, one, task, result)}
+            if is_first():
+                write_json(folder / "result.json", record)
+                shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+            yield one, result
 
 
 def _record(study: Study, one: Run, task: Any, result: Any) -> dict[str, Any]:
-    return {
+    found = {
         "arm": one.arm,
         "seed": one.seed,
         "shots": one.shots,
@@ -336,6 +325,15 @@ def _record(study: Study, one: Run, task: Any, result: Any) -> dict[str, Any]:
         **result.metrics,
         "history": result.history,
     }
+    if study.judged == "test":
+        return found
+    # What was judged on other images does not go by the name of the test part.
+    found["history"] = [_renamed(entry, study.judged) for entry in found["history"]]
+    return _renamed(found, study.judged)
+
+
+def _renamed(entry: Mapping[str, Any], judged: str) -> dict[str, Any]:
+    return {key.replace("test_", f"{judged}_", 1) if key.startswith("test_") else key: value for key, value in entry.items()}
 
 
 def load_result(study: Study, workdir: Path, one: Run) -> dict[str, Any] | None:

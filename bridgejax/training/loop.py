@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from bridgejax.training.state import Structure, TrainState
 from bridgejax.training.steps import make_eval_step
 
 # Losses stay on the device for this many steps at most, so that the host runs ahead but not away.
-_FETCH_EVERY = 10
+FETCH_EVERY = 10
 _HISTORY_POINTS = 50
 
 
@@ -104,30 +104,39 @@ def train_recipe(
       UserError: images that the recipe needs are missing, sizes do not fit, `directory` holds another run, or the loss or the
         gradient is no longer finite (the last checkpoint, from before, is kept).
     """
-    synthetic = dict(synthetic) if isinstance(synthetic, Mapping) else {} if synthetic is None else {"": synthetic}
+    synthetic = named_sets(synthetic)
     stages.check_sources(recipe, task, synthetic, teacher)
     stages.check_model(recipe, model)
     check_sizes(batch_size, eval_batch_size, mesh)
     if streams is None:
         from bridgejax import data as streams
-    run = _Run(recipe, model, task, synthetic, batch_size, eval_batch_size, image_size, seed, mesh, teacher, streams)
-    if crop is not None:
-        if not 0 < crop <= 1:
-            raise UserError(f"crop is {crop!r}; give a number above 0 and at most 1, or None for the model's own.")
-        run.crop = crop
+    run = Run(recipe, model, task, synthetic, batch_size, eval_batch_size, image_size, seed, mesh, teacher, streams)
     run.plan_evaluations(evaluations, eval_every)
+    if crop is not None:
+        run.crop = checked_crop(crop)
     if directory is None:
         return run.finish()
-    from bridgejax.training.checkpoints import Checkpoints
-
-    checkpoints = Checkpoints(Path(directory))
     try:
-        run.checkpoints, run.checkpoint_every, run.checkpoint_seconds = checkpoints, checkpoint_every, checkpoint_seconds
-        run.keep_final = keep_final
-        run.restore()
+        run.keep_checkpoints(Path(directory), checkpoint_every, checkpoint_seconds, keep_final)
         return run.finish()
     finally:
-        checkpoints.close()
+        run.close()
+
+
+def named_sets(synthetic: Any) -> dict[str, Any]:
+    """Returns synthetic examples by the name of their set, as `train_recipe` takes them: none, the ordinary set, or several."""
+    return dict(synthetic) if isinstance(synthetic, Mapping) else {} if synthetic is None else {"": synthetic}
+
+
+def checked_crop(crop: float) -> float:
+    """Returns `crop`.
+
+    Raises:
+      UserError: it is not above 0 and at most 1.
+    """
+    if not 0 < crop <= 1:
+        raise UserError(f"crop is {crop!r}; give a number above 0 and at most 1, or None for the model's own.")
+    return crop
 
 
 def evaluate(
@@ -165,7 +174,7 @@ def evaluate(
     return classification_metrics(np.concatenate(labels), np.concatenate(logits))
 
 
-class _Run:
+class Run:
     """A run in progress."""
 
     def __init__(
@@ -201,7 +210,9 @@ class _Run:
         self.seconds = {"train": 0.0, "evaluate": 0.0}
         self.metrics: dict[str, Any] | None = None
         self.stage_steps: list[int] = []
+        self.entered: int | None = None  # the number of the stage that the state belongs to
         self.early: EarlyStop | None = None
+        self.feed: Iterator[dict[str, Any]] | None = None  # batches for the stage that is next, made elsewhere
         self._eval_batches: dict[str, list[dict[str, Any]]] = {}
         self._saved_at = time.monotonic()
         self._identity: str | None = None
@@ -238,6 +249,19 @@ class _Run:
             )
         return self._identity
 
+    def keep_checkpoints(self, directory: Path, every: int | None, seconds: float, final: bool) -> None:
+        """Opens the run's checkpoints and goes on from the last; `close` ends their writing."""
+        from bridgejax.training.checkpoints import Checkpoints
+
+        self.checkpoints, self.checkpoint_every, self.checkpoint_seconds = Checkpoints(directory), every, seconds
+        self.keep_final = final
+        self.restore()
+
+    def close(self) -> None:
+        """Waits until the checkpoints are on disk."""
+        if self.checkpoints is not None:
+            self.checkpoints.close()
+
     def restore(self) -> None:
         """Takes up the last checkpoint, if there is one."""
         found = self.checkpoints.latest()
@@ -254,87 +278,126 @@ class _Run:
         self.state = self.checkpoints.restore(step, fresh if self.mesh is None else replicate(fresh, self.mesh))
         self.step, self.history, self.losses = step, notes["history"], notes["losses"]
         self.seconds, self.metrics, self.stage_steps = notes["seconds"], notes["metrics"], notes["stage_steps"]
+        self.entered = plan.number
         if notes["early"] is not None and plan.stage.early_stop is not None and self.step < plan.end:
             self.early = EarlyStop(plan.stage.early_stop)
             self.early.resume(notes["early"], self.checkpoints.restore_kept(step, arrays_of(self.state)))
 
     def finish(self) -> RunResult:
         """Runs what is left."""
+        for _ in self.work():
+            pass
+        return self.result()
+
+    def work(self, end: int | None = None) -> Iterator[None]:
+        """Runs what is left, or what is left up to step `end`, handing over after each step that was sent to the device."""
         for plan in self.plans:
-            if self.step < plan.end:
-                state = self.state
-                if state is None or self.step == plan.start:
-                    state = stages.enter(plan, self.state, self.model, self.seed)
-                    self.stage_steps.append(0)
-                    self.early = None
-                self._train(plan, state)
+            stop = plan.end if end is None else min(end, plan.end)
+            if self.step < stop:
+                self.enter(plan)
+                yield from self._train(plan, stop)
+
+    def enter(self, plan: Plan) -> None:
+        """Makes the state with which the stage starts, unless the run is already in it."""
+        if self.entered != plan.number:
+            self.state = stages.enter(plan, self.state, self.model, self.seed)
+            self.stage_steps.append(0)
+            self.early, self.entered = None, plan.number
+
+    @property
+    def current(self) -> TrainState:
+        """The state; there is one once a stage was entered."""
+        if self.state is None:
+            raise RuntimeError("a run was asked for its state before its first stage")
+        return self.state
+
+    def result(self) -> RunResult:
+        """Returns what a finished run leaves."""
         if self.state is None or self.metrics is None:
             raise RuntimeError("a run ended without its final evaluation")
         steps = {"train_steps": sum(self.stage_steps), "stage_steps": list(self.stage_steps)}
         return RunResult(self.state, self.history, {**self.metrics, **steps, "seconds": dict(self.seconds)})
 
-    def _train(self, plan: Plan, state: TrainState) -> None:
-        stage, step = plan.stage, stages.train_step(plan.stage, self.mesh)
+    def wants(self, plan: Plan) -> tuple[bool, bool, bool]:
+        """Returns whether, after the step just done, the test part, a checkpoint and an early stop's look are due."""
+        by_steps = self.checkpoint_every is not None and self.step % self.checkpoint_every == 0
+        return self.step in self.evaluate_at, by_steps, self.step in plan.looks
+
+    def _train(self, plan: Plan, stop: int) -> Iterator[None]:
+        step = stages.train_step(plan.stage, self.mesh)
         pending: list[dict[str, jax.Array]] = []
         began = time.monotonic()
-        title = f"{self.recipe.name} {plan.number + 1}/{len(self.plans)} ({stage.data})"
-        with progress(stage.steps, title, "step", initial=self.step - plan.start) as bar:
-            for batch in itertools.islice(self._batches(plan), plan.end - self.step):
-                state, metrics = step(state, batch)
-                self.state = state
+        with progress(plan.stage.steps, self.title(plan), "step", initial=self.step - plan.start) as bar:
+            for batch in itertools.islice(self.batches(plan), stop - self.step):
+                self.state, metrics = step(self.current, batch)
                 self.step += 1
                 self.stage_steps[-1] += 1
                 pending.append(metrics)
-                looks = self.step in self.evaluate_at
-                by_steps = self.checkpoint_every is not None and self.step % self.checkpoint_every == 0
-                stops = self.step in plan.looks
-                if not (looks or by_steps or stops or self.step == plan.end or len(pending) >= _FETCH_EVERY):
+                looks, by_steps, stops = self.wants(plan)
+                if not (looks or by_steps or stops or self.step == stop or len(pending) >= FETCH_EVERY):
+                    self.seconds["train"] += time.monotonic() - began
+                    yield
+                    began = time.monotonic()
                     continue
                 bar.update(len(pending))
-                self._record(plan, pending)
+                self.record(plan, jax.device_get(pending))
                 pending = []
+                self.seconds["train"] += time.monotonic() - began
                 if stops and self._ends_early(plan):
                     looks = bool(self.evaluate_at.intersection(range(self.step, plan.end + 1)))
                     self.step = plan.end
                 if looks:
-                    self.seconds["train"] += time.monotonic() - began
-                    self._evaluate(plan)
-                    began = time.monotonic()
-                if agreed(by_steps or self._checkpoint_is_due(plan)):
-                    self.seconds["train"] += time.monotonic() - began
-                    began = time.monotonic()
-                    self._save(plan)
+                    self.evaluate(plan)
+                began = time.monotonic()
+                if agreed(by_steps or self.checkpoint_is_due(plan)):
+                    self.save(plan)
+                self.seconds["train"] += time.monotonic() - began
+                yield
+                began = time.monotonic()
                 if self.step == plan.end:
                     break
-        if self.step != plan.end:
-            raise RuntimeError(f"the stream of {title} ended at step {self.step} of {plan.end}")
-        self.seconds["train"] += time.monotonic() - began
+        if self.step not in (stop, plan.end):
+            raise RuntimeError(f"the stream of {self.title(plan)} ended at step {self.step} of {plan.end}")
 
-    def _batches(self, plan: Plan) -> Iterable[dict[str, Any]]:
+    def title(self, plan: Plan) -> str:
+        """Returns what a progress bar calls the stage."""
+        return f"{self.recipe.name} {plan.number + 1}/{len(self.plans)} ({plan.stage.data})"
+
+    def batches(self, plan: Plan) -> Iterator[dict[str, Any]]:
+        """Yields this process's part of what is left of a stage's batches, ready for the step."""
         stage = plan.stage
-        sources, weights = stages.sources_of(stage, self.task.train, self.synthetic.get(stage.synthetic_set))
-        rows = local_rows(self.mesh, self.batch_size)
-        part = {} if rows == slice(0, self.batch_size) else {"rows": rows}
-        stream = self.streams.train_batches(
-            sources,
-            weights=weights,
-            batch_size=self.batch_size,
-            image_size=self.image_size,
-            seed=derive_seed(self.seed, "batches", plan.number),
-            start_step=self.step - plan.start,
-            augment=stage.augment,
-            **part,
-        )
+        sources, _ = stages.sources_of(stage, self.task.train, self.synthetic.get(stage.synthetic_set))
+        stream, self.feed = self.feed or self.streams.train_batches(**self.stream_settings(plan)), None
         for batch in stream:
             found = stages.weighed(batch, stage, sources)
             if stage.loss == "soft_target" and self.teacher is not None:
                 found["teacher_logits"] = self.teacher(found)
             yield found
 
-    def _record(self, plan: Plan, pending: list[dict[str, jax.Array]]) -> None:
-        """Fetches what steps told, checks it and adds to the history."""
-        first = self.step - len(pending) + 1
-        for number, told in enumerate(jax.device_get(pending), start=first):
+    def stream_settings(self, plan: Plan) -> dict[str, Any]:
+        """Returns the arguments of `train_batches` for what is left of a stage."""
+        stage = plan.stage
+        sources, weights = stages.sources_of(stage, self.task.train, self.synthetic.get(stage.synthetic_set))
+        rows = local_rows(self.mesh, self.batch_size)
+        part = {} if rows == slice(0, self.batch_size) else {"rows": rows}
+        return {
+            "sources": sources,
+            "weights": weights,
+            "batch_size": self.batch_size,
+            "image_size": self.image_size,
+            "seed": derive_seed(self.seed, "batches", plan.number),
+            "start_step": self.step - plan.start,
+            "augment": stage.augment,
+            **part,
+        }
+
+    def record(self, plan: Plan, steps: Sequence[dict[str, Any]]) -> None:
+        """Checks what the last steps told and adds it to the history.
+
+        Raises:
+          UserError: a loss or a gradient is not finite.
+        """
+        for number, told in enumerate(steps, start=self.step - len(steps) + 1):
             loss, rate = float(told["loss"]), float(told["learning_rate"])
             for name, value in (("loss", loss), ("gradient", float(told["gradient_norm"]))):
                 if not math.isfinite(value):
@@ -363,11 +426,9 @@ class _Run:
         score = self._judge("validation", self.task.validation)["mean_per_class_accuracy"]
         self.history.append({"stage": plan.number, "step": self.step, "validation_mean_per_class_accuracy": score})
         self.seconds["evaluate"] += time.monotonic() - began
-        if self.state is None:
-            raise RuntimeError("no state to look at")
-        if not self.early.look(score, self.step, self.state) and self.step < plan.end:
+        if not self.early.look(score, self.step, self.current) and self.step < plan.end:
             return False
-        self.state = self.early.settled(self.state)
+        self.state = self.early.settled(self.current)
         return True
 
     def _judge(self, part: str, examples: Any) -> dict[str, Any]:
@@ -376,11 +437,10 @@ class _Run:
             if self.crop is not None:
                 size["crop"] = self.crop
             self._eval_batches[part] = list(self.streams.eval_batches(examples, **size))
-        if self.state is None:
-            raise RuntimeError("no state to evaluate")
-        return evaluate(self.state, self._eval_batches[part], mesh=self.mesh)
+        return evaluate(self.current, self._eval_batches[part], mesh=self.mesh)
 
-    def _evaluate(self, plan: Plan) -> None:
+    def evaluate(self, plan: Plan) -> None:
+        """Judges the state on the test part."""
         began = time.monotonic()
         found = self._judge("test", self.task.test)
         renamed = {"accuracy", "mean_per_class_accuracy", "loss", "calibration_error"}
@@ -389,13 +449,15 @@ class _Run:
         self.history.append({"stage": plan.number, "step": self.step, **told})
         self.seconds["evaluate"] += time.monotonic() - began
 
-    def _checkpoint_is_due(self, plan: Plan) -> bool:
+    def checkpoint_is_due(self, plan: Plan) -> bool:
+        """Returns whether so much time has passed that a checkpoint is worth it."""
         waited = time.monotonic() - self._saved_at
         if self.step == self.total:
             return self.keep_final
         return waited >= self.checkpoint_seconds / (4 if self.step == plan.end else 1)
 
-    def _save(self, plan: Plan) -> None:
+    def save(self, plan: Plan) -> None:
+        """Starts writing a checkpoint, if the run keeps any."""
         if self.checkpoints is None or self.state is None:
             return
         self._saved_at = time.monotonic()

@@ -56,7 +56,7 @@ def _mix(values: Any, lam: Any, permutation: Any) -> jax.Array:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Program:
+class Program:
     """What a training program is made for; all else is an argument."""
 
     loss: str
@@ -68,21 +68,21 @@ class _Program:
 class TrainStep:
     """`state, metrics = step(state, batch)`; see `make_train_step`."""
 
-    def __init__(self, program: _Program, settings: dict[str, float]) -> None:
-        self._program = program
-        self._settings = {name: np.float32(value) for name, value in settings.items()}
+    def __init__(self, program: Program, settings: dict[str, float]) -> None:
+        self.program = program
+        self.settings = {name: np.float32(value) for name, value in settings.items()}
         self._jitted, self._classes = _train_program(program)
-        self._required = ("image", "label", "teacher_logits") if program.loss == "soft_target" else ("image", "label")
+        self.required = ("image", "label", "teacher_logits") if program.loss == "soft_target" else ("image", "label")
         self._seen: set[Any] = set()
 
     def __call__(self, state: TrainState, batch: Any) -> tuple[TrainState, dict[str, jax.Array]]:
         if not isinstance(state, TrainState):
             raise UserError(f"the state is a {type(state).__name__}; make it with TrainState.create(model, optimizer).")
-        parts = batches.checked_batch(batch, self._required)
+        parts = batches.checked_batch(batch, self.required)
         on_host = not isinstance(parts["label"], jax.Array)
-        placed = batches.place(parts, self._program.mesh)
-        if self._program.mesh is not None:
-            state = _replicated(state, self._program.mesh)
+        placed = batches.place(parts, self.program.mesh)
+        if self.program.mesh is not None:
+            state = _replicated(state, self.program.mesh)
         settings = self._settings_of(state, placed)
         shape = (state.structure, tuple(placed["image"].shape), str(placed["image"].dtype))
         if shape not in self._seen and shape not in self._classes:
@@ -96,15 +96,15 @@ class TrainStep:
 
     def _settings_of(self, state: TrainState, parts: dict[str, Any]) -> dict[str, Any]:
         """Returns the step's settings, with this step's Mixup where the program mixes."""
-        if not self._program.mixes:
-            return self._settings
+        if not self.program.mixes:
+            return self.settings
         rows = parts["image"].shape[0]
-        if self._settings["mixup_alpha"] > 0:
-            draw = _draw_program(rows, self._program.mesh)
-            lam, partners = draw(state.key, state.step, self._settings["mixup_alpha"], parts.get("mask"))
+        if self.settings["mixup_alpha"] > 0:
+            draw = _draw_program(rows, self.program.mesh)
+            lam, partners = draw(state.key, state.step, self.settings["mixup_alpha"], parts.get("mask"))
         else:
-            lam, partners = _no_mixup(rows, self._program.mesh)
-        return {**self._settings, "lam": lam, "partners": partners}
+            lam, partners = _no_mixup(rows, self.program.mesh)
+        return {**self.settings, "lam": lam, "partners": partners}
 
 
 def make_train_step(
@@ -156,7 +156,7 @@ def make_train_step(
         "soft_weight": soft_weight,
         "temperature": temperature,
     }
-    return TrainStep(_Program(loss, mixup_alpha > 0, batch_norm, mesh), settings)
+    return TrainStep(Program(loss, mixup_alpha > 0, batch_norm, mesh), settings)
 
 
 def shared_train_step(
@@ -182,11 +182,15 @@ def shared_train_step(
         batch_norm=batch_norm,
         mesh=mesh,
     )
-    return TrainStep(dataclasses.replace(step._program, mixes=True), {k: float(v) for k, v in step._settings.items()})
+    return TrainStep(dataclasses.replace(step.program, mixes=True), {k: float(v) for k, v in step.settings.items()})
 
 
 @functools.cache
-def _train_program(program: _Program) -> tuple[Any, dict[Any, int]]:
+def step_function(program: Program) -> tuple[Any, dict[Any, int]]:
+    """Returns the pure step of a program, (state, batch, settings) → (state, metrics), and where its traces note their classes.
+
+    The settings of a program that mixes hold "lam" and "partners" of the step; see `draw_function`.
+    """
     classes: dict[Any, int] = {}
 
     def step(state: TrainState, batch: dict[str, Any], settings: dict[str, Any]) -> tuple[TrainState, dict[str, Any]]:
@@ -235,6 +239,12 @@ def _train_program(program: _Program) -> tuple[Any, dict[Any, int]]:
         )
         return after_step, metrics
 
+    return step, classes
+
+
+@functools.cache
+def _train_program(program: Program) -> tuple[Any, dict[Any, int]]:
+    step, classes = step_function(program)
     if program.mesh is None:
         return jax.jit(step, donate_argnums=0), classes
     whole, split = replicated(program.mesh), data_sharding(program.mesh)
@@ -340,12 +350,20 @@ def _set_mode(model: Any, batch_norm: str) -> None:
 
 
 @functools.cache
-def _draw_program(rows: int, mesh: Mesh | None) -> Any:
-    """Returns the jitted draw of a step's Mixup: its own program, since sampling Beta takes longer to compile than to run."""
+def draw_function(rows: int) -> Any:
+    """Returns (key, step, α, mask) → (λ, partners): a step's Mixup for a batch of so many rows."""
 
     def draw(key: jax.Array, step: jax.Array, alpha: jax.Array, mask: jax.Array | None) -> tuple[jax.Array, jax.Array]:
         return _draw_mixup(jax.random.fold_in(key, step), alpha, rows, mask)
 
+    return draw
+
+
+@functools.cache
+def _draw_program(rows: int, mesh: Mesh | None) -> Any:
+    """Returns the jitted draw of a step's Mixup: its own program, since sampling Beta takes longer to compile than to run."""
+
+    draw = draw_function(rows)
     return jax.jit(draw) if mesh is None else jax.jit(draw, out_shardings=replicated(mesh))
 
 

@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 from training_fixtures import CLASSES, TinyNet, batch
 
-from bridgejax.training import TrainState, make_optimizer, make_train_step, mixup
+from bridgejax.training import TrainState, make_optimizer, make_train_step, mixup, steps
 from bridgejax.training.optimizers import Schedule
 from bridgejax.training.steps import _draw_mixup
 
@@ -122,6 +122,32 @@ def test_mixup_step_equals_torchs_with_the_same_draw():
     state, metrics = make_train_step(mixup_alpha=0.7, label_smoothing=0.1)(state, data)
     np.testing.assert_allclose(metrics["loss"], loss.item(), rtol=1e-5)
     close(state, reference)
+
+
+@pytest.mark.parametrize("lam", [0.3, 0.85])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize(("name", "options"), [("sgd", SGD), ("sgd", {**SGD, "nesterov": True}), ("adamw", ADAMW)])
+def test_steps_with_mixup_at_a_given_lambda_equal_torchs(monkeypatch, name, options, smoothing, lam):
+    model = nnx.jit(lambda: TinyNet(nnx.Rngs(0), batch_norm=False))()
+    reference = TorchNet(model)
+    rate = 0.1 if name == "sgd" else 1e-2
+    optimizer = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}[name](reference.parameters(), lr=rate, **options)
+    state = TrainState.create(model, make_optimizer(name, learning_rate=rate, **options))
+    step = make_train_step(mixup_alpha=1.0, label_smoothing=smoothing)
+    for number in range(4):
+        partners = np.random.default_rng(number).permutation(8).astype(np.int32)
+        monkeypatch.setattr(steps, "_draw_program", lambda rows, mesh, p=partners: lambda *key: (jnp.float32(lam), p))
+        data = batch(8, number)
+        x, order = images_of(data), torch.from_numpy(partners).long()
+        one_hot = torch.nn.functional.one_hot(torch.from_numpy(data["label"]).long(), CLASSES).float()
+        targets = lam * one_hot + (1 - lam) * one_hot[order]
+        loss = torch.nn.functional.cross_entropy(reference(lam * x + (1 - lam) * x[order]), targets, label_smoothing=smoothing)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        state, metrics = step(state, data)
+        np.testing.assert_allclose(metrics["loss"], loss.item(), rtol=1e-5)
+        close(state, reference)
 
 
 def test_soft_target_loss_equals_torchs():

@@ -1,0 +1,51 @@
+"""docs/recipes.md names every recipe, and its examples run."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from bridgejax.config import check_config, default_config
+from bridgejax.recipes import all_recipes
+from bridgejax.training.lengths import LENGTH_KEYS
+from bridgejax.training.recipes import recipe_from_config
+
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "recipes.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n(.+?)```", PAGE, re.DOTALL)
+
+
+def _named() -> set[str]:
+    """The names in the first cells of the tables, ranges and endings written out."""
+    found: set[str] = set()
+    for cell in re.findall(r"^\| (`[^|]+) \|", PAGE, re.MULTILINE):
+        for name in re.findall(r"`([^`]+)`", cell):
+            if name.startswith("…"):
+                name = "bridged_reset" + name[1:]
+            found.add(name)
+        if "…" in cell and "` … `" in cell:
+            stem = re.findall(r"`(\w+?)\d+`", cell)[0]
+            found |= {f"{stem}{share}" for share in (10, 25, 50, 90)}
+    return found
+
+
+def test_the_page_names_every_recipe_and_no_other():
+    settings = {*LENGTH_KEYS, "steps", "rate_factor", "reset", "synthetic_share", "synthetic_loss", "early_stop"}
+    assert _named() - settings - {"early_stop_looks"} == set(all_recipes())
+
+
+def test_the_example_of_a_recipe_is_a_recipe():
+    config = default_config()
+    (block,) = [block for block in BLOCKS if "config.recipes" in block]
+    exec(compile(block, "recipes.md", "exec"), {"config": config})
+    check_config(config)
+    recipe = recipe_from_config("gentle", config.to_dict()["recipes"], config.training.to_dict())
+    assert [stage.reset for stage in recipe.stages] == ["none", "blocks:2"]
+
+
+def test_the_example_of_a_step_runs(capsys):
+    (block,) = [block for block in BLOCKS if "make_train_step" in block]
+    assert len([line for line in block.splitlines() if line.strip()]) <= 11
+    exec(compile(block, "recipes.md", "exec"), {})
+    assert re.fullmatch(
+        r"loss \d+\.\d{3} at rate 0\.00999\d*|loss \d+\.\d{3} at rate 0\.01\d*", capsys.readouterr().out.strip()
+    )

@@ -1,0 +1,204 @@
+"""Seeds that train at once end as seeds that train alone, whatever stops them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from training_fixtures import Streams, TinyNet, examples, task
+
+from bridgejax.errors import UserError
+from bridgejax.mesh import make_mesh
+from bridgejax.training import recipe_from_config, train_recipe
+from bridgejax.training.parallel import Lane, train_together
+
+PROGRAM = Path(__file__).with_name("parallel_program.py")
+STAGES = [
+    {"data": "synthetic", "steps": 14, "mixup_alpha": 0.2, "warmup_steps": 3},
+    {"data": "real", "steps": 11, "reset": "head", "label_smoothing": 0.1, "batch_norm": "frozen"},
+]
+SIZES = {"batch_size": 6, "eval_batch_size": 4, "image_size": 8, "evaluations": 3}
+
+
+def tiny(seed, **options):
+    return nnx.jit(lambda: TinyNet(nnx.Rngs(seed), dropout=0.2, **options))()
+
+
+def task_of(seed):
+    """Seeds draw other images, and so have other test parts of other sizes."""
+    return dataclasses.replace(task(), train=examples(12, seed, "train"), test=examples(7 + seed, 50 + seed, "test"))
+
+
+def lanes(count=3, directory=None, **options):
+    return [
+        Lane(
+            tiny(seed, **options),
+            task_of(seed),
+            seed,
+            examples(30, 5, "s"),
+            None if directory is None else directory / str(seed),
+        )
+        for seed in range(count)
+    ]
+
+
+def alone(stages, lane, **options):
+    recipe = recipe_from_config("mine", stages, {"batch_norm": "train"})
+    settings = {**SIZES, "streams": Streams(), "synthetic": lane.synthetic, **options}
+    return train_recipe(recipe, lane.model, task=lane.task, seed=lane.seed, directory=lane.directory, **settings)
+
+
+def together(stages, given, how, **options):
+    recipe = recipe_from_config("mine", stages, {"batch_norm": "train"})
+    settings = {**SIZES, "streams": Streams(), **options}
+    return train_together(recipe, given, how=how, **settings)
+
+
+def same(found, expected, tolerance):
+    """Weights within `tolerance` of the largest of their tensor; history and metrics alike but for times."""
+    for name, value in {**expected.state.params, **expected.state.other}.items():
+        if jax.numpy.issubdtype(value.dtype, jax.dtypes.prng_key):
+            continue
+        got = {**found.state.params, **found.state.other}[name]
+        scale = max(float(np.abs(value).max()), 1e-3)
+        np.testing.assert_allclose(got, value, rtol=0, atol=tolerance * scale, err_msg=name)
+    for key in ("correct", "confusion", "stage_steps", "train_steps"):
+        assert found.metrics[key] == expected.metrics[key], key
+    assert [sorted(entry) for entry in found.history] == [sorted(entry) for entry in expected.history]
+    for one, other in zip(found.history, expected.history, strict=True):
+        for key in other:
+            assert one[key] == pytest.approx(other[key], rel=10 * tolerance + 1e-12, abs=1e-7), key
+
+
+@pytest.mark.parametrize(("how", "tolerance"), [("vmap", 1e-4), ("interleave", 0.0)])
+def test_seeds_together_equal_seeds_alone(how, tolerance):
+    found = together(STAGES, lanes(), how)
+    for lane, result in zip(lanes(), found, strict=True):
+        same(result, alone(STAGES, lane), tolerance)
+        assert result.metrics["seconds"]["train"] > 0
+    weights = [result.state.params["head.kernel"] for result in found]
+    assert np.abs(weights[0] - weights[1]).max() > 1e-3  # they are seeds, not copies
+
+
+@pytest.mark.parametrize("how", ["vmap", "interleave"])
+def test_weighted_losses_and_other_optimisers_train_together(how):
+    class Sourced(Streams):
+        def train_batches(self, sources, **options):
+            for number, found in enumerate(super().train_batches(sources, **options)):
+                yield {**found, "source": (np.arange(len(found["label"])) + number) % 2}
+
+    mixed = {"data": "mixed", "steps": 6, "synthetic_share": 0.5, "synthetic_loss": 0.1, "optimizer": "adamw"}
+    # No batch norm: a bias before it has gradient 0 but for rounding, which AdamW blows up to full steps.
+    found = together([mixed], lanes(2, batch_norm=False), how, streams=Sourced())
+    for lane, result in zip(lanes(2, batch_norm=False), found, strict=True):
+        same(result, alone([mixed], lane, streams=Sourced()), 1e-3 if how == "vmap" else 0.0)
+
+
+def test_one_program_serves_all_seeds_and_both_stages():
+    model_stages = [{**STAGES[0], "steps": 5}, {**STAGES[1], "steps": 4, "batch_norm": "train"}]
+    together(model_stages, lanes(2), "vmap", batch_size=5)
+    before = TinyNet.traces
+    again = together([{**stage, "learning_rate": 0.002} for stage in model_stages], lanes(2), "vmap", batch_size=5)
+    assert TinyNet.traces == before
+    assert len(again) == 2
+
+
+def test_what_does_not_fit_trains_in_smaller_groups_or_one_by_one(capsys):
+    expected = together(STAGES, lanes(), "vmap")
+    capsys.readouterr()
+    found = together(STAGES, lanes(), "vmap", memory_bytes=1)
+    told = capsys.readouterr().err
+    assert "3 seeds at once take" in told
+    assert "one by one" in told
+    for one, other in zip(found, expected, strict=True):
+        same(one, other, 1e-4)
+    pairs = together(STAGES, lanes(), "vmap", memory_bytes=int(_needed(capsys, told) * 0.8))
+    assert "2 at a time" in capsys.readouterr().err
+    for one, other in zip(pairs, expected, strict=True):
+        same(one, other, 1e-4)
+
+
+def _needed(capsys, told):
+    """Bytes of three seeds, from what was told per seed (MiB, rounded): found by halving instead, exactly."""
+    low, high = 1, 1 << 32
+    recipe = [STAGES[0]]
+    while high - low > high // 64:
+        middle = (low + high) // 2
+        together([{**recipe[0], "steps": 1}], lanes(), "vmap", memory_bytes=middle, evaluations=0)
+        low, high = (middle, high) if "seeds at once" in capsys.readouterr().err else (low, middle)
+    return high
+
+
+def test_a_stage_that_stops_early_lets_each_seed_stop_by_itself():
+    early = [{"data": "synthetic", "steps": 40, "learning_rate": 0.1, "early_stop": 1, "early_stop_looks": 20}, STAGES[1]]
+
+    def with_validation(given):
+        return [
+            dataclasses.replace(lane, task=dataclasses.replace(lane.task, validation=examples(9, 2, "v"))) for lane in given
+        ]
+
+    found = together(early, with_validation(lanes()), "vmap")
+    steps = [result.metrics["stage_steps"][0] for result in found]
+    assert min(steps) < 40
+    for lane, result in zip(with_validation(lanes()), found, strict=True):
+        same(result, alone(early, lane), 1e-4)
+
+
+def test_a_seed_that_diverges_is_named_and_checkpoints_stay(tmp_path):
+    hot = [{"data": "real", "steps": 12, "learning_rate": 1e20, "schedule": "constant", "warmup_steps": 0}]
+    with pytest.raises(
+        UserError, match=r"diverged: the (loss|gradient) is .* stage 1 \(real\) of 'mine', learning rate 1e\+20"
+    ):
+        together(hot, lanes(directory=tmp_path), "vmap", checkpoint_every=1)
+
+
+def test_several_devices_and_unlike_models_get_one_sentence():
+    with pytest.raises(UserError, match="one structure"):
+        together(STAGES, [lanes(1)[0], lanes(2, batch_norm=False)[1]], "vmap")
+    with pytest.raises(UserError, match="use one of vmap, interleave"):
+        together(STAGES, lanes(1), "pmap")
+    empty = dataclasses.replace(task_of(0), test=examples(0, 0, "t"))
+    with pytest.raises(UserError, match="no test images"):
+        together(STAGES, [Lane(tiny(0), empty, 0)], "vmap")
+
+
+def test_a_mesh_of_one_device_changes_nothing():
+    mesh = make_mesh([("data", 1)], devices=jax.devices()[:1])
+    plain = together(STAGES, lanes(2), "vmap")
+    for one, other in zip(together(STAGES, lanes(2), "vmap", mesh=mesh), plain, strict=True):
+        same(one, other, 1e-6)
+
+
+def start(folder: Path, name: str, kill_at: int, how: str) -> tuple[int, dict]:
+    """Runs the program in its own process; returns its exit code and what it told."""
+    output = folder / f"{name}.json"
+    command = [sys.executable, str(PROGRAM), str(folder / name), str(output), str(kill_at), how]
+    code = subprocess.run(command, env={**os.environ, "JAX_PLATFORMS": "cpu"}, check=False).returncode
+    return code, json.loads(output.read_text()) if code == 0 else {}
+
+
+def test_killed_seeds_go_on_together_or_alone(tmp_path):
+    code, whole = start(tmp_path, "whole", 0, "vmap")
+    assert code == 0
+    drawn = whole.pop("drawn")
+    assert start(tmp_path, "killed", drawn // 2, "vmap")[0] == -signal.SIGKILL
+    code, told = start(tmp_path, "killed", 0, "interleave")
+    assert code == 0
+    assert told.pop("drawn") < drawn  # they went on, and did not start anew
+    assert told["correct"] == whole["correct"]
+    np.testing.assert_allclose(told["weights"], whole["weights"], rtol=1e-3)
+    assert start(tmp_path, "again", drawn // 2, "interleave")[0] == -signal.SIGKILL
+    code, told = start(tmp_path, "again", 0, "vmap")
+    assert code == 0
+    assert told.pop("drawn") < drawn
+    assert told["correct"] == whole["correct"]
+    np.testing.assert_allclose(told["weights"], whole["weights"], rtol=1e-3)
