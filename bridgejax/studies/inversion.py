@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from PIL import Image, ImageOps
 
@@ -132,7 +133,7 @@ class Inverter:
         )
 
         def show(step: int, rows: Sequence[Any]) -> None:
-            pipe.set_words([Words(np.int32(first), row) for first, row in zip(firsts, rows, strict=True)])
+            pipe.set_words([Words(jnp.int32(first), row) for first, row in zip(firsts, rows, strict=True)])
             self._sheet(word, pipe, step)
 
         examples = Examples(moments[:, chosen], ids)

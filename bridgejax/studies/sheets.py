@@ -33,7 +33,8 @@ def write_sheet(file: Path, names: Sequence[str], real: Sequence[np.ndarray], ma
         top = MARGIN + row * (cell + CAPTION)
         # The built-in font knows Latin letters alone.
         draw.text((MARGIN, top), name.encode("latin-1", "replace").decode("latin-1"), fill="black")
-        pictures = [real[row], *np.uint8(np.rint(np.clip(np.nan_to_num(made[row]), 0, 1) * 255))]
+        drawn = np.rint(np.clip(np.nan_to_num(made[row]), 0, 1) * 255).astype(np.uint8)
+        pictures = [real[row], *drawn]
         for column, picture in enumerate(pictures):
             fitted = ImageOps.pad(Image.fromarray(picture), (side, side), color="white")
             sheet.paste(fitted, (MARGIN + column * cell, top + CAPTION))

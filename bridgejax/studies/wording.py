@@ -63,7 +63,7 @@ def make_wording(inversion: Any, class_names: Sequence[str]) -> Wording:
     if inversion.mode == "class":
         tokens = class_tokens(inversion.token, class_names)
         words = tuple(Word(token, f"{token.strip('<>')}.safetensors", label) for label, token in enumerate(tokens))
-        variants = {name: (token,) for name, token in zip(class_names, tokens, strict=True)}
+        variants: dict[str, tuple[str, ...]] = {name: (token,) for name, token in zip(class_names, tokens, strict=True)}
         return Wording(words, _templates(prompt or _DEFAULT_BY_CLASS, "{}", ""), variants)
     if inversion.mode == "word":
         return Wording((), _templates(prompt or _DEFAULT, inversion.word, "{}"), {})
