@@ -313,7 +313,7 @@ def _literal(text: str) -> Any:
         return text
 
 
-_ANY = {"prompts.template", "inversion.prompt", "inversion.plain_prompt"}
+_ANY = {"study.parallel_seeds", "prompts.template", "inversion.prompt", "inversion.plain_prompt"}
 _LISTS = {
     "arms",
     "task.class_names",

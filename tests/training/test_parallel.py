@@ -18,7 +18,7 @@ from training_fixtures import Streams, TinyNet, examples, task
 
 from bridgejax.errors import UserError
 from bridgejax.mesh import make_mesh
-from bridgejax.training import recipe_from_config, train_recipe
+from bridgejax.training import parallel, recipe_from_config, train_recipe
 from bridgejax.training.parallel import Lane, train_together
 
 PROGRAM = Path(__file__).with_name("parallel_program.py")
@@ -112,30 +112,29 @@ def test_one_program_serves_all_seeds_and_both_stages():
     assert len(again) == 2
 
 
-def test_what_does_not_fit_trains_in_smaller_groups_or_one_by_one(capsys):
+def test_what_does_not_fit_trains_in_smaller_groups_or_one_by_one(capsys, monkeypatch):
+    needed = []
+
+    class Told(parallel.StackedStep):
+        def prepare(self, states, given):
+            needed.append(super().prepare(states, given))
+            return needed[-1]
+
+    monkeypatch.setattr(parallel, "StackedStep", Told)
     expected = together(STAGES, lanes(), "vmap")
-    capsys.readouterr()
+    assert "at once take" not in capsys.readouterr().err
+    state = 4 * sum(array.size for array in expected[0].state.params.values())
+    assert needed[0] > 3 * 2 * state  # at least three seeds' weights and moments
     found = together(STAGES, lanes(), "vmap", memory_bytes=1)
     told = capsys.readouterr().err
     assert "3 seeds at once take" in told
     assert "one by one" in told
     for one, other in zip(found, expected, strict=True):
         same(one, other, 1e-4)
-    pairs = together(STAGES, lanes(), "vmap", memory_bytes=int(_needed(capsys, told) * 0.8))
+    pairs = together(STAGES, lanes(), "vmap", memory_bytes=int(max(needed) * 0.8))
     assert "2 at a time" in capsys.readouterr().err
     for one, other in zip(pairs, expected, strict=True):
         same(one, other, 1e-4)
-
-
-def _needed(capsys, told):
-    """Bytes of three seeds, from what was told per seed (MiB, rounded): found by halving instead, exactly."""
-    low, high = 1, 1 << 32
-    recipe = [STAGES[0]]
-    while high - low > high // 64:
-        middle = (low + high) // 2
-        together([{**recipe[0], "steps": 1}], lanes(), "vmap", memory_bytes=middle, evaluations=0)
-        low, high = (middle, high) if "seeds at once" in capsys.readouterr().err else (low, middle)
-    return high
 
 
 def test_a_stage_that_stops_early_lets_each_seed_stop_by_itself():
@@ -168,7 +167,7 @@ def test_several_devices_and_unlike_models_get_one_sentence():
         together(STAGES, lanes(1), "pmap")
     empty = dataclasses.replace(task_of(0), test=examples(0, 0, "t"))
     with pytest.raises(UserError, match="no test images"):
-        together(STAGES, [Lane(tiny(0), empty, 0)], "vmap")
+        together(STAGES, [dataclasses.replace(lanes(1)[0], task=empty)], "vmap")
 
 
 def test_a_mesh_of_one_device_changes_nothing():
