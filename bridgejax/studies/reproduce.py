@@ -41,9 +41,9 @@ def _differing(target: str, config: Mapping[str, Any], default: Any) -> Iterator
         known = default.get(key) if isinstance(default, Mapping) else None
         plain = key.isidentifier() and not keyword.iskeyword(key)
         name = f"{target}.{key}" if plain else f"{target}[{key!r}]"
-        if isinstance(value, Mapping) and value:
+        if isinstance(value, Mapping) and isinstance(known, Mapping):
             yield from _differing(name, value, known)
-        elif not isinstance(value, Mapping) and canonical_json(value) != canonical_json(known):
+        elif canonical_json(value) != canonical_json(known):
             yield name, value
 
 
