@@ -1,13 +1,14 @@
 """How long a process takes to its first image: with an empty cache of compiled programs, and with the one it left.
 
     python benchmarks/cold_start.py [--model builtin:tiny_diffusion] [--model reduced] [--model FOLDER] [--steps 5]
+                                    [--processor-time]
 
 Two processes per model, one after the other, share one fresh cache folder (as `BRIDGEJAX_CACHE_DIR`, with the settings that
 every command has). Printed per process, in seconds: interpreter and imports; load (weights to devices); the first image, and
 within it the sampler's tracing, lowering and compiling (or fetching from the cache), all other programs, and the rest (mostly
-running); a second image for comparison; and the total from process start to first image. Exits with 1 unless the second
-process took under a quarter of the first's time. "reduced" is a random model of Stable Diffusion's depth and an eighth of its
-width, made by PyTorch.
+running); a second image for comparison; the total from process start to first image, and the processor time spent until then.
+Exits with 1 unless the second process took under a quarter of the first's time. "reduced" is a random model of Stable
+Diffusion's depth and an eighth of its width, made by PyTorch.
 """
 
 from __future__ import annotations
@@ -58,6 +59,7 @@ def measure(model: str, steps: int, started: float) -> dict[str, float]:
     pipe("a photo of a bird", seeds=0, steps=steps, guidance_scale=3.0).block_until_ready()
     phases["image"] = time.time() - began
     phases["total"] = time.time() - started
+    phases["processor time"] = time.process_time()
     for name, event in (("trace", _TRACE), ("lower", _LOWER), ("compile", _COMPILE)):
         mine = [seconds for kind, function, seconds in events if kind == event and "sample" in function]
         phases[name] = max(mine, default=0.0)  # an inner function's tracing is part of the outer one's
@@ -87,6 +89,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", action="append")
     parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--processor-time", action="store_true", help="judge by it, where other programs are at work")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--started", type=float, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -95,6 +98,7 @@ def main() -> int:
         return 0
     worst = 0.0
     columns = ["import", "load", "tokenizer", "image", "trace", "lower", "compile", "other programs", "second image", "total"]
+    columns.append("processor time")
     for model in options.model or ["builtin:tiny_diffusion", "reduced"]:
         with tempfile.TemporaryDirectory() as folder:
             source = model
@@ -106,9 +110,9 @@ def main() -> int:
         print(f"\n{model}, one image of {options.steps} steps\n{'seconds':<16}{'empty cache':>12}{'warm cache':>12}")
         for name in columns:
             print(f"{name:<16}{cold[name]:>12.2f}{warm[name]:>12.2f}")
-        share = warm["total"] / cold["total"]
-        print(f"warm start: {share:.1%} of the cold one", flush=True)
-        worst = max(worst, share)
+        share, work = (warm[name] / cold[name] for name in ("total", "processor time"))
+        print(f"warm start: {share:.1%} of the cold one, {work:.1%} of its processor time", flush=True)
+        worst = max(worst, work if options.processor_time else share)
     return int(worst >= 0.25)
 
 

@@ -81,6 +81,7 @@ def ours(folder: Path, dtype: str, batch: int, repeat: int, output: Path) -> dic
     pipe = load_pipeline(folder, dtype=dtype)
     jax.block_until_ready(pipe._state)
     told = {"load": time.perf_counter() - began, "memory": float(peak_memory() - before)}
+    print(f"loaded in {told['load']:.1f} s, {told['memory'] / 1e9:.2f} GB of memory", file=sys.stderr, flush=True)
     given = inputs(folder, batch)
     result, told["first"], told["call"] = timed(lambda: np.asarray(pipe.predict(timestep=500, **given)), repeat)
     np.save(output, result)

@@ -1,6 +1,7 @@
 """Measures the pipelines; writes its tables into docs/pipelines.md.
 
     python benchmarks/pipelines.py --parity   # families and schedulers beside PyTorch diffusers, random weights
+    python benchmarks/pipelines.py --parity --only schedulers
 
 Needs the parity extra (torch, diffusers). The tables stand between markers and are replaced.
 """
@@ -10,7 +11,6 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,48 +32,61 @@ def replace_between(text: str, name: str, content: str) -> str:
     return f"{before}{begin}\n{content.strip()}\n{end}{after}"
 
 
-def parity() -> Iterator[tuple[str, str]]:
-    """Yields the tables `families` and `schedulers` in Markdown."""
+def families() -> str:
+    """Returns the table of families in Markdown."""
     from bridgejax.diffusion import load_pipeline
-    from tests.diffusion.families import FAMILIES, SCHEDULER_CLASSES, Original, measure, measure_scheduler, write_family
-    from tests.tiny_generator import write_generator
+    from tests.diffusion.families import FAMILIES, measure, write_family
 
     stages = ("text encoders", "UNet", "VAE encode", "VAE decode")
-    families = [
+    lines = [
         f"| family | {' | '.join(stages)} | whole pipeline | worst case of the whole pipeline |",
         f"|{'---|' * (len(stages) + 3)}",
     ]
-    schedulers = ["| scheduler | from noise | from an image |", "|---|---|---|"]
     with tempfile.TemporaryDirectory() as directory:
-        root = Path(directory)
         for name, family in FAMILIES.items():
-            folder = write_family(name, root)
+            folder = write_family(name, Path(directory))
             rows = list(measure(name, folder, load_pipeline(folder)))
             by_name = {row.what: row for row in rows}
             if "pooled text" in by_name:
                 by_name["text encoders"] = max(by_name["text encoders"], by_name["pooled text"], key=lambda row: row.ours)
             whole = max((row for row in rows if row.what not in (*stages, "pooled text")), key=lambda row: row.ours)
             cells = [f"{row.ours:.1e} ({row.single:.1e})" for row in (*(by_name[stage] for stage in stages), whole)]
-            families.append(f"| {family.title} | {' | '.join(cells)} | {whole.what} |")
-            print(families[-1], flush=True)
-        yield "families", "\n".join(families)
-        folder = write_generator(root)
+            lines.append(f"| {family.title} | {' | '.join(cells)} | {whole.what} |")
+            print(lines[-1], flush=True)
+    return "\n".join(lines)
+
+
+def schedulers() -> str:
+    """Returns the table of schedulers in Markdown."""
+    from bridgejax.diffusion import load_pipeline
+    from tests.diffusion.families import SCHEDULER_CLASSES, Original, measure_scheduler
+    from tests.tiny_generator import write_generator
+
+    lines = ["| scheduler | from noise | from an image |", "|---|---|---|"]
+    with tempfile.TemporaryDirectory() as directory:
+        folder = write_generator(Path(directory))
         pipe = load_pipeline(folder)
         originals = [Original(folder, double=double) for double in (False, True)]
         for name in SCHEDULER_CLASSES:
             rows = [measure_scheduler(name, start, pipe, *originals) for start in (False, True)]
-            schedulers.append(f"| `{name}` | {' | '.join(f'{row.ours:.1e} ({row.single:.1e})' for row in rows)} |")
-            print(schedulers[-1], flush=True)
-        yield "schedulers", "\n".join(schedulers)
+            lines.append(f"| `{name}` | {' | '.join(f'{row.ours:.1e} ({row.single:.1e})' for row in rows)} |")
+            print(lines[-1], flush=True)
+    return "\n".join(lines)
+
+
+TABLES = {"families": families, "schedulers": schedulers}
 
 
 def main() -> None:
     """Measures what the flags name and writes the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parity", action="store_true", help="compare with PyTorch diffusers")
-    if not parser.parse_args().parity:
+    parser.add_argument("--only", choices=sorted(TABLES), help="one of the tables")
+    options = parser.parse_args()
+    if not options.parity:
         parser.error("say what to measure: --parity")
-    for name, table in parity():
+    for name in [options.only] if options.only else TABLES:
+        table = TABLES[name]()
         PAGE.write_text(replace_between(PAGE.read_text(encoding="utf-8"), name, table), encoding="utf-8")
         print(f"wrote the table {name} of {PAGE.relative_to(ROOT)}", flush=True)
 

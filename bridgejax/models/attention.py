@@ -42,7 +42,8 @@ def attention(query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Arra
         return jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
     q, k, v = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
     scores = q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2]
-    if mask is None and scores > _CACHED_SCORES and jax.default_backend() == "cpu":
+    # Wide heads (the autoencoder's single one) are all matrix product: nothing is gained there.
+    if mask is None and scores > _CACHED_SCORES and width <= 256 and jax.default_backend() == "cpu":
         return jnp.swapaxes(_head_by_head(q, k, v), 1, 2)
     blocks = 1
     while scores // blocks > _MAX_SCORES and q.shape[2] % (2 * blocks) == 0:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -105,22 +106,34 @@ def test_killed_processes_are_replaced_by_another_number(alone, config_file, tmp
 
 @pytest.mark.slow
 def test_a_study_of_two_processes_ends_with_the_numbers_of_one(config_file, tmp_path):
-    workdir, alone = tmp_path / "work", tmp_path / "alone"
-    code, _, errors = finish(start(sys.executable, "-m", "bridgejax", "run", "--config", config_file, "--workdir", alone))
+    """On the same images, so that only sums in another order can make a difference.
+
+    How much that is, one process with four devices shows: it adds up the same four parts of every batch. 16 times its distance
+    from one device leaves room for the spread of a maximum over a few numbers, as in the comparisons with PyTorch.
+    """
+    study = ("run", "--config", config_file, "--workdir")
+    code, _, errors = finish(start(sys.executable, "-m", "bridgejax", *study, tmp_path / "one"))
     assert code == 0, errors
-    code, output, errors = finish(start(LOCAL, 2, 2, "run", "--config", config_file, "--workdir", workdir))
+    for name in ("four", "two"):
+        (tmp_path / name).mkdir()
+        shutil.copy(tmp_path / "one" / "config.json", tmp_path / name)
+        shutil.copytree(tmp_path / "one" / "synthetic", tmp_path / name / "synthetic")
+    code, _, errors = finish(start(LOCAL, 1, 4, *study, tmp_path / "four"))
     assert code == 0, errors
-    assert output.split() == [str(workdir / "report.html")]
-    (ours,), (theirs,) = (
-        [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()] for folder in (workdir, alone)
-    )
+    code, output, errors = finish(start(LOCAL, 2, 2, *study, tmp_path / "two"))
+    assert code == 0, errors
+    assert output.split() == [str(tmp_path / "two" / "report.html")]
+    assert leftovers(tmp_path / "two") == []
+    one, four, two = (json.loads((tmp_path / name / "results.jsonl").read_text()) for name in ("one", "four", "two"))
     for key in ("arm", "seed", "train_steps", "test_ids", "test_labels"):
-        assert ours[key] == theirs[key]
-    assert_same_sets(alone, workdir)
-    assert ours["test_loss"] == pytest.approx(theirs["test_loss"], rel=1e-3)
-    losses = [[entry["loss"] for entry in result["history"] if "loss" in entry] for result in (ours, theirs)]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-2)  # six steps let the rounding of sums and of pixels grow
-    assert leftovers(workdir) == []
+        assert two[key] == one[key]
+
+    def numbers(result: dict) -> np.ndarray:
+        return np.array([*(entry["loss"] for entry in result["history"] if "loss" in entry), result["test_loss"]])
+
+    rounding = np.abs(numbers(four) - numbers(one)).max()
+    assert rounding < 1e-3
+    assert np.abs(numbers(two) - numbers(one)).max() <= 16 * rounding + 1e-6
 
 
 def test_a_wrong_input_is_told_once_and_ends_all(config_file, tmp_path):
