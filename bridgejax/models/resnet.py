@@ -75,7 +75,8 @@ def _conv(channels_in: int, channels_out: int, kernel: int, stride: int, rngs: n
 def max_pool(x: jax.Array) -> jax.Array:
     """Returns the 3×3 maximum at stride 2 of `x` [n, h, w, c], padded by one pixel on every side.
 
-    Rows first, then columns, as maxima of slices: the same values as a windowed reduction, whose derivative is slow on a CPU.
+    Rows first, then columns, as maxima of slices: the same values as a windowed reduction, whose derivative is slow on a CPU
+    (forward and backward at 16×48×48×64 on two cores: 163 ms windowed, 23 ms so).
     """
     low = jnp.asarray(-jnp.inf, x.dtype)
     for axis in (1, 2):

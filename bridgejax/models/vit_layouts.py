@@ -250,7 +250,7 @@ def _timm_layout(config: ViTConfig) -> Layout:
         rules,
         read=lambda tensors: _split_qkv(merge(tensors)),
         write=lambda tensors: split(_merge_qkv(tensors)),
-        spell=lambda name: re.sub(r"\.qkv\.[qkv]\.", ".qkv.", name),
+        spell=lambda name: _spell_heads("head", "head_dist", config, re.sub(r"\.qkv\.[qkv]\.", ".qkv.", name)),
         head="head",
     )
 
@@ -295,12 +295,22 @@ def _merge_heads(first: str, second: str, tensors: Tensors) -> dict[str, np.ndar
     out = dict(tensors)
     for kind, axis in (("weight", 1), ("bias", None)):
         a, b = tensors.get(f"{first}.{kind}"), tensors.get(f"{second}.{kind}")
-        if a is None or b is None or a.shape != b.shape or a.ndim != (1 if axis is None else 2):
-            continue  # a missing or wrong tensor is told where the weights are assigned
+        if a is None or b is None:  # told as missing where the weights are assigned; one head alone must not pass for both
+            out.pop(f"{first}.{kind}", None)
+            out.pop(f"{second}.{kind}", None)
+            continue
+        if a.shape != b.shape or a.ndim != (1 if axis is None else 2):
+            continue  # the second has no place then, and is named
         del out[f"{second}.{kind}"]
         half = np.asarray(0.5, a.dtype)
         out[f"{first}.{kind}"] = half * a + half * b if axis is None else half * np.concatenate([a, b], axis)
     return out
+
+
+def _spell_heads(first: str, second: str, config: ViTConfig, name: str) -> str:
+    """Returns the names of both heads' tensors where `name` stands for both."""
+    match = re.fullmatch(rf"{first}\.(weight|bias)", name)
+    return f"{name} and {second}.{match[1]}" if match and config.both_heads else name
 
 
 def _split_heads(first: str, second: str, tensors: Tensors) -> dict[str, np.ndarray]:
@@ -340,7 +350,7 @@ def _transformers_layout(config: ViTConfig) -> Layout:
                 named[body + name if bare else name] = array
         return merge(named)
 
-    return Layout(rules, read=read, write=split, head=first)
+    return Layout(rules, read=read, write=split, spell=partial(_spell_heads, first, second, config), head=first)
 
 
 def _clip_layout() -> Layout:
