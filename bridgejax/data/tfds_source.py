@@ -208,12 +208,13 @@ def _find_features(tfds: Any, builder: Any, folder: Path) -> tuple[str, str]:
 
 def _read_split(tfds: Any, builder: Any, split: str, image_key: str, label_key: str, wanted: dict[int, int]) -> Examples:
     """Reads encoded images in file order; TFDS decodes nothing."""
-    decoders = tfds.decode.PartialDecoding({image_key: True, label_key: True}, {image_key: tfds.decode.SkipDecoding()})
+    encoded = {image_key: tfds.decode.SkipDecoding()}
     if builder.info.file_format in tfds.core.FileFormat.with_tf_data():
         config = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
-        rows: Any = builder.as_dataset(split=split, decoders=decoders, read_config=config).as_numpy_iterator()
+        wanted_alone = tfds.decode.PartialDecoding({image_key: True, label_key: True}, encoded)
+        rows: Any = builder.as_dataset(split=split, decoders=wanted_alone, read_config=config).as_numpy_iterator()
     else:
-        rows = builder.as_data_source(split, decoders=decoders)
+        rows = builder.as_data_source(split, decoders=encoded)  # knows no partial decoding
     images: list[bytes] = []
     labels: list[int] = []
     ids: list[str] = []

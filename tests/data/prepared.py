@@ -37,7 +37,7 @@ def write_prepared(
     features = {"image": tfds.features.Image(shape=(None, None, 3)), "label": label}
     features |= {key: feature for key, (feature, _) in extra.items()}
 
-    class Writer(tfds.core.GeneratorBasedBuilder):
+    class Writer(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         VERSION = tfds.core.Version(version)
         if config is not None:
             BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=config)]

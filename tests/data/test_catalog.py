@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import socket
 
@@ -154,12 +155,16 @@ def test_the_background_class_is_left_out(tmp_path, offline):
     assert task.class_names[-1] == "yin and yang symbol"
 
 
-def test_one_split_is_cut_where_the_catalogue_says_and_configs_are_found(tmp_path, offline):
-    write_prepared(tmp_path, "eurosat", "2.0.0", {"train": 2700}, recorded_names("eurosat"), config="rgb", side=1)
-    task = load_task("task:eurosat", data_dir=tmp_path, shots=4)
-    assert len(task.test) == 5400
-    assert not set(task.train.ids) & set(task.test.ids)
-    assert all("[:21600]" in name for name in task.train.ids)
+def test_one_split_is_cut_where_the_catalogue_says_and_configs_are_found(tmp_path, offline, monkeypatch):
+    published = find_task("eurosat")
+    assert (published.train, published.test) == ("train[:21600]", "train[21600:]")
+    monkeypatch.setitem(TASKS, "eurosat", dataclasses.replace(published, train="train[:200]", test="train[200:]"))
+    write_prepared(tmp_path, "eurosat", "2.0.0", {"train": 30}, recorded_names("eurosat"), config="rgb")
+    task = load_task("task:eurosat", data_dir=tmp_path)
+    assert (len(task.train), len(task.test)) == (200, 100)
+    assert len({*task.train.ids, *task.test.ids}) == 300
+    assert len({image for part in (task.train, task.test) for image in part.images}) == 300
+    np.testing.assert_array_equal(first_pixels(task.test)[:, 1], task.test.labels)
 
 
 def test_array_record_data_loads_too(tmp_path, offline):
