@@ -30,10 +30,10 @@ WAYS = ("one by one", "interleave", "vmap")
 
 # name → (what it is, pixels, batch, steps of a stage)
 BACKBONES: dict[str, tuple[str, int, int, int]] = {
-    "vit_2x32": ("vision transformer, 2 blocks of width 32, patches of 8", 32, 8, 60),
-    "vit_4x48": ("vision transformer, 4 blocks of width 48, patches of 8", 32, 8, 60),
+    "vit_2x32": ("vision transformer, 2 blocks of width 32, patches of 8", 32, 8, 150),
+    "vit_4x48": ("vision transformer, 4 blocks of width 48, patches of 8", 32, 8, 150),
     "vit_8x64": ("vision transformer, 8 blocks of width 64, patches of 8", 32, 16, 40),
-    "efficientnet_lite0": ("EfficientNet-Lite0, the embedded classifier", 32, 8, 20),
+    "efficientnet_lite0": ("EfficientNet-Lite0, the embedded classifier", 32, 8, 15),
 }
 
 
@@ -126,12 +126,13 @@ def page(found: dict[str, dict[str, Any]]) -> str:
     """Returns the page."""
     import jax
 
+    only = "" if len(found) == len(BACKBONES) else "".join(f" --only {name}" for name in found)
     text = (
-        "# Many seeds at once\n\n`python benchmarks/parallel_seeds.py`, on "
+        f"# Many seeds at once\n\n`python benchmarks/parallel_seeds.py{only}`, on "
         f"{os.cpu_count()} CPU cores, Python {platform.python_version()}, jax {jax.__version__}. Seeds of `real_reset_real` on "
         "the embedded photographs, with checkpoints and the evaluation of each; medians of rounds after one that compiles. "
         '"Times" is the throughput against one by one.\n\n'
-        "| backbone | pixels, batch | way | seconds | times | CPU seconds | times by CPU | load |\n"
+        "| backbone | pixels, batch, steps | way | seconds | times | CPU seconds | times by CPU | load |\n"
         "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: |\n"
     )
     for name, told in found.items():
@@ -139,9 +140,12 @@ def page(found: dict[str, dict[str, Any]]) -> str:
         for way in WAYS:
             wall, cpu = told["wall"], told["cpu"]
             text += (
-                f"| {what} | {pixels}, {batch} | {told['seeds']} seeds, {way} | {wall[way]:.2f} | "
+                f"| {what} | {pixels}, {batch}, {told['steps']} | {told['seeds']} seeds, {way} | {wall[way]:.2f} | "
                 f"{wall[WAYS[0]] / wall[way]:.2f} | {cpu[way]:.2f} | {cpu[WAYS[0]] / cpu[way]:.2f} | {told['load']:.1f} |\n"
             )
+    twice = [f"{name} ({way})" for name, told in found.items() for way in WAYS[1:] if _times(told, way) >= 2]
+    below = [f"{name} ({way})" for name, told in found.items() for way in WAYS[1:] if _times(told, way) < 2]
+    text += f"\nTwice the throughput, by the wall clock: {', '.join(twice) or 'none'}. Less: {', '.join(below) or 'none'}.\n"
     text += (
         '\n"Load" is the machine\'s load average at the end: well above 1, other work took part of its cores, and wall seconds '
         "say less than CPU seconds.\n\n## The same results\n\n"
@@ -157,6 +161,10 @@ def page(found: dict[str, dict[str, Any]]) -> str:
         for way, seconds in told["first"].items():
             text += f"| {name} | {way} | {seconds:.1f} |\n"
     return text
+
+
+def _times(told: dict[str, Any], way: str) -> float:
+    return told["wall"][WAYS[0]] / told["wall"][way]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

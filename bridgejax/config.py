@@ -397,7 +397,6 @@ def check_config(config: Any) -> None:
         raise UserError(f"generator.dtype is {values['generator.dtype']!r}; it should be one of {', '.join(DTYPES)}.")
     loading_options(config.generator)
     _check_prompts(config)
-    _check_sets(config)
     _check_inversion(config.inversion)
     _check_arms(config)
     for grid, low in (("study.shots", 1), ("study.per_class", 1)):
@@ -419,6 +418,7 @@ def check_config(config: Any) -> None:
         from bridgejax.mesh import parameter_rules
 
         parameter_rules(values["mesh_rules"])
+    _check_sets(config)  # last: what is wrong with the config itself is not told as wrong in a set
 
 
 _AT_LEAST = {
