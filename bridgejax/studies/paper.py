@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bridgejax.config import default_config, to_plain
+from bridgejax.config import default_config, set_config, to_plain
 from bridgejax.errors import UserError, nearest
+from bridgejax.studies.wording import LEARNED
 
 EMBEDDED = "embedded"
 
@@ -139,7 +140,7 @@ class Cost:
 
 
 def cost(config: Any, classes: int, *, seconds_per_image: float, seconds_per_step: float) -> Cost:
-    """Returns what a config's study takes on one device, from counts alone.
+    """Returns what a config's study takes on one device, from counts alone; learning words comes on top.
 
     Args:
       config: a checked config.
@@ -153,7 +154,9 @@ def cost(config: Any, classes: int, *, seconds_per_image: float, seconds_per_ste
     recipes = [recipe_from_config(arm, plain["recipes"], plain["training"]) for arm in config.arms]
     volumes = tuple(config.study.per_class) or (config.synthetic.per_class,)
     shots = tuple(config.study.shots) or (config.task.shots,)
-    images = classes * max(volumes) if any(recipe.needs_synthetic for recipe in recipes) else 0
+    names = {name for recipe in recipes for name in recipe.synthetic_sets}
+    learned = sum(set_config(config, name).inversion.mode in LEARNED for name in names)  # a set for each draw of the shots
+    images = classes * max(volumes) * (len(names) - learned + learned * len(shots) * config.study.seeds)
     runs = len(shots) * len(volumes) * config.study.seeds
     steps = runs * sum(recipe.steps for recipe in recipes)
     return Cost(images, runs * len(recipes), steps, images * seconds_per_image / 3600.0, steps * seconds_per_step / 3600.0)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from bridgejax.config import load_config, to_plain
+from bridgejax.config import load_config, set_config, to_plain
 from bridgejax.errors import UserError
 from bridgejax.studies import paper
 from bridgejax.training.recipes import recipe_from_config
@@ -51,15 +52,21 @@ def test_every_variant_loads_and_says_what_the_paper_gives(file):
 def test_the_minimum_design_matches_every_arm_in_steps_and_has_a_control_without_images_for_each_part():
     config = load_config(str(FOLDER / "minimum_design.py"))
     found = recipes(config)
-    assert len(found) == 12
+    assert len(found) == 14
     assert config.study.seeds >= 5
     steps = {arm: recipe.steps for arm, recipe in found.items()}
-    assert {steps.pop("vanilla"), *steps.values()} == {15, 30}
-    assert set(steps.values()) == {30}
+    assert {steps.pop("vanilla"), *steps.values()} == {20, 40}
+    assert set(steps.values()) == {40}
     real_only = {arm for arm, recipe in found.items() if not recipe.needs_synthetic}
     assert real_only == {"vanilla", "vanilla_long", "vanilla_mixup", "real_reset_real"}
-    worded = load_config(f"{FOLDER / 'minimum_design.py'}:embedded,<photo-style>")
-    assert worded.prompts.template == "a {} photo in the style of <photo-style>"
+    # The arms on other images differ from ++ in nothing else, and from each other in the training of the word alone.
+    worded = {arm: found[arm] for arm in found if any(found[arm].synthetic_sets)}
+    assert sorted(recipe.synthetic_sets for recipe in worded.values()) == [("dsi",), ("untrained",)]
+    for recipe in worded.values():
+        plain = [dataclasses.replace(stage, synthetic_set="") for stage in recipe.stages]
+        assert plain == list(found["bridged_plus_plus"].stages)
+    learned, untrained = (set_config(config, name).inversion.to_dict() for name in ("dsi", "untrained"))
+    assert {key for key in learned if learned[key] != untrained[key]} == {"mode"}
 
 
 def test_a_cost_is_counted():
@@ -75,6 +82,8 @@ def test_a_cost_is_counted():
     assert found.training_hours == pytest.approx(found.steps * 0.1 / 3600)
     both = paper.full_cost(table, ["cars", "dtd"], **rates)
     assert both.images == (196 + 47) * 1000
+    # A learned or untrained word has a set for each of five draws.
+    assert paper.full_cost(FOLDER / "minimum_design.py", ["dtd"], **rates).images == 47 * 1000 * (1 + 2 * 5)
     # A grid of volumes needs the largest set only.
     assert paper.full_cost(FOLDER / "volume.py", ["food"], **rates).images == 101 * 3000
 
