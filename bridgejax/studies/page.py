@@ -129,6 +129,9 @@ def _convergence(summary: Mapping[str, Any], stages: Mapping[str, list[str]]) ->
     curves = [p for entry in summary["order"] for p in summary["arms"][entry]["curve"]]
     if not curves:
         return '<section><h2>Convergence</h2><p class="note">The runs hold no test accuracies along the way.</p></section>'
+    if all(len(summary["arms"][entry]["curve"]) < 2 for entry in summary["order"]):
+        told = "Each run was tested once, at its end; training.evaluations of 2 or more gives curves."
+        return f'<section><h2>Convergence</h2><p class="note">{told}</p></section>'
     metric = "Mean per-class" if curves[0]["metric"] == MEAN_PER_CLASS else "Top-1"
     note = f"{metric} test accuracy in percent while training"
     note += "; shaded: one standard deviation over seeds" if len(summary["seeds"]) > 1 else ""
