@@ -139,7 +139,7 @@ class EfficientNetLite(Classifier):
         Returns:
           Float32 [n, 1280] in [0, 6].
         """
-        x = relu6(self.bn0(self.conv_stem(images)))
+        x = relu6(self.bn0(self.conv_stem(jnp.asarray(images))))
         for block in self.blocks:
             x = block(x)
         x = relu6(self.bn1(self.conv_head(x)))

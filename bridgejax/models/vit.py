@@ -148,7 +148,7 @@ class VisionTransformer(Classifier):
         Raises:
           UserError: the images are smaller than one patch.
         """
-        patches = self.patch(images)
+        patches = self.patch(jnp.asarray(images))
         n, rows, columns, width = patches.shape
         if not rows * columns:
             raise UserError(
