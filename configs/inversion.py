@@ -6,7 +6,7 @@
 and its controls, each in a workdir of its own: configs/inversion.py:class (a word for each class), :untrained, :word (the word
 "photo" in its place) and :none (no style clause). The embedded generator learned from captions like "a photo of a bird" and "a
 drawing of a parrot", so the new word takes the place of "photo"; for a generator that knows English leave `inversion.prompt` at
-its default. The rate and the steps are those at which the loss on the shots themselves was least: docs/inversion.md.
+its default. Rate, length and bound were chosen by the shots alone: docs/inversion.md.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ def get_config(arg: str | None = None) -> Any:
     config.inversion.mode = arg or "dataset"
     config.inversion.prompt = "a photo of a {token}" if arg == "class" else "a {token} of a {class}"
     config.inversion.plain_prompt = "a {class}"
-    config.inversion.learning_rate = 0.01
+    config.inversion.learning_rate = 0.003
+    config.inversion.longest = 1.0
     config.inversion.steps = 300
     return config

@@ -78,7 +78,9 @@ def _add_other_images(config: Any) -> None:
     words: dict[str, Any] = {}
     if not is_full(config):
         # The embedded generator learned from captions like "a photo of a bird": its style words stand there.
-        words = {"prompt": "a {token} of a {class}", "learning_rate": 0.01, "steps": 300, "evaluations": 1}
+        # No longer than its vocabulary's words are: an unbounded word outvotes the class (docs/inversion.md).
+        bounds = {"learning_rate": 0.003, "steps": 300, "longest": 1.0}
+        words = {"prompt": "a {token} of a {class}", "evaluations": 1, **bounds}
     config.synthetic_sets.untrained = {"inversion": {**words, "mode": "untrained"}}
     config.synthetic_sets.dsi = {"inversion": {**words, "mode": "dataset"}}
     synthetic, real = copy.deepcopy(config.recipes.bridged_plus_plus)
