@@ -4,7 +4,7 @@
     python tools/build_fashion_task.py --output fashion_task    # the second task: photographs of clothing
     python benchmarks/minimum_design.py
 
-Parts: "tuning" (three rates for every arm, one seed, on 3D emoji; the best stand in the config, by hand), "photos"
+Parts: "tuning" (three rates for every arm, three seeds, on 3D emoji; the best stand in the config, by hand), "photos"
 (`builtin:tux_photos`) and "fashion". Finished workdirs are only read, so the page can be written anew.
 """
 
@@ -56,11 +56,12 @@ def run(argument: str, workdir: Path) -> None:
 
 def tuned(workdir: Path) -> list[str]:
     """Returns the table of candidates, the best of each arm in bold."""
-    found: dict[str, dict[str, float]] = {}
+    runs: dict[str, dict[str, list[float]]] = {}
     for line in (workdir / "results.jsonl").read_text().splitlines():
         result = json.loads(line)
         arm, _, rate = result["arm"].partition("-")
-        found.setdefault(arm, {})[rate] = 100 * result[METRIC]
+        runs.setdefault(arm, {}).setdefault(rate, []).append(100 * result[METRIC])
+    found = {arm: {rate: sum(values) / len(values) for rate, values in rates.items()} for arm, rates in runs.items()}
     rates = list(next(iter(found.values())))
     rows = [
         [arm, *(f"**{v[rate]:.1f}**" if rate == max(v, key=lambda key: v[key]) else f"{v[rate]:.1f}" for rate in rates)]
@@ -177,7 +178,7 @@ def page(workdirs: Path) -> str:
             "with the difference's interval over images:\n\n" + "\n".join(distances(workdir)) + "\n\n" + costs(workdir) + "\n"
         )
     if (workdirs / "tuning" / "report.html").is_file():
-        text += "\n## Rates, chosen on 3D emoji\n\nMean per-class accuracy in %, one draw; the best of each arm in bold.\n\n"
+        text += "\n## Rates, chosen on 3D emoji\n\nMean per-class accuracy in %, over three draws; the best of each arm in bold.\n\n"
         text += "\n".join(tuned(workdirs / "tuning")) + "\n"
     return text
 

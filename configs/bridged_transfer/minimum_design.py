@@ -44,8 +44,8 @@ RATES = (0.001, 0.003, 0.01)
 # The best of RATES for each arm on another task (docs/results/minimum_design.md); what is not named takes 0.003. Arms that
 # differ in their images alone share the rate of bridged_plus_plus.
 TUNED: dict[str, float] = {
-    "vanilla": 0.01,
-    "vanilla_long": 0.01,
+    "vanilla_long": 0.001,
+    "real_reset_real": 0.01,
     "mixed_50": 0.001,
     "mixed_50_mixup": 0.001,
     "bridged": 0.001,
@@ -89,7 +89,7 @@ def _add_other_images(config: Any) -> None:
 
 
 def _add_candidates(config: Any) -> None:
-    """Makes every arm three arms, one at each rate, with one seed."""
+    """Makes every arm three arms, one at each rate, with three seeds."""
     names = []
     for arm in ARMS:
         for rate in RATES:
@@ -97,7 +97,7 @@ def _add_candidates(config: Any) -> None:
             config.recipes[names[-1]] = _at(config.recipes[arm], rate)
     config.arms = tuple(names)
     config.study.baseline = names[0]
-    config.study.seeds = 1
+    config.study.seeds = 3
 
 
 def _at(stages: Any, rate: float) -> tuple[dict[str, Any], ...]:
