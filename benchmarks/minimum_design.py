@@ -93,11 +93,10 @@ def compared(workdir: Path) -> list[str]:
 
 def distances(workdir: Path) -> list[str]:
     """Returns the Fréchet distances between features of each draw's images and of the real ones that it did not take."""
-    from bridgejax.evaluation.features import image_features
-
     from bridgejax.config import load_config
     from bridgejax.data import eval_batches, synthetic_examples
     from bridgejax.evaluation import frechet_distance, frechet_interval
+    from bridgejax.evaluation.features import image_features
     from bridgejax.models import load_classifier
     from bridgejax.studies.reproduce import config_file
     from bridgejax.studies.run import Study
