@@ -177,7 +177,8 @@ def page(workdirs: Path) -> str:
             "with the difference's interval over images:\n\n" + "\n".join(distances(workdir)) + "\n\n" + costs(workdir) + "\n"
         )
     if (workdirs / "tuning" / "report.html").is_file():
-        text += "\n## Rates, chosen on 3D emoji\n\nMean per-class accuracy in %, over three draws; the best of each arm in bold.\n\n"
+        text += "\n## Rates, chosen on 3D emoji\n\n"
+        text += "Mean per-class accuracy in %, over three draws; the best of each arm in bold.\n\n"
         text += "\n".join(tuned(workdirs / "tuning")) + "\n"
     return text
 
