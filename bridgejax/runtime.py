@@ -78,6 +78,8 @@ def _join() -> None:
     jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(address, numbers[PROCESSES], numbers[PROCESS_ID])
+        # The devices of all meet here and not at their first use, when a process that found a wrong input may be gone.
+        jax.devices()
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[0][:200]
         raise UserError(f"process {numbers[PROCESS_ID]} could not join the others at {address} ({reason}).") from error
