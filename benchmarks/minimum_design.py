@@ -23,6 +23,7 @@ RESULTS = ROOT / "docs" / "results" / "minimum_design.md"
 CONFIG = "configs/bridged_transfer/minimum_design.py"
 METRIC = "test_mean_per_class_accuracy"
 PARTS = ("tuning", "photos", "fashion")
+REPLICATES = 100  # of a Fréchet interval
 # What each comparison isolates.
 QUESTIONS = (
     ("twice the steps, real images alone", "vanilla_long", "vanilla"),
@@ -124,7 +125,7 @@ def distances(workdir: Path) -> list[str]:
         }
         row = [str(seed), *(f"{frechet_distance(seen[name], real):.1f}" for name in names if name in seen)]
         for other in ("", "untrained"):
-            gap = frechet_interval(seen["dsi"], real, minus=seen[other])
+            gap = frechet_interval(seen["dsi"], real, minus=seen[other], replicates=REPLICATES)
             row.append(f"{gap.estimate:+.1f} ({gap.low:+.1f} to {gap.high:+.1f})".replace("-", "−"))
         rows.append(row)
     heads = ["draw", *names.values(), "learned − own", "learned − untrained"]
