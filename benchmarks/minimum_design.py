@@ -114,6 +114,7 @@ def distances(workdir: Path) -> list[str]:
 
     names = {"": "the config's own", "untrained": "an untrained word", "dsi": "the learned word"}
     rows: list[list[str]] = []
+    gaps: list[list[float]] = []
     shots = study.runs[0].shots
     for seed in range(study.config.study.seeds):
         real = features(study.task(shots, seed).test)
@@ -124,12 +125,26 @@ def distances(workdir: Path) -> list[str]:
             for name, one in study.sets.items()
         }
         row = [str(seed), *(f"{frechet_distance(seen[name], real):.1f}" for name in names if name in seen)]
-        for other in ("", "untrained"):
-            gap = frechet_interval(seen["dsi"], real, minus=seen[other], replicates=REPLICATES)
-            row.append(f"{gap.estimate:+.1f} ({gap.low:+.1f} to {gap.high:+.1f})".replace("-", "−"))
-        rows.append(row)
+        found = [frechet_interval(seen["dsi"], real, minus=seen[other], replicates=REPLICATES) for other in ("", "untrained")]
+        gaps.append([gap.estimate for gap in found])
+        rows.append([*row, *(_distance(gap.estimate, gap.low, gap.high) for gap in found)])
+    rows.append(["all", *[""] * len(study.sets), *_over_draws(gaps)])
     heads = ["draw", *names.values(), "learned − own", "learned − untrained"]
     return _table(heads, rows)
+
+
+def _over_draws(gaps: Sequence[Sequence[float]]) -> list[str]:
+    """Returns the mean over draws of each column of differences, with Student's 95 % interval."""
+    import numpy as np
+    from scipy import stats
+
+    values = np.asarray(gaps)
+    half = stats.t.ppf(0.975, len(values) - 1) * values.std(axis=0, ddof=1) / np.sqrt(len(values))
+    return [_distance(mean, mean - h, mean + h) for mean, h in zip(values.mean(axis=0), half, strict=True)]
+
+
+def _distance(mean: float, low: float, high: float) -> str:
+    return f"{mean:+.1f} ({low:+.1f} to {high:+.1f})".replace("-", "−")
 
 
 def costs(workdir: Path) -> str:
@@ -175,7 +190,11 @@ def page(workdirs: Path) -> str:
             "\nFréchet distances between features of the synthetic images and of the real images that the draw did not take, "
         )
         text += (
-            "with the difference's interval over images:\n\n" + "\n".join(distances(workdir)) + "\n\n" + costs(workdir) + "\n"
+            "with the difference's interval over images, and over the draws in the last row:\n\n"
+            + "\n".join(distances(workdir))
+            + "\n\n"
+            + costs(workdir)
+            + "\n"
         )
     if (workdirs / "tuning" / "report.html").is_file():
         text += "\n## Rates, chosen on 3D emoji\n\n"
