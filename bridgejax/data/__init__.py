@@ -10,19 +10,29 @@ if TYPE_CHECKING:
     from bridgejax.data.streams import eval_batches, train_batches
     from bridgejax.data.synthetic import synthetic_examples
     from bridgejax.data.tasks import load_task
-    from bridgejax.data.together import train_batches_together
+    from bridgejax.data.together import eval_batches_together, train_batches_together
 
 _HOMES = {
     "Examples": "examples",
     "Task": "examples",
     "eval_batches": "streams",
+    "eval_batches_together": "together",
     "load_task": "tasks",
     "synthetic_examples": "synthetic",
     "train_batches": "streams",
     "train_batches_together": "together",
 }
 
-__all__ = ["Examples", "Task", "eval_batches", "load_task", "synthetic_examples", "train_batches", "train_batches_together"]
+__all__ = [
+    "Examples",
+    "Task",
+    "eval_batches",
+    "eval_batches_together",
+    "load_task",
+    "synthetic_examples",
+    "train_batches",
+    "train_batches_together",
+]
 
 
 def __getattr__(name: str) -> Any:

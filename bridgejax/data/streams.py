@@ -167,27 +167,39 @@ def eval_batches(
         return
     tf = import_tensorflow()
     pixels = Pixels([examples], 2 * image_size, memory_bytes)
-    everything = np.arange(len(examples))
     if pixels.in_memory:
-        lookup = pixels.lookup()
-        dataset = tf.data.Dataset.range(len(examples)).map(
-            lambda position: (position, _centre_crop(tf, lookup(position), image_size, crop)),
-            num_parallel_calls=_threads(),
-            deterministic=True,
-        )
-        dataset = dataset.batch(batch_size).prefetch(2).with_options(_options(tf))
-        batches: Iterator[tuple[np.ndarray, np.ndarray]] = dataset.as_numpy_iterator()
+        batches = cropped(tf, pixels, len(examples), batch_size, image_size, crop)
     else:
+        everything = np.arange(len(examples))
         parts = (everything[start : start + batch_size] for start in range(0, len(examples), batch_size))
         steps = ([part, np.zeros((len(part), DRAWS), np.float32)] for part in parts)
         batches = _from_files(tf, pixels, lambda image, draws: _centre_crop(tf, image, image_size, crop), steps)
     for positions, images in batches:
-        extra = batch_size - len(positions)
-        yield {
-            "image": np.pad(images, ((0, extra), (0, 0), (0, 0), (0, 0))),
-            "label": np.pad(examples.labels[positions].astype(np.int32), (0, extra)),
-            "mask": np.pad(np.ones(len(positions), np.float32), (0, extra)),
-        }
+        yield padded(images, examples.labels[positions], batch_size)
+
+
+def cropped(
+    tf: Any, pixels: Pixels, count: int, batch_size: int, image_size: int, crop: float
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Returns (positions, uint8 [≤ batch_size, s, s, 3]) of the first `count` images, which lie in memory, in order."""
+    lookup = pixels.lookup()
+    dataset = tf.data.Dataset.range(count).map(
+        lambda position: (position, _centre_crop(tf, lookup(position), image_size, crop)),
+        num_parallel_calls=_threads(),
+        deterministic=True,
+    )
+    dataset = dataset.batch(batch_size).prefetch(2).with_options(_options(tf))
+    return dataset.as_numpy_iterator()
+
+
+def padded(images: np.ndarray, labels: np.ndarray, batch_size: int) -> Batch:
+    """Returns an evaluation batch, filled up with black images of label 0 and mask 0."""
+    extra = batch_size - len(images)
+    return {
+        "image": np.pad(images, ((0, extra), (0, 0), (0, 0), (0, 0))),
+        "label": np.pad(labels.astype(np.int32), (0, extra)),
+        "mask": np.pad(np.ones(len(images), np.float32), (0, extra)),
+    }
 
 
 def _check_sizes(batch_size: int, image_size: int) -> None:

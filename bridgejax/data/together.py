@@ -1,4 +1,4 @@
-"""One stream for several runs: each gets the batches that it would have had alone, out of one pipeline."""
+"""One stream for several runs, to train and to judge by: each gets the batches that it would have had alone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from bridgejax.data.examples import Examples
 from bridgejax.data.pixels import MEMORY_BYTES, Pixels
 from bridgejax.data.sampling import Sampler
-from bridgejax.data.streams import Batch, train_batches, transformed
+from bridgejax.data.streams import EVAL_CROP, Batch, cropped, eval_batches, padded, train_batches, transformed
 from bridgejax.data.tensorflow import import_tensorflow
 
 
@@ -71,6 +71,41 @@ def train_batches_together(
     dataset = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max).map(plan).unbatch()
     stream = transformed(tf, dataset, pixels, image_size, rows, augment)
     return _Shared(stream, runs, batch_size).iterators()
+
+
+def eval_batches_together(
+    parts: Sequence[Examples],
+    *,
+    batch_size: int,
+    image_size: int,
+    crop: float = EVAL_CROP,
+    memory_bytes: int = MEMORY_BYTES,
+) -> list[list[Batch]]:
+    """Returns for each part the batches that `eval_batches` gives, bit for bit, out of one pipeline.
+
+    Parts of the same images and labels share their batches. Where the images of all do not fit in memory, each part has a
+    pipeline of its own.
+
+    Raises:
+      UserError: as `eval_batches`.
+    """
+    keys = [(part.ids, tuple(part.labels.tolist())) for part in parts]
+    different = list(dict(zip(keys, parts, strict=True)).values())
+    pixels = Pixels(different, 2 * image_size, memory_bytes) if len(different) > 1 else None
+    if pixels is None or not pixels.in_memory or not 0 < crop <= 1:
+        settings = {"batch_size": batch_size, "image_size": image_size, "crop": crop, "memory_bytes": memory_bytes}
+        made = [list(eval_batches(part, **settings)) for part in different]
+    else:
+        count = sum(map(len, different))
+        images = np.concatenate([each for _, each in cropped(import_tensorflow(), pixels, count, batch_size, image_size, crop)])
+        starts = np.cumsum([0, *map(len, different)])
+        made = []
+        for part, first in zip(different, starts, strict=False):
+            rows = [slice(k, min(k + batch_size, len(part))) for k in range(0, len(part), batch_size)]
+            own = images[first : first + len(part)]
+            made.append([padded(own[each], part.labels[each], batch_size) for each in rows])
+    by_key = dict(zip(dict.fromkeys(keys), made, strict=True))
+    return [by_key[key] for key in keys]
 
 
 class _Shared:

@@ -213,7 +213,7 @@ class Run:
         self.entered: int | None = None  # the number of the stage that the state belongs to
         self.early: EarlyStop | None = None
         self.feed: Iterator[dict[str, Any]] | None = None  # batches for the stage that is next, made elsewhere
-        self._eval_batches: dict[str, list[dict[str, Any]]] = {}
+        self.eval_batches: dict[str, list[dict[str, Any]]] = {}
         self._saved_at = time.monotonic()
         self._identity: str | None = None
 
@@ -431,13 +431,15 @@ class Run:
         self.state = self.early.settled(self.current)
         return True
 
+    def eval_settings(self) -> dict[str, Any]:
+        """Returns the arguments of `eval_batches` besides the images."""
+        size: dict[str, Any] = {"batch_size": self.eval_batch_size, "image_size": self.image_size}
+        return size if self.crop is None else {**size, "crop": self.crop}
+
     def _judge(self, part: str, examples: Any) -> dict[str, Any]:
-        if part not in self._eval_batches:
-            size: dict[str, Any] = {"batch_size": self.eval_batch_size, "image_size": self.image_size}
-            if self.crop is not None:
-                size["crop"] = self.crop
-            self._eval_batches[part] = list(self.streams.eval_batches(examples, **size))
-        return evaluate(self.current, self._eval_batches[part], mesh=self.mesh)
+        if part not in self.eval_batches:
+            self.eval_batches[part] = list(self.streams.eval_batches(examples, **self.eval_settings()))
+        return evaluate(self.current, self.eval_batches[part], mesh=self.mesh)
 
     def evaluate(self, plan: Plan) -> None:
         """Judges the state on the test part."""

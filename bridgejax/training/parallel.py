@@ -117,6 +117,7 @@ def train_together(
             runs.append(run)
             if lane.directory is not None:
                 run.keep_checkpoints(lane.directory, checkpoint_every, checkpoint_seconds, keep_final)
+        _share_evaluation([run for run in runs if run.step < run.total])
         way = how or ("interleave" if jax.default_backend() == "cpu" else "vmap")
         for plan in stages.plans(recipe):
             _stage(plan, [run for run in runs if run.step < plan.end], way, memory_bytes)
@@ -164,6 +165,16 @@ def _share_stream(plan: Plan, runs: list[Run]) -> None:
     feeds = together([each["sources"] for each in settings], seeds=[each["seed"] for each in settings], **common)
     for run, feed in zip(runs, feeds, strict=True):
         run.feed = feed
+
+
+def _share_evaluation(runs: list[Run]) -> None:
+    """Gives the runs the batches of their test parts out of one pipeline, where the streams can."""
+    together = None if len(runs) < 2 else getattr(runs[0].streams, "eval_batches_together", None)
+    if together is None or any(run.crop != runs[0].crop for run in runs):
+        return
+    made = together([run.task.test for run in runs], **runs[0].eval_settings())
+    for run, batches in zip(runs, made, strict=True):
+        run.eval_batches["test"] = batches
 
 
 class _Peeked:

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from bridgejax.data import train_batches, train_batches_together
+from bridgejax.data import eval_batches, eval_batches_together, train_batches, train_batches_together
 from bridgejax.data.examples import Examples
 from bridgejax.data.images import encode_png
 
@@ -50,3 +50,16 @@ def test_runs_may_draw_apart_and_end_at_different_steps(runs):
         alone = train_batches(sources, seed=seed, weights=None, **SIZES)
         for found, expected in zip(batches, alone, strict=False):
             np.testing.assert_array_equal(found["image"], expected["image"])
+
+
+@pytest.mark.parametrize("memory_bytes", [1 << 30, 0])
+def test_each_run_gets_its_own_evaluation(memory_bytes):
+    parts = [pictures(9, 0), pictures(4, 1), pictures(9, 0)]
+    made = eval_batches_together(parts, crop=0.9, memory_bytes=memory_bytes, **SIZES)
+    for part, found in zip(parts, made, strict=True):
+        expected = list(eval_batches(part, crop=0.9, **SIZES))
+        assert len(found) == len(expected)
+        for one, other in zip(found, expected, strict=True):
+            for key in other:
+                np.testing.assert_array_equal(one[key], other[key], err_msg=key)
+    assert made[0] is made[2]  # the same images: made once, held once
