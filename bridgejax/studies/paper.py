@@ -120,6 +120,22 @@ def per_class(config: Any, images: int) -> int:
     return images if is_full(config) else max(1, round(images * _EMBEDDED_PER_CLASS / PER_CLASS))
 
 
+def style_inversion(config: Any, mode: str = "dataset") -> dict[str, Any]:
+    """Returns the settings of a synthetic set in the learned style (paper Table 3): for `config.synthetic_sets.NAME`.
+
+    At full size a word has the paper's 20,000 steps. The embedded generator learned from captions like "a photo of a bird",
+    and its style words stand at their start; a word longer than its vocabulary's outvotes the class (docs/inversion.md).
+
+    Args:
+      config: of `paper_config`.
+      mode: "dataset", or the `inversion.mode` of a control on the same sentence.
+    """
+    if is_full(config):
+        return {"inversion": {"mode": mode, "steps": 20_000}}
+    bounded = {"learning_rate": 0.003, "steps": 300, "longest": 1.0}
+    return {"inversion": {"mode": mode, "prompt": "a {token} of a {class}", "evaluations": 1, **bounded}}
+
+
 @dataclasses.dataclass(frozen=True)
 class Cost:
     """What a study takes: images to generate, training runs, optimiser steps of them all, device hours."""

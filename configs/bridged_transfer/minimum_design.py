@@ -22,7 +22,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from bridgejax.studies.paper import is_full, paper_config
+from bridgejax.studies.paper import is_full, paper_config, style_inversion
 
 FULL = ("aircraft", "cars", "dtd")
 
@@ -76,14 +76,8 @@ def get_config(arg: str | None = None) -> Any:
 
 def _add_other_images(config: Any) -> None:
     """Adds ++ on images of an untrained and of a learned word; the sentence is the same."""
-    words: dict[str, Any] = {}
-    if not is_full(config):
-        # The embedded generator learned from captions like "a photo of a bird": its style words stand there.
-        # No longer than its vocabulary's words are: an unbounded word outvotes the class (docs/inversion.md).
-        bounds = {"learning_rate": 0.003, "steps": 300, "longest": 1.0}
-        words = {"prompt": "a {token} of a {class}", "evaluations": 1, **bounds}
-    config.synthetic_sets.untrained = {"inversion": {**words, "mode": "untrained"}}
-    config.synthetic_sets.dsi = {"inversion": {**words, "mode": "dataset"}}
+    config.synthetic_sets.untrained = style_inversion(config, "untrained")
+    config.synthetic_sets.dsi = style_inversion(config)
     synthetic, real = copy.deepcopy(config.recipes.bridged_plus_plus)
     for arm, name in OTHER_IMAGES.items():
         config.recipes[arm] = ({**synthetic, "synthetic_set": name}, dict(real))

@@ -1,6 +1,6 @@
 """Table 3 of Li et al. 2024: one prompt template against dataset style inversion, with bridged transfer ++.
 
-    bridgejax run --config configs/bridged_transfer/table3_dsi.py --workdir W                 # the template's half
+    bridgejax run --config configs/bridged_transfer/table3_dsi.py --workdir W                 # the embedded task
     bridgejax run --config configs/bridged_transfer/table3_dsi.py:cars --workdir W            # one data set in full
 
 The paper's numbers (%):
@@ -10,17 +10,17 @@ The paper's numbers (%):
 | single template | 85.2 | 91.6 | 72.3 ± 0.3 | 84.2 | 60.8 |
 | style inversion | 85.8 | 92.0 | 72.7 ± 0.3 | 84.6 | 63.4 |
 
-This file is the template's row. The other row is the same study on a generator that has learned the word (`bridgejax
-invert`), with `prompts.template = "A {} photo in the style of WORD"`; the paper trains one word for 20,000 steps. Ours: not
-run by this file. What it would cost at full size is counted by `python benchmarks/paper_cost.py`
-(docs/results/paper_cost.md).
+`bridged_plus_plus` is the template's row; `bridged_plus_plus_dsi` is the same recipe on images of a word that each draw of the
+shots learns, for 20,000 steps as in the paper. Ours, on the embedded task and with the control of an untrained word:
+minimum_design.py. At full size: not run. What it would cost at full size is counted by `python benchmarks/paper_cost.py`
+(docs/results/paper_cost.md), the learning of the words not included.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from bridgejax.studies.paper import paper_config
+from bridgejax.studies.paper import paper_config, style_inversion
 
 FULL = ("aircraft", "cars", "dtd", "food", "sun397")
 
@@ -28,5 +28,8 @@ FULL = ("aircraft", "cars", "dtd", "food", "sun397")
 def get_config(arg: str | None = None) -> Any:
     """Returns the config; `arg` is a data set of `FULL`, "embedded" (the default) or a `task.source`."""
     config = paper_config(arg)
-    config.arms = ("vanilla_long", "bridged_plus_plus")
+    config.synthetic_sets.dsi = style_inversion(config)
+    synthetic, real = (dict(stage) for stage in config.recipes.bridged_plus_plus)
+    config.recipes.bridged_plus_plus_dsi = ({**synthetic, "synthetic_set": "dsi"}, real)
+    config.arms = ("vanilla_long", "bridged_plus_plus", "bridged_plus_plus_dsi")
     return config
