@@ -38,7 +38,15 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require={
-        "test": ["pytest>=8.0", "pytest-timeout>=2.3", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff>=0.15", "mypy>=1.18", "scikit-learn>=1.5"],
+        "test": [
+            "pytest>=8.0",
+            "pytest-timeout>=2.3",
+            "pytest-xdist>=3.6",
+            "hypothesis>=6.100",
+            "ruff>=0.15",
+            "mypy>=1.18",
+            "scikit-learn>=1.5",
+        ],
         "parity": ["torch==2.13.0", "diffusers>=0.42.1", "peft", "timm", "open_clip_torch", "efficientnet-lite-pytorch"],
         "cuda": ["jax[cuda13]>=0.10.2"],
         "tpu": ["jax[tpu]>=0.10.2"],

@@ -10,17 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bridgejax.recipes import default_recipes
-    from bridgejax.training.loop import RunResult, evaluate, train_recipe
+    from bridgejax.training.judging import evaluate
+    from bridgejax.training.loop import train_recipe
     from bridgejax.training.losses import cross_entropy, soft_target
     from bridgejax.training.optimizers import Optimizer, Schedule, make_optimizer
     from bridgejax.training.recipes import Recipe, Stage, recipe_from_config
+    from bridgejax.training.run import RunResult
     from bridgejax.training.state import TrainState
     from bridgejax.training.steps import make_eval_step, make_train_step, mixup
 
 _HOMES = {
     "default_recipes": "..recipes",
-    "RunResult": "loop",
-    "evaluate": "loop",
+    "RunResult": "run",
+    "evaluate": "judging",
     "train_recipe": "loop",
     "cross_entropy": "losses",
     "soft_target": "losses",
