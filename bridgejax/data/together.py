@@ -93,8 +93,8 @@ def eval_batches_together(
     different = list(dict(zip(keys, parts, strict=True)).values())
     pixels = Pixels(different, 2 * image_size, memory_bytes) if len(different) > 1 else None
     if pixels is None or not pixels.in_memory or not 0 < crop <= 1:
-        settings: dict[str, Any] = {"batch_size": batch_size, "image_size": image_size, "crop": crop, "memory_bytes": memory_bytes}
-        made = [list(eval_batches(part, **settings)) for part in different]
+        settings: dict[str, Any] = {"batch_size": batch_size, "image_size": image_size, "crop": crop}
+        made = [list(eval_batches(part, **settings, memory_bytes=memory_bytes)) for part in different]
     else:
         count = sum(map(len, different))
         images = np.concatenate([each for _, each in cropped(import_tensorflow(), pixels, count, batch_size, image_size, crop)])
