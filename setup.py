@@ -34,6 +34,7 @@ setup(
         "tensorflow-cpu>=2.21.0; platform_machine == 'x86_64' and sys_platform == 'linux'",
         "tensorflow>=2.21.0; platform_machine != 'x86_64' or sys_platform != 'linux'",
         "tensorflow-datasets>=4.9.10",
+        "google-crc32c>=1.7",  # the checksums of TFRecord files
         "importlib_resources",  # tensorflow-datasets needs it without declaring it
         "tqdm>=4.66",
     ],

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -280,17 +281,37 @@ def local_copy(x: Any) -> Any:
 
 
 def barrier(name: str) -> None:
-    """Returns when every process is here; at once with one process."""
+    """Returns when every process is here; at once with one process.
+
+    Raises:
+      UserError: another process ended.
+    """
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils
 
-        multihost_utils.sync_global_devices(name)
+        with _all_there():
+            multihost_utils.sync_global_devices(name)
 
 
 def agreed(value: bool) -> bool:
-    """Returns the first process's answer in every process: clocks differ, collective work must not."""
+    """Returns the first process's answer in every process: clocks differ, collective work must not.
+
+    Raises:
+      UserError: another process ended.
+    """
     if jax.process_count() == 1:
         return value
     from jax.experimental import multihost_utils
 
-    return bool(multihost_utils.broadcast_one_to_all(np.asarray(value)))
+    with _all_there():
+        return bool(multihost_utils.broadcast_one_to_all(np.asarray(value)))
+
+
+@contextlib.contextmanager
+def _all_there() -> Iterator[None]:
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        raise UserError(
+            "another process of this run ended or could not be reached; its own message says why. The same command continues."
+        ) from error

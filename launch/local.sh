@@ -44,10 +44,11 @@ for ((i = 0; i < processes; i++)); do
   pids+=($!)
 done
 
-# Whoever ends first with an error decides; `wait -n` would do, but the bash of macOS has none.
+# Whoever ends with an error decides. Of several that ended since the last look, the highest code does: one that was killed
+# (128 + signal) takes along those that waited for it. `wait -n` would tell the first, but the bash of macOS has none.
 left=("${pids[@]}")
 while ((${#left[@]})); do
-  still=()
+  still=() worst=0
   for pid in "${left[@]}"; do
     if kill -0 "$pid" 2>/dev/null; then
       still+=("$pid")
@@ -55,11 +56,12 @@ while ((${#left[@]})); do
     fi
     wait "$pid" 2>/dev/null
     code=$?
-    if ((code)); then
-      end_all
-      exit "$code"
-    fi
+    ((code > worst)) && worst=$code
   done
+  if ((worst)); then
+    end_all
+    exit "$worst"
+  fi
   left=(${still[@]+"${still[@]}"})
   ((${#left[@]})) && sleep 0.1
 done

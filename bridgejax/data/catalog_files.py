@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from bridgejax.data.catalog import CatalogTask, find_task, plain_key
-from bridgejax.data.examples import Examples, FileImages
+from bridgejax.data.examples import Examples
 from bridgejax.data.folders import match_name, read_class_folders
 from bridgejax.data.images import check_files
+from bridgejax.data.stored import FileImages
 from bridgejax.data.tfds_source import prepare_command, prepared_folders, read_tfds, tfds_base
 from bridgejax.errors import UserError
 

@@ -5,37 +5,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import overload
 
 import numpy as np
 
-from bridgejax.errors import UserError
-
-
-class FileImages(Sequence[bytes]):
-    """The bytes of image files, read when asked for: large folders need no memory."""
-
-    def __init__(self, paths: Iterable[Path]):
-        self.paths = tuple(paths)
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    @overload
-    def __getitem__(self, index: int) -> bytes: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> FileImages: ...
-
-    def __getitem__(self, index: int | slice) -> bytes | FileImages:
-        if isinstance(index, slice):
-            return FileImages(self.paths[index])
-        path = self.paths[index]
-        try:
-            return path.read_bytes()
-        except OSError as error:
-            raise UserError(f"image {path} could not be read ({error.strerror}); put it back and start again.") from error
+from bridgejax.data.stored import StoredImages
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,10 +35,9 @@ class Examples:
     def select(self, indices: Iterable[int]) -> Examples:
         """Returns the examples at the given positions, in that order."""
         chosen = [int(i) for i in indices]
-        if isinstance(self.images, FileImages):
-            images: Sequence[bytes] = FileImages(self.images.paths[i] for i in chosen)
-        else:
-            images = tuple(self.images[i] for i in chosen)
+        images: Sequence[bytes] = (
+            self.images.select(chosen) if isinstance(self.images, StoredImages) else tuple(self.images[i] for i in chosen)
+        )
         return Examples(images, self.labels[chosen].astype(np.int32), tuple(self.ids[i] for i in chosen))
 
     def counts(self, num_classes: int) -> np.ndarray:
@@ -89,7 +61,7 @@ class Task:
 
 
 def image_digest(images: Sequence[bytes], position: int, whole: bool) -> str:
-    """Returns a digest of one image: of its bytes, or with `whole=False` of its file's size alone."""
-    if not whole and isinstance(images, FileImages):
-        return f"{images.paths[position].stat().st_size} bytes"
+    """Returns a digest of one image: of its bytes, or with `whole=False`, if it lies on disk, of its size alone."""
+    if not whole and isinstance(images, StoredImages):
+        return f"{images.size(position)} bytes"
     return hashlib.sha256(images[position]).hexdigest()

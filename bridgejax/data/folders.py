@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from bridgejax.data.examples import Examples, FileImages
+from bridgejax.data.examples import Examples
 from bridgejax.data.images import SUFFIXES, check_files
+from bridgejax.data.stored import FileImages
 from bridgejax.errors import UserError, nearest
 from bridgejax.prompts import display_name
 

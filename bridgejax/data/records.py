@@ -7,16 +7,22 @@ is one of `{1: BytesList}`, `{2: FloatList}`, `{3: Int64List}` (tensorflow/core/
 
 from __future__ import annotations
 
+import contextlib
+import mmap
 import os
 import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from bridgejax.data.crc32c import masked_crc32c
+import google_crc32c
+
 from bridgejax.errors import UserError
 
 _MASK_64 = 0xFFFFFFFFFFFFFFFF
+_MASK_DELTA = 0xA282EAD8
 Value = int | bytes | str
+Buffer = bytes | mmap.mmap
+Span = tuple[int, int]  # first byte and the one after the last
 
 
 def _varint(value: int) -> bytes:
@@ -51,56 +57,80 @@ def encode_example(features: Mapping[str, Value]) -> bytes:
     return _field(1, bytes(entries))
 
 
-def decode_example(data: bytes) -> dict[str, list[int] | list[bytes] | list[float]]:
+def decode_example(data: Buffer) -> dict[str, list[int] | list[bytes] | list[float]]:
     """Returns feature name → list of values (bytes, floats or signed 64-bit integers) of a serialised Example.
 
     Raises:
       ValueError: the bytes are not an Example.
     """
-    out: dict[str, list[int] | list[bytes] | list[float]] = {}
-    for _, features in _fields(data, 1):
-        for _, entry in _fields(features, 1):
-            name, value = "", b""
-            for number, part in _fields(entry):
+    return {name: decode_feature(data, span) for name, span in feature_spans(data, (0, len(data))).items()}
+
+
+def feature_spans(data: Buffer, example: Span) -> dict[str, Span]:
+    """Returns feature name → where its value lies, of an Example that is a stretch of `data`; values are not looked at.
+
+    Raises:
+      ValueError: the bytes are not an Example.
+    """
+    found: dict[str, Span] = {}
+    for _, features in _fields(data, example, 1):
+        for _, entry in _fields(data, features, 1):
+            name, value = "", (entry[1], entry[1])
+            for number, part in _fields(data, entry):
                 if number == 1:
-                    name = part.decode()
+                    name = bytes(data[slice(*part)]).decode()
                 elif number == 2:
                     value = part
-            out[name] = _decode_feature(value)
-    return out
+            found[name] = value
+    return found
 
 
-def _decode_feature(data: bytes) -> list[int] | list[bytes] | list[float]:
-    for kind, content in _fields(data):
+def decode_feature(data: Buffer, feature: Span) -> list[int] | list[bytes] | list[float]:
+    """Returns the values of a Feature that is a stretch of `data`."""
+    for kind, content in _fields(data, feature):
         if kind == 1:
-            return [part for _, part in _fields(content, 1)]
+            return [bytes(data[slice(*part)]) for _, part in _fields(data, content, 1)]
         if kind == 2:
-            return [number for _, part in _fields(content, 1) for number in struct.unpack(f"<{len(part) // 4}f", part)]
+            parts = [bytes(data[slice(*part)]) for _, part in _fields(data, content, 1)]
+            return [number for part in parts for number in struct.unpack(f"<{len(part) // 4}f", part)]
         if kind == 3:
-            return _decode_integers(content)
+            return _decode_integers(bytes(data[slice(*content)]))
     return []
+
+
+def bytes_span(data: Buffer, feature: Span) -> Span:
+    """Returns where the first value of a Feature of bytes lies.
+
+    Raises:
+      ValueError: it has none.
+    """
+    for kind, content in _fields(data, feature):
+        if kind == 1:
+            for _, part in _fields(data, content, 1):
+                return part
+    raise ValueError("the record's feature holds no bytes")
 
 
 def _decode_integers(content: bytes) -> list[int]:
     values: list[int] = []
     position = 0
     while position < len(content):
-        tag, position = _read_varint(content, position)
-        number, position = _read_varint(content, position)
+        tag, position = _read_varint(content, position, len(content))
+        number, position = _read_varint(content, position, len(content))
         if tag & 7 == 0:
             values.append(number)
             continue
         end = position + number
         while position < end:
-            value, position = _read_varint(content, position)
+            value, position = _read_varint(content, position, len(content))
             values.append(value)
     return [value - (1 << 64) if value >> 63 else value for value in values]
 
 
-def _read_varint(data: bytes, position: int) -> tuple[int, int]:
+def _read_varint(data: Buffer, position: int, end: int) -> tuple[int, int]:
     value = shift = 0
     while True:
-        if position >= len(data) or shift > 63:
+        if position >= end or shift > 63:
             raise ValueError("the record is not a tf.train.Example")
         byte = data[position]
         position += 1
@@ -110,22 +140,28 @@ def _read_varint(data: bytes, position: int) -> tuple[int, int]:
         shift += 7
 
 
-def _fields(data: bytes, wanted: int | None = None) -> Iterator[tuple[int, bytes]]:
-    """Yields (field number, bytes) of the length-delimited and fixed32 fields of a message."""
-    position = 0
-    while position < len(data):
-        tag, position = _read_varint(data, position)
+def _fields(data: Buffer, message: Span, wanted: int | None = None) -> Iterator[tuple[int, Span]]:
+    """Yields (field number, where it lies) of the length-delimited and fixed32 fields of a message."""
+    position, end = message
+    while position < end:
+        tag, position = _read_varint(data, position, end)
         if tag & 7 == 2:
-            length, position = _read_varint(data, position)
+            length, position = _read_varint(data, position, end)
         elif tag & 7 == 5:
             length = 4
         else:
             raise ValueError("the record is not a tf.train.Example")
-        if position + length > len(data):
+        if position + length > end:
             raise ValueError("the record is not a tf.train.Example")
         if wanted is None or tag >> 3 == wanted:
-            yield tag >> 3, data[position : position + length]
+            yield tag >> 3, (position, position + length)
         position += length
+
+
+def masked_crc32c(data: bytes) -> int:
+    """Returns the CRC-32C rotated and offset, as TFRecord frames store it (tensorflow/core/lib/hash/crc32c.h)."""
+    value = google_crc32c.value(data)
+    return (((value >> 15) | (value << 17)) + _MASK_DELTA) & 0xFFFFFFFF
 
 
 def frame_record(payload: bytes) -> bytes:
@@ -135,30 +171,49 @@ def frame_record(payload: bytes) -> bytes:
 
 
 def read_records(path: str | os.PathLike[str], verify: bool = False) -> Iterator[bytes]:
-    """Yields the payloads of a TFRecord file.
+    """Yields the payloads of a TFRecord file; see `records_of`."""
+    with records_of(path, verify) as (data, spans):
+        for start, end in spans:
+            yield bytes(data[start:end])
+
+
+@contextlib.contextmanager
+def records_of(path: str | os.PathLike[str], verify: bool = False) -> Iterator[tuple[Buffer, Iterator[Span]]]:
+    """Opens a TFRecord file: its bytes, mapped and not read, and where each payload lies.
 
     Args:
       path: the file.
-      verify: check the payloads' CRCs too (the lengths' are always checked).
+      verify: check the payloads' CRCs too, which reads them (the lengths' are always checked).
 
     Raises:
       UserError: the file is missing, cut short or damaged.
     """
-    damaged = f"record file {path} is damaged; make it again"
     try:
         with open(path, "rb") as file:
-            while header := file.read(12):
-                if len(header) < 12 or struct.unpack("<I", header[8:])[0] != masked_crc32c(header[:8]):
-                    raise UserError(f"{damaged} (a record header is broken).")
-                length = struct.unpack("<Q", header[:8])[0]
-                payload, footer = file.read(length), file.read(4)
-                if len(payload) < length or len(footer) < 4:
-                    raise UserError(f"{damaged} (it is cut short).")
-                if verify and struct.unpack("<I", footer)[0] != masked_crc32c(payload):
-                    raise UserError(f"{damaged} (a record's checksum does not match).")
-                yield payload
+            if os.fstat(file.fileno()).st_size == 0:  # which cannot be mapped
+                yield b"", iter(())
+                return
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                yield data, _payloads(data, path, verify)
     except OSError as error:
-        raise UserError(f"record file {path} could not be read ({error.strerror}); generate the set again.") from error
+        raise UserError(f"record file {path} could not be read ({error.strerror}); make it again.") from error
+
+
+def _payloads(data: Buffer, path: str | os.PathLike[str], verify: bool) -> Iterator[Span]:
+    damaged = f"record file {path} is damaged; make it again"
+    position, size = 0, len(data)
+    while position < size:
+        header = bytes(data[position : position + 12])
+        if len(header) < 12 or struct.unpack("<I", header[8:])[0] != masked_crc32c(header[:8]):
+            raise UserError(f"{damaged} (a record header is broken).")
+        start = position + 12
+        end = start + struct.unpack("<Q", header[:8])[0]
+        if end + 4 > size:
+            raise UserError(f"{damaged} (it is cut short).")
+        if verify and struct.unpack("<I", data[end : end + 4])[0] != masked_crc32c(bytes(data[start:end])):
+            raise UserError(f"{damaged} (a record's checksum does not match).")
+        yield start, end
+        position = end + 4
 
 
 def record_files(directory: Path, info: Mapping[str, object], split: str = "train") -> list[Path]:

@@ -10,14 +10,18 @@ import numpy as np
 
 from bridgejax.data.examples import Examples
 from bridgejax.data.folders import match_name
-from bridgejax.data.records import decode_example, read_records, record_files
+from bridgejax.data.images import FULL_CHECK_BYTES
+from bridgejax.data.records import bytes_span, decode_feature, feature_spans, record_files, records_of
+from bridgejax.data.stored import RecordImages
 from bridgejax.errors import UserError
 
 
 def synthetic_examples(
     directory: str | Path, class_names: Sequence[str] | None = None, per_class: int | None = None
 ) -> Examples:
-    """Reads a finished synthetic set.
+    """Reads where the images of a finished synthetic set lie; the images themselves stay on disk until they are asked for.
+
+    Sets of up to `FULL_CHECK_BYTES` have every record's checksum verified first.
 
     Args:
       directory: its folder.
@@ -36,40 +40,37 @@ def synthetic_examples(
         info = json.loads((folder / "dataset_info.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{folder} holds no finished synthetic set; run `bridgejax generate` on it first.") from error
-    rows: list[tuple[int, str, bytes]] = []
+    files = record_files(folder, info)
+    small = sum(file.stat().st_size for file in files if file.exists()) <= FULL_CHECK_BYTES
+    rows: dict[str, list[tuple[int, int, int, int]]] = {}  # class name → (index, file number, first byte, end)
     try:
-        for file in record_files(folder, info):
-            for payload in read_records(file, verify=True):
-                record = decode_example(payload)
-                number, word, image = record["index"][0], record["class_name"][0], record["image"][0]
-                rows.append((int(number), _bytes(word).decode(), _bytes(image)))
+        for number, file in enumerate(files):
+            with records_of(file, verify=small) as (data, spans):
+                for span in spans:
+                    features = feature_spans(data, span)
+                    index = int(decode_feature(data, features["index"])[0])
+                    name = bytes(data[slice(*bytes_span(data, features["class_name"]))]).decode()
+                    rows.setdefault(name, []).append((index, number, *bytes_span(data, features["image"])))
     except (KeyError, IndexError, ValueError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{folder} is not a set that bridgejax generated; run `bridgejax generate` to make one.") from error
-    known = _label_names(folder) or sorted({name for _, name, _ in rows})
+    known = _label_names(folder) or sorted(rows)
     names = list(known) if class_names is None else list(class_names)
     labels = {match_name(name, known, f"a class of the synthetic set {folder}"): label for label, name in enumerate(names)}
-    chosen: list[tuple[int, int, str, bytes]] = []
+    chosen: list[tuple[int, int, int, int, int]] = []  # index, label, file, first byte, end
     for name, label in labels.items():
-        mine = sorted((row for row in rows if row[1] == name), key=lambda row: row[0])
+        mine = sorted(rows.get(name, ()))
         if per_class is not None and len(mine) < per_class:
             raise UserError(
                 f"class {name!r} of {folder} has {len(mine)} images, fewer than per_class={per_class}; generate more into it."
             )
-        chosen += [(index, label, f"{name}/{index}", image) for index, _, image in mine[:per_class]]
-    chosen.sort(key=lambda row: row[:2])
-    return Examples(
-        tuple(row[3] for row in chosen),
-        np.asarray([row[1] for row in chosen], np.int32),
-        tuple(row[2] for row in chosen),
-    )
-
-
-def _bytes(value: object) -> bytes:
-    if not isinstance(value, bytes):
-        raise ValueError(f"expected bytes, found {type(value).__name__}")
-    return value
+        chosen += [(index, label, file, start, end) for index, file, start, end in mine[:per_class]]
+    chosen.sort()
+    spelled = {label: name for name, label in labels.items()}
+    ids = tuple(f"{spelled[label]}/{index}" for index, label, *_ in chosen)
+    table = np.asarray(chosen, np.int64).reshape(-1, 5)
+    return Examples(RecordImages(files, table[:, 2:]), table[:, 1].astype(np.int32), ids)
 
 
 def _label_names(folder: Path) -> list[str]:

@@ -11,9 +11,10 @@ import numpy as np
 
 from bridgejax.data.catalog import task_of_tfds
 from bridgejax.data.draw import draw
-from bridgejax.data.examples import Examples, FileImages, Task, image_digest
+from bridgejax.data.examples import Examples, Task, image_digest
 from bridgejax.data.folders import match_name, read_class_folders, split_folders
 from bridgejax.data.images import FULL_CHECK_BYTES, decode_rgb, encode_png, pad_to_square
+from bridgejax.data.stored import StoredImages
 from bridgejax.errors import UserError, nearest
 from bridgejax.identity import digest
 from bridgejax.prompts import check_class_names
@@ -88,12 +89,8 @@ def load_task(
 def _task_digest(names: Sequence[str], train: Examples, validation: Examples | None, test: Examples) -> str:
     parts = {"train": train, "validation": validation, "test": test}
     present = {part: examples for part, examples in parts.items() if examples is not None}
-    size = sum(
-        path.stat().st_size
-        for examples in present.values()
-        if isinstance(examples.images, FileImages)
-        for path in examples.images.paths
-    )
+    stored = [examples.images for examples in present.values() if isinstance(examples.images, StoredImages)]
+    size = sum(images.size(i) for images in stored for i in range(len(images)))
     whole = size <= FULL_CHECK_BYTES
     rows = {
         part: [

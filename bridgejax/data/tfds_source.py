@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from collections.abc import Sequence
@@ -13,6 +14,9 @@ import numpy as np
 from bridgejax.data.catalog import CatalogTask, spoken_names
 from bridgejax.data.examples import Examples
 from bridgejax.data.folders import match_name
+from bridgejax.data.images import FULL_CHECK_BYTES
+from bridgejax.data.records import bytes_span, decode_feature, feature_spans, records_of
+from bridgejax.data.stored import RecordImages
 from bridgejax.data.tensorflow import import_tfds
 from bridgejax.errors import UserError
 
@@ -27,7 +31,7 @@ def read_tfds(
     task: CatalogTask | None = None,
     strict: bool = False,
 ) -> tuple[str, tuple[str, ...], Examples, Examples | None]:
-    """Reads the training and the test part of a prepared set into memory.
+    """Reads the training and the test part of a prepared set.
 
     Args:
       name: NAME, NAME/CONFIG, NAME:VERSION, NAME/CONFIG:VERSION, or the path of a folder with dataset_info.json.
@@ -79,8 +83,7 @@ def read_tfds(
                 raise UserError(f"{who} no split named {one.partition('[')[0]!r} (it has {there}); {advice}.")
     parts: list[Examples | None] = []
     for split in (train_split, test_split):
-        read = [_read_split(tfds, builder, one, image_key, label_key, labels) for one in _joined(split)]
-        examples = _concatenate(read) if read else None
+        examples = _read(tfds, builder, _joined(split), image_key, label_key, labels) if split else None
         if examples is not None and (missing := np.flatnonzero(examples.counts(len(names)) == 0)).size:
             raise UserError(f"tfds:{name} has no image of class {names[missing[0]]!r} in split {split!r}; leave the class out.")
         parts.append(examples)
@@ -91,16 +94,6 @@ def read_tfds(
 
 def _joined(split: str | None) -> list[str]:
     return split.split("+") if split else []
-
-
-def _concatenate(parts: list[Examples]) -> Examples:
-    if len(parts) == 1:
-        return parts[0]
-    return Examples(
-        tuple(image for part in parts for image in part.images),
-        np.concatenate([part.labels for part in parts]).astype(np.int32),
-        tuple(name for part in parts for name in part.ids),
-    )
 
 
 def _labels(
@@ -206,30 +199,64 @@ def _find_features(tfds: Any, builder: Any, folder: Path) -> tuple[str, str]:
     return keys[0], keys[1]
 
 
-def _read_split(tfds: Any, builder: Any, split: str, image_key: str, label_key: str, wanted: dict[int, int]) -> Examples:
-    """Reads encoded images in file order; TFDS decodes nothing."""
-    encoded = {image_key: tfds.decode.SkipDecoding()}
-    if builder.info.file_format in tfds.core.FileFormat.with_tf_data():
-        config = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
-        wanted_alone = tfds.decode.PartialDecoding({image_key: True, label_key: True}, encoded)
-        rows: Any = builder.as_dataset(split=split, decoders=wanted_alone, read_config=config).as_numpy_iterator()
-    else:
-        rows = builder.as_data_source(split, decoders=encoded)  # knows no partial decoding
-    images: list[bytes] = []
-    labels: list[int] = []
-    ids: list[str] = []
+def _read(tfds: Any, builder: Any, splits: list[str], image_key: str, label_key: str, wanted: dict[int, int]) -> Examples:
+    """Reads the labels, and the encoded images or where they lie, in file order; nothing is decoded.
+
+    Of TFRecord, which is what TFDS writes unless told otherwise, the images stay on disk; of other formats they are read.
+    """
     try:
-        for number, row in enumerate(rows):
-            label = wanted.get(int(row[label_key]))
-            if label is not None:
-                images.append(bytes(row[image_key]))
-                labels.append(label)
-                ids.append(f"{split}/{number:08d}")
-    except UserError:
-        raise
-    except Exception as error:  # TensorFlow's own errors for damaged or missing shards
+        if builder.info.file_format == tfds.core.FileFormat.TFRECORD:
+            return _read_records(builder, splits, image_key, label_key, wanted)
+        images: list[bytes] = []
+        labels: list[int] = []
+        ids: list[str] = []
+        decoders = {image_key: tfds.decode.SkipDecoding()}
+        for split in splits:
+            if builder.info.file_format in tfds.core.FileFormat.with_random_access():
+                rows: Any = builder.as_data_source(split, decoders=decoders)
+            else:
+                config = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
+                rows = builder.as_dataset(split=split, decoders=decoders, read_config=config).as_numpy_iterator()
+            for number, row in enumerate(rows):
+                label = wanted.get(int(row[label_key]))
+                if label is not None:
+                    images.append(bytes(row[image_key]))
+                    labels.append(label)
+                    ids.append(f"{split}/{number:08d}")
+    except Exception as error:  # TFDS's own errors for damaged or missing shards
         raise UserError(f"{builder.data_dir} could not be read ({_first_line(error)}); prepare the set again.") from error
     return Examples(tuple(images), np.asarray(labels, np.int32), tuple(ids))
+
+
+def _read_records(builder: Any, splits: list[str], image_key: str, label_key: str, wanted: dict[int, int]) -> Examples:
+    """Reads the labels of TFRecord files, which TFDS stores under the features' names, and where the images lie.
+
+    Files of up to `FULL_CHECK_BYTES` have every record's checksum verified.
+    """
+    files: list[Path] = []
+    places: list[tuple[int, int, int]] = []
+    labels: list[int] = []
+    ids: list[str] = []
+    parts = {split: builder.info.splits[split].file_instructions for split in splits}
+    every = {str(part.filename) for found in parts.values() for part in found}
+    small = sum(os.path.getsize(file) for file in every) <= FULL_CHECK_BYTES
+    for split in splits:
+        number = 0
+        for part in parts[split]:
+            files.append(Path(part.filename))
+            end = number + part.take
+            with records_of(part.filename, verify=small) as (data, spans):
+                for span in itertools.islice(spans, part.skip, part.skip + part.take):
+                    features = feature_spans(data, span)
+                    label = wanted.get(int(decode_feature(data, features[label_key])[0]))
+                    if label is not None:
+                        places.append((len(files) - 1, *bytes_span(data, features[image_key])))
+                        labels.append(label)
+                        ids.append(f"{split}/{number:08d}")
+                    number += 1
+            if number != end:
+                raise ValueError(f"{part.filename} has {part.take - end + number} records of {part.take}")
+    return Examples(RecordImages(files, np.asarray(places)), np.asarray(labels, np.int32), tuple(ids))
 
 
 def _first_line(error: Exception) -> str:

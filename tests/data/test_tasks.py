@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 from pictures import encoded, picture
 from PIL import Image
+from prepared import write_prepared
 
 from bridgejax.data import load_task
 from bridgejax.data.images import decode_rgb
+from bridgejax.data.stored import StoredImages
+from bridgejax.data.tensorflow import import_tfds
 from bridgejax.errors import UserError
 from bridgejax.synthesis import generate_set
 
@@ -162,3 +165,23 @@ def test_a_prepared_tfds_set_is_read_from_disk(tmp_path):
     np.testing.assert_array_equal(part.test.counts(2), 3)
     with pytest.raises(UserError, match="download_and_prepare"):
         load_task("tfds:cifar10", data_dir=tmp_path / "tfds")
+
+
+def test_images_of_record_files_stay_on_disk_until_they_are_asked_for(tmp_path):
+    folder = write_prepared(tmp_path, "own", "1.0.0", {"train": 3, "test": 2}, ["a", "b"])
+    task = load_task("tfds:own", data_dir=tmp_path)
+    assert isinstance(task.train.images, StoredImages)
+    theirs = import_tfds().builder_from_directory(str(folder)).as_dataset(split="test").as_numpy_iterator()
+    for position, row in enumerate(theirs):
+        np.testing.assert_array_equal(decode_rgb(task.test.images[position]), row["image"])
+        assert task.test.labels[position] == row["label"]
+    (shard,) = folder.glob("*test*")
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match="cut short"):
+        list(task.test.images)
+    with pytest.raises(UserError, match="prepare the set again"):
+        load_task("tfds:own", data_dir=tmp_path)
+    shard.unlink()
+    with pytest.raises(UserError, match="could not be read"):
+        task.test.images[0]
