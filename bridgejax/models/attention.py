@@ -18,8 +18,10 @@ from bridgejax.models.conv import Conv2d, GroupNorm, layer_norm, linear
 DType = Any
 # Scores of one call beyond this many values are computed in blocks of queries (1 GiB of float32).
 _MAX_SCORES = 1 << 28
-# On a CPU that many stay in its caches (2 MiB), where each pass over them is several times quicker than through memory.
+# On a CPU up to that many (2 MiB) stay in its caches, where each pass over them is several times quicker than through memory.
 _CACHED_SCORES = 1 << 19
+# Of one head, so many queries at a time: fewer leave the matrix products too small for several cores.
+_CPU_QUERIES = 512
 
 
 def attention(query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array | None = None) -> jax.Array:
@@ -44,7 +46,7 @@ def attention(query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Arra
     scores = q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2]
     # Wide heads (the autoencoder's single one) are all matrix product: nothing is gained there.
     if mask is None and scores > _CACHED_SCORES and width <= 256 and jax.default_backend() == "cpu":
-        return jnp.swapaxes(_head_by_head(q, k, v), 1, 2)
+        return _head_by_head(query, key, value)
     blocks = 1
     while scores // blocks > _MAX_SCORES and q.shape[2] % (2 * blocks) == 0:
         blocks *= 2
@@ -83,31 +85,43 @@ def _cudnn_compiles(kind: str, width: int) -> bool:
 def _heads_first(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None) -> jax.Array:
     q = q * jnp.asarray(1.0 / math.sqrt(q.shape[-1]), q.dtype)
     scores = jnp.einsum("nhqd,nhkd->nhqk", q, k, preferred_element_type=jnp.float32)
-    if mask is not None:
-        scores = scores + mask
+    return _softmax_product(scores if mask is None else scores + mask, v)
+
+
+def _softmax_product(scores: jax.Array, values: jax.Array) -> jax.Array:
+    """Returns softmax(scores [..., q, k]) · values [..., k, d]; the normalisation follows the product."""
     weights = jnp.exp(scores - lax.stop_gradient(scores.max(-1, keepdims=True)))
     total = weights.sum(-1, keepdims=True)
-    out = jnp.einsum("nhqk,nhkd->nhqd", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
-    return (out / total).astype(v.dtype)
+    out = jnp.matmul(weights.astype(values.dtype), values, preferred_element_type=jnp.float32)
+    return (out / total).astype(values.dtype)
 
 
-def _head_by_head(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-    """Returns the attention of [n, heads, …, d] with at most `_CACHED_SCORES` scores at a time, or as few as halving leaves.
+def _head_by_head(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+    """Returns the attention of [n, …, heads, d], one head and one block of queries after another.
 
-    One head and one block of queries after another; the images of a batch, which a mesh may hold apart, go together.
+    On one device the images go one after another too. On several they go together, for a mesh may hold them apart.
     """
-    n, heads, length, width = q.shape
+    n, length, heads, width = query.shape
     block = length
-    while n * block * k.shape[2] > _CACHED_SCORES and block % 2 == 0 and block > 32:
+    while block > _CPU_QUERIES and block % 2 == 0:
         block //= 2
-    queries = jnp.transpose(q.reshape(n, heads, length // block, block, width), (1, 2, 0, 3, 4))
+    alone = jax.device_count() == 1
 
-    def one_head(parts: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
-        mine, keys, values = parts
-        return lax.map(lambda part: _heads_first(part[:, None], keys[:, None], values[:, None], None)[:, 0], mine)
+    def by_head(x: jax.Array) -> jax.Array:  # [heads of all images, 1 image, …, d] or [heads, images, …, d]
+        x = jnp.transpose(x, (0, 2, 1, 3) if alone else (2, 0, 1, 3))
+        return x.reshape(-1, 1, *x.shape[2:]) if alone else x
 
-    out = lax.map(one_head, (queries, jnp.swapaxes(k, 0, 1), jnp.swapaxes(v, 0, 1)))
-    return jnp.transpose(out, (2, 0, 1, 3, 4)).reshape(n, heads, length, width)
+    q = by_head(query)
+    parts = jnp.moveaxis(q.reshape(*q.shape[:2], length // block, block, width), 2, 1)
+
+    def one_head(head: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
+        mine, keys, values = head  # [blocks, images, block, d], [images, d, k], [images, k, d]
+        return lax.map(lambda part: _softmax_product(jnp.matmul(part, keys, preferred_element_type=jnp.float32), values), mine)
+
+    turned = jnp.swapaxes(by_head(key), 2, 3)  # once, not for each block
+    out = lax.map(one_head, (parts * jnp.asarray(1.0 / math.sqrt(width), parts.dtype), turned, by_head(value)))
+    out = jnp.moveaxis(out, 1, 2).reshape(q.shape)
+    return jnp.transpose(out.reshape(n, heads, length, width), (0, 2, 1, 3)) if alone else jnp.transpose(out, (1, 2, 0, 3))
 
 
 class Attention(nnx.Module):

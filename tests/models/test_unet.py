@@ -97,15 +97,18 @@ def test_attention_in_blocks_of_queries(monkeypatch: pytest.MonkeyPatch) -> None
     np.testing.assert_allclose(attention(q, k, v), whole, atol=1e-6)
 
 
+@pytest.mark.parametrize("devices", [1, 2])
 @pytest.mark.parametrize("keys", [96, 7, 5])
-def test_attention_head_by_head(monkeypatch: pytest.MonkeyPatch, keys: int) -> None:
-    """On a CPU scores stay in its caches; the numbers and the derivatives are those of the whole."""
+def test_attention_head_by_head(monkeypatch: pytest.MonkeyPatch, keys: int, devices: int) -> None:
+    """On a CPU one head after the other, on one device one image too; numbers and derivatives are those of the whole."""
     q, k, v = (jax.random.normal(jax.random.key(i), (2, n, 3, 8)) for i, n in enumerate((96, keys, keys)))
     run = jax.value_and_grad(lambda q, k, v: jnp.square(attention(q, k, v)).sum(), argnums=(0, 1, 2))
     whole, whole_gradients = run(q, k, v)
     monkeypatch.setattr("bridgejax.models.attention._CACHED_SCORES", 1000)
+    monkeypatch.setattr("bridgejax.models.attention._CPU_QUERIES", 24)
+    monkeypatch.setattr("jax.device_count", lambda: devices)
     largest = max(np.prod(x.shape) for x in _arrays_in(jax.make_jaxpr(attention)(q, k, v).jaxpr))
-    assert largest <= max(q.size, 2 * 24 * keys)  # no more scores at once than 24 queries of one head have
+    assert largest <= max(q.size, devices * 24 * keys)  # no more scores at once than 24 queries of one head have
     value, gradients = run(q, k, v)
     np.testing.assert_allclose(value, whole, rtol=1e-5)
     for ours, theirs in zip(gradients, whole_gradients, strict=True):
