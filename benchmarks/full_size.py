@@ -1,6 +1,6 @@
 """Full-size models with random weights: load time, peak host memory, and one UNet call beside PyTorch's.
 
-    python benchmarks/full_size.py sd15 [--dtype float32] [--folder DIR] [--batch 2] [--repeat 2]
+    python benchmarks/full_size.py sd15 [--dtype float32] [--folder DIR] [--batch 2] [--repeat 2] [--page]
     python benchmarks/full_size.py sdxl
 
 Needs the parity extra (PyTorch and diffusers write the random weights and give the reference), about 4.3 GB of disk for sd15
@@ -8,6 +8,8 @@ in float32 and 14 GB for sdxl (half of that in float16), as much free memory and
 work one after the other: PyTorch writes the folder; bridgejax loads it and calls the UNet at 64×64 latents; PyTorch does the
 same with the UNet alone. Exits with 1 if bridgejax took more than 1.3 times the weights' bytes of host memory beyond what its
 imports take, or if the outputs differ by more than 1e-4 of the largest value (float32; in float16 the difference is only told).
+
+--page puts what was measured into docs/results/full_size.md, in place of what stood there of the same size and batch.
 
 Peak host memory is the kernel's count (VmHWM) after loading less that before it; on an accelerator the weights leave the host.
 """
@@ -27,6 +29,7 @@ from typing import Any
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "docs" / "results" / "full_size.md"
 LATENTS = 64
 MEMORY_LIMIT, DIFFERENCE_LIMIT = 1.3, 1e-4
 
@@ -135,18 +138,34 @@ def run(options: argparse.Namespace, root: Path) -> int:
     left, right = np.load(root / "ours.npy"), np.load(root / "torch.npy")
     difference = float(np.abs(left - right).max() / np.abs(right).max())
     memory = mine["memory"] / size
-    print(
-        f"{options.size}, {options.dtype}, {size / 1e9:.2f} GB of weights, UNet at {options.batch}×{LATENTS}×{LATENTS} latents"
-    )
-    print(f"  load           {mine['load']:.1f} s (all parts); PyTorch {theirs['load']:.1f} s (UNet alone)")
-    print(
-        f"  peak memory    {mine['memory'] / 1e9:.2f} GB while loading, {memory:.2f} times the weights (limit {MEMORY_LIMIT})"
-    )
-    print(f"  UNet, first    {mine['first']:.1f} s with compiling; PyTorch {theirs['first']:.1f} s")
     share = mine["call"] / theirs["call"]
-    print(f"  UNet, later    {mine['call']:.2f} s; PyTorch {theirs['call']:.2f} s; {share:.2f} times as long")
-    print(f"  difference     {difference:.2e} of the largest value (limit {DIFFERENCE_LIMIT} in float32)")
+    told = (
+        f"{options.size}, {options.dtype}, {size / 1e9:.2f} GB of weights, UNet at {options.batch}×{LATENTS}×{LATENTS} latents\n"
+        f"  load           {mine['load']:.1f} s (all parts); PyTorch {theirs['load']:.1f} s (UNet alone)\n"
+        f"  peak memory    {mine['memory'] / 1e9:.2f} GB while loading, {memory:.2f} times the weights (limit {MEMORY_LIMIT})\n"
+        f"  UNet, first    {mine['first']:.1f} s with compiling; PyTorch {theirs['first']:.1f} s\n"
+        f"  UNet, later    {mine['call']:.2f} s; PyTorch {theirs['call']:.2f} s; {share:.2f} times as long\n"
+        f"  difference     {difference:.2e} of the largest value (limit {DIFFERENCE_LIMIT} in float32)"
+    )
+    print(told)
+    if options.page:
+        write_page(options, told)
     return int(memory > MEMORY_LIMIT or (options.dtype == "float32" and not difference <= DIFFERENCE_LIMIT))
+
+
+def write_page(options: argparse.Namespace, told: str) -> None:
+    """Puts the figures into the page, between marks of their own."""
+    text = RESULTS.read_text() if RESULTS.is_file() else "# Full-size models, random weights, beside PyTorch\n"
+    command = f"python benchmarks/full_size.py {options.size} --dtype {options.dtype} --batch {options.batch}"
+    command += f" --repeat {options.repeat} --page"
+    begin, end = f"<!-- begin: {options.size} {options.batch} -->", f"<!-- end: {options.size} {options.batch} -->"
+    section = f"{begin}\n`{command}`, on {os.cpu_count()} CPU cores:\n```\n{told}\n```\n{end}\n"
+    if begin in text:
+        before, rest = text.split(begin, 1)
+        text = before + section + rest.split(f"{end}\n", 1)[1]
+    else:
+        text += f"\n{section}"
+    RESULTS.write_text(text)
 
 
 def main() -> int:
@@ -158,6 +177,7 @@ def main() -> int:
     )
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--repeat", type=int, default=2)
+    parser.add_argument("--page", action="store_true", help="put the figures into docs/results/full_size.md")
     parser.add_argument("--child", choices=["ours", "torch_reference"], help=argparse.SUPPRESS)
     parser.add_argument("--output", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -23,6 +23,7 @@ from bridgejax.diffusion.textual_inversion import save_embedding
 from bridgejax.errors import UserError
 from bridgejax.models.clip_text import Words
 from bridgejax.training.inversion import Examples, Lesson, evaluate, learn_word
+from tests.diffusion import families
 
 START = np.random.default_rng(3).normal(0, 0.3, (2, 32)).astype(np.float32)  # a word of two vectors
 
@@ -86,6 +87,27 @@ def test_the_loss_falls_and_nothing_but_the_rows_changes(
     assert len(learned.losses) == 60
     assert (np.abs(learned.rows[0] - START) > 1e-3).all()  # both vectors
     jax.tree.map(np.testing.assert_array_equal, before, jax.tree.map(np.array, styled.split[1]))
+
+
+def test_a_word_of_sdxl_is_learned_for_both_text_encoders(tmp_path: Path) -> None:
+    folder = families.write_family_by_numpy("sdxl", tmp_path / "sdxl")
+    start = tuple(0.3 * families.normal(i, 1, width) for i, width in enumerate((32, 24)))
+    save_embedding(tmp_path / "start.safetensors", "<s>", start)
+    styled = load_pipeline(folder, embeddings={"<s>": tmp_path / "start.safetensors"})
+    inversion = Inversion(styled, batch_size=2)
+    moments = inversion.moments(np.linspace(0, 1, 2 * 16 * 16 * 3).reshape(2, 16, 16, 3).astype(np.float32))[None]
+    ids = tuple(np.stack([tokenizer(["a <s>"] * 2)]) for tokenizer in styled.tokenizers)
+    lesson = _lesson(styled, steps=40, evaluations=1)
+    learned = learn_word(inversion, Examples(moments, ids), lesson, list(start), tmp_path / "c.npz")
+    losses = dict(learned.evaluations)
+    assert losses[40] < losses[0]
+    assert [rows.shape for rows in learned.rows] == [(1, 32), (1, 24)]
+    for rows, before in zip(learned.rows, start, strict=True):
+        assert (np.abs(rows - before) > 1e-3).mean() > 0.9
+    save_embedding(tmp_path / "learned.safetensors", "<s>", learned.rows)
+    taught = load_pipeline(folder, embeddings={"<s>": tmp_path / "learned.safetensors"})
+    images = [pipe("a <s>", seeds=1, steps=2, height=16, width=16) for pipe in (styled, taught)]
+    assert np.abs(np.asarray(images[0]) - np.asarray(images[1])).max() > 1e-3
 
 
 def test_a_stopped_lesson_ends_with_the_same_bits(
