@@ -139,8 +139,9 @@ def run(options: argparse.Namespace, root: Path) -> int:
     difference = float(np.abs(left - right).max() / np.abs(right).max())
     memory = mine["memory"] / size
     share = mine["call"] / theirs["call"]
+    at = f"{options.batch}×{LATENTS}×{LATENTS} latents"
     told = (
-        f"{options.size}, {options.dtype}, {size / 1e9:.2f} GB of weights, UNet at {options.batch}×{LATENTS}×{LATENTS} latents\n"
+        f"{options.size}, {options.dtype}, {size / 1e9:.2f} GB of weights, UNet at {at}\n"
         f"  load           {mine['load']:.1f} s (all parts); PyTorch {theirs['load']:.1f} s (UNet alone)\n"
         f"  peak memory    {mine['memory'] / 1e9:.2f} GB while loading, {memory:.2f} times the weights (limit {MEMORY_LIMIT})\n"
         f"  UNet, first    {mine['first']:.1f} s with compiling; PyTorch {theirs['first']:.1f} s\n"
