@@ -47,7 +47,8 @@ class Structure:
             if variable and issubclass(type(leaf), nnx.RngKey):
                 keys.add(name)
         items = tuple(sorted(paths.items()))
-        return cls(graphdef, items, hash((graphdef, items))), arrays, frozenset(params), frozenset(keys)
+        made = cls(graphdef, items, hash((graphdef, items)))
+        return _STRUCTURES.setdefault(made, made), arrays, frozenset(params), frozenset(keys)
 
     def merge(self, arrays: dict[str, Any]) -> nnx.Module:
         """Returns the model with the given arrays, by dotted path."""
@@ -71,6 +72,10 @@ class Structure:
 
     def __hash__(self) -> int:
         return self._hash
+
+
+# Equal structures are one object: comparing two whole graphs at every step costs more than dispatching a small step.
+_STRUCTURES: dict[Structure, Structure] = {}
 
 
 @jax.tree_util.register_dataclass
