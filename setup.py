@@ -28,7 +28,8 @@ setup(
         "numpy>=2.0",
         "pillow>=10.0",
         "safetensors>=0.8.0",
-        "transformers>=5.0",  # the CLIP tokenizer
+        "transformers>=5.0",  # reads the folders of CLIP tokenizers
+        "tokenizers>=0.22",  # what transformers reads tokenizers into
         "huggingface_hub>=1.0",
         "ml_collections>=1.1.0",
         "tensorflow-cpu>=2.21.0; platform_machine == 'x86_64' and sys_platform == 'linux'",

@@ -20,7 +20,8 @@ _PACKAGES = {
     "optax": "optimisers",
     "orbax-checkpoint": "checkpoints",
     "safetensors": "weights",
-    "transformers": "the CLIP tokenizer",
+    "transformers": "CLIP tokenizers' folders",
+    "tokenizers": "prompts",
     "ml_collections": "config files",
     "tensorflow": "tf.data streams",
     "tensorflow-datasets": "tfds: tasks",
@@ -46,7 +47,7 @@ def report(config: Any = None) -> str:
     lines.append(f"disk    {shutil.disk_usage(Path.cwd()).free / 2**30:.1f} GiB free in {Path.cwd()}")
     from bridgejax.runtime import cache_directory
 
-    lines.append(f"cache   {cache_directory()} (compiled programs; BRIDGEJAX_CACHE_DIR moves it)")
+    lines.append(f"cache   {cache_directory()} (programs; BRIDGEJAX_CACHE_DIR moves it)")
     assets = Path(__file__).parent / "assets"
     for name in ("tux_photos", "efficientnet_lite0", "tiny_diffusion"):
         problem = _check_asset(assets / name)

@@ -25,22 +25,24 @@ COORDINATOR, PROCESSES, PROCESS_ID = "BRIDGEJAX_COORDINATOR", "BRIDGEJAX_PROCESS
 
 
 def cache_directory() -> Path:
-    """Returns where compiled programs are kept: $BRIDGEJAX_CACHE_DIR, else the user's cache folder."""
+    """Returns the cache folder: $BRIDGEJAX_CACHE_DIR, else the user's cache folder."""
     if chosen := os.environ.get("BRIDGEJAX_CACHE_DIR"):
         return Path(chosen)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bridgejax"
 
 
 def start() -> None:
-    """Checks the random number settings, joins the other processes, and turns on the persistent compilation cache.
+    """Checks the random number settings, joins the other processes, and turns on the cache folder.
 
-    A cache that JAX has already is kept. With several processes only the first one fills it.
+    There JAX keeps compiled programs and `bridgejax.kept` the rest. A compilation cache that JAX has already is left alone,
+    and then nothing else is kept either. With several processes only the first one fills JAX's.
 
     Raises:
       UserError: noise would depend on the device count under the present settings, or the processes cannot be joined.
     """
     import jax
 
+    from bridgejax import kept
     from bridgejax.mesh import check_randomness
 
     check_randomness()
@@ -52,6 +54,7 @@ def start() -> None:
         except OSError:
             return  # no home to write to: everything works, only the second start is slower
         jax.config.update("jax_compilation_cache_dir", str(directory))
+        kept.keep_in(cache_directory())
         # The default thresholds skip programs that take seconds on a CPU in sum.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

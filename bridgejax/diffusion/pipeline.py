@@ -20,10 +20,11 @@ from bridgejax.diffusion.networks import Networks
 from bridgejax.diffusion.sampler import make_sampler
 from bridgejax.diffusion.schedulers import CLASS_NAMES, LCM, Scheduler, Tables, make_scheduler
 from bridgejax.errors import UserError
-from bridgejax.identity import keys_from_seeds
+from bridgejax.identity import digest, keys_from_seeds
 from bridgejax.mesh import check_randomness, data_sharding, data_size, make_put, parameter_rules, replicated
 from bridgejax.models.clip_text import Words
 from bridgejax.models.tokenizer import Tokenizer
+from bridgejax.programs import Foreseen, compiler_options
 
 
 class Schedule(NamedTuple):
@@ -83,6 +84,7 @@ def load_pipeline(
     """
     check_randomness()
     kind = parse_dtype(dtype)
+    foreseen = Foreseen(digest([str(folder_or_hub_name), str(kind)])) if mesh is None else None
     description = find_generator(
         folder_or_hub_name,
         tokenizer=tokenizer,
@@ -96,7 +98,7 @@ def load_pipeline(
     networks = load_networks(description, kind, put, None if param_dtype is None else parse_dtype(param_dtype))
     networks.vae_slice, networks.vae_tile = _checked_parts(vae_slice, vae_tile, networks.vae.factor)
     networks.parts = data_size(mesh)
-    return Pipeline(description, networks, mesh)
+    return Pipeline(description, networks, mesh, foreseen)
 
 
 def _checked_parts(vae_slice: int | None, vae_tile: int | None, factor: int) -> tuple[int | None, int | None]:
@@ -119,7 +121,9 @@ class Pipeline:
       mesh: as given.
     """
 
-    def __init__(self, description: Description, networks: Networks, mesh: Mesh | None = None):
+    def __init__(
+        self, description: Description, networks: Networks, mesh: Mesh | None = None, foreseen: Foreseen | None = None
+    ):
         """Wraps loaded networks; `load_pipeline` is the usual way here."""
         self.description = description
         self.networks = networks
@@ -130,12 +134,13 @@ class Pipeline:
         height, width = side if isinstance(side, (list, tuple)) else (side, side)
         self.default_height, self.default_width = int(height) * self.vae_factor, int(width) * self.vae_factor
         self._graph, self._state = nnx.split(networks)
-        self._sampler = make_sampler(self._graph)
+        self._sampler = make_sampler(self._graph, foreseen)
         graph = self._graph
-        self._encode_text = jax.jit(lambda state, ids: nnx.merge(graph, state).encode_text(ids))
-        self._decode = jax.jit(lambda state, latents: nnx.merge(graph, state).decode(latents))
-        self._encode = jax.jit(lambda state, images: nnx.merge(graph, state).encode(images))
-        self._predict = jax.jit(
+        jit = functools.partial(jax.jit, compiler_options=compiler_options())
+        self._encode_text = jit(lambda state, ids: nnx.merge(graph, state).encode_text(ids))
+        self._decode = jit(lambda state, latents: nnx.merge(graph, state).decode(latents))
+        self._encode = jit(lambda state, images: nnx.merge(graph, state).encode(images))
+        self._predict = jit(
             lambda state, latents, timestep, hidden, pooled, size, guidance: nnx.merge(graph, state).predict(
                 latents, timestep, hidden, pooled, size, guidance
             ),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,6 +11,7 @@ from jax import lax
 
 from bridgejax.diffusion.networks import Networks
 from bridgejax.diffusion.schedulers import Carry, Scheduler, Tables
+from bridgejax.programs import Foreseen, Program
 
 Inputs = dict[str, Any]
 
@@ -31,7 +31,7 @@ def guided(conditional: jax.Array, unconditional: jax.Array, scale: jax.Array) -
     return unconditional + scale * (conditional - unconditional)
 
 
-def make_sampler(graph: Any) -> Callable[..., jax.Array]:
+def make_sampler(graph: Any, foreseen: Foreseen | None = None) -> Program:
     """Returns the jitted sampler of networks with this graph definition.
 
     The returned function takes (state, inputs, *, scheduler, shape, guide, zero_negative). Only the keyword
@@ -61,14 +61,13 @@ def make_sampler(graph: Any) -> Callable[..., jax.Array]:
         batch, factor = keys.shape[0], networks.vae.factor
         size = (shape[0] * factor, shape[1] * factor)
 
-        context, pooled = networks.encode_text(inputs["ids"])
-        if guide:
-            if zero_negative:
-                empty, empty_pooled = jnp.zeros_like(context), None if pooled is None else jnp.zeros_like(pooled)
-            else:
-                empty, empty_pooled = networks.encode_text(inputs["negative_ids"])
-            context = _interleave(empty, context)
-            pooled = None if pooled is None else _interleave(empty_pooled, pooled)
+        ids = inputs["ids"]
+        if guide and not zero_negative:
+            ids = [_interleave(empty, full) for empty, full in zip(inputs["negative_ids"], ids, strict=True)]
+        context, pooled = networks.encode_text(ids)
+        if guide and zero_negative:
+            context = _interleave(jnp.zeros_like(context), context)
+            pooled = None if pooled is None else _interleave(jnp.zeros_like(pooled), pooled)
 
         noise = initial_noise(keys, shape) if inputs["latents"] is None else inputs["latents"]
         init = None if inputs["init_images"] is None else networks.encode(inputs["init_images"])
@@ -91,7 +90,7 @@ def make_sampler(graph: Any) -> Callable[..., jax.Array]:
         carry = lax.fori_loop(first, inputs["calls"], call, carry)
         return networks.decode(carry["latents"])
 
-    return jax.jit(sample, static_argnames=("scheduler", "shape", "guide", "zero_negative"))
+    return Program(sample, graph, static_argnames=("scheduler", "shape", "guide", "zero_negative"), foreseen=foreseen)
 
 
 def _interleave(empty: Any, full: jax.Array) -> jax.Array:

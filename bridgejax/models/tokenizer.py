@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import re
 import shutil
@@ -14,6 +15,8 @@ from typing import Any
 import numpy as np
 
 from bridgejax.errors import UserError
+from bridgejax.identity import digest, folder_digest
+from bridgejax.kept import kept, versions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +43,7 @@ class TokenizerSource:
           UserError: the folder holds no tokenizer.
         """
         if self.added or self.pad:
-            Tokenizer(self, 77).save(target)
+            _published(self).save_pretrained(str(target))
             return
         for file in sorted(self.folder.glob("*")):
             if file.suffix in (".json", ".txt"):
@@ -51,6 +54,26 @@ def holds_tokenizer(folder: Path) -> bool:
     """Returns whether a folder holds the files of a CLIP tokenizer."""
     complete = all((folder / name).is_file() for name in ("vocab.json", "merges.txt"))
     return complete or (folder / "tokenizer.json").is_file()
+
+
+def _published(source: TokenizerSource) -> Any:
+    """Returns transformers' tokenizer of a source, added words included.
+
+    Raises:
+      UserError: transformers is missing, or the files cannot be read.
+    """
+    CLIPTokenizer = _tokenizer_class()
+    try:
+        tokenizer = CLIPTokenizer.from_pretrained(str(source.folder), local_files_only=True)
+        if source.pad is not None:
+            pad = tokenizer.eos_token if source.pad == "end" else tokenizer.convert_ids_to_tokens(0)
+            if pad != tokenizer.pad_token:
+                tokenizer = CLIPTokenizer.from_pretrained(str(source.folder), local_files_only=True, pad_token=pad)
+    except Exception as error:  # the library raises many kinds; the cause is chained
+        raise UserError(f"{source.folder} holds a tokenizer that cannot be read ({error}); fetch the folder again.") from error
+    for word in source.added:
+        tokenizer.add_tokens(word)
+    return tokenizer
 
 
 def _tokenizer_class() -> Any:
@@ -80,6 +103,9 @@ class Tokenizer:
 
     A word that was added with several vectors stands for all of them: `<t>` in a prompt is read as `<t> <t>_1 <t>_2 …`,
     as diffusers does.
+
+    transformers reads the folder's files, whose forms are many; what it made of them is kept (`bridgejax.kept`), since
+    importing it takes longer than importing jax. Prompts go to the library that it is built on, tokenizers.
     """
 
     def __init__(self, folder: str | Path | TokenizerSource, max_tokens: int):
@@ -90,48 +116,41 @@ class Tokenizer:
           max_tokens: the positions that the text encoder has.
 
         Raises:
-          UserError: transformers is missing, or the folder holds no tokenizer.
+          UserError: a package is missing, or the folder holds no tokenizer.
         """
         source = folder if isinstance(folder, TokenizerSource) else TokenizerSource(Path(folder))
-        self.folder = source.folder
+        self.folder, self.max_tokens = source.folder, max_tokens
         if not holds_tokenizer(self.folder):
             raise UserError(f"{self.folder} holds no tokenizer; expected vocab.json and merges.txt, or tokenizer.json.")
-        CLIPTokenizer = _tokenizer_class()
-        try:
-            self._tokenizer: Any = CLIPTokenizer.from_pretrained(str(self.folder), local_files_only=True)
-            if source.pad is not None:
-                pad = self._tokenizer.eos_token if source.pad == "end" else self._tokenizer.convert_ids_to_tokens(0)
-                if pad != self._tokenizer.pad_token:
-                    self._tokenizer = CLIPTokenizer.from_pretrained(str(self.folder), local_files_only=True, pad_token=pad)
-        except Exception as error:  # the library raises many kinds; the cause is chained
-            raise UserError(
-                f"{self.folder} holds a tokenizer that cannot be read ({error}); fetch the folder again."
-            ) from error
-        for word in source.added:
-            self._tokenizer.add_tokens(word)
+
+        def read() -> bytes:
+            tokenizer = _published(source)
+            ids = {"end": tokenizer.eos_token_id, "pad": tokenizer.pad_token_id}
+            return json.dumps({**ids, "backend": tokenizer.backend_tokenizer.to_str()}).encode()
+
+        files = [file.name for file in self.folder.glob("*") if file.suffix in (".json", ".txt")]
+        about = [folder_digest(self.folder, files), source.added, source.pad, versions(("transformers", "tokenizers"))]
+        found = json.loads(kept("tokenizers", digest(about), read))
+        import tokenizers
+
+        self._backend = tokenizers.Tokenizer.from_str(found["backend"])
+        # What a tokenizer.json may say of lengths is decided here instead.
+        self._backend.no_truncation()
+        self._backend.no_padding()
+        self.end_id, self._pad_id = int(found["end"]), int(found["pad"])
         self._expansions = self._find_expansions()
-        self.max_tokens = max_tokens
 
     @property
     def size(self) -> int:
         """How many tokens there are, added ones included; the next word added gets this id."""
-        return len(self._tokenizer)
-
-    @property
-    def end_id(self) -> int:
-        """The id of the end token."""
-        return int(self._tokenizer.eos_token_id)
+        return self._backend.get_vocab_size(with_added_tokens=True)
 
     def id_of(self, word: str) -> int | None:
         """Returns the id of a word of the vocabulary (added ones included), or None."""
-        return self._tokenizer.get_vocab().get(word)
-
-    def save(self, folder: Path) -> None:
-        """Writes the tokenizer, added words included, in the format of transformers."""
-        self._tokenizer.save_pretrained(str(folder))
+        return self._backend.token_to_id(word)
 
     def _find_expansions(self) -> dict[str, str]:
-        added = self._tokenizer.added_tokens_encoder
+        added = {token.content for token in self._backend.get_added_tokens_decoder().values()}
         expansions = {}
         for word in added:
             words = [word]
@@ -146,7 +165,7 @@ class Tokenizer:
         present = [word for word in self._expansions if word in text]
         if not present:
             return text
-        tokens = set(self._tokenizer.tokenize(text))
+        tokens = set(self._backend.encode(text, add_special_tokens=False).tokens)
         words = sorted((word for word in present if word in tokens), key=len, reverse=True)
         if not words:
             return text
@@ -161,12 +180,17 @@ class Tokenizer:
         if not texts:
             return np.zeros((0, self.max_tokens), np.int32)
         texts = [self._expand(text) for text in texts]
-        encoded = self._tokenizer(texts, padding="max_length", max_length=self.max_tokens, truncation=True)["input_ids"]
-        for text, whole in zip(texts, self._tokenizer(texts)["input_ids"], strict=True):
-            if len(whole) > self.max_tokens:
-                cut = self._tokenizer.decode(whole[self.max_tokens - 1 : -1])
+        rows = np.full((len(texts), self.max_tokens), self._pad_id, np.int32)
+        for row, text, encoding in zip(rows, texts, self._backend.encode_batch(texts), strict=True):
+            ids = encoding.ids
+            if len(ids) > self.max_tokens:
+                # The decoder of CLIP's byte pairs leaves the mark of a word's end.
+                cut = self._backend.decode(ids[self.max_tokens - 1 : -1], skip_special_tokens=False)
+                cut = cut.replace("</w>", " ").strip()
                 warnings.warn(
                     f"the text encoder takes {self.max_tokens} tokens, so a prompt was cut: {cut!r} was left out of {text!r}.",
                     stacklevel=2,
                 )
-        return np.asarray(encoded, np.int32)
+                ids = [*ids[: self.max_tokens - 1], ids[-1]]
+            row[: len(ids)] = ids
+        return rows

@@ -1,0 +1,153 @@
+"""Programs that bridgejax compiles as a whole: the compiler's options, and traces that outlive the process."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import re
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax import export
+
+from bridgejax.identity import digest, folder_digest
+from bridgejax.kept import is_kept, keep, kept, recall, versions
+
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+# YNNPACK's graphs are built one by one when a program first runs and looked for one by one when it comes out of the cache;
+# Eigen's matrix products and XLA's reductions do the same work without (benchmarks/cold_start.py, benchmarks/full_size.py).
+_CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
+
+
+@functools.cache
+def compiler_options() -> dict[str, str]:
+    """Returns the options of programs that no other program contains, for `jax.jit`; none where the compiler has no such."""
+    if jax.default_backend() != "cpu":
+        return {}
+    try:
+        jax.jit(lambda: 0, compiler_options=_CPU_OPTIONS).lower().compile()
+    except (RuntimeError, ValueError):  # an experimental option may go as it came
+        return {}
+    return _CPU_OPTIONS
+
+
+class Foreseen:
+    """The first program that the last process called under a name, fetched on a thread while this one loads weights."""
+
+    def __init__(self, name: str):
+        """Begins to fetch, if a process left word of a program under this name (`bridgejax.kept`)."""
+        self._name = name
+        self._last = recall("first_programs", name)
+        self._program: Callable[..., Any] | None = None
+        self._thread = threading.Thread(target=self._fetch)
+        if self._last is not None:
+            self._thread.start()
+
+    def _fetch(self) -> None:
+        if self._last is not None and (trace := recall("traces", self._last.decode())) is not None:
+            # Whatever is wrong is found again, and told, where the program is called.
+            with contextlib.suppress(Exception):
+                self._program = _compiled(trace)
+
+    def take(self, trace: str) -> Callable[..., Any] | None:
+        """Returns the program of a trace if it is the one foreseen; if not, leaves word of it for the next process."""
+        if self._last == trace.encode():
+            if self._thread.ident is not None:
+                self._thread.join()
+            return self._program
+        keep("first_programs", self._name, trace.encode())
+        return None
+
+
+class Program:
+    """A jitted function whose trace is kept (`bridgejax.kept`): a later process neither traces nor lowers it.
+
+    The kept form is StableHLO by `jax.export`, which JAX's compilation cache then maps to the compiled program. It is looked
+    for by everything that a trace reads: the arguments' shapes, types and tree, what the function closes over, all settings
+    of JAX, the devices' kind and number, and the code of this package. It is kept for arguments on the default device; on a
+    mesh every process traces.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        closed_over: Any,
+        static_argnames: Sequence[str] = (),
+        foreseen: Foreseen | None = None,
+    ):
+        """Wraps a function.
+
+        Args:
+          function: pure, of arrays in trees by position, and of static values by name; returns one array.
+          closed_over: what it closes over; its `repr`, addresses aside, must tell it from another.
+          static_argnames: the static values, hashable and told apart by their `repr`.
+          foreseen: what may be under way already.
+        """
+        self._function, self._closed_over, self._foreseen = function, closed_over, foreseen
+        self._jitted = jax.jit(function, static_argnames=static_argnames, compiler_options=compiler_options())
+        self._programs: dict[Any, Callable[..., Any] | None] = {}
+
+    def __call__(self, *arguments: Any, **static: Any) -> Any:
+        """Calls the function."""
+        if is_kept():
+            leaves, tree = jax.tree.flatten(arguments)
+            places = {leaf.sharding for leaf in leaves if isinstance(leaf, jax.Array)}
+            if places <= {jax.sharding.SingleDeviceSharding(jax.devices()[0])}:
+                key = (tree, tuple(map(jax.typeof, leaves)), tuple(sorted(static.items())), _settings())
+                if key not in self._programs:
+                    self._programs[key] = self._find(key, leaves, static)
+                if (program := self._programs[key]) is not None:
+                    return program(*leaves)
+        return self._jitted(*arguments, **static)
+
+    def _find(self, key: tuple[Any, ...], leaves: Sequence[Any], static: dict[str, Any]) -> Callable[..., Any] | None:
+        """Returns the program of flat arguments, or None if its trace cannot be kept."""
+        tree = key[0]
+        about = {
+            "code": _code_digest(),
+            "versions": versions(("jax", "jaxlib", "flax")),
+            "devices": [jax.default_backend(), jax.devices()[0].device_kind, jax.device_count()],
+            "function": self._function.__qualname__,
+            "closed over": _ADDRESS.sub("", repr(self._closed_over)),
+            "call": [_ADDRESS.sub("", repr(part)) for part in key],
+        }
+        name = digest(about)
+        foreseen, self._foreseen = self._foreseen, None  # only a process's first program is worth a word
+        if foreseen is not None and (program := foreseen.take(name)) is not None:
+            return program
+
+        @functools.wraps(self._function)
+        def flat(*leaves: Any) -> Any:
+            return self._function(*jax.tree.unflatten(tree, leaves), **static)
+
+        try:
+            trace = kept("traces", name, lambda: bytes(export.export(jax.jit(flat))(*leaves).serialize()))
+        except (ValueError, NotImplementedError):  # of a kernel that JAX does not export
+            return None
+        return _compiled(trace)
+
+
+def _compiled(trace: bytes) -> Callable[..., Any]:
+    """Returns a program of flat arguments, compiled or from JAX's compilation cache."""
+    traced = export.deserialize(bytearray(trace))
+    kinds = [jax.ShapeDtypeStruct(aval.shape, aval.dtype, weak_type=aval.weak_type) for aval in traced.in_avals]
+
+    def program(*leaves: Any) -> Any:
+        return traced.call(*leaves)
+
+    program.__name__ = traced.fun_name
+    return jax.jit(program, compiler_options=compiler_options()).lower(*kinds).compile()
+
+
+def _settings() -> tuple[Any, ...]:
+    """Returns JAX's settings as they hold here, those of a surrounding `with` included."""
+    return tuple((name, getattr(jax.config, name, value)) for name, value in jax.config.values.items())
+
+
+@functools.cache
+def _code_digest() -> str:
+    root = Path(__file__).resolve().parent
+    return folder_digest(root, [file.relative_to(root).as_posix() for file in root.rglob("*.py")])
