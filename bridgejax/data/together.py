@@ -11,7 +11,17 @@ import numpy as np
 from bridgejax.data.examples import Examples
 from bridgejax.data.pixels import MEMORY_BYTES, Pixels
 from bridgejax.data.sampling import Sampler
-from bridgejax.data.streams import EVAL_CROP, Batch, cropped, eval_batches, padded, train_batches, transformed
+from bridgejax.data.streams import (
+    EVAL_CROP,
+    Batch,
+    cropped,
+    eval_batches,
+    middle_windows,
+    padded,
+    random_windows,
+    train_batches,
+    transformed,
+)
 from bridgejax.data.tensorflow import import_tensorflow
 
 
@@ -67,9 +77,9 @@ def train_batches_together(
         shifted = tf.concat([positions + int(base) for (positions, _), base in zip(planned, bases, strict=False)], 0)
         return own, tf.gather(table, shifted), tf.concat([draws for _, draws in planned], 0)
 
-    rows = batch_size * len(runs)
-    dataset = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max).map(plan).unbatch()
-    stream = transformed(tf, dataset, pixels, image_size, rows, augment)
+    dataset = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max).map(plan)
+    windows = random_windows() if augment else middle_windows(EVAL_CROP)
+    stream = transformed(tf, dataset, pixels, windows, image_size, batch_size * len(runs))
     return _Shared(stream, runs, batch_size).iterators()
 
 
