@@ -68,10 +68,9 @@ def train_batches(
     """
     _check_sizes(batch_size, image_size)
     tf = import_tensorflow()
-    whole = Sampler(tf, [len(source) for source in sources], weights, seed, batch_size)
+    whole = Sampler([len(source) for source in sources], weights, seed, batch_size)
     part = slice(*(slice(None) if rows is None else rows).indices(batch_size))
 
-    @tf.autograph.experimental.do_not_convert
     def sampler(step: Any) -> tuple[Any, Any]:
         positions, draws = whole(step)
         return positions[part], draws[part]
@@ -81,15 +80,14 @@ def train_batches(
     windows = random_windows(scale, ratio, flip) if augment else middle_windows(EVAL_CROP)
     if pixels.in_memory:
 
-        @tf.autograph.experimental.do_not_convert
-        def planned(step: Any) -> tuple[Any, Any, Any]:
+        def plan(step: Any) -> tuple[Any, Any, Any]:
             positions, draws = sampler(step)
             return positions, positions, draws
 
-        dataset = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max).map(planned)
-        batches = transformed(tf, dataset, pixels, windows, image_size, part.stop - part.start)
+        endless = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max)
+        batches = transformed(tf, endless, plan, pixels, windows, image_size, part.stop - part.start)
     else:
-        plans = tf.function(sampler, input_signature=[tf.TensorSpec([], tf.int64)])
+        plans = tf.function(sampler, input_signature=[tf.TensorSpec([], tf.int64)], autograph=False)
         steps = ([part.numpy() for part in plans(step)] for step in itertools.count(start_step))
         batches = _from_files(tf, pixels, windows, image_size, steps)
     source = np.repeat(np.arange(len(sources), dtype=np.int32), [len(each) for each in sources])
@@ -99,13 +97,14 @@ def train_batches(
 
 
 def transformed(
-    tf: Any, planned: Any, pixels: Pixels, windows: Windows, image_size: int, rows: int
+    tf: Any, steps: Any, plan: Callable[[Any], Any], pixels: Pixels, windows: Windows, image_size: int, rows: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields (places, uint8 [rows, s, s, 3]) batch by batch of images that lie in memory.
 
     Args:
       tf: the TensorFlow module.
-      planned: a dataset of one element per batch: what is returned for its images, [rows], their positions in `pixels`, int64
+      steps: a dataset of one element per batch.
+      plan: a function from that element to what is returned for the batch's images, [rows], their positions in `pixels`, int64
         [rows], and their draws, float32 [rows, DRAWS].
       pixels: the images, in memory.
       windows: what is cut out of them, of `random_windows` or `middle_windows`.
@@ -117,16 +116,16 @@ def transformed(
     geometry, transform = _geometry(windows, rows // part), _transform(part, image_size)
 
     @tf.autograph.experimental.do_not_convert
-    def prepare(places: Any, positions: Any, draws: Any) -> tuple[Any, ...]:
+    def prepare(step: Any) -> tuple[Any, ...]:
+        places, positions, draws = plan(step)
         return tf.reshape(places, [rows // part, part]), *geometry(*table[1:], positions, draws)
 
+    @tf.autograph.experimental.do_not_convert
+    def transformed_part(places: Any, *found: Any) -> tuple[Any, Any]:
+        return places, transform(table[0], *found)
+
     # All geometry is worked out for a batch at once; an image alone costs its slices and its resizing.
-    dataset = planned.map(prepare).unbatch()
-    dataset = dataset.map(
-        tf.autograph.experimental.do_not_convert(lambda places, *each: (places, transform(table[0], *each))),
-        num_parallel_calls=_threads(),
-        deterministic=True,
-    )
+    dataset = steps.map(prepare).unbatch().map(transformed_part, num_parallel_calls=_threads(), deterministic=True)
     dataset = dataset.batch(rows // part).prefetch(2).with_options(_options(tf))
     for places, images in dataset.as_numpy_iterator():
         yield places.reshape(rows), images.reshape(rows, *images.shape[2:])
@@ -169,7 +168,7 @@ def _transform(part: int, image_size: int) -> Any:
         for side, first, count, shape, begin, size in zip(*(tf.unstack(x, part) for x in (sides, *slices)), strict=True):
             window = tf.slice(tf.reshape(tf.slice(flat, first, count), shape), begin, size)
             images.append(_resize(tf, window, side, image_size))
-        return _mirror(tf, tf.concat(images, 0), mirrored)
+        return _finish(tf, tf.concat(images, 0), mirrored)
 
     return tf.function(transform, autograph=False)
 
@@ -222,13 +221,12 @@ def cropped(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields (positions, uint8 [≤ batch_size, s, s, 3]) of the first `count` images, which lie in memory, in order."""
 
-    @tf.autograph.experimental.do_not_convert
-    def planned(first: Any) -> tuple[Any, Any, Any]:
+    def plan(first: Any) -> tuple[Any, Any, Any]:
         positions = tf.minimum(first + tf.range(batch_size, dtype=tf.int64), count - 1)  # the end is filled up
         return positions, positions, tf.zeros([batch_size, DRAWS])
 
-    dataset = tf.data.Dataset.range(0, count, batch_size).map(planned)
-    batches = transformed(tf, dataset, pixels, middle_windows(crop), image_size, batch_size)
+    firsts = tf.data.Dataset.range(0, count, batch_size)
+    batches = transformed(tf, firsts, plan, pixels, middle_windows(crop), image_size, batch_size)
     for first, (positions, images) in zip(range(0, count, batch_size), batches, strict=True):
         yield positions[: count - first], images[: count - first]
 
@@ -273,7 +271,7 @@ def _from_files(
     def transform(image: Any, draws: Any) -> Any:
         corners, sides, mirrored = windows(tf, tf.shape(image)[None, :2], draws[None])
         window = tf.slice(image, tf.concat([corners[0], [0]], 0), tf.concat([sides[0], [3]], 0))
-        return _mirror(tf, _resize(tf, window[None], sides[0], image_size), mirrored)[0]
+        return _finish(tf, _resize(tf, window[None], sides[0], image_size), mirrored)[0]
 
     signature = [tf.TensorSpec([None, None, 3], tf.uint8), tf.TensorSpec([DRAWS], tf.float32)]
     compiled = tf.function(transform, input_signature=signature, autograph=False)
@@ -293,10 +291,9 @@ def _from_files(
 
 
 def _resize(tf: Any, image: Any, sides: Any, size: int) -> Any:
-    """Returns uint8 [1, h, w, 3] of sides [h, w] as uint8 [1, size, size, 3], bilinear with antialiasing.
+    """Returns uint8 [1, h, w, 3] of sides [h, w] as float32 [1, size, size, 3], bilinear with antialiasing.
 
-    The operation in which `tf.image.resize` ends: around it that function spends as much again on shapes. Its results are
-    means of pixels, so that rounding alone brings them back to 0 … 255.
+    The operation in which `tf.image.resize` ends: around it that function spends as much again on shapes.
     """
     resized = tf.raw_ops.ScaleAndTranslate(
         images=image,
@@ -306,11 +303,12 @@ def _resize(tf: Any, image: Any, sides: Any, size: int) -> Any:
         kernel_type="triangle",
         antialias=True,
     )
-    return tf.ensure_shape(tf.cast(tf.round(resized), tf.uint8), [1, size, size, 3])
+    return tf.ensure_shape(resized, [1, size, size, 3])
 
 
-def _mirror(tf: Any, images: Any, mirrored: Any) -> Any:
-    """Returns images [n, s, s, 3], those where `mirrored` [n] is true the other way round."""
+def _finish(tf: Any, images: Any, mirrored: Any) -> Any:
+    """Returns resized images, float32 [n, s, s, 3], as uint8, those where `mirrored` [n] is true the other way round."""
+    images = tf.cast(tf.round(images), tf.uint8)  # means of pixels: only rounding errors leave 0 … 255
     # `tf.reverse` is quick on three dimensions of which the last is 3, and picking whole images is quicker than `tf.where`.
     turned = tf.reshape(tf.reverse(tf.reshape(images, [-1, *images.shape[2:]]), [1]), tf.shape(images))
     count = images.shape[0]

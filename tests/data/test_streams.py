@@ -129,7 +129,7 @@ def test_batches_hold_each_image_cut_and_resized_as_it_would_be_alone(batch_size
     images = [rng.integers(0, 256, (*map(int, side), 3), np.uint8) for side in sides]
     examples = Examples(tuple(map(encoded, images)), np.zeros(30, np.int32), tuple(map(str, range(30))))
     tf, size = import_tensorflow(), 24
-    pixels, sampler = Pixels([examples], 2 * size), Sampler(tf, [30], None, 7, batch_size)
+    pixels, sampler = Pixels([examples], 2 * size), Sampler([30], None, 7, batch_size)
     for step, batch in enumerate(first(3, [examples], seed=7, batch_size=batch_size, image_size=size)):
         positions, draws = (part.numpy() for part in sampler(tf.constant(step, tf.int64)))
         expected = [plain_crop(tf, pixels.decode(int(p)), d, size) for p, d in zip(positions, draws, strict=True)]
