@@ -21,7 +21,8 @@ from bridgejax.errors import UserError
 Batch = dict[str, np.ndarray]
 EVAL_CROP = 0.875
 SCALE, RATIO = (0.35, 1.0), (3 / 4, 4 / 3)  # of random crops: share of the area, width over height
-_PART = 1 << 14  # pixels that one graph makes at most, if it makes several images: with more, its buffers leave the caches
+# Images that one graph cuts at most, so that it is built quickly, and their pixels, so that its buffers stay in the caches.
+_PART, _PART_PIXELS = 16, 1 << 14
 
 # (TensorFlow's module, shapes int32 [n, 2], draws float32 [n, DRAWS]) → corners and sides, int32 [n, 2], mirrored, bool [n]
 Windows = Callable[[Any, Any, Any], tuple[Any, Any, Any]]
@@ -112,7 +113,7 @@ def transformed(
       rows: images per batch.
     """
     table = pixels.table()
-    part = max(k for k in range(1, rows + 1) if rows % k == 0 and (k == 1 or k * image_size**2 <= _PART))
+    part = max(k for k in range(1, _PART + 1) if rows % k == 0 and (k == 1 or k * image_size**2 <= _PART_PIXELS))
     geometry, transform = _geometry(windows, rows // part), _transform(part, image_size)
 
     @tf.autograph.experimental.do_not_convert
