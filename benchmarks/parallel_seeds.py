@@ -30,6 +30,8 @@ WAYS = ("one by one", "interleave", "vmap")
 
 # name → (what it is, pixels, batch, steps of a stage)
 BACKBONES: dict[str, tuple[str, int, int, int]] = {
+    # As long as `training.base_steps` says by default, and longer.
+    "vit_2x32_default": ("vision transformer, 2 blocks of width 32, patches of 8", 32, 8, 50),
     "vit_2x32": ("vision transformer, 2 blocks of width 32, patches of 8", 32, 8, 150),
     "vit_4x48": ("vision transformer, 4 blocks of width 48, patches of 8", 32, 8, 150),
     "vit_8x64": ("vision transformer, 8 blocks of width 64, patches of 8", 32, 16, 40),
@@ -47,7 +49,7 @@ def build(name: str, classes: int, seed: int) -> Any:
 
     if name == "efficientnet_lite0":
         return load_classifier("builtin:efficientnet_lite0", num_classes=classes, seed=seed)
-    layers, width = map(int, name.removeprefix("vit_").split("x"))
+    layers, width = map(int, name.split("_")[1].split("x"))
     config = ViTConfig("timm", name, 32, 8, width, layers, 4, 4 * width)
     model = VisionTransformer(config, classes, Preprocessing(32, (0.5,) * 3, (0.5,) * 3, 1.0), rngs=nnx.Rngs(0))
     return reinitialise(model, seed)
@@ -126,12 +128,14 @@ def page(found: dict[str, dict[str, Any]]) -> str:
     """Returns the page."""
     import jax
 
-    only = "" if len(found) == len(BACKBONES) else "".join(f" --only {name}" for name in found)
+    parts = [""] if len(found) == len(BACKBONES) else [f" --only {name}" for name in found]
+    commands = " and ".join(f"`python benchmarks/parallel_seeds.py{part}`" for part in parts)
     text = (
-        f"# Many seeds at once\n\n`python benchmarks/parallel_seeds.py{only}`, on "
+        f"# Many seeds at once\n\n{commands}, on "
         f"{os.cpu_count()} CPU cores, Python {platform.python_version()}, jax {jax.__version__}. Seeds of `real_reset_real` on "
         "the embedded photographs, with checkpoints and the evaluation of each; medians of rounds after one that compiles. "
-        '"Times" is the throughput against one by one.\n\n'
+        '"Times" is the throughput against one by one. "Steps" are those of both stages: 100 are the default '
+        "(`training.base_steps`), 300 are three times as many.\n\n"
         "| backbone | pixels, batch, steps | way | seconds | times | CPU seconds | times by CPU | load |\n"
         "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: |\n"
     )

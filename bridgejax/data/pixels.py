@@ -70,7 +70,7 @@ class Pixels:
       memory_bytes: keep all decoded images if they take no more; else each is decoded when asked for.
 
     Attributes:
-      in_memory: whether `lookup` can be used; else use `decode`.
+      in_memory: whether `table` can be used; else use `decode`.
     """
 
     def __init__(self, sources: Sequence[Examples], shorter_side: int, memory_bytes: int = MEMORY_BYTES):
@@ -97,21 +97,15 @@ class Pixels:
         examples = self._sources[source]
         return decode_example(examples, position - int(self._bounds[source] - len(examples)), self._shorter_side)
 
-    def lookup(self) -> Any:
-        """Returns a TensorFlow function from a position (int64 scalar) to uint8 [h, w, 3].
+    def table(self) -> tuple[Any, Any, Any]:
+        """Returns the images as TensorFlow takes them, in one flat tensor without padding.
 
-        One flat tensor and a table of places: images of all sizes, without padding.
+        Returns:
+          All pixels, uint8 [·]; where each image starts in them, int64 [n]; its height and width, int32 [n, 2].
         """
         tf = import_tensorflow()
         images = self._images or []
-        sizes = np.array([image.shape[:2] for image in images], np.int64).reshape(-1, 2)
-        ends = np.cumsum(sizes.prod(axis=1) * 3)
-        flat = tf.constant(np.concatenate([image.reshape(-1) for image in images]))
-        starts_tensor, sizes_tensor = tf.constant(np.concatenate([[0], ends[:-1]])), tf.constant(sizes)
-
-        def from_memory(position: Any) -> Any:
-            height, width = sizes_tensor[position][0], sizes_tensor[position][1]
-            pixels = tf.slice(flat, [starts_tensor[position]], [height * width * 3])
-            return tf.reshape(pixels, tf.stack([height, width, 3]))
-
-        return from_memory
+        shapes = np.array([image.shape[:2] for image in images], np.int32).reshape(-1, 2)
+        ends = np.cumsum(shapes.astype(np.int64).prod(axis=1) * 3)
+        flat = np.concatenate([image.reshape(-1) for image in images])
+        return tf.constant(flat), tf.constant(np.concatenate([[0], ends[:-1]])), tf.constant(shapes)

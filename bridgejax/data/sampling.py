@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from bridgejax.data.tensorflow import import_tensorflow
 from bridgejax.errors import UserError
 from bridgejax.identity import derive_seed
 
@@ -22,7 +24,6 @@ class Sampler:
     what is left: any stretch of places holds its share to within one image per source.
 
     Args:
-      tf: the TensorFlow module.
       sizes: examples per source.
       weights: share of each source, any positive scale; None draws uniformly from the union.
       seed: of orders and augmentations.
@@ -32,7 +33,7 @@ class Sampler:
       UserError: there are no examples, or the shares do not fit the sources.
     """
 
-    def __init__(self, tf: Any, sizes: Sequence[int], weights: Sequence[float] | None, seed: int, batch_size: int):
+    def __init__(self, sizes: Sequence[int], weights: Sequence[float] | None, seed: int, batch_size: int):
         if weights is None:
             if sum(sizes) < 1:
                 raise UserError("there are no training images; give at least one source with images.")
@@ -40,46 +41,51 @@ class Sampler:
         else:
             _check_weights(sizes, weights)
             parts = [(sum(sizes[:s]), sizes[s], float(weights[s])) for s in range(len(sizes)) if weights[s] > 0]
-        self._tf = tf
-        self._parts = parts
-        self._order_seeds = [derive_seed(seed, "order", number) for number in range(len(parts))]
-        self._draw_seed = derive_seed(seed, "augment")
-        self._batch_size = batch_size
+        tf = import_tensorflow()
+        orders = [derive_seed(seed, "order", number) for number in range(len(parts))]
+        self._seeds = tf.constant([derive_seed(seed, "augment"), *orders], tf.int64)
+        self._plan = _plan(tuple(parts), batch_size)
 
     def __call__(self, step: Any) -> tuple[Any, Any]:
         """Returns positions, int64 [b], and uniform numbers in [0, 1), float32 [b, DRAWS], of a step (int64 scalar)."""
-        return self._tf.autograph.experimental.do_not_convert(self._plan)(step)
+        return self._plan(step, self._seeds)
 
-    def _plan(self, step: Any) -> tuple[Any, Any]:
-        tf = self._tf
-        places = step * self._batch_size + tf.range(self._batch_size, dtype=tf.int64)
-        free = tf.ones([self._batch_size], tf.bool)
-        positions = tf.zeros([self._batch_size], tf.int64)
-        left = sum(share for _, _, share in self._parts)
-        for number, (start, size, share) in enumerate(self._parts):
-            last = number == len(self._parts) - 1
+
+@functools.cache
+def _plan(parts: tuple[tuple[int, int, float], ...], batch_size: int) -> Any:
+    """Returns the graph of all samplers of such parts (start, size and share): step and seeds → positions and draws."""
+    tf = import_tensorflow()
+
+    def plan(step: Any, seeds: Any) -> tuple[Any, Any]:
+        places = step * batch_size + tf.range(batch_size, dtype=tf.int64)
+        free = tf.ones([batch_size], tf.bool)
+        positions = tf.zeros([batch_size], tf.int64)
+        left = sum(share for _, _, share in parts)
+        for number, (start, size, share) in enumerate(parts):
+            last = number == len(parts) - 1
             ratio = 1 << _RATIO_BITS if last else round(share / left * (1 << _RATIO_BITS))
             before = tf.bitwise.right_shift(places * ratio, tf.constant(_RATIO_BITS, tf.int64))
             after = tf.bitwise.right_shift((places + 1) * ratio, tf.constant(_RATIO_BITS, tf.int64))
             mine = free & (after > before)
-            positions = tf.where(mine, start + self._lookup(number, size, before), positions)
+            positions = tf.where(mine, start + _shuffled(tf, size, before, seeds[1 + number]), positions)
             # The places left to the others are numbered anew.
             places = places - before
             free = free & ~mine
             left -= share
-        draws = tf.random.stateless_uniform(
-            [self._batch_size, DRAWS], seed=tf.stack([tf.constant(self._draw_seed, tf.int64), step]), alg="philox"
-        )
+        draws = tf.random.stateless_uniform([batch_size, DRAWS], seed=tf.stack([seeds[0], step]), alg="philox")
         return positions, draws
 
-    def _lookup(self, number: int, size: int, turns: Any) -> Any:
-        tf = self._tf
-        if size == 1:
-            return tf.zeros_like(turns)
-        epochs, within = turns // size, turns % size
-        seeds = tf.stack([tf.fill([self._batch_size], tf.constant(self._order_seeds[number], tf.int64)), epochs, epochs * 0], 1)
-        # The raw operation: `tf.random.experimental.index_shuffle` mangles a seed per element.
-        return tf.raw_ops.RandomIndexShuffle(index=within, seed=seeds, max_index=tf.constant(size - 1, tf.int64), rounds=4)
+    return tf.function(plan, autograph=False)
+
+
+def _shuffled(tf: Any, size: int, turns: Any, seed: Any) -> Any:
+    """Returns which of `size` examples each turn, int64 [b], shows: all of them once an epoch, in the epoch's order."""
+    if size == 1:
+        return tf.zeros_like(turns)
+    epochs, within = turns // size, turns % size
+    seeds = tf.stack([tf.zeros_like(epochs) + seed, epochs, epochs * 0], 1)
+    # The raw operation: `tf.random.experimental.index_shuffle` mangles a seed per element.
+    return tf.raw_ops.RandomIndexShuffle(index=within, seed=seeds, max_index=tf.constant(size - 1, tf.int64), rounds=4)
 
 
 def _check_weights(sizes: Sequence[int], weights: Sequence[float]) -> None:

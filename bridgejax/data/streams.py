@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
+import functools
 import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +21,11 @@ from bridgejax.errors import UserError
 Batch = dict[str, np.ndarray]
 EVAL_CROP = 0.875
 SCALE, RATIO = (0.35, 1.0), (3 / 4, 4 / 3)  # of random crops: share of the area, width over height
+# Images that one graph cuts at most, so that it is built quickly, and their pixels, so that its buffers stay in the caches.
+_PART, _PART_PIXELS = 16, 1 << 14
+
+# (TensorFlow's module, shapes int32 [n, 2], draws float32 [n, DRAWS]) → corners and sides, int32 [n, 2], mirrored, bool [n]
+Windows = Callable[[Any, Any, Any], tuple[Any, Any, Any]]
 
 
 def train_batches(
@@ -63,31 +69,28 @@ def train_batches(
     """
     _check_sizes(batch_size, image_size)
     tf = import_tensorflow()
-    whole = Sampler(tf, [len(source) for source in sources], weights, seed, batch_size)
+    whole = Sampler([len(source) for source in sources], weights, seed, batch_size)
     part = slice(*(slice(None) if rows is None else rows).indices(batch_size))
 
-    @tf.autograph.experimental.do_not_convert
     def sampler(step: Any) -> tuple[Any, Any]:
         positions, draws = whole(step)
         return positions[part], draws[part]
 
     pixels = Pixels(sources, 2 * image_size, memory_bytes)
     labels = np.concatenate([source.labels for source in sources]).astype(np.int32)
-
+    windows = random_windows(scale, ratio, flip) if augment else middle_windows(EVAL_CROP)
     if pixels.in_memory:
 
-        @tf.autograph.experimental.do_not_convert
-        def planned(step: Any) -> tuple[Any, Any, Any]:
+        def plan(step: Any) -> tuple[Any, Any, Any]:
             positions, draws = sampler(step)
             return positions, positions, draws
 
-        dataset = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max).map(planned).unbatch()
-        batches = transformed(tf, dataset, pixels, image_size, part.stop - part.start, augment, scale, ratio, flip)
+        endless = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max)
+        batches = transformed(tf, endless, plan, pixels, windows, image_size, part.stop - part.start)
     else:
-        plans = tf.function(sampler, input_signature=[tf.TensorSpec([], tf.int64)])
+        plans = tf.function(sampler, input_signature=[tf.TensorSpec([], tf.int64)], autograph=False)
         steps = ([part.numpy() for part in plans(step)] for step in itertools.count(start_step))
-        transform = _transform(tf, image_size, augment, scale, ratio, flip)
-        batches = _from_files(tf, pixels, transform, steps)
+        batches = _from_files(tf, pixels, windows, image_size, steps)
     source = np.repeat(np.arange(len(sources), dtype=np.int32), [len(each) for each in sources])
     ones = np.ones(part.stop - part.start, np.float32)
     for positions, images in batches:
@@ -95,44 +98,80 @@ def train_batches(
 
 
 def transformed(
-    tf: Any,
-    planned: Any,
-    pixels: Pixels,
-    image_size: int,
-    rows: int,
-    augment: bool,
-    scale: tuple[float, float] = SCALE,
-    ratio: tuple[float, float] = RATIO,
-    flip: bool = True,
+    tf: Any, steps: Any, plan: Callable[[Any], Any], pixels: Pixels, windows: Windows, image_size: int, rows: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Returns (places, uint8 [rows, s, s, 3]) batch by batch of images that lie in memory.
+    """Yields (places, uint8 [rows, s, s, 3]) batch by batch of images that lie in memory.
 
     Args:
       tf: the TensorFlow module.
-      planned: a dataset of one element per image: what is returned for it, its position in `pixels`, its draws.
+      steps: a dataset of one element per batch.
+      plan: a function from that element to what is returned for the batch's images, [rows], their positions in `pixels`, int64
+        [rows], and their draws, float32 [rows, DRAWS].
       pixels: the images, in memory.
-      image_size, augment, scale, ratio, flip: as `train_batches` takes them.
+      windows: what is cut out of them, of `random_windows` or `middle_windows`.
+      image_size: side in pixels, s.
       rows: images per batch.
     """
-    lookup, transform = pixels.lookup(), _transform(tf, image_size, augment, scale, ratio, flip)
-    dataset = planned.map(
-        lambda place, position, draws: (place, transform(lookup(position), draws)),
-        num_parallel_calls=_threads(),
-        deterministic=True,
-    )
-    dataset = dataset.batch(rows, drop_remainder=True).prefetch(2).with_options(_options(tf))
-    return dataset.as_numpy_iterator()
+    table = pixels.table()
+    part = max(k for k in range(1, _PART + 1) if rows % k == 0 and (k == 1 or k * image_size**2 <= _PART_PIXELS))
+    geometry, transform = _geometry(windows, rows // part), _transform(part, image_size)
+
+    @tf.autograph.experimental.do_not_convert
+    def prepare(step: Any) -> tuple[Any, ...]:
+        places, positions, draws = plan(step)
+        return tf.reshape(places, [rows // part, part]), *geometry(*table[1:], positions, draws)
+
+    @tf.autograph.experimental.do_not_convert
+    def transformed_part(places: Any, *found: Any) -> tuple[Any, Any]:
+        return places, transform(table[0], *found)
+
+    # All geometry is worked out for a batch at once; an image alone costs its slices and its resizing.
+    dataset = steps.map(prepare).unbatch().map(transformed_part, num_parallel_calls=_threads(), deterministic=True)
+    dataset = dataset.batch(rows // part).prefetch(2).with_options(_options(tf))
+    for places, images in dataset.as_numpy_iterator():
+        yield places.reshape(rows), images.reshape(rows, *images.shape[2:])
 
 
-def _transform(
-    tf: Any, image_size: int, augment: bool, scale: tuple[float, float], ratio: tuple[float, float], flip: bool
-) -> Callable[[Any, Any], Any]:
-    def transform(image: Any, draws: Any) -> Any:
-        if augment:
-            return _random_crop(tf, image, draws, image_size, scale, ratio, flip)
-        return _centre_crop(tf, image, image_size, EVAL_CROP)
+@functools.cache
+def _geometry(windows: Windows, parts: int) -> Any:
+    """Returns a graph from a `Pixels.table`, positions and draws to what `_transform` takes, cut in so many parts.
 
-    return transform
+    Building a graph takes longer than many a stream needs: those of one kind share theirs.
+    """
+    tf = import_tensorflow()
+
+    def geometry(starts: Any, shapes: Any, positions: Any, draws: Any) -> tuple[Any, ...]:
+        shape = tf.gather(shapes, positions)
+        corners, sides, mirrored = windows(tf, shape, draws)
+        (top, left), (height, width) = (tf.unstack(tf.cast(x, tf.int64), axis=1) for x in (corners, sides))
+        whole = tf.cast(shape[:, 1], tf.int64)
+        zero, one, three = (tf.zeros_like(top) + number for number in (0, 1, 3))
+        slices = (
+            [tf.gather(starts, positions) + top * whole * 3],  # the window's rows in the flat tensor: where from,
+            [height * whole * 3],  # how many numbers,
+            [one, height, whole, three],  # and their shape;
+            [zero, zero, left, zero],  # in these rows, the window's columns
+            [one, height, width, three],
+        )
+        found = (mirrored, sides, *(tf.stack(each, 1) for each in slices))
+        return tuple(tf.reshape(each, [parts, -1, *each.shape[1:]]) for each in found)
+
+    return tf.function(geometry, autograph=False)
+
+
+@functools.cache
+def _transform(part: int, image_size: int) -> Any:
+    """Returns a graph from the flat tensor of all images and the geometry of some to these, uint8 [part, s, s, 3]."""
+    tf = import_tensorflow()
+
+    def transform(flat: Any, mirrored: Any, sides: Any, *slices: Any) -> Any:
+        images = []
+        for side, first, count, shape, begin, size in zip(*(tf.unstack(x, part) for x in (sides, *slices)), strict=True):
+            window = tf.slice(tf.reshape(tf.slice(flat, first, count), shape), begin, size)
+            images.append(_resize(tf, window, side, image_size))
+        return _finish(tf, tf.concat(images, 0), mirrored)
+
+    return tf.function(transform, autograph=False)
 
 
 def eval_batches(
@@ -173,7 +212,7 @@ def eval_batches(
         everything = np.arange(len(examples))
         parts = (everything[start : start + batch_size] for start in range(0, len(examples), batch_size))
         steps = ([part, np.zeros((len(part), DRAWS), np.float32)] for part in parts)
-        batches = _from_files(tf, pixels, lambda image, draws: _centre_crop(tf, image, image_size, crop), steps)
+        batches = _from_files(tf, pixels, middle_windows(crop), image_size, steps)
     for positions, images in batches:
         yield padded(images, examples.labels[positions], batch_size)
 
@@ -181,15 +220,16 @@ def eval_batches(
 def cropped(
     tf: Any, pixels: Pixels, count: int, batch_size: int, image_size: int, crop: float
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Returns (positions, uint8 [≤ batch_size, s, s, 3]) of the first `count` images, which lie in memory, in order."""
-    lookup = pixels.lookup()
-    dataset = tf.data.Dataset.range(count).map(
-        lambda position: (position, _centre_crop(tf, lookup(position), image_size, crop)),
-        num_parallel_calls=_threads(),
-        deterministic=True,
-    )
-    dataset = dataset.batch(batch_size).prefetch(2).with_options(_options(tf))
-    return dataset.as_numpy_iterator()
+    """Yields (positions, uint8 [≤ batch_size, s, s, 3]) of the first `count` images, which lie in memory, in order."""
+
+    def plan(first: Any) -> tuple[Any, Any, Any]:
+        positions = tf.minimum(first + tf.range(batch_size, dtype=tf.int64), count - 1)  # the end is filled up
+        return positions, positions, tf.zeros([batch_size, DRAWS])
+
+    firsts = tf.data.Dataset.range(0, count, batch_size)
+    batches = transformed(tf, firsts, plan, pixels, middle_windows(crop), image_size, batch_size)
+    for first, (positions, images) in zip(range(0, count, batch_size), batches, strict=True):
+        yield positions[: count - first], images[: count - first]
 
 
 def padded(images: np.ndarray, labels: np.ndarray, batch_size: int) -> Batch:
@@ -222,14 +262,20 @@ def _options(tf: Any) -> Any:
 
 
 def _from_files(
-    tf: Any, pixels: Pixels, transform: Callable[[Any, Any], Any], steps: Iterator[Sequence[Any]]
+    tf: Any, pixels: Pixels, windows: Windows, image_size: int, steps: Iterator[Sequence[Any]]
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Decodes and transforms images on threads, two batches ahead of the one that is used.
 
     No Python runs inside TensorFlow's own threads: a stream that is dropped half-way must not hold up the end of the program.
     """
+
+    def transform(image: Any, draws: Any) -> Any:
+        corners, sides, mirrored = windows(tf, tf.shape(image)[None, :2], draws[None])
+        window = tf.slice(image, tf.concat([corners[0], [0]], 0), tf.concat([sides[0], [3]], 0))
+        return _finish(tf, _resize(tf, window[None], sides[0], image_size), mirrored)[0]
+
     signature = [tf.TensorSpec([None, None, 3], tf.uint8), tf.TensorSpec([DRAWS], tf.float32)]
-    compiled = tf.function(transform, input_signature=signature)
+    compiled = tf.function(transform, input_signature=signature, autograph=False)
 
     def load(position: int, draws: np.ndarray) -> np.ndarray:
         return compiled(tf.constant(pixels.decode(position)), tf.constant(draws)).numpy()
@@ -245,36 +291,55 @@ def _from_files(
             yield first, np.stack([future.result() for future in futures])
 
 
-def _to_size(tf: Any, image: Any, size: int) -> Any:
-    """Resizes a square or a stretched crop, with antialiasing, to uint8 [size, size, 3]."""
-    resized = tf.image.resize(image, [size, size], method="bilinear", antialias=True)
-    resized = tf.cast(tf.clip_by_value(tf.round(resized), 0.0, 255.0), tf.uint8)
-    resized.set_shape([size, size, 3])
-    return resized
+def _resize(tf: Any, image: Any, sides: Any, size: int) -> Any:
+    """Returns uint8 [1, h, w, 3] of sides [h, w] as float32 [1, size, size, 3], bilinear with antialiasing.
+
+    The operation in which `tf.image.resize` ends: around it that function spends as much again on shapes.
+    """
+    resized = tf.raw_ops.ScaleAndTranslate(
+        images=image,
+        size=[size, size],
+        scale=tf.constant(size, tf.float32) / tf.cast(sides, tf.float32),
+        translation=[0.0, 0.0],
+        kernel_type="triangle",
+        antialias=True,
+    )
+    return tf.ensure_shape(resized, [1, size, size, 3])
 
 
-def _random_crop(
-    tf: Any, image: Any, draws: Any, size: int, scale: tuple[float, float], ratio: tuple[float, float], flip: bool
-) -> Any:
-    """Random resized crop (Szegedy et al. 2014, "Going deeper with convolutions", section 6) and mirroring."""
-    shape = tf.cast(tf.shape(image)[:2], tf.float32)
-    area = shape[0] * shape[1] * (scale[0] + draws[0] * (scale[1] - scale[0]))
-    log_ratio = np.log(ratio[0]) + draws[1] * (np.log(ratio[1]) - np.log(ratio[0]))
-    sides = tf.stack([tf.sqrt(area / tf.exp(log_ratio)), tf.sqrt(area * tf.exp(log_ratio))])
-    sides = tf.clip_by_value(tf.round(sides), 1.0, shape)
-    corner = tf.minimum(tf.floor(draws[2:4] * (shape - sides + 1.0)), shape - sides)
-    begin = tf.concat([tf.cast(corner, tf.int32), [0]], 0)
-    extent = tf.concat([tf.cast(sides, tf.int32), [3]], 0)
-    cut = _to_size(tf, tf.slice(image, begin, extent), size)
-    if not flip:
-        return cut
-    return tf.cond(draws[4] < 0.5, lambda: tf.reverse(cut, [1]), lambda: cut)
+def _finish(tf: Any, images: Any, mirrored: Any) -> Any:
+    """Returns resized images, float32 [n, s, s, 3], as uint8, those where `mirrored` [n] is true the other way round."""
+    images = tf.cast(tf.round(images), tf.uint8)  # means of pixels: only rounding errors leave 0 … 255
+    # `tf.reverse` is quick on three dimensions of which the last is 3, and picking whole images is quicker than `tf.where`.
+    turned = tf.reshape(tf.reverse(tf.reshape(images, [-1, *images.shape[2:]]), [1]), tf.shape(images))
+    count = images.shape[0]
+    return tf.gather(tf.concat([images, turned], 0), tf.range(count) + count * tf.cast(mirrored, tf.int32))
 
 
-def _centre_crop(tf: Any, image: Any, size: int, crop: float) -> Any:
-    """Cuts the middle square of `crop` times the shorter side and resizes it: resize and centre crop in one."""
-    shape = tf.shape(image)[:2]
-    side = tf.cast(tf.round(tf.cast(tf.reduce_min(shape), tf.float32) * crop), tf.int32)
-    side = tf.maximum(side, 1)
-    begin = tf.concat([(shape - side) // 2, [0]], 0)
-    return _to_size(tf, tf.slice(image, begin, tf.stack([side, side, 3])), size)
+@functools.cache
+def random_windows(scale: tuple[float, float] = SCALE, ratio: tuple[float, float] = RATIO, flip: bool = True) -> Windows:
+    """Returns random resized crops (Szegedy et al. 2014, "Going deeper with convolutions", section 6) and mirroring."""
+    low, high = np.log(ratio)
+
+    def windows(tf: Any, shapes: Any, draws: Any) -> tuple[Any, Any, Any]:
+        whole = tf.cast(shapes, tf.float32)
+        area = whole[:, 0] * whole[:, 1] * (scale[0] + draws[:, 0] * (scale[1] - scale[0]))
+        # In float64: TensorFlow's float32 exponential depends, in its last bit, on how many numbers it is given at once.
+        stretch = tf.cast(tf.exp(tf.cast(low + draws[:, 1] * (high - low), tf.float64)), tf.float32)
+        sides = tf.clip_by_value(tf.round(tf.sqrt(tf.stack([area / stretch, area * stretch], 1))), 1.0, whole)
+        corners = tf.minimum(tf.floor(draws[:, 2:4] * (whole - sides + 1.0)), whole - sides)
+        return tf.cast(corners, tf.int32), tf.cast(sides, tf.int32), draws[:, 4] < (0.5 if flip else 0.0)
+
+    return windows
+
+
+@functools.cache
+def middle_windows(crop: float) -> Windows:
+    """Returns the middle squares of `crop` times the shorter side: resizing and a centre crop in one."""
+
+    def windows(tf: Any, shapes: Any, draws: Any) -> tuple[Any, Any, Any]:
+        side = tf.cast(tf.round(tf.cast(tf.reduce_min(shapes, 1, keepdims=True), tf.float32) * crop), tf.int32)
+        sides = tf.tile(tf.maximum(side, 1), [1, 2])
+        return (shapes - sides) // 2, sides, tf.zeros_like(draws[:, 0], tf.bool)
+
+    return windows

@@ -11,7 +11,17 @@ import numpy as np
 from bridgejax.data.examples import Examples
 from bridgejax.data.pixels import MEMORY_BYTES, Pixels
 from bridgejax.data.sampling import Sampler
-from bridgejax.data.streams import EVAL_CROP, Batch, cropped, eval_batches, padded, train_batches, transformed
+from bridgejax.data.streams import (
+    EVAL_CROP,
+    Batch,
+    cropped,
+    eval_batches,
+    middle_windows,
+    padded,
+    random_windows,
+    train_batches,
+    transformed,
+)
 from bridgejax.data.tensorflow import import_tensorflow
 
 
@@ -51,7 +61,7 @@ def train_batches_together(
     tf = import_tensorflow()
     starts = dict(zip((id(source.images) for source in sources), np.cumsum([0, *map(len, sources)]), strict=False))
     samplers = [
-        Sampler(tf, [len(source) for source in run], weights, seed, batch_size) for run, seed in zip(runs, seeds, strict=True)
+        Sampler([len(source) for source in run], weights, seed, batch_size) for run, seed in zip(runs, seeds, strict=True)
     ]
     # Each run's positions in its own sources → positions in the table of all.
     tables = [
@@ -60,16 +70,15 @@ def train_batches_together(
     bases = np.cumsum([0, *map(len, tables)])
     table = tf.constant(np.concatenate(tables))
 
-    @tf.autograph.experimental.do_not_convert
     def plan(step: Any) -> tuple[Any, Any, Any]:
         planned = [sampler(step) for sampler in samplers]
         own = tf.concat([positions for positions, _ in planned], 0)
         shifted = tf.concat([positions + int(base) for (positions, _), base in zip(planned, bases, strict=False)], 0)
         return own, tf.gather(table, shifted), tf.concat([draws for _, draws in planned], 0)
 
-    rows = batch_size * len(runs)
-    dataset = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max).map(plan).unbatch()
-    stream = transformed(tf, dataset, pixels, image_size, rows, augment)
+    endless = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max)
+    windows = random_windows() if augment else middle_windows(EVAL_CROP)
+    stream = transformed(tf, endless, plan, pixels, windows, image_size, batch_size * len(runs))
     return _Shared(stream, runs, batch_size).iterators()
 
 

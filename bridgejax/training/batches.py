@@ -41,7 +41,7 @@ def checked_batch(batch: Any, required: tuple[str, ...]) -> dict[str, Any]:
             raise UserError(
                 f"batch[{key!r}] has shape {list(parts[key].shape)}, but there are {rows} images; give one row per image."
             )
-    if "label" in parts and not jnp.issubdtype(parts["label"].dtype, jnp.integer):
+    if "label" in parts and not np.issubdtype(parts["label"].dtype, np.integer):
         raise UserError(f"batch['label'] is {parts['label'].dtype}; give class numbers from 0 as whole numbers (int32).")
     return parts
 

@@ -94,7 +94,7 @@ class StackedStep:
 
     def __call__(self, states: TrainState, given: Sequence[Any]) -> tuple[TrainState, dict[str, jax.Array]]:
         parts = self._parts(given)
-        key = (states.structure, tuple(parts["image"].shape[1:]), str(parts["image"].dtype))
+        key = (states.structure, tuple(parts["image"].shape[1:]), parts["image"].dtype)
         if key in self._classes:
             batches.check_labels(parts, self._classes[key])
         return self._compiled(states, parts, self._drawn(states, parts), self._step.settings)

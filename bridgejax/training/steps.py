@@ -84,7 +84,7 @@ class TrainStep:
         if self.program.mesh is not None:
             state = _replicated(state, self.program.mesh)
         settings = self._settings_of(state, placed)
-        shape = (state.structure, tuple(placed["image"].shape), str(placed["image"].dtype))
+        shape = (state.structure, tuple(placed["image"].shape), placed["image"].dtype)
         if shape not in self._seen and shape not in self._classes:
             self._jitted.trace(state, placed, settings)  # tells the number of classes; the call below reuses it
         if on_host or (shape not in self._seen and parts["label"].is_fully_addressable):
@@ -208,7 +208,7 @@ def step_function(program: Program) -> tuple[Any, dict[Any, int]]:
                 # A padding row may hold anything; as zeros it cannot reach the gradient, not even as 0 times NaN.
                 images = jnp.where(mask.reshape(mask.shape + (1,) * (images.ndim - 1)) > 0, images, 0)
             logits = _logits(_call_masked(model, mixed(images), mask), label.shape[0])
-            classes[(state.structure, tuple(batch["image"].shape), str(batch["image"].dtype))] = logits.shape[-1]
+            classes[(state.structure, tuple(batch["image"].shape), batch["image"].dtype)] = logits.shape[-1]
             targets = mixed(jax.nn.one_hot(label, logits.shape[-1], dtype=jnp.float32))
             targets = losses.smooth(targets, settings["label_smoothing"])
             if program.loss == "soft_target":

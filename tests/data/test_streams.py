@@ -13,6 +13,10 @@ import pytest
 from pictures import encoded
 
 from bridgejax.data import Examples, eval_batches, synthetic_examples, train_batches
+from bridgejax.data.pixels import Pixels
+from bridgejax.data.sampling import Sampler
+from bridgejax.data.streams import RATIO, SCALE
+from bridgejax.data.tensorflow import import_tensorflow
 from bridgejax.errors import UserError
 from bridgejax.synthesis import generate_set
 
@@ -102,6 +106,34 @@ def test_random_crops_stay_within_the_range_and_mirror_half():
     assert np.ptp(widths) > 0.3
     plain = first(2, [source], weights=None, seed=0, augment=False)
     np.testing.assert_array_equal(plain[0]["image"], plain[1]["image"])
+
+
+def plain_crop(tf, image, draws, size):
+    """One image's random resized crop and mirroring, as the stream documents it and TensorFlow's own function resizes."""
+    whole = np.array(image.shape[:2], np.float32)
+    (low, high), (narrow, wide) = SCALE, np.log(RATIO)
+    area = whole[0] * whole[1] * tf.constant(low + draws[0] * (high - low), tf.float32)
+    stretch = tf.exp(narrow + tf.constant(draws[1]) * (wide - narrow))
+    sides = np.clip(np.round([tf.sqrt(area / stretch), tf.sqrt(area * stretch)]), 1, whole).astype(np.float32)
+    top, left = np.minimum(np.floor(draws[2:4] * (whole - sides + 1)), whole - sides).astype(int)
+    height, width = sides.astype(int)
+    cut = tf.image.resize(image[top : top + height, left : left + width], [size, size], antialias=True).numpy()
+    cut = np.clip(np.round(cut), 0, 255).astype(np.uint8)
+    return cut[:, ::-1] if draws[4] < 0.5 else cut
+
+
+@pytest.mark.parametrize("batch_size", [4, 48])
+def test_batches_hold_each_image_cut_and_resized_as_it_would_be_alone(batch_size):
+    rng = np.random.default_rng(0)
+    sides = [(1, 1), (64, 64), (5, 90), (200, 3), *rng.integers(2, 120, (26, 2))]
+    images = [rng.integers(0, 256, (*map(int, side), 3), np.uint8) for side in sides]
+    examples = Examples(tuple(map(encoded, images)), np.zeros(30, np.int32), tuple(map(str, range(30))))
+    tf, size = import_tensorflow(), 24
+    pixels, sampler = Pixels([examples], 2 * size), Sampler([30], None, 7, batch_size)
+    for step, batch in enumerate(first(3, [examples], seed=7, batch_size=batch_size, image_size=size)):
+        positions, draws = (part.numpy() for part in sampler(tf.constant(step, tf.int64)))
+        expected = [plain_crop(tf, pixels.decode(int(p)), d, size) for p, d in zip(positions, draws, strict=True)]
+        np.testing.assert_array_equal(batch["image"], np.stack(expected))
 
 
 def test_evaluation_shows_all_in_order_with_a_padded_end(make_examples):
