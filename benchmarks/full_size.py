@@ -9,7 +9,7 @@ work one after the other: PyTorch writes the folder; bridgejax loads it and call
 same with the UNet alone. Exits with 1 if bridgejax took more than 1.3 times the weights' bytes of host memory beyond what its
 imports take, or if the outputs differ by more than 1e-4 of the largest value (float32; in float16 the difference is only told).
 
---page puts what was measured into docs/results/full_size.md, in place of what stood there of the same size and batch.
+--page puts what was measured into docs/results/full_size.md, in place of what stood there of the same size, dtype and batch.
 
 Peak host memory is the kernel's count (VmHWM) after loading less that before it; on an accelerator the weights leave the host.
 """
@@ -159,7 +159,7 @@ def write_page(options: argparse.Namespace, told: str) -> None:
     text = RESULTS.read_text() if RESULTS.is_file() else "# Full-size models, random weights, beside PyTorch\n"
     command = f"python benchmarks/full_size.py {options.size} --dtype {options.dtype} --batch {options.batch}"
     command += f" --repeat {options.repeat} --page"
-    begin, end = f"<!-- begin: {options.size} {options.batch} -->", f"<!-- end: {options.size} {options.batch} -->"
+    begin, end = (f"<!-- {edge}: {options.size} {options.dtype} {options.batch} -->" for edge in ("begin", "end"))
     section = f"{begin}\n`{command}`, on {os.cpu_count()} CPU cores:\n```\n{told}\n```\n{end}\n"
     if begin in text:
         before, rest = text.split(begin, 1)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import re
-import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -39,25 +38,19 @@ class Foreseen:
 
     def __init__(self, name: str):
         """Begins to fetch, if a process left word of a program under this name (`bridgejax.kept`)."""
-        self._name = name
-        self._last = recall("first_programs", name)
-        self._program: Callable[..., Any] | None = None
-        self._thread = threading.Thread(target=self._fetch)
-        if self._last is not None:
-            self._thread.start()
-
-    def _fetch(self) -> None:
+        self._name, self._last = name, recall("first_programs", name)
+        self._program: Future[Callable[..., Any]] | None = None
         if self._last is not None and (trace := recall("traces", self._last.decode())) is not None:
-            # Whatever is wrong is found again, and told, where the program is called.
-            with contextlib.suppress(Exception):
-                self._program = _compiled(trace)
+            # Python works on one thread at a time; what follows it is XLA's and needs none.
+            lowered = _lowered(trace)
+            pool = ThreadPoolExecutor(1)
+            self._program = pool.submit(lowered.compile)
+            pool.shutdown(wait=False)
 
     def take(self, trace: str) -> Callable[..., Any] | None:
         """Returns the program of a trace if it is the one foreseen; if not, leaves word of it for the next process."""
         if self._last == trace.encode():
-            if self._thread.ident is not None:
-                self._thread.join()
-            return self._program
+            return None if self._program is None else self._program.result()
         keep("first_programs", self._name, trace.encode())
         return None
 
@@ -127,11 +120,11 @@ class Program:
             trace = kept("traces", name, lambda: bytes(export.export(jax.jit(flat))(*leaves).serialize()))
         except (ValueError, NotImplementedError):  # of a kernel that JAX does not export
             return None
-        return _compiled(trace)
+        return _lowered(trace).compile()
 
 
-def _compiled(trace: bytes) -> Callable[..., Any]:
-    """Returns a program of flat arguments, compiled or from JAX's compilation cache."""
+def _lowered(trace: bytes) -> jax.stages.Lowered:
+    """Returns a program of flat arguments that is yet to compile, or to come from JAX's compilation cache."""
     traced = export.deserialize(bytearray(trace))
     kinds = [jax.ShapeDtypeStruct(aval.shape, aval.dtype, weak_type=aval.weak_type) for aval in traced.in_avals]
 
@@ -139,7 +132,7 @@ def _compiled(trace: bytes) -> Callable[..., Any]:
         return traced.call(*leaves)
 
     program.__name__ = traced.fun_name
-    return jax.jit(program, compiler_options=compiler_options()).lower(*kinds).compile()
+    return jax.jit(program, compiler_options=compiler_options()).lower(*kinds)
 
 
 def _settings() -> tuple[Any, ...]:

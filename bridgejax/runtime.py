@@ -12,6 +12,7 @@ Several processes work on one command when each finds in its environment
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import sys
 import time
@@ -46,6 +47,7 @@ def start() -> None:
     from bridgejax.mesh import check_randomness
 
     check_randomness()
+    gc.freeze()  # what imports made stays: going through it again and again costs more than a small network's weights
     _join()
     if jax.config.values.get("jax_compilation_cache_dir") is None:
         directory = cache_directory() / "xla"

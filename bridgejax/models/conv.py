@@ -53,38 +53,14 @@ class Conv2d(nnx.Module):
         return out if self.bias is None else out + self.bias[...].astype(self.dtype)
 
 
-# Where the kernel has so many numbers per output pixel, XLA's CPU backend spends its time on laying the kernel out anew.
-_KERNEL_BOUND = 2500
-
-
 def conv2d(x: jax.Array, kernel: jax.Array, stride: int, padding: tuple[tuple[int, int], tuple[int, int]]) -> jax.Array:
     """Returns the convolution of `x` [n, h, w, i] with `kernel` [a, b, i, o].
 
-    A 1×1 kernel is a matrix product. So is on a CPU that of a few pixels with a large kernel, over the pixels under each tap
-    side by side: 1.1 to 4 times as quick at 8×8×1280 and 16×16×1280. Everything else goes to XLA's own convolution: forward
-    and backward together it was measured as quick as nine shifted matrix products at 8×8×192 and 16×16×96, and three times
-    quicker at 64×64×32 (two cores, batch 32).
+    A 1×1 kernel is a matrix product; everything else goes to XLA's own convolution.
     """
     if kernel.shape[:2] == (1, 1) and stride == 1 and padding == ((0, 0), (0, 0)):
         return jnp.dot(x, kernel[0, 0])
-    pixels = x.shape[0] * x.shape[1] * x.shape[2]
-    if stride == 1 and kernel.shape[2] * kernel.shape[3] >= _KERNEL_BOUND * pixels:
-        return lax.platform_dependent(
-            x, kernel, cpu=lambda x, k: _side_by_side(x, k, padding), default=lambda x, k: _convolution(x, k, 1, padding)
-        )
-    return _convolution(x, kernel, stride, padding)
-
-
-def _convolution(x: jax.Array, kernel: jax.Array, stride: int, padding: tuple[tuple[int, int], tuple[int, int]]) -> jax.Array:
     return lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
-
-
-def _side_by_side(x: jax.Array, kernel: jax.Array, padding: tuple[tuple[int, int], tuple[int, int]]) -> jax.Array:
-    rows, columns, features, out = kernel.shape
-    padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-    height, width = padded.shape[1] - rows + 1, padded.shape[2] - columns + 1
-    taps = [padded[:, i : i + height, j : j + width] for i in range(rows) for j in range(columns)]
-    return jnp.dot(jnp.concatenate(taps, -1), kernel.reshape(rows * columns * features, out))
 
 
 class GroupNorm(nnx.Module):

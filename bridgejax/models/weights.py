@@ -43,6 +43,7 @@ _DTYPES: dict[str, Any] = {
     "BOOL": np.bool_,
 }
 # A constant that old text encoders saved beside their weights.
+_TOGETHER_BYTES = 1 << 25  # of parameters that go to a device in one call
 _CONSTANTS = re.compile(r"(^|\.)(position_ids|num_batches_tracked)$")
 
 
@@ -220,7 +221,9 @@ def assign(
         raise UserError(
             f"{where}: {len(names)} tensors have no place in the model ({_some(names)}); the file does not fit the config."
         )
-    filled = {}
+    filled: dict[tuple[Any, ...], Any] = {}
+    waiting: dict[tuple[Any, ...], np.ndarray] = {}
+    size = 0
     for path, (source, transform) in plan.items():
         variable = parameters[path]
         array = original = np.asarray(tensors[source])
@@ -247,11 +250,24 @@ def assign(
                 raise UserError(f"{where}: tensor {name} holds NaN or infinity; the file is damaged, fetch it again.")
             return part.astype(target, order="C")
 
-        # `jnp.asarray` would compile a program for every shape.
-        value = jax.device_put(read(...)) if put is None else put(_dotted(path), expected, target, read)
-        filled[path] = variable.replace(value)
+        if put is None:
+            waiting[path] = read(...)
+            size += waiting[path].nbytes
+            if size > _TOGETHER_BYTES:
+                filled |= _placed(waiting)
+                size = 0
+        else:
+            filled[path] = put(_dotted(path), expected, target, read)
         _forget(original)
-    return nnx.merge(graph, nnx.from_flat_state(filled))
+    filled |= _placed(waiting)
+    return nnx.merge(graph, nnx.from_flat_state({path: parameters[path].replace(value) for path, value in filled.items()}))
+
+
+def _placed(waiting: dict[tuple[Any, ...], np.ndarray]) -> dict[tuple[Any, ...], jax.Array]:
+    """Moves arrays to the default device and empties `waiting`: one call for many small ones, and no program for any shape."""
+    placed = dict(zip(waiting, jax.device_put(list(waiting.values())), strict=True))
+    waiting.clear()
+    return placed
 
 
 def _forget(array: np.ndarray) -> None:
