@@ -18,9 +18,10 @@ from bridgejax.models.conv import Conv2d, GroupNorm, layer_norm, linear
 DType = Any
 # Scores of one call beyond this many values are computed in blocks of queries (1 GiB of float32).
 _MAX_SCORES = 1 << 28
-# On a CPU up to that many (2 MiB) stay in its caches, where each pass over them is several times quicker than through memory.
+# On a CPU one head's, up to that many (2 MiB), stay in its caches, where each pass over them is several times quicker than
+# through memory (benchmarks/attention.py).
 _CACHED_SCORES = 1 << 19
-# Of one head, so many queries at a time: fewer leave the matrix products too small for several cores.
+# Of a head with more, so many queries at a time: fewer leave the matrix products too small for several cores.
 _CPU_QUERIES = 512
 
 
@@ -45,7 +46,8 @@ def attention(query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Arra
     q, k, v = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
     scores = q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2]
     # Wide heads (the autoencoder's single one) are all matrix product: nothing is gained there.
-    if mask is None and scores > _CACHED_SCORES and width <= 256 and jax.default_backend() == "cpu":
+    one_head = q.shape[2] * k.shape[2]
+    if mask is None and one_head > _CACHED_SCORES and width <= 256 and jax.default_backend() == "cpu":
         return _head_by_head(query, key, value)
     blocks = 1
     while scores // blocks > _MAX_SCORES and q.shape[2] % (2 * blocks) == 0:
