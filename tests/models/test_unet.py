@@ -107,7 +107,6 @@ def test_attention_head_by_head(monkeypatch: pytest.MonkeyPatch, keys: int, devi
     monkeypatch.setattr("bridgejax.models.attention._CACHED_SCORES", 100)
     monkeypatch.setattr("bridgejax.models.attention._CPU_QUERIES", 24)
     monkeypatch.setattr("jax.device_count", lambda: devices)
-    assert 96 * keys > 100
     largest = max(np.prod(x.shape) for x in _arrays_in(jax.make_jaxpr(attention)(q, k, v).jaxpr))
     assert largest <= max(q.size, devices * 24 * keys)  # no more scores at once than 24 queries of one head have
     value, gradients = run(q, k, v)
