@@ -6,8 +6,8 @@ Two ways, both with the numbers of separate runs:
   accelerator a small network leaves most of the device idle, and k of them fill it. Equal to separate runs but for the order
   of sums (the tests' tolerance: 1e-4 of a tensor's largest value after a two-stage run).
 - "interleave": each run's own program, sent to the device in turns without waiting, so that several execute at a time. Equal
-  bit for bit. On a CPU this is the quicker way: vmapping a convolution or a matrix product over kernels makes a batched one,
-  which XLA's CPU backend runs slower than one by one (benchmarks/parallel_seeds.py).
+  bit for bit. On a CPU this is the quicker way for all but the smallest networks: vmapping a convolution or a matrix product
+  over kernels makes a batched one, which XLA's CPU backend runs slower than one by one (benchmarks/parallel_seeds.py).
 
 Checkpoints are those of single runs, one folder each: what was stopped in a group goes on alone, and the other way round.
 """
