@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
 from collections.abc import Callable, Sequence
@@ -40,9 +41,12 @@ class Foreseen:
 
     def __init__(self, name: str):
         """Begins to fetch, if a process left word of a program under this name (`bridgejax.kept`)."""
-        self._name, self._last = name, recall("first_programs", name)
+        self._name = digest([name, _surroundings()])
+        self._last = recall("first_programs", self._name)
         self._program: Future[Callable[..., Any]] | None = None
-        if self._last is not None and (trace := recall("traces", self._last.decode())) is not None:
+        if self._last is None or (trace := recall("traces", self._last.decode())) is None:
+            return
+        with contextlib.suppress(Exception):  # whatever is wrong is found again, and told, where the program is called
             # Python works on one thread at a time; what follows it is XLA's and needs none.
             lowered = _lowered(trace)
             pool = ThreadPoolExecutor(1)
@@ -51,9 +55,10 @@ class Foreseen:
 
     def take(self, trace: str) -> Callable[..., Any] | None:
         """Returns the program of a trace if it is the one foreseen; if not, leaves word of it for the next process."""
-        if self._last == trace.encode():
-            return None if self._program is None else self._program.result()
-        keep("first_programs", self._name, trace.encode())
+        if self._last != trace.encode():
+            keep("first_programs", self._name, trace.encode())
+        elif self._program is not None and self._program.exception() is None:
+            return self._program.result()
         return None
 
 
@@ -102,9 +107,7 @@ class Program:
         """Returns the program of flat arguments, or None if its trace cannot be kept."""
         tree = key[0]
         about = {
-            "code": _code_digest(),
-            "versions": versions(("jax", "jaxlib", "flax")),
-            "devices": [jax.default_backend(), jax.devices()[0].device_kind, jax.device_count()],
+            "surroundings": _surroundings(),
             "function": self._function.__qualname__,
             "closed over": _ADDRESS.sub("", repr(self._closed_over)),
             "call": [_ADDRESS.sub("", repr(part)) for part in key],
@@ -136,6 +139,15 @@ def _lowered(trace: bytes) -> jax.stages.Lowered:
 
     program.__name__ = traced.fun_name
     return jax.jit(program, compiler_options=compiler_options()).lower(*kinds)
+
+
+def _surroundings() -> dict[str, Any]:
+    """Returns what stays the same within a process and decides how it traces."""
+    return {
+        "code": _code_digest(),
+        "versions": versions(("jax", "jaxlib", "flax")),
+        "devices": [jax.default_backend(), jax.devices()[0].device_kind, jax.device_count()],
+    }
 
 
 def _settings() -> tuple[Any, ...]:

@@ -114,6 +114,14 @@ def test_a_foreseen_program_is_the_one_that_is_called(folder: Path) -> None:
     np.testing.assert_array_equal(told.program(foreseen=Foreseen("generator"))(STATE, X, power=2), want)
 
 
+def test_a_foreseen_program_that_cannot_be_read_does_no_harm(folder: Path) -> None:
+    want = Told().program(foreseen=Foreseen("generator"))(STATE, X, power=2)
+    for file in (folder / "traces").iterdir():
+        kept.keep("traces", file.name, b"of a version that nobody reads any more")
+    foreseen = Foreseen("generator")
+    np.testing.assert_array_equal(Told().program(foreseen=foreseen)(STATE, X, power=3), want * (X @ STATE["weights"]))
+
+
 def test_a_folder_that_cannot_be_written_only_costs_time(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     kept.keep_in(tmp_path / "file")
