@@ -41,9 +41,11 @@ class Foreseen:
 
     def __init__(self, name: str):
         """Begins to fetch, if a process left word of a program under this name (`bridgejax.kept`)."""
+        self._program: Future[Callable[..., Any]] | None = None
+        if not is_kept():
+            return
         self._name = digest([name, _surroundings()])
         self._last = recall("first_programs", self._name)
-        self._program: Future[Callable[..., Any]] | None = None
         if self._last is None or (trace := recall("traces", self._last.decode())) is None:
             return
         with contextlib.suppress(Exception):  # whatever is wrong is found again, and told, where the program is called

@@ -20,7 +20,7 @@ from bridgejax.diffusion.networks import Networks
 from bridgejax.diffusion.sampler import make_sampler
 from bridgejax.diffusion.schedulers import CLASS_NAMES, LCM, Scheduler, Tables, make_scheduler
 from bridgejax.errors import UserError
-from bridgejax.identity import digest, keys_from_seeds
+from bridgejax.identity import keys_from_seeds
 from bridgejax.mesh import check_randomness, data_sharding, data_size, make_put, parameter_rules, replicated
 from bridgejax.models.clip_text import Words
 from bridgejax.models.tokenizer import Tokenizer
@@ -84,7 +84,7 @@ def load_pipeline(
     """
     check_randomness()
     kind = parse_dtype(dtype)
-    foreseen = Foreseen(digest([str(folder_or_hub_name), str(kind)])) if mesh is None else None
+    foreseen = Foreseen(f"{folder_or_hub_name} {kind}") if mesh is None else None
     description = find_generator(
         folder_or_hub_name,
         tokenizer=tokenizer,

@@ -42,8 +42,8 @@ _DTYPES: dict[str, Any] = {
     "U8": np.uint8,
     "BOOL": np.bool_,
 }
-# A constant that old text encoders saved beside their weights.
 _TOGETHER_BYTES = 1 << 25  # of parameters that go to a device in one call
+# A constant that old text encoders saved beside their weights.
 _CONSTANTS = re.compile(r"(^|\.)(position_ids|num_batches_tracked)$")
 
 
