@@ -136,6 +136,32 @@ def test_a_study_of_two_processes_ends_with_the_numbers_of_one(config_file, tmp_
     assert np.abs(numbers(two) - numbers(one)).max() <= 16 * rounding + 1e-6
 
 
+@pytest.mark.slow
+def test_processes_learn_the_word_of_one_though_one_is_killed(config_file, tmp_path):
+    settings = ("steps=40", "batch_size=2", "checkpoint_every=1", "initial=random")
+    options = [f"--config.inversion.{setting}" for setting in settings]
+    command = ("invert", "--config", config_file, *options, "--workdir")
+    code, output, errors = finish(start(sys.executable, "-m", "bridgejax", *command, tmp_path / "one"))
+    assert code == 0, errors
+    process = start(LOCAL, 2, 1, *command, tmp_path / "two")
+    limit = time.monotonic() + 300
+    while not list((tmp_path / "two").rglob("*.checkpoint.npz")) and process.poll() is None and time.monotonic() < limit:
+        time.sleep(0.005)
+    assert process.poll() is None, process.communicate()
+    os.kill(children(process)[0], signal.SIGKILL)
+    code, _, errors = finish(process)
+    assert code == 128 + signal.SIGKILL, errors
+    assert not list((tmp_path / "two").rglob("inversion.json"))
+    code, output, errors = finish(start(LOCAL, 3, 1, *command, tmp_path / "two"))
+    assert code == 0, errors
+    folder = Path(output.strip())
+    assert folder.is_relative_to(tmp_path / "two")  # said once
+    one, two = (tmp_path / name / folder.relative_to(tmp_path / "two") for name in ("one", "two"))
+    assert (one / "learned_embeds.safetensors").read_bytes() == (two / "learned_embeds.safetensors").read_bytes()
+    assert sorted(path.name for path in two.rglob("*")) == sorted(path.name for path in one.rglob("*"))
+    assert leftovers(tmp_path / "two") == []
+
+
 def test_a_wrong_input_is_told_once_and_ends_all(config_file, tmp_path):
     words = ("generate", "--config", config_file, "--config.mesh=(('data',3),('model',2))", "--workdir", tmp_path / "work")
     code, output, errors = finish(start(LOCAL, 2, 2, *words))
