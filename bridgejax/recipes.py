@@ -93,10 +93,12 @@ CONTROLS: dict[str, Stages] = {
         {"data": "synthetic", "reset": "all", "batch_norm": "train", **_MIXUP},
         {"data": "real", "reset": "head", "batch_norm": "train"},
     ],
-    # -- how much is reset at the switch: the head and the last N blocks.
-    "bridged_reset_1_block": [{"data": "synthetic"}, {"data": "real", "reset": "blocks:1"}],
-    "bridged_reset_2_blocks": [{"data": "synthetic"}, {"data": "real", "reset": "blocks:2"}],
-    "bridged_reset_4_blocks": [{"data": "synthetic"}, {"data": "real", "reset": "blocks:4"}],
+    # -- how much is reset at the switch: the head and the last N blocks. New blocks need statistics of their own batches, so all
+    # four have them, the one that resets no block too.
+    "bridged_reset_batch_norm": [{"data": "synthetic"}, {"data": "real", "reset": "head", "batch_norm": "train"}],
+    "bridged_reset_1_block": [{"data": "synthetic"}, {"data": "real", "reset": "blocks:1", "batch_norm": "train"}],
+    "bridged_reset_2_blocks": [{"data": "synthetic"}, {"data": "real", "reset": "blocks:2", "batch_norm": "train"}],
+    "bridged_reset_4_blocks": [{"data": "synthetic"}, {"data": "real", "reset": "blocks:4", "batch_norm": "train"}],
     # -- where the switch comes, of the same steps in all.
     "bridged_switch_25": [{"data": "synthetic", "steps_of": "bridged", "length": 0.25}, {"data": "real", "rest_of": "bridged"}],
     "bridged_switch_75": [{"data": "synthetic", "steps_of": "bridged", "length": 0.75}, {"data": "real", "rest_of": "bridged"}],

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bridgejax.errors import UserError
+from bridgejax.evaluation.few_seeds import widening
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +44,8 @@ def per_class_gain(
 
     Every replicate draws seeds, and the images of each class, with replacement and independently of each other (the
     pigeonhole bootstrap: Owen 2007). Both arms see the same draws, so the difference is paired by seed and by image. A class's
-    accuracy in a seed is the share of its drawn images that are right; the gain is the mean over the drawn seeds.
+    accuracy in a seed is the share of its drawn images that are right; the gain is the mean over the drawn seeds. With few
+    seeds the interval is wider than the bootstrap's own (`bridgejax.evaluation.few_seeds`).
 
     Args:
       correct: [images] or [seeds, images]: 1 right, 0 wrong, NaN where a seed did not test the image.
@@ -89,7 +91,11 @@ def per_class_gain(
             continue
         drawn = _mean_gain(_image_weights(rng, int(images[label]), replicates), seed_weights, filled, seen)
         drawn = drawn[np.isfinite(drawn)]
-        low[label], high[label] = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+        own = _mean_gain(one, np.eye(seeds), filled, seen)
+        own = own[np.isfinite(own)]
+        wider = widening(float(own.std(ddof=1)), len(own), float(drawn.var()), level) if len(own) > 1 else 1.0
+        ends = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+        low[label], high[label] = np.clip(gain[label] + wider * (ends - gain[label]), -1.0, 1.0)
     return PerClassGain(gain, low, high, images, level)
 
 

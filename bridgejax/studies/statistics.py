@@ -9,6 +9,8 @@ photographs that it happens to be tested on. Both are resampled in every replica
   for all of them, because it is one photograph: ten seeds that share their test images are not ten test sets.
 
 All arms see the same draws, so a difference of two arms is paired by seed and by image.
+
+With few seeds the interval is wider than the bootstrap's own, see `bridgejax.evaluation.few_seeds`.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+
+from bridgejax.evaluation.few_seeds import widening
 
 ACCURACY = "test_accuracy"
 MEAN_PER_CLASS = "test_mean_per_class_accuracy"
@@ -126,7 +130,7 @@ class Study:
         """Returns an arm's mean over its seeds, None if no seed has the metric."""
         column = self.arms.index(arm)
         observed = self.observed[metric][:, column]
-        return self._estimate(observed, lambda: self._resampled[1][metric][:, :, column])
+        return self._estimate(observed, lambda: self._resampled[1][metric][:, :, column], least=0.0)
 
     def difference(self, arm: str, against: str, metric: str = MEAN_PER_CLASS) -> Estimate | None:
         """Returns `arm` minus `against`, paired by seed and test image, over the seeds that both have."""
@@ -135,9 +139,10 @@ class Study:
         return self._estimate(
             observed[:, a] - observed[:, b],
             lambda: self._resampled[1][metric][:, :, a] - self._resampled[1][metric][:, :, b],
+            least=-1.0,
         )
 
-    def _estimate(self, observed: np.ndarray, resampled: Any) -> Estimate | None:
+    def _estimate(self, observed: np.ndarray, resampled: Any, least: float) -> Estimate | None:
         have = np.isfinite(observed)
         count = int(have.sum())
         if not count:
@@ -149,8 +154,10 @@ class Study:
         weights = np.where(np.isfinite(values), weights, 0.0)
         total = weights.sum(1)
         means = (weights * np.nan_to_num(values)).sum(1)[total > 0] / total[total > 0]
-        low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-        return Estimate(mean, float(observed[have].std(ddof=1)), float(low), float(high), count)
+        sd = float(observed[have].std(ddof=1))
+        wider = widening(sd, count, float(means.var()), LEVEL)
+        low, high = mean + wider * (np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) - mean)
+        return Estimate(mean, sd, max(float(low), least), min(float(high), 1.0), count)
 
 
 def _match_images(

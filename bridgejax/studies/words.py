@@ -8,7 +8,7 @@ from typing import Any
 from bridgejax.studies.statistics import MEAN_PER_CLASS
 
 SPACE = "\u202f"  # narrow, not broken at a line's end
-FEW_SEEDS = 5
+FEW_SEEDS = 3
 
 
 def percent(value: float | None) -> str:

@@ -199,10 +199,10 @@ def _stage(
     for key in ("synthetic_share", "synthetic_loss"):
         if getattr(stage, key) is not None and stage.data != "mixed":
             raise UserError(f"{where}.{key} is set, but data is {stage.data!r}; set data='mixed' or leave it out.")
-    if stage.reset == "all" and stage.batch_norm == "frozen" and "batch_norm" not in plain:
+    if stage.reset not in ("none", "head") and stage.batch_norm == "frozen" and "batch_norm" not in plain:
         raise UserError(
-            f"{where}.reset is 'all', but batch_norm is 'frozen' by training.batch_norm: a new network has no statistics to "
-            "keep; state batch_norm='train' in the stage."
+            f"{where}.reset is {stage.reset!r}, but batch_norm is 'frozen' by training.batch_norm: what is new has no "
+            "statistics to keep; state batch_norm='train' in the stage."
         )
     if stage.warmup_steps > stage.steps:
         # A config may shorten every stage at once; its warm-up then shortens along.

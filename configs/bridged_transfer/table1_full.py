@@ -14,8 +14,9 @@ Mixed lies 6 to 10 points below vanilla; bridged alone is below vanilla on four 
 Beside these, a public 150-epoch recipe (Salman et al. 2020) reaches 88.2 on Cars and 80.9 on Aircraft without synthetic
 images: so the step-matched `vanilla_long` and the epoch-matched `vanilla_epochs`, which the paper lacks, are in the study.
 
-Ours on the embedded task: the arms stand in docs/results. At full size: not run. What it would cost at full size is counted
-by `python benchmarks/paper_cost.py` (docs/results/paper_cost.md).
+Ours, on the embedded task: docs/results/paper_embedded.md, by `python benchmarks/paper_embedded.py`. At full size: not run;
+what that would cost is counted by `python benchmarks/paper_cost.py` (docs/results/paper_cost.md). The arms at rates chosen for
+each: minimum_design.py.
 """
 
 from __future__ import annotations

@@ -11,9 +11,11 @@ The paper's numbers (%):
 | style inversion | 85.8 | 92.0 | 72.7 ± 0.3 | 84.6 | 63.4 |
 
 `bridged_plus_plus` is the template's row; `bridged_plus_plus_dsi` is the same recipe on images of a word that each draw of the
-shots learns, for 20,000 steps as in the paper. Ours, on the embedded task and with the control of an untrained word:
-minimum_design.py. At full size: not run. What it would cost at full size is counted by `python benchmarks/paper_cost.py`
-(docs/results/paper_cost.md), the learning of the words not included.
+shots learns, for 20,000 steps as in the paper.
+
+Ours, on the embedded task: docs/results/paper_embedded.md, by `python benchmarks/paper_embedded.py`, and with the control of an
+untrained word minimum_design.py. At full size: not run; what that would cost, the learning of the words not included, is
+counted by `python benchmarks/paper_cost.py` (docs/results/paper_cost.md).
 """
 
 from __future__ import annotations

@@ -41,6 +41,18 @@ def test_the_interval_covers_the_true_difference_about_as_often_as_it_says(metri
     assert 0.88 <= covered <= 1.0
 
 
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_few_seeds_that_differ_much_have_intervals_wide_enough(seeds):
+    rng = np.random.default_rng(1)
+    covered = []
+    for _ in range(300):
+        values = {arm: rng.normal(0.5, 0.05, seeds) for arm in "ab"}
+        runs = {(arm, seed): {ACCURACY: value, MEAN_PER_CLASS: value} for arm in "ab" for seed, value in enumerate(values[arm])}
+        found = Study.from_runs(runs, replicates=400).difference("b", "a")
+        covered.append(found.low <= 0 <= found.high)
+    assert 0.91 <= np.mean(covered) <= 0.99
+
+
 def test_pairing_makes_the_difference_of_alike_arms_sure():
     labels = np.repeat([0, 1, 2], [20, 5, 40])
     rng = np.random.default_rng(1)
@@ -103,7 +115,8 @@ def test_without_ids_the_interval_is_over_seeds_alone():
     runs = {("a", seed): {ACCURACY: 0.5 + 0.1 * seed, MEAN_PER_CLASS: 0.4 + 0.1 * seed} for seed in range(3)}
     found = Study.from_runs(runs).mean("a")
     assert found.mean == pytest.approx(0.5)
-    assert (found.low, found.high) == pytest.approx((0.4, 0.6))
+    student = 4.303 * 0.1 / np.sqrt(3)  # t of 2 degrees of freedom
+    assert (found.low, found.high) == pytest.approx((0.5 - student, 0.5 + student), abs=0.03)
 
 
 def test_ids_that_mean_another_image_in_another_seed_are_kept_apart():
