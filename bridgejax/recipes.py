@@ -93,8 +93,8 @@ CONTROLS: dict[str, Stages] = {
         {"data": "synthetic", "reset": "all", "batch_norm": "train", **_MIXUP},
         {"data": "real", "reset": "head", "batch_norm": "train"},
     ],
-    # -- how much is reset at the switch: the head and the last N blocks. New blocks need statistics of their own batches, so all
-    # four have them, the one that resets no block too.
+    # -- how much is reset at the switch: the head and the last N blocks. New blocks need statistics of their own batches, so
+    # all four have them, the one that resets no block too.
     "bridged_reset_batch_norm": [{"data": "synthetic"}, {"data": "real", "reset": "head", "batch_norm": "train"}],
     "bridged_reset_1_block": [{"data": "synthetic"}, {"data": "real", "reset": "blocks:1", "batch_norm": "train"}],
     "bridged_reset_2_blocks": [{"data": "synthetic"}, {"data": "real", "reset": "blocks:2", "batch_norm": "train"}],

@@ -252,6 +252,19 @@ def _by_batch_bwd(epsilon: float, kept: tuple[jax.Array, ...], grads: tuple[jax.
 _normalise_by_batch.defvjp(_by_batch_fwd, _by_batch_bwd)
 
 
+def _normalise_by_rows(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float, mask: jax.Array
+) -> tuple[jax.Array, ...]:
+    """Returns the normalised x and mean, biased variance and count of what `mask` keeps; of nothing, zeros."""
+    axes = tuple(range(x.ndim - 1))
+    kept = jnp.broadcast_to(mask, (*x.shape[:-1], 1))
+    count = jnp.sum(kept, dtype=jnp.float32)
+    wide, divisor = _wide(x), jnp.maximum(count, 1.0)
+    mean = jnp.sum(jnp.where(kept, wide, 0.0), axes) / divisor
+    variance = jnp.sum(jnp.where(kept, jnp.square(wide - mean), 0.0), axes) / divisor
+    return _affine(x, scale, bias, mean, jax.lax.rsqrt(variance + epsilon)), mean, variance, count
+
+
 @jax.custom_vjp
 def _normalise_by_running(x: jax.Array, scale: jax.Array, bias: jax.Array, mean: jax.Array, inverse: jax.Array) -> jax.Array:
     """Normalises by given statistics, which are constants to the gradient."""
@@ -278,24 +291,28 @@ class BatchNorm(nnx.BatchNorm):
     """`flax.nnx.BatchNorm` over the last axis with short derivatives written out: fewer passes and less to compile.
 
     `train()` and `eval()` switch it as they switch its parent. Statistics are float32, in two passes; the running variance
-    takes the batch's biased variance, as Flax and TensorFlow's layers do (PyTorch takes the unbiased one).
-    No gradient flows into the running statistics.
+    takes the batch's unbiased variance, as PyTorch's and TensorFlow's do. No gradient flows into the running statistics.
     """
 
     def __call__(self, x: jax.Array, use_running_average: bool | None = None, *, mask: jax.Array | None = None) -> jax.Array:
-        """Normalises `x` [n, ..., channels]; see `flax.nnx.BatchNorm` for the arguments."""
+        """Normalises `x` [n, ..., channels]; `mask`, bool [n, 1, ..., 1], tells which rows enter batch statistics."""
         running = self.use_running_average if use_running_average is None else use_running_average
-        plain = self.axis == -1 and self.axis_name is None and mask is None
-        if not plain or running is None or self.scale is None or self.bias is None:
+        usual = self.axis == -1 and self.axis_name is None and (mask is None or mask.shape[-1] == 1)
+        if not usual or running is None or self.scale is None or self.bias is None:
             return super().__call__(x, use_running_average, mask=mask)
         scale, bias = self.scale[...], self.bias[...]
         if running:
             inverse = jax.lax.rsqrt(self.var[...] + self.epsilon)
             return _normalise_by_running(x, scale, bias, self.mean[...], inverse)
-        y, mean, variance = _normalise_by_batch(x, scale, bias, self.epsilon)
+        if mask is None:
+            y, mean, variance = _normalise_by_batch(x, scale, bias, self.epsilon)
+            count = jnp.float32(x.size // x.shape[-1])
+        else:
+            y, mean, variance, count = _normalise_by_rows(x, scale, bias, self.epsilon, mask)
+        unbiased = variance * (count / jnp.maximum(count - 1, 1))
         keep = self.momentum
         self.mean[...] = jax.lax.stop_gradient(keep * self.mean[...] + (1 - keep) * mean)
-        self.var[...] = jax.lax.stop_gradient(keep * self.var[...] + (1 - keep) * variance)
+        self.var[...] = jax.lax.stop_gradient(keep * self.var[...] + (1 - keep) * unbiased)
         return y
 
 

@@ -132,28 +132,32 @@ def _stage(plan: Plan, runs: list[Run], way: str, memory_bytes: int | None) -> N
     """Takes the runs to the stage's end."""
     if not runs:
         return
-    # After a stop the runs may lie a few steps apart; those behind catch up with the one in front.
+    # After a stop the runs may lie a few steps apart; those behind catch up with the one in front. An early stop may end them.
     front = max(run.step for run in runs)
     _interleave([run.work(front) for run in runs])
-    _share_stream(plan, runs)
-    if way == "vmap" and plan.stage.early_stop is None and len(runs) > 1:
-        streams = [_Peeked(run.batches(plan)) for run in runs]
-        for run in runs:
+    runs = [run for run in runs if run.step < plan.end]
+    size = len(runs) if way == "vmap" and plan.stage.early_stop is None else 1
+    while size > 1:
+        # Of one pipeline for those that go in step alone: it would keep every batch for a run that waits.
+        group = runs[:size]
+        _share_stream(plan, group)
+        streams = [_Peeked(run.batches(plan)) for run in group]
+        for run in group:
             run.enter(plan)
-        size = len(runs)
-        while size > 1:
-            step = StackedStep(stages.train_step(plan.stage, None))
-            needed = step.prepare([run.current for run in runs[:size]], [stream.first for stream in streams[:size]])
-            limit = free_bytes() if memory_bytes is None else memory_bytes
-            if needed > limit:
-                fits = min(size - 1, int(limit * size / needed))
-                _tell(size, fits, needed, limit)
-                size = fits
-                continue
-            _vmapped(plan, runs[:size], streams[:size], step)
-            runs, streams = runs[size:], streams[size:]
-            size = min(size, len(runs))
-    _interleave([run.work(plan.end) for run in runs])
+        step = StackedStep(stages.train_step(plan.stage, None))
+        needed = step.prepare([run.current for run in group], [stream.first for stream in streams])
+        limit = free_bytes() if memory_bytes is None else memory_bytes
+        if needed > limit:
+            fits = min(size - 1, int(limit * size / needed))
+            _tell(size, fits, needed, limit)
+            size = fits
+            continue
+        _vmapped(plan, group, streams, step)
+        runs = runs[size:]
+        size = min(size, len(runs))
+    if runs:
+        _share_stream(plan, runs)
+        _interleave([run.work(plan.end) for run in runs])
 
 
 def _share_stream(plan: Plan, runs: list[Run]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextvars
 import dataclasses
 import functools
+import inspect
 import math
 from typing import Any
 
@@ -212,7 +213,9 @@ def step_function(program: Program) -> tuple[Any, dict[Any, int]]:
             targets = mixed(jax.nn.one_hot(label, logits.shape[-1], dtype=jnp.float32))
             targets = losses.smooth(targets, settings["label_smoothing"])
             if program.loss == "soft_target":
-                teacher = _teacher(batch["teacher_logits"], logits.shape[-1], settings["temperature"])
+                told = batch["teacher_logits"]
+                told = told if mask is None else jnp.where(mask[:, None] > 0, told, 0)  # as with the images
+                teacher = _teacher(told, logits.shape[-1], settings["temperature"])
                 each = losses.soft_target(logits, targets, mixed(teacher), settings["soft_weight"])
             else:
                 each = losses.cross_entropy(logits, targets)
@@ -313,14 +316,24 @@ def _eval_program(mesh: Mesh | None) -> Any:
     return jax.jit(step, static_argnums=0, in_shardings=(whole, split), out_shardings=whole)
 
 
-class _MaskedBatchNorm(nnx.BatchNorm):
-    """A batch norm whose batch statistics leave out the rows that the step's mask leaves out."""
+@functools.cache
+def _masked(kind: type[nnx.BatchNorm]) -> type[nnx.BatchNorm]:
+    """Returns a batch norm like `kind` whose batch statistics leave out the rows that the step's mask leaves out."""
 
-    def __call__(self, x: Any, use_running_average: bool | None = None, *, mask: Any = None) -> Any:
-        rows = _ROW_MASK.get()
-        if mask is None and rows is not None and x.shape[0] == rows.shape[0]:
-            mask = (rows > 0).reshape(rows.shape + (1,) * (x.ndim - 1))
-        return super().__call__(x, use_running_average, mask=mask)
+    class Masked(kind):  # type: ignore[valid-type, misc]
+        def __call__(self, x: Any, use_running_average: bool | None = None, *, mask: Any = None) -> Any:
+            rows = _ROW_MASK.get()
+            if mask is not None or rows is None or x.shape[0] != rows.shape[0]:
+                return super().__call__(x, use_running_average, mask=mask)
+            some, before = jnp.any(rows > 0), (self.mean[...], self.var[...])
+            # Of no rows at all there are no statistics: those of the padding keep all numbers finite, and do not stay.
+            counts = ((rows > 0) | ~some).reshape(rows.shape + (1,) * (x.ndim - 1))
+            y = super().__call__(x, use_running_average, mask=counts)
+            self.mean[...] = jnp.where(some, self.mean[...], before[0])
+            self.var[...] = jnp.where(some, self.var[...], before[1])
+            return y
+
+    return Masked
 
 
 def _call_masked(model: Any, images: jax.Array, mask: jax.Array | None) -> Any:
@@ -332,8 +345,8 @@ def _call_masked(model: Any, images: jax.Array, mask: jax.Array | None) -> Any:
     if mask is None:
         return model(images)
     for _, module in nnx.iter_modules(model):
-        if type(module) is nnx.BatchNorm:
-            module.__class__ = _MaskedBatchNorm
+        if isinstance(module, nnx.BatchNorm) and "mask" in inspect.signature(type(module).__call__).parameters:
+            module.__class__ = _masked(type(module))
     token = _ROW_MASK.set(mask)
     try:
         return model(images)

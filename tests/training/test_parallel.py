@@ -137,19 +137,65 @@ def test_what_does_not_fit_trains_in_smaller_groups_or_one_by_one(capsys, monkey
         same(one, other, 1e-4)
 
 
+class Shared(Streams):
+    """Streams that come out of one pipeline, and how many runs shared each."""
+
+    def __init__(self):
+        super().__init__()
+        self.groups = []
+
+    def train_batches_together(self, runs, *, seeds, **settings):
+        self.groups.append(len(runs))
+        return [self.train_batches(run, seed=seed, **settings) for run, seed in zip(runs, seeds, strict=True)]
+
+
+def test_a_pipeline_is_shared_by_the_seeds_that_go_in_step_alone():
+    streams = Shared()
+    found = together(STAGES, lanes(), "vmap", memory_bytes=1, streams=streams)
+    assert streams.groups == [3, 3, 3, 3]  # tried at once, then in turns, in each of two stages
+    for lane, result in zip(lanes(), found, strict=True):
+        same(result, alone(STAGES, lane), 1e-4)
+
+
+EARLY = [{"data": "synthetic", "steps": 40, "learning_rate": 0.1, "early_stop": 1, "early_stop_looks": 20}, STAGES[1]]
+
+
+def with_validation(given):
+    return [dataclasses.replace(lane, task=dataclasses.replace(lane.task, validation=examples(9, 2, "v"))) for lane in given]
+
+
 def test_a_stage_that_stops_early_lets_each_seed_stop_by_itself():
-    early = [{"data": "synthetic", "steps": 40, "learning_rate": 0.1, "early_stop": 1, "early_stop_looks": 20}, STAGES[1]]
-
-    def with_validation(given):
-        return [
-            dataclasses.replace(lane, task=dataclasses.replace(lane.task, validation=examples(9, 2, "v"))) for lane in given
-        ]
-
-    found = together(early, with_validation(lanes()), "vmap")
+    found = together(EARLY, with_validation(lanes()), "vmap")
     steps = [result.metrics["stage_steps"][0] for result in found]
     assert min(steps) < 40
     for lane, result in zip(with_validation(lanes()), found, strict=True):
-        same(result, alone(early, lane), 1e-4)
+        same(result, alone(EARLY, lane), 1e-4)
+
+
+def test_seeds_that_were_stopped_at_different_steps_of_an_early_stop_go_on_as_alone(tmp_path):
+    """The one behind may end its stage before it reaches the step of the one in front."""
+
+    class Killed(Exception):
+        pass
+
+    def stop_at(last):
+        def look(step):
+            if step >= last:
+                raise Killed
+
+        return Streams(look)
+
+    expected = {lane.seed: alone(EARLY, lane) for lane in with_validation(lanes(5))}
+    by_length = sorted(expected, key=lambda seed: expected[seed].metrics["stage_steps"][0])
+    behind, front = by_length[0], by_length[-1]
+    ends = expected[behind].metrics["stage_steps"][0]
+    assert ends + 1 < expected[front].metrics["stage_steps"][0]
+    given = [lane for lane in with_validation(lanes(5, tmp_path)) if lane.seed in (behind, front)]
+    for lane in given:
+        with pytest.raises(Killed):
+            alone(EARLY, lane, streams=stop_at(1 if lane.seed == behind else ends + 1), checkpoint_every=1)
+    for lane, result in zip(given, together(EARLY, given, "interleave", streams=Shared()), strict=True):
+        same(result, expected[lane.seed], 0.0)
 
 
 def test_a_seed_that_diverges_is_named_and_checkpoints_stay(tmp_path):

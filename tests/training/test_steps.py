@@ -12,6 +12,7 @@ from training_fixtures import CLASSES, PlainNet, TinyNet, batch
 
 from bridgejax.errors import UserError
 from bridgejax.mesh import make_mesh
+from bridgejax.models.layers import BatchNorm
 from bridgejax.training import TrainState, make_eval_step, make_optimizer, make_train_step, mixup
 from bridgejax.training.steps import shared_train_step
 
@@ -70,17 +71,28 @@ def test_a_users_own_module_and_any_optax_optimiser_train():
     assert "learning_rate" not in metrics
 
 
-@pytest.mark.parametrize("options", [{}, {"mixup_alpha": 0.4}, {"batch_norm": "frozen"}])
-def test_padding_rows_count_nothing(options):
+def with_shipped_batch_norm():
+    model = tiny()
+    model.bn = BatchNorm(6, use_running_average=False, momentum=0.9, rngs=nnx.Rngs(0))
+    return model
+
+
+@pytest.mark.parametrize("network", [tiny, with_shipped_batch_norm])
+@pytest.mark.parametrize("options", [{}, {"mixup_alpha": 0.4}, {"batch_norm": "frozen"}, {"loss": "soft_target"}])
+def test_padding_rows_count_nothing(network, options):
     data = batch(6)
+    if "loss" in options:
+        data["teacher_logits"] = np.random.default_rng(1).normal(size=(6, 3)).astype(np.float32)
     padded = {key: np.concatenate([value, value[:2]]) for key, value in data.items()}
     padded["image"][6:] = np.nan
     padded["label"][6:] = 77
+    if "loss" in options:
+        padded["teacher_logits"][6:] = np.nan
     padded["mask"] = np.array([1] * 6 + [0] * 2, np.float32)
     plain = {**data, "mask": np.ones(6, np.float32)}
     results = []
     for found in (plain, padded):
-        state = TrainState.create(tiny(), sgd())
+        state = TrainState.create(network(), sgd())
         state, metrics = make_train_step(**options)(state, found)
         results.append((arrays(state), {key: float(value) for key, value in metrics.items()}))
     if "mixup_alpha" in options:  # the partners differ with the batch's size; the padding must still not show
@@ -90,6 +102,16 @@ def test_padding_rows_count_nothing(options):
     assert results[0][1] == pytest.approx(results[1][1], rel=1e-5)
     for name, value in results[0][0].items():
         np.testing.assert_allclose(results[1][0][name], value, rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("network", [tiny, with_shipped_batch_norm])
+def test_a_batch_of_padding_alone_leaves_the_statistics(network):
+    start = TrainState.create(network(), sgd())
+    before = {name: np.array(value) for name, value in start.other.items() if name.startswith("bn.")}
+    state, metrics = make_train_step()(start, {**batch(6), "mask": np.zeros(6, np.float32)})
+    assert (float(metrics["loss"]), float(metrics["gradient_norm"])) == (0, 0)
+    for name, value in before.items():
+        np.testing.assert_array_equal(state.other[name], value)
 
 
 def test_mask_weights_equal_training_on_the_rows_alone():
