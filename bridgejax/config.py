@@ -507,8 +507,8 @@ def _check_inversion(inversion: Any) -> None:
         )
     for key in ("token", "word", "initial"):
         value = inversion[key]
-        if not isinstance(value, str) or not value or any(letter.isspace() for letter in value):
-            raise UserError(f"inversion.{key} is {value!r}; it should be one word without spaces.")
+        if not isinstance(value, str) or not value or any(letter.isspace() or letter in "/\\" for letter in value):
+            raise UserError(f"inversion.{key} is {value!r}; it should be one word without spaces or slashes.")
     longest = inversion.longest
     if longest is not None and (isinstance(longest, bool) or not isinstance(longest, (int, float)) or not longest > 0):
         raise UserError(f"inversion.longest is {longest!r}; it should be a number above 0, or None for no bound.")

@@ -14,8 +14,9 @@ from bridgejax.generator_options import loading_options
 from bridgejax.identity import derive_seed, digest
 from bridgejax.models.tokenizer import Tokenizer
 from bridgejax.prompts import display_name
-from bridgejax.studies.wording import Word, Wording, make_wording
+from bridgejax.studies.wording import Word, Wording, make_wording, own_texts
 
+TOKENS = 77  # of a text encoder's context
 INITIALS = ("mean_feature", "random")
 
 
@@ -34,7 +35,7 @@ class Vocabulary:
           UserError: it is missing, damaged or not supported.
         """
         self.description: Description = find_generator(config.generator.weights, **loading_options(config.generator))
-        self.tokenizers = tuple(Tokenizer(source, 77) for source in self.description.tokenizers)
+        self.tokenizers = tuple(Tokenizer(source, TOKENS) for source in self.description.tokenizers)
 
     @functools.cached_property
     def digest(self) -> str:
@@ -94,7 +95,8 @@ class WordPlan:
           vocabulary: of the config's generator.
 
         Raises:
-          UserError: too few images, a word that the vocabulary has, or an initial word of several tokens.
+          UserError: too few images, a word that the vocabulary or the prompts' own text has, one that the text encoder would
+            not see, or an initial word of several tokens.
         """
         self.config, self._vocabulary = config, vocabulary
         self.class_names, self.train = task.class_names, task.train
@@ -107,6 +109,7 @@ class WordPlan:
         self._initial = "random" if untrained else inversion.initial
         for word in self.wording.words:
             self._check_new(word.token)
+            self._check_seen(word)
             if not untrained:
                 self._check_count(word)
         if self._initial not in INITIALS:
@@ -176,6 +179,18 @@ class WordPlan:
                 + (" or inversion.mode='dataset'." if word.label is not None else ".")
             )
 
+    def _check_seen(self, word: Word) -> None:
+        names = self.class_names if word.label is None else [self.class_names[word.label]]
+        for name in names:
+            starts = (text.partition(word.token)[0] for text in self.wording.prompts(name))
+            before = max(len(ids) for start in starts for ids in self._vocabulary.ids(start))
+            if before + self.config.inversion.vectors > TOKENS - 2:  # a start and an end
+                place = "{token}"
+                raise UserError(
+                    f"in the prompt of class {name!r} the word {word.token!r} lies beyond the {TOKENS} tokens that the text "
+                    f"encoder sees; shorten the class name (task.class_names) or put {place} first in inversion.prompt."
+                )
+
     def _check_new(self, token: str) -> None:
         # `<t>_1` in the vocabulary would make `<t>` a word of two vectors.
         vectors = self.config.inversion.vectors
@@ -184,6 +199,13 @@ class WordPlan:
                 raise UserError(
                     f"inversion.token {token!r} collides with {name!r} in the vocabulary of "
                     f"{self._vocabulary.description.folder}; choose another, for instance '<my-style>'."
+                )
+        texts = (*own_texts(self.config.inversion), self.config.prompts.negative or "", *map(display_name, self.class_names))
+        for text in texts:
+            if token.lower() in text.lower():
+                raise UserError(
+                    f"inversion.token {token!r} also stands in {text.strip()!r}, where it would be taken for the new word; "
+                    "choose another, for instance '<my-style>'."
                 )
 
     def _initial_ids(self) -> list[int]:

@@ -83,6 +83,11 @@ def class_tokens(token: str, class_names: Sequence[str]) -> list[str]:
     return tokens
 
 
+def own_texts(inversion: Any) -> tuple[str, ...]:
+    """Returns what the prompts of a new word say besides the word and the class."""
+    return _templates(inversion.prompt or (_DEFAULT_BY_CLASS if inversion.mode == "class" else _DEFAULT), "", "")
+
+
 def _templates(prompt: Any, token: str, name: str) -> tuple[str, ...]:
     texts = (prompt,) if isinstance(prompt, str) else tuple(prompt)
     return tuple(text.replace("{token}", token).replace("{class}", name) for text in texts)

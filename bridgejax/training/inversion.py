@@ -151,17 +151,17 @@ def learn_word(
     at = _restore(checkpoint, lesson, InversionState.create(rows, lesson.seed))
     at.state = inversion.put(at.state)
     made, before, first_seconds, saved = 0, at.seconds, 0.0, at.step
+    unproven: tuple[int, bytes] | None = None  # a checkpoint is written once the loss of its own rows is seen to be finite
     with progress(lesson.steps, f"invert {lesson.token}", "step", initial=at.step) as bar:
         while True:
             if at.step in lesson.milestones and at.step not in [step for step, _ in at.evaluations]:
                 at.evaluations.append((at.step, evaluate(inversion, examples, lesson.firsts, at.state.rows)))
                 if show is not None:
                     show(at.step, at.state.rows)
-            if at.step > saved and (at.step % lesson.checkpoint_every == 0 or at.step == lesson.steps):
-                _save(checkpoint, lesson, at)
-                saved = at.step
             if at.step >= lesson.steps:
                 break
+            if at.step > saved and at.step % lesson.checkpoint_every == 0:
+                unproven = (at.step, _packed(lesson, at))
             began = time.monotonic()
             stops = [at.step + _BLOCK, lesson.steps, *(stop for stop in lesson.milestones if stop > at.step)]
             stop = min(*stops, (at.step // lesson.checkpoint_every + 1) * lesson.checkpoint_every)
@@ -176,6 +176,9 @@ def learn_word(
                     loss.block_until_ready()
                     first_seconds = time.monotonic() - began
             values = [float(loss) for loss in jax.device_get(block)]
+            if unproven is not None and math.isfinite(values[0]):
+                saved = _save(checkpoint, *unproven)
+                unproven = None
             _check(values, at.step, saved, lesson, checkpoint)
             made += len(values)
             at.seconds += time.monotonic() - began
@@ -189,6 +192,7 @@ def learn_word(
             f"inversion of {lesson.token}: the last update left a vector that is not finite; lower inversion.learning_rate "
             f"(now {lesson.learning_rate:g})."
         )
+    _save(checkpoint, at.step, _packed(lesson, at))
     each = (at.seconds - before - first_seconds) / (made - 1) if made > 1 else None
     return Learned(final, np.asarray(at.losses, np.float32), tuple(at.evaluations), at.seconds, each)
 
@@ -221,13 +225,18 @@ def _check(values: Sequence[float], step: int, saved: int, lesson: Lesson, check
             )
 
 
-def _save(file: Path, lesson: Lesson, at: _Progress) -> None:
+def _packed(lesson: Lesson, at: _Progress) -> bytes:
     arrays = {f"state_{name}": array for name, array in at.state.to_arrays().items()}
     notes = {"identity": lesson.identity, "step": at.step, "evaluations": at.evaluations, "seconds": at.seconds}
     buffer = io.BytesIO()
     np.savez(buffer, losses=np.asarray(at.losses, np.float32), notes=json.dumps(notes), **arrays)  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+def _save(file: Path, step: int, packed: bytes) -> int:
     if is_first():
-        write_atomic(file, buffer.getvalue())
+        write_atomic(file, packed)
+    return step
 
 
 def _restore(file: Path, lesson: Lesson, fresh: InversionState) -> _Progress:

@@ -214,6 +214,9 @@ def test_class_words_stand_for_their_classes(config_file, tmp_path):
         ({"steps": -1}, "inversion.steps"),
         ({"learning_rate": -1.0}, "inversion.learning_rate"),
         ({"token": "two words"}, "inversion.token"),
+        ({"token": "../style", "mode": "class"}, "should be one word without spaces or slashes"),
+        ({"token": "umb"}, "'umb' also stands in 'the number one'"),
+        ({"prompt": "a {class} " + "long " * 80 + "{token}"}, "lies beyond the 77 tokens"),
         ({"mode": "class", "shots": 1}, "class 'the number one' has 1 training image to learn the word"),
     ],
 )

@@ -148,6 +148,10 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(
         learn_word(inversion, examples, _lesson(styled, learning_rate=1e30), [START], file)
     assert file.read_bytes() == kept
     assert [path.name for path in tmp_path.iterdir()] == ["c.npz"]
+    # Rows after which no loss is finite are no checkpoint to go on from.
+    with pytest.raises(UserError, match=r"the loss is nan at step 1 .*no checkpoint yet"):
+        learn_word(inversion, examples, _lesson(styled, learning_rate=1e38, checkpoint_every=1), [START], tmp_path / "d.npz")
+    assert not (tmp_path / "d.npz").exists()
 
 
 def test_a_bound_holds_from_the_first_step_that_passes_it(styled: Any, inversion: Inversion, examples: Examples) -> None:
