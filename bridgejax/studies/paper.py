@@ -1,7 +1,7 @@
 """The experiments of Li et al. 2024 (arXiv 2403.19866) as configs: data sets, models, and what a study of them costs.
 
-What the paper does not publish is our choice, and says so here. Sizes of the data sets are those of their usual splits. The
-tenth data set and the fifth model of the paper are not known.
+What the paper does not publish is our choice, and says so here. The tenth data set and the fifth model of the paper are not
+known.
 """
 
 from __future__ import annotations
@@ -13,40 +13,24 @@ from pathlib import Path
 from typing import Any
 
 from bridgejax.config import default_config, set_config, to_plain
+from bridgejax.data.catalog import TASKS, CatalogTask
 from bridgejax.errors import UserError, nearest
 from bridgejax.studies.wording import LEARNED
 
 EMBEDDED = "embedded"
 
 
-@dataclasses.dataclass(frozen=True)
-class DataSet:
-    """One of the paper's data sets: where to load it, and how large it is.
-
-    Attributes:
-      source: for `task.source`; what TFDS does not have is a folder with train/ and test/ of class folders.
-      classes: of the task.
-      train, test: real images of the usual split.
-      metric: what is usually reported on it.
-    """
-
-    source: str
-    classes: int
-    train: int
-    test: int
-    metric: str = "top-1"
-
-
-DATA_SETS: dict[str, DataSet] = {
-    "aircraft": DataSet("folder:data/fgvc_aircraft", 100, 6667, 3333, "mean per class"),
-    "caltech101": DataSet("tfds:caltech101", 101, 3030, 6084, "mean per class"),
-    "cars": DataSet("tfds:cars196", 196, 8144, 8041),
-    "dogs": DataSet("tfds:stanford_dogs", 120, 12000, 8580),
-    "dtd": DataSet("tfds:dtd", 47, 3760, 1880),
-    "flowers": DataSet("tfds:oxford_flowers102", 102, 2040, 6149, "mean per class"),
-    "food": DataSet("tfds:food101", 101, 75750, 25250),
-    "pets": DataSet("tfds:oxford_iiit_pet", 37, 3680, 3669, "mean per class"),
-    "sun397": DataSet("tfds:sun397", 397, 19850, 19850),
+# The paper's name → the catalogue's task: its splits, class names and metric are the usual ones.
+DATA_SETS: dict[str, CatalogTask] = {
+    "aircraft": TASKS["aircraft"],
+    "caltech101": TASKS["caltech101"],
+    "cars": TASKS["cars"],
+    "dogs": TASKS["dogs"],
+    "dtd": TASKS["dtd"],
+    "flowers": TASKS["flowers102"],
+    "food": TASKS["food101"],
+    "pets": TASKS["pets"],
+    "sun397": TASKS["sun397"],
 }
 MODELS = {
     "resnet18": "timm/resnet18.tv_in1k",
@@ -92,18 +76,25 @@ def paper_config(arg: str | None = None) -> Any:
     return config
 
 
-def _full(config: Any, data: DataSet) -> Any:
+def full_steps(images: int) -> int:
+    """Returns `training.base_steps` for so many real images at full size: 75 passes in batches of 64, at least 1,000 steps.
+
+    Ours, for the paper gives none: about the passes of Salman et al. 2020, who fine-tune the same networks on the same sets.
+    """
+    return max(1000, round(75 * images / 64))
+
+
+def _full(config: Any, data: CatalogTask) -> Any:
     """The paper's setting where it is known (SD 1.5, prompt, ResNet-18, 1,000 images per class, 3 seeds); the rest is ours."""
-    config.task.source = data.source
+    config.task.source = f"task:{data.name}"
     config.prompts.template = "A good photo of the {}"
     config.generator.weights = "stable-diffusion-v1-5/stable-diffusion-v1-5"
     config.generator.dtype = "bfloat16"
     config.synthetic.per_class = PER_CLASS
     config.classifier.weights = MODELS["resnet18"]
     config.classifier.image_size = 224
-    # Ours, for the paper gives none: about the passes of Salman et al. 2020, who fine-tune the same networks on the same sets.
     config.training.batch_size = 64
-    config.training.base_steps = max(1000, round(75 * data.train / 64))
+    config.training.base_steps = full_steps(data.images[0])
     config.training.learning_rate = 0.01
     config.training.batch_norm = "train"
     config.training.evaluations = 10
@@ -112,7 +103,7 @@ def _full(config: Any, data: DataSet) -> Any:
 
 def is_full(config: Any) -> bool:
     """Returns whether a config of `paper_config` is of full size."""
-    return any(config.task.source == data.source for data in DATA_SETS.values())
+    return any(config.task.source == f"task:{data.name}" for data in DATA_SETS.values())
 
 
 def per_class(config: Any, images: int) -> int:
@@ -193,7 +184,7 @@ def full_cost(
     total = Cost(0, 0, 0, 0.0, 0.0)
     for argument in full_arguments(file) if arguments is None else arguments:
         config = load_config(f"{file}:{argument}")
-        classes = next(data.classes for data in DATA_SETS.values() if data.source == config.task.source)
+        classes = next(data.classes for data in DATA_SETS.values() if f"task:{data.name}" == config.task.source)
         total += cost(config, classes, seconds_per_image=seconds_per_image, seconds_per_step=seconds_per_step)
     return total
 

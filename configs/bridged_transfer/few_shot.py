@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bridgejax.studies.paper import DATA_SETS, is_full, paper_config
+from bridgejax.studies.paper import DATA_SETS, full_steps, is_full, paper_config
 
 FULL = tuple(DATA_SETS)
 
@@ -24,7 +24,9 @@ def get_config(arg: str | None = None) -> Any:
     """Returns the config; `arg` is a data set of `FULL`, "embedded" (the default) or a `task.source`."""
     config = paper_config(arg)
     config.arms = ("vanilla_long", "mixed", "bridged_plus_plus")
-    config.study.shots = (
-        (1, 2, 4, 8, 16) if is_full(config) else (1, 2, 4, 8)
-    )  # some embedded classes have too few images for 16
+    if is_full(config):
+        config.study.shots = (1, 2, 4, 8, 16)
+        config.training.base_steps = full_steps(16 * DATA_SETS[str(arg)].classes)  # the same for every count of shots
+    else:
+        config.study.shots = (1, 2, 4, 8)  # some embedded classes have too few images for 16
     return config

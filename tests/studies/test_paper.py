@@ -76,8 +76,8 @@ def test_a_cost_is_counted():
     steps = config.training.base_steps
     found = paper.full_cost(table, ["cars"], **rates)
     assert found.images == 196 * 1000
-    assert found.runs == 7 * 3
-    assert found.steps == 3 * steps * (1 + 2 + 1 + 2 + 2 + 2 + 2)
+    assert found.runs == 6 * 3
+    assert found.steps == 3 * steps * (1 + 2 + 2 + 2 + 2 + 2)
     assert found.generation_hours == pytest.approx(196_000 * 2 / 3600)
     assert found.training_hours == pytest.approx(found.steps * 0.1 / 3600)
     both = paper.full_cost(table, ["cars", "dtd"], **rates)
@@ -86,6 +86,18 @@ def test_a_cost_is_counted():
     assert paper.full_cost(FOLDER / "minimum_design.py", ["dtd"], **rates).images == 47 * 1000 * (1 + 2 * 5)
     # A grid of volumes needs the largest set only.
     assert paper.full_cost(FOLDER / "volume.py", ["food"], **rates).images == 101 * 3000
+
+
+def test_every_data_set_is_the_catalogues_and_few_shots_take_the_steps_of_few_images():
+    for name, task in paper.DATA_SETS.items():
+        assert load_config(f"{FOLDER / 'table1_full.py'}:{name}").task.source == f"task:{task.name}"
+    whole = load_config(f"{FOLDER / 'table1_full.py'}:food").training.base_steps
+    few = load_config(f"{FOLDER / 'few_shot.py'}:food").training.base_steps
+    four, every = (load_config(f"{FOLDER / 'architectures.py'}:food,vit_b16,{shots}") for shots in ("4", "all"))
+    assert (four.task.shots, every.task.shots) == (4, None)
+    assert every.training.base_steps == whole == round(75 * 75750 / 64)
+    assert few == round(75 * 16 * 101 / 64)
+    assert four.training.base_steps == 1000
 
 
 def test_the_page_of_costs_is_what_its_command_prints():
