@@ -27,7 +27,7 @@ def checked_batch(batch: Any, required: tuple[str, ...]) -> dict[str, Any]:
         if batch.get(key) is None:
             found = ", ".join(map(repr, batch)) or "nothing"
             raise UserError(f"the batch has no {key!r} (it holds {found}); give one entry per image under {key!r}.")
-    parts = {key: _array(batch[key]) for key in _KEYS if batch.get(key) is not None}
+    parts = {key: _array(key, batch[key]) for key in _KEYS if batch.get(key) is not None}
     image = parts["image"]
     if image.ndim < 2 or not (image.dtype == np.uint8 or jnp.issubdtype(image.dtype, jnp.floating)):
         raise UserError(
@@ -43,6 +43,13 @@ def checked_batch(batch: Any, required: tuple[str, ...]) -> dict[str, Any]:
             )
     if "label" in parts and not np.issubdtype(parts["label"].dtype, np.integer):
         raise UserError(f"batch['label'] is {parts['label'].dtype}; give class numbers from 0 as whole numbers (int32).")
+    mask = parts.get("mask")
+    if mask is not None and not (mask.dtype == bool or jnp.issubdtype(mask.dtype, jnp.number)):
+        raise UserError(f"batch['mask'] is {mask.dtype}; give a weight of at least 0 for each image.")
+    if isinstance(mask, np.ndarray) and not (np.isfinite(mask) & (mask >= 0)).all():
+        raise UserError(
+            "batch['mask'] holds a number that is negative or not finite; give a weight of at least 0 for each image."
+        )
     return parts
 
 
@@ -108,10 +115,17 @@ def place(parts: dict[str, Any], mesh: Any) -> dict[str, Any]:
     return placed
 
 
-def _array(value: Any) -> Any:
+def _array(key: str, value: Any) -> Any:
     if isinstance(value, jax.Array):
         return value
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise UserError(f"batch[{key!r}] is no array ({error}); give one whose rows have one shape.") from error
     if array.dtype == np.float64:
         return array.astype(np.float32)
-    return array.astype(np.int32) if array.dtype in (np.int64, np.uint64) else array
+    if array.dtype not in (np.int64, np.uint32, np.uint64):
+        return array
+    if array.size and not (np.iinfo(np.int32).min <= array.min() and array.max() <= np.iinfo(np.int32).max):
+        raise UserError(f"batch[{key!r}] holds {array.max()}, which is beyond int32; give class numbers from 0.")
+    return array.astype(np.int32)

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 
@@ -122,6 +123,12 @@ class TrainState:
         """
         if not isinstance(model, nnx.Module):
             raise UserError(f"the model is a {type(model).__name__}; give a flax.nnx.Module whose call maps images to logits.")
+        if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
+            raise UserError(
+                f"the optimizer is {optimizer!r}; make it with make_optimizer(name, learning_rate=…), or with optax."
+            )
+        if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
+            raise UserError(f"seed is {seed!r}; give a whole number.")
         structure, arrays, parameters, rng_keys = Structure.of(model)
         key = jax.random.key(seed)
         for name in rng_keys:

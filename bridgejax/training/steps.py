@@ -79,6 +79,7 @@ class TrainStep:
     def __call__(self, state: TrainState, batch: Any) -> tuple[TrainState, dict[str, jax.Array]]:
         if not isinstance(state, TrainState):
             raise UserError(f"the state is a {type(state).__name__}; make it with TrainState.create(model, optimizer).")
+        _check_alive(state)
         parts = batches.checked_batch(batch, self.required)
         on_host = not isinstance(parts["label"], jax.Array)
         placed = batches.place(parts, self.program.mesh)
@@ -146,18 +147,33 @@ def make_train_step(
         raise UserError(f"loss {loss!r} is unknown; use one of {', '.join(losses.LOSSES)}{nearest(str(loss), losses.LOSSES)}.")
     if batch_norm not in BATCH_NORM_MODES:
         raise UserError(f"batch_norm {batch_norm!r} is unknown; use one of {', '.join(BATCH_NORM_MODES)}.")
-    for key, value in (("label_smoothing", label_smoothing), ("soft_weight", soft_weight)):
-        if not 0 <= value <= 1:
-            raise UserError(f"{key} is {value!r}; give a number from 0 to 1.")
-    if not 0 <= mixup_alpha < math.inf or not 0 < temperature < math.inf:
-        raise UserError(f"mixup_alpha ({mixup_alpha!r}) must be at least 0 and temperature ({temperature!r}) above 0.")
     settings = {
         "label_smoothing": label_smoothing,
         "mixup_alpha": mixup_alpha,
         "soft_weight": soft_weight,
         "temperature": temperature,
     }
+    for key, value in settings.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
+            raise UserError(f"{key} is {value!r}; give a number.")
+    for key, value in (("label_smoothing", label_smoothing), ("soft_weight", soft_weight)):
+        if not 0 <= value <= 1:
+            raise UserError(f"{key} is {value!r}; give a number from 0 to 1.")
+    if not 0 <= mixup_alpha < math.inf or not 0 < temperature < math.inf:
+        raise UserError(f"mixup_alpha ({mixup_alpha!r}) must be at least 0 and temperature ({temperature!r}) above 0.")
+    _check_mesh(mesh)
     return TrainStep(Program(loss, mixup_alpha > 0, batch_norm, mesh), settings)
+
+
+def _check_mesh(mesh: Any) -> None:
+    if mesh is not None and not isinstance(mesh, Mesh):
+        raise UserError(f"mesh is {mesh!r}; give one of bridgejax.mesh.make_mesh, or None.")
+
+
+def _check_alive(state: TrainState) -> None:
+    """Raises a UserError where a step was already called with the state."""
+    if isinstance(state.step, jax.Array) and not isinstance(state.step, jax.core.Tracer) and state.step.is_deleted():
+        raise UserError("the state was given to an earlier step, which took its memory; go on with the state that it returned.")
 
 
 def shared_train_step(
@@ -266,7 +282,10 @@ class EvalStep:
         parts = batches.checked_batch(batch, ("image",))
         parts.pop("teacher_logits", None)
         if isinstance(state, TrainState):
+            _check_alive(state)
             structure, arrays = state.structure, {**state.params, **state.other}
+        elif not isinstance(state, nnx.Module):
+            raise UserError(f"the state is a {type(state).__name__}; give a TrainState or a model.")
         else:
             structure, arrays, _, _ = Structure.of(state)
         placed = batches.place(parts, self._mesh)
@@ -289,6 +308,7 @@ def make_eval_step(mesh: Mesh | None = None) -> EvalStep:
     Raises:
       UserError: as in `make_train_step`.
     """
+    _check_mesh(mesh)
     return EvalStep(mesh)
 
 

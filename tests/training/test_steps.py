@@ -258,6 +258,11 @@ def test_a_mesh_of_one_device_gives_the_same_numbers():
         ({"label": np.zeros(5, np.int32)}, "there are 8 images"),
         ({"label": np.zeros(8, np.float32)}, "whole numbers"),
         ({"image": np.zeros((8, 8, 8, 3), np.int32)}, "give uint8"),
+        ({"image": [[1.0, 2.0], [1.0]]}, "one shape"),
+        ({"label": np.full(8, 2**32)}, "beyond int32"),
+        ({"mask": np.array([1, 1, 1, 1, 1, 1, 1, np.nan], np.float32)}, "not finite"),
+        ({"mask": np.full(8, -1.0, np.float32)}, "negative"),
+        ({"mask": ["yes"] * 8}, "weight of at least 0"),
     ],
 )
 def test_wrong_batches_get_one_sentence(change, told):
@@ -265,6 +270,15 @@ def test_wrong_batches_get_one_sentence(change, told):
     state = TrainState.create(tiny(), sgd())
     with pytest.raises(UserError, match=told):
         make_train_step()(state, data)
+
+
+def test_a_state_that_a_step_took_is_told():
+    state, step = TrainState.create(tiny(), sgd()), make_train_step()
+    after, _ = step(state, batch())
+    for call in (step, make_eval_step()):
+        with pytest.raises(UserError, match="go on with the state that it returned"):
+            call(state, batch())
+    assert np.isfinite(float(make_eval_step()(after, batch())["loss"]))
 
 
 def test_wrong_labels_on_a_device_make_the_loss_nan_at_the_latest():
@@ -288,6 +302,12 @@ def test_wrong_labels_on_a_device_make_the_loss_nan_at_the_latest():
         (lambda: make_train_step(label_smoothing=1.5), "label_smoothing"),
         (lambda: make_train_step(batch_norm="freeze"), "batch_norm"),
         (lambda: make_train_step()({}, batch()), "TrainState.create"),
+        (lambda: make_train_step(mixup_alpha="a"), "mixup_alpha is 'a'"),
+        (lambda: make_train_step(temperature=None), "temperature is None"),
+        (lambda: make_train_step(mesh=4), "make_mesh"),
+        (lambda: make_eval_step()(3, batch()), "give a TrainState or a model"),
+        (lambda: TrainState.create(tiny(), "sgd"), "the optimizer is 'sgd'"),
+        (lambda: TrainState.create(tiny(), sgd(), seed=0.5), "seed is 0.5"),
     ],
 )
 def test_wrong_settings_get_one_sentence(call, told):
