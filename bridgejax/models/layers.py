@@ -306,10 +306,11 @@ class BatchNorm(nnx.BatchNorm):
             return _normalise_by_running(x, scale, bias, self.mean[...], inverse)
         if mask is None:
             y, mean, variance = _normalise_by_batch(x, scale, bias, self.epsilon)
-            count = jnp.float32(x.size // x.shape[-1])
+            count = x.size // x.shape[-1]
+            unbiased = variance * (count / max(count - 1, 1))
         else:
-            y, mean, variance, count = _normalise_by_rows(x, scale, bias, self.epsilon, mask)
-        unbiased = variance * (count / jnp.maximum(count - 1, 1))
+            y, mean, variance, counted = _normalise_by_rows(x, scale, bias, self.epsilon, mask)
+            unbiased = variance * (counted / jnp.maximum(counted - 1, 1))
         keep = self.momentum
         self.mean[...] = jax.lax.stop_gradient(keep * self.mean[...] + (1 - keep) * mean)
         self.var[...] = jax.lax.stop_gradient(keep * self.var[...] + (1 - keep) * unbiased)
