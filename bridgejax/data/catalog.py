@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,8 @@ from pathlib import Path
 from bridgejax.errors import UserError, nearest
 
 _TABLES = Path(__file__).resolve().parent / "tables"
+INFO_FILE = "dataset_info.json"  # makes a folder a TFDS set
+VERSION = r"\d+\.\d+\.\d+"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -253,16 +256,38 @@ def find_task(name: str) -> CatalogTask:
 
 
 def task_of_tfds(name: str) -> CatalogTask | None:
-    """Returns the task whose data `NAME[/CONFIG][:VERSION]` of TFDS is, or None."""
-    path = name.partition(":")[0]
-    return next((task for task in TASKS.values() if task.tfds is not None and path == task.tfds), None)
+    """Returns the task whose data the TFDS set of a name is, or None.
+
+    Args:
+      name: NAME[/CONFIG], then nothing, :VERSION or /VERSION. Without a config it means the one task of that NAME.
+    """
+    path, _ = split_version(name)
+    found = [task for task in TASKS.values() if task.tfds is not None and path in (task.tfds, task.tfds.partition("/")[0])]
+    return found[0] if len(found) == 1 else None
+
+
+def split_version(name: str) -> tuple[str, str]:
+    """Returns NAME[/CONFIG] and the version behind ":" or "/", "" if there is none."""
+    path, _, version = name.partition(":")
+    if not version and re.fullmatch(VERSION, path.rpartition("/")[2]):
+        path, _, version = path.rpartition("/")
+    return path, version
 
 
 def metric_of(source: str) -> str | None:
     """Returns what papers report on the task of a `task.source`, or None if the catalogue does not know it."""
     kind, _, name = source.partition(":")
-    task = TASKS.get(name) if kind == "task" else task_of_tfds(name) if kind == "tfds" else None
+    task = TASKS.get(name) if kind == "task" else task_of_tfds(_recorded_name(name) or name) if kind == "tfds" else None
     return None if task is None else task.metric
+
+
+def _recorded_name(path: str) -> str | None:
+    """Returns the NAME[/CONFIG] that the TFDS set in a folder records, or None if there is no set."""
+    try:
+        info = json.loads((Path(path).expanduser() / INFO_FILE).read_text(encoding="utf-8"))
+        return "/".join(info[key] for key in ("name", "configName") if info.get(key))
+    except (OSError, ValueError, AttributeError, TypeError):
+        return None
 
 
 def plain_key(name: str) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 
 from bridgejax.data.catalog import CatalogTask, find_task, plain_key
 from bridgejax.data.examples import Examples
-from bridgejax.data.folders import match_name, read_class_folders
+from bridgejax.data.folders import match_names, read_class_folders
 from bridgejax.data.images import check_files
 from bridgejax.data.stored import FileImages
 from bridgejax.data.tfds_source import prepare_command, prepared_folders, read_tfds, tfds_base
@@ -37,7 +37,7 @@ def read_catalog_task(name: str, class_names: Sequence[str] | None, data_dir: st
     task = find_task(name)
     base = tfds_base(data_dir)
     if task.tfds is not None and prepared_folders(task.tfds, data_dir):
-        _, names, train, test = read_tfds(task.tfds, class_names, data_dir, task, strict=True)
+        _, names, train, test = read_tfds(task.tfds, class_names, data_dir, task)
         if test is None:
             raise UserError(f"task:{name} has no test part under {base}; prepare it again.")
         return names, train, test
@@ -69,10 +69,7 @@ def _wanted(task: CatalogTask, class_names: Sequence[str] | None) -> list[str]:
     if class_names is None:
         return list(recorded.values())
     keys = {**{key: key for key in recorded.values()}, **recorded}
-    found = [keys[match_name(name, list(keys), f"a class of task:{task.name}")] for name in class_names]
-    if len(set(found)) != len(found):
-        raise UserError(f"task.class_names names a class of task:{task.name} twice; name each once.")
-    return found
+    return match_names(class_names, keys, f"a class of task:{task.name}")
 
 
 def _read_class_folders(task: CatalogTask, root: Path, class_names: Sequence[str] | None) -> Parts:

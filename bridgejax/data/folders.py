@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -15,7 +16,8 @@ from bridgejax.prompts import display_name
 
 # What operating systems leave in folders.
 _IGNORED = ("thumbs.db", "desktop.ini", "__macosx")
-_TRAIN, _TEST = "train", ("test", "val", "validation")
+_TRAIN, _TEST = "train", ("test", "val", "valid", "validation")
+_T = TypeVar("_T")
 
 
 def _visible(folder: Path) -> list[Path]:
@@ -26,21 +28,33 @@ def _visible(folder: Path) -> list[Path]:
     return [path for path in entries if not path.name.startswith(".") and path.name.lower() not in _IGNORED]
 
 
-def _is_split(folder: Path) -> bool:
-    """A part of a data set holds class folders; a class folder holds files."""
-    entries = _visible(folder) if folder.is_dir() else []
-    return bool(entries) and any(path.is_dir() for path in entries) and not any(_is_image_name(path) for path in entries)
+def _folders(folder: Path) -> list[Path]:
+    return [path for path in _visible(folder) if path.is_dir()]
 
 
-def _is_image_name(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and path.is_file()
+def _has_images(folder: Path) -> bool:
+    """Whether images lie in the folder itself."""
+    return any(path.suffix.lower() in SUFFIXES and path.is_file() for path in _visible(folder))
+
+
+def _holds_images(folder: Path) -> bool:
+    """Whether images lie in the folder or below."""
+    return _has_images(folder) or _is_part(folder)
+
+
+def _is_part(folder: Path) -> bool:
+    """A part of a data set holds class folders with images."""
+    return any(_holds_images(path) for path in _folders(folder))
 
 
 def split_folders(root: Path) -> tuple[Path, Path | None]:
     """Returns the folders of the training and the test part; without a test part, the folder itself and None.
 
+    The parts are folders named train and test (or else val, valid or validation, which beside test are left out), in any
+    case, that hold class folders. Folders without images beside them are ignored.
+
     Raises:
-      UserError: the folder is missing, empty or a file, or has a training part only.
+      UserError: the folder is missing, empty or a file, has a training part only, or has images beside its parts.
     """
     if not root.exists():
         raise UserError(f"folder {root} was not found; give task.source=folder:PATH with one folder of images per class.")
@@ -48,18 +62,24 @@ def split_folders(root: Path) -> tuple[Path, Path | None]:
         raise UserError(f"{root} is a file; give task.source=folder:PATH with one folder of images per class.")
     if not _visible(root):
         raise UserError(f"folder {root} is empty; expected class folders with images, or train/ and test/ with such.")
-    names = {path.name for path in _visible(root) if path.is_dir()}
-    if _TRAIN in names and (names <= {_TRAIN, *_TEST}):
-        train, tests = root / _TRAIN, [root / name for name in _TEST if name in names]
-        if not _visible(train):
-            raise UserError(f"folder {train} is empty; expected one folder of images per class.")
-        if _is_split(train):
-            if not tests:
-                raise UserError(
-                    f"folder {root} has train/ but no test/; add test/ with the same class folders, or give {train} itself."
-                )
-            return train, tests[0]
-    return root, None
+    parts = {path.name.lower(): path for path in reversed(_folders(root))}
+    train, tests = parts.get(_TRAIN), [parts[name] for name in _TEST if name in parts]
+    if train is None or not _is_part(train):
+        return root, None
+    others = [path for path in _folders(root) if path not in (train, *tests) and _holds_images(path)]
+    if not tests and not others:
+        raise UserError(
+            f"folder {root} has {train.name}/ but no test/; add test/ with the same class folders, or give {train} itself."
+        )
+    # Classes called train and test hold images themselves, though there may be folders beside the images.
+    if not tests or (_has_images(train) and not _is_part(tests[0])):
+        return root, None
+    if others:
+        raise UserError(
+            f"folder {root} has {train.name}/ and {tests[0].name}/, but also images in {others[0].name}/, which is no part of "
+            f"a task; move {others[0]} elsewhere, or its images into the class folders of {train.name}/."
+        )
+    return train, tests[0]
 
 
 def read_class_folders(root: Path, class_names: Sequence[str] | None, prefix: str = "") -> tuple[tuple[str, ...], Examples]:
@@ -75,14 +95,14 @@ def read_class_folders(root: Path, class_names: Sequence[str] | None, prefix: st
       The class names, and the examples with ids `prefix + path relative to root`, ordered by class and path.
 
     Raises:
-      UserError: there is no class folder, only one class, a class without images, a file that is no readable image, or a
-        name without a folder.
+      UserError: there is no class folder, only one class, a class without images, a file that is no readable image, a
+        name without a folder, or two names of one folder.
     """
-    folders = {path.name: path for path in _visible(root) if path.is_dir()}
+    folders = {path.name: path for path in _folders(root)}
     if not folders:
         raise UserError(f"folder {root} holds no class folders; expected one folder of images per class.")
     names = tuple(folders) if class_names is None else tuple(class_names)
-    found = [folders[match_name(name, folders, f"a folder in {root}")] for name in names]
+    found = match_names(names, folders, f"a folder in {root}")
     if len(names) < 2:
         raise UserError(f"folder {root} has only one class ({names[0]!r}); a classifier needs at least two class folders.")
     paths: list[Path] = []
@@ -110,7 +130,22 @@ def _class_files(folder: Path) -> list[Path]:
     return files
 
 
-def match_name(name: str, known: Sequence[str] | dict[str, Path], what: str) -> str:
+def match_names(names: Sequence[str], known: Mapping[str, _T], what: str) -> list[_T]:
+    """Returns what each name means, of what is known by name.
+
+    Raises:
+      UserError: a name means nothing, or two mean the same.
+    """
+    meant: dict[_T, str] = {}
+    for name in names:
+        found = known[match_name(name, known, what)]
+        if found in meant:
+            raise UserError(f"task.class_names names {what} twice, as {meant[found]!r} and as {name!r}; name each once.")
+        meant[found] = name
+    return list(meant)
+
+
+def match_name(name: str, known: Collection[str], what: str) -> str:
     """Returns the known name that `name` means: the same text, or the same but for "_" and " ".
 
     Raises:

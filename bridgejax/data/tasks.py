@@ -9,10 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from bridgejax.data.catalog import task_of_tfds
 from bridgejax.data.draw import draw
 from bridgejax.data.examples import Examples, Task, image_digest
-from bridgejax.data.folders import match_name, read_class_folders, split_folders
+from bridgejax.data.folders import match_names, read_class_folders, split_folders
 from bridgejax.data.images import FULL_CHECK_BYTES, decode_rgb, encode_png, pad_to_square
 from bridgejax.data.stored import StoredImages
 from bridgejax.errors import UserError, nearest
@@ -67,7 +66,7 @@ def load_task(
     else:
         from bridgejax.data.tfds_source import read_tfds
 
-        name, names, pool, test = read_tfds(rest, wanted, data_dir, task_of_tfds(rest))
+        name, names, pool, test = read_tfds(rest, wanted, data_dir)
         groups = pool.ids
     parts = draw(
         pool.labels,
@@ -110,7 +109,7 @@ def _builtin(name: str, wanted: tuple[str, ...] | None) -> _Parts:
     names, pool, groups = _read_asset(ASSETS / name)
     if wanted is None:
         return name, names, pool, groups, None
-    chosen = [names.index(match_name(one, names, f"a class of builtin:{name}")) for one in wanted]
+    chosen = match_names(wanted, {one: label for label, one in enumerate(names)}, f"a class of builtin:{name}")
     if len(chosen) < 2:
         raise UserError(f"task.class_names has only one class ({wanted[0]!r}); a classifier needs at least two.")
     keep = [i for i in range(len(pool)) if int(pool.labels[i]) in chosen]

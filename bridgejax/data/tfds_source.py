@@ -11,16 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from bridgejax.data.catalog import CatalogTask, spoken_names
+from bridgejax.data.catalog import INFO_FILE, VERSION, CatalogTask, split_version, spoken_names, task_of_tfds
 from bridgejax.data.examples import Examples
-from bridgejax.data.folders import match_name
+from bridgejax.data.folders import match_names
 from bridgejax.data.images import FULL_CHECK_BYTES
 from bridgejax.data.records import bytes_span, decode_feature, feature_spans, records_of
 from bridgejax.data.stored import RecordImages
 from bridgejax.data.tensorflow import import_tfds
 from bridgejax.errors import UserError
 
-_INFO = "dataset_info.json"
 _TEST_SPLITS = ("test", "validation", "val")
 
 
@@ -29,31 +28,33 @@ def read_tfds(
     class_names: Sequence[str] | None,
     data_dir: str | Path | None,
     task: CatalogTask | None = None,
-    strict: bool = False,
 ) -> tuple[str, tuple[str, ...], Examples, Examples | None]:
     """Reads the training and the test part of a prepared set.
 
     Args:
-      name: NAME, NAME/CONFIG, NAME:VERSION, NAME/CONFIG:VERSION, or the path of a folder with dataset_info.json.
+      name: NAME or NAME/CONFIG, with :VERSION, /VERSION or neither, or the path of a folder with dataset_info.json.
       class_names: the classes to take and their order, as the set records them or as the catalogue says them; None takes all.
         If the set records no names (its labels are "0", "1", …), as many names as it has labels name them in that order.
       data_dir: where prepared sets lie.
-      task: the catalogue's task of this set: its splits, names and left-out classes are used.
-      strict: a set whose labels are not the task's is an error; else it is read as one that the catalogue does not know:
-        its train split, its test (or else validation) split, and its own names.
+      task: the catalogue's task that the set must be of. None takes the one that has a set of the name and labels found
+        there, with its splits, names and left-out classes; or else the set's train split, its test (or else validation)
+        split, and its own names.
 
     Returns:
-      The name, the class names, the training examples and the test examples (None if the set has no such split).
+      The task's or else the set's name, the class names, the training examples and the test examples (None if the set has
+      no such split).
 
     Raises:
       UserError: the set is not there (says how to prepare it), has no image or no class label, or is not the task's.
     """
-    folder = find_prepared(name, data_dir, task if strict else None)
+    strict = task is not None
+    folder = find_prepared(name, data_dir, task)
     tfds = import_tfds()
     try:
         builder = tfds.builder_from_directory(str(folder))
     except Exception as error:  # whatever TFDS raises for files that it cannot make sense of
         raise UserError(f"{folder} could not be opened by TFDS ({_first_line(error)}); prepare the set again.") from error
+    task = task or task_of_tfds(builder.info.full_name)
     image_key, label_key = _find_features(tfds, builder, folder)
     recorded = tuple(builder.info.features[label_key].names)
     spoken = spoken_names(task, recorded) if task is not None else None
@@ -89,7 +90,8 @@ def read_tfds(
         parts.append(examples)
     if parts[0] is None:
         raise RuntimeError("no training split")
-    return Path(name).name if _is_path(name) else name, names, parts[0], parts[1]
+    own = split_version(builder.info.full_name)[0] if _is_path(name) else name
+    return own if task is None else task.name, names, parts[0], parts[1]
 
 
 def _joined(split: str | None) -> list[str]:
@@ -113,22 +115,26 @@ def _labels(
                 f"give {len(recorded)} names in the order of its labels."
             )
         return {label: label for label in range(len(names))}, names
-    places = {name: label for label, name in enumerate(recorded) if known[label]}
-    places |= {name: label for label, name in enumerate(known) if name}
-    found = [
-        places[match_name(one, list(dict.fromkeys([*filter(None, known), *places])), f"a class of {where}")] for one in names
-    ]
-    if len(set(found)) != len(found):
-        raise UserError(f"task.class_names names a class of {where} twice; name each once.")
+    places = {name: label for label, name in enumerate(known) if name}
+    for label, name in enumerate(recorded):
+        if known[label]:
+            places.setdefault(name, label)
+    found = match_names(names, places, f"a class of {where}")
     return {label: place for place, label in enumerate(found)}, names if spoken is None else tuple(known[i] for i in found)
 
 
 def _is_path(name: str) -> bool:
-    return (Path(name).expanduser() / _INFO).is_file()
+    return (Path(name).expanduser() / INFO_FILE).is_file()
 
 
 def tfds_base(data_dir: str | Path | None) -> Path:
-    """Returns the folder where prepared sets lie: the one given, $TFDS_DATA_DIR or ~/tensorflow_datasets."""
+    """Returns the folder where prepared sets lie: the one given, $TFDS_DATA_DIR or ~/tensorflow_datasets.
+
+    Raises:
+      UserError: what is given is no path.
+    """
+    if data_dir is not None and not isinstance(data_dir, str | Path):
+        raise UserError(f"task.data_dir={data_dir!r} is not a folder; give its path as text, or None for TFDS's default.")
     return Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
 
 
@@ -140,14 +146,14 @@ def prepare_command(name: str, base: Path) -> str:
 
 def prepared_folders(name: str, data_dir: str | Path | None) -> list[Path]:
     """Returns the folders of all prepared versions (of all configs, if none is named)."""
-    path, _, version = name.partition(":")
+    path, version = split_version(name)
     root = tfds_base(data_dir) / path
-    found = sorted(root.glob(f"{version or '*'}/{_INFO}")) or sorted(root.glob(f"*/{version or '*'}/{_INFO}"))
-    return [file.parent for file in found if re.fullmatch(r"\d+\.\d+\.\d+", file.parent.name)]
+    found = sorted(root.glob(f"{version or '*'}/{INFO_FILE}")) or sorted(root.glob(f"*/{version or '*'}/{INFO_FILE}"))
+    return [file.parent for file in found if re.fullmatch(VERSION, file.parent.name)]
 
 
 def find_prepared(name: str, data_dir: str | Path | None, task: CatalogTask | None = None) -> Path:
-    """Returns the folder of a prepared set; the newest version if none is named.
+    """Returns the folder of a prepared set; where none is named, the newest version and the catalogue's config.
 
     Args:
       name: as for `read_tfds`.
@@ -155,20 +161,28 @@ def find_prepared(name: str, data_dir: str | Path | None, task: CatalogTask | No
       task: the catalogue's task, of whose version the set must be.
 
     Raises:
-      UserError: there is none, or several configs and none is named, or only other versions.
+      UserError: there is none, or several other configs and none is named, or only other versions, or the version is none.
     """
     if _is_path(name):
         return Path(name).expanduser()
     base = tfds_base(data_dir)
-    path = name.partition(":")[0]
+    path, version = split_version(name)
+    if version and not re.fullmatch(VERSION, version):
+        raise UserError(
+            f"task.source='tfds:{name}' asks for version {version!r}; give one such as 1.0.0, or none for the newest."
+        )
     root = base / path
-    if (root / _INFO).is_file():
+    if (root / INFO_FILE).is_file():
         return root
+    known = task_of_tfds(path)
+    usual = known.tfds if known is not None and known.tfds is not None else path
     folders = prepared_folders(name, data_dir)
+    folders = [folder for folder in folders if folder.parent == base / usual] or folders
     if not folders:
+        full = f"{usual}:{version}" if version else usual
         raise UserError(
             f"tfds:{name} is not prepared under {base}; where there is a network run "
-            f"`{prepare_command(name, base)}`, then copy the folder here or set task.data_dir."
+            f"`{prepare_command(full, base)}`, then copy the folder here or set task.data_dir."
         )
     configs = sorted({folder.parent for folder in folders})
     if len(configs) > 1:

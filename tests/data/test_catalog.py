@@ -12,7 +12,7 @@ from pictures import encoded, picture
 from prepared import write_prepared
 
 from bridgejax.data import load_task
-from bridgejax.data.catalog import TASKS, find_task, spoken_names, task_of_tfds
+from bridgejax.data.catalog import TASKS, find_task, metric_of, spoken_names, task_of_tfds
 from bridgejax.data.images import decode_rgb
 from bridgejax.errors import UserError
 from bridgejax.prompts import check_class_names, check_templates
@@ -102,7 +102,9 @@ def test_labels_that_are_not_the_tasks_are_refused():
     with pytest.raises(UserError, match="did you mean 'flowers102'"):
         load_task("task:flowers")
     assert task_of_tfds("sun397/standard-part1-120k:4.0.0") is find_task("sun397")
-    assert task_of_tfds("sun397/tfds") is None
+    assert task_of_tfds("sun397") is find_task("sun397")
+    for other in ("sun397/tfds", "visual_domain_decathlon/dtd", "dtd/dtd:3.0.1"):
+        assert task_of_tfds(other) is None
 
 
 def first_pixels(examples):
@@ -110,11 +112,13 @@ def first_pixels(examples):
 
 
 def test_flowers_join_train_and_validation_and_keep_the_test_part(tmp_path, offline):
-    write_prepared(
+    folder = write_prepared(
         tmp_path, "oxford_flowers102", "2.1.1", {"train": 2, "test": 3, "validation": 1}, recorded_names("flowers102")
     )
-    for source in ("task:flowers102", "tfds:oxford_flowers102", "tfds:oxford_flowers102:2.1.1"):
+    set_of_tfds = "tfds:oxford_flowers102"
+    for source in ("task:flowers102", set_of_tfds, f"{set_of_tfds}:2.1.1", f"{set_of_tfds}/2.1.1", f"tfds:{folder}"):
         task = load_task(source, data_dir=tmp_path)
+        assert (task.name, metric_of(source)) == ("flowers102", "mean per class")
         assert task.class_names == find_task("flowers102").class_names
         assert (len(task.train), len(task.test), task.validation) == (3 * 102, 3 * 102, None)
         assert len({*task.train.ids, *task.test.ids}) == 6 * 102
@@ -160,11 +164,25 @@ def test_one_split_is_cut_where_the_catalogue_says_and_configs_are_found(tmp_pat
     assert (published.train, published.test) == ("train[:21600]", "train[21600:]")
     monkeypatch.setitem(TASKS, "eurosat", dataclasses.replace(published, train="train[:200]", test="train[200:]"))
     write_prepared(tmp_path, "eurosat", "2.0.0", {"train": 30}, recorded_names("eurosat"), config="rgb")
-    task = load_task("task:eurosat", data_dir=tmp_path)
-    assert (len(task.train), len(task.test)) == (200, 100)
+    for source in ("task:eurosat", "tfds:eurosat", "tfds:eurosat:2.0.0", "tfds:eurosat/rgb/2.0.0"):
+        task = load_task(source, data_dir=tmp_path)
+        assert (len(task.train), len(task.test)) == (200, 100)
+        assert (task.name, task.class_names, metric_of(source)) == ("eurosat", published.class_names, "top-1")
     assert len({*task.train.ids, *task.test.ids}) == 300
     assert len({image for part in (task.train, task.test) for image in part.images}) == 300
     np.testing.assert_array_equal(first_pixels(task.test)[:, 1], task.test.labels)
+
+
+def test_a_name_without_config_means_that_of_the_catalogue(tmp_path, offline):
+    with pytest.raises(UserError, match=r"tfds\.builder\('sun397/standard-part1-120k:4\.0\.0'"):
+        load_task("tfds:sun397:4.0.0", data_dir=tmp_path)
+    write_prepared(tmp_path, "sun397", "4.0.0", {"train": 2, "test": 1}, ["a", "b"], config="tfds")
+    other = load_task("tfds:sun397", data_dir=tmp_path)  # what is there is read as what it is
+    assert (other.name, other.class_names) == ("sun397", ("a", "b"))
+    write_prepared(tmp_path, "sun397", "4.0.0", {"train": 1, "test": 1}, recorded_names("sun397"), config="standard-part1-120k")
+    assert load_task("tfds:sun397", data_dir=tmp_path).name == "sun397"
+    assert len(load_task("tfds:sun397", data_dir=tmp_path).class_names) == 397
+    assert load_task("tfds:sun397/tfds", data_dir=tmp_path).class_names == ("a", "b")
 
 
 def test_array_record_data_loads_too(tmp_path, offline):

@@ -59,6 +59,15 @@ def test_fewer_shots_are_part_of_more_and_seeds_differ():
     assert draws[4, 0].train != draws[4, 1].train
 
 
+def test_more_shots_than_three_quarters_of_a_class_are_more_than_all_of_it():
+    labels, ids = [0] * 9 + [1] * 20, [f"{i:02}" for i in range(29)]
+    options = {"validation_per_class": 0, "seed": 0, "test_from_pool": True, "where": "x"}
+    seven, eight, every = (draw(labels, ids, ids, "ab", shots=shots, **options) for shots in (7, 8, None))
+    assert set(seven.train) < set(every.train)
+    assert set(seven.train) < set(eight.train)
+    assert [sum(labels[i] == 0 for i in found.train) for found in (eight, every)] == [8, 7]
+
+
 def test_without_shots_a_quarter_is_kept_for_testing_or_nothing_of_a_fixed_split():
     labels, ids = [0] * 20 + [1] * 8, [f"{i:02}" for i in range(28)]
     options = {"shots": None, "validation_per_class": 2, "seed": 0, "where": "x"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from pictures import encoded, picture
@@ -74,6 +76,40 @@ def test_a_class_may_be_called_train(make_folder):
     assert load_task(f"folder:{root}", shots=1).class_names == ("bus", "train")
 
 
+@pytest.mark.parametrize(
+    "parts", [("train", "test", "valid"), ("train", "val"), ("Train", "Test", "validation"), ("train", "valid")]
+)
+def test_train_and_test_are_parts_in_any_case_and_whatever_lies_beside_them(make_folder, tmp_path, parts):
+    for count, part in enumerate(parts, 2):
+        make_folder({"x": count, "y": count}, tmp_path / part)
+    write(tmp_path / "docs" / "a.md", b"notes")
+    (tmp_path / "extra").mkdir()
+    write(tmp_path / parts[0] / "preview.png", encoded(picture(0)))
+    write(tmp_path / parts[1] / "preview.png", encoded(picture(0)))
+    task = load_task(f"folder:{tmp_path}")
+    assert task.class_names == ("x", "y")
+    assert (len(task.train), len(task.test)) == (4, 6)
+    assert {name.partition("/")[0] for name in task.test.ids} == {parts[1]}
+    make_folder({"x": 1, "y": 1}, tmp_path / "extra")
+    with pytest.raises(UserError, match=rf"{parts[0]}/ and {parts[1]}/, but also images in extra/") as caught:
+        load_task(f"folder:{tmp_path}")
+    assert "\n" not in str(caught.value)
+
+
+def test_classes_may_be_called_train_and_test(make_folder):
+    root = make_folder({"test": 3, "train": 3, "train/steam": 2, "bus": 3})
+    task = load_task(f"folder:{root}", shots=1)
+    assert task.class_names == ("bus", "test", "train")
+    assert len(task.test) == 2 + 2 + 4
+
+
+def test_a_test_part_without_class_folders_makes_no_classes_of_the_parts(make_folder, tmp_path):
+    make_folder({"x": 2, "y": 2}, tmp_path / "train")
+    write(tmp_path / "test" / "1.png", encoded(picture(0)))
+    with pytest.raises(UserError, match=r"train has class 'x', which .*test lacks"):
+        load_task(f"folder:{tmp_path}")
+
+
 def write(path, data):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
@@ -124,6 +160,11 @@ def test_names_sources_and_shots_that_do_not_fit(make_folder):
     ):
         with pytest.raises(UserError, match=words):
             load_task(f"folder:{root}", **{"shots": 1} | options)
+    make_folder({"under_score": 3})
+    for source in (f"folder:{root}", "builtin:tux_photos"):
+        twice = ["under score", "under_score"] if source.startswith("folder") else ["road_sign", "road sign"]
+        with pytest.raises(UserError, match=f"twice, as '{twice[0]}' and as '{twice[1]}'; name each once"):
+            load_task(source, shots=1, class_names=twice)
     for source in ("cifar10", "foldr:x", "builtin:tux_photo", "tfds:"):
         with pytest.raises(UserError, match=r"task\.source"):
             load_task(source)
@@ -165,6 +206,11 @@ def test_a_prepared_tfds_set_is_read_from_disk(tmp_path):
     np.testing.assert_array_equal(part.test.counts(2), 3)
     with pytest.raises(UserError, match="download_and_prepare"):
         load_task("tfds:cifar10", data_dir=tmp_path / "tfds")
+    for version in ("*", "1", "1.*.*"):
+        with pytest.raises(UserError, match=rf"tfds:my_set:{re.escape(version)}' asks for version .* such as 1\.0\.0"):
+            load_task(f"tfds:my_set:{version}", data_dir=tmp_path / "tfds")
+    with pytest.raises(UserError, match=r"task\.data_dir=5 is not a folder"):
+        load_task("tfds:my_set", data_dir=5)
 
 
 def test_images_of_record_files_stay_on_disk_until_they_are_asked_for(tmp_path):
