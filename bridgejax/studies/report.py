@@ -12,11 +12,13 @@ import numpy as np
 
 from bridgejax.data.catalog import metric_of
 from bridgejax.errors import UserError
-from bridgejax.identity import write_atomic, write_json
+from bridgejax.identity import file_digest, write_atomic, write_json
 from bridgejax.studies.markdown import markdown
 from bridgejax.studies.page import render
 from bridgejax.studies.summary import read_results, summarise
-from bridgejax.studies.synthetic_set import read_synthetic_set
+from bridgejax.studies.synthetic_set import SET_FILE, read_synthetic_set
+
+REPORT_FILES = ("summary.json", "report.md", "report.html")
 
 
 def write_report(workdir: str | Path) -> Path:
@@ -42,10 +44,28 @@ def write_report(workdir: str | Path) -> Path:
     summary["papers_report"] = metric_of(str(config.get("task", {}).get("source") or ""))
     summary["synthetic_set"], pairs = read_synthetic_set(folder, config)
     page = render(summary, config, _read_examples(folder / "examples.npz"), pairs)
-    write_json(folder / "summary.json", summary)
     write_atomic(folder / "report.md", markdown(summary, config))
     write_atomic(folder / "report.html", page)
+    # Last: what it says that it was made from, the pages were made from too.
+    write_json(folder / "summary.json", {**summary, "made_from": _made_from(folder)})
     return folder / "report.html"
+
+
+def is_current(workdir: str | Path) -> bool:
+    """Tells whether a workdir's report is there and was made from the results and the config that lie beside it."""
+    folder = Path(workdir)
+    if not all((folder / name).is_file() for name in REPORT_FILES):
+        return False
+    try:
+        return bool(_read_json(folder / "summary.json").get("made_from") == _made_from(folder))
+    except UserError:
+        return False
+
+
+def _made_from(folder: Path) -> dict[str, str]:
+    """Returns a digest of each file that decides a report (the account of time aside)."""
+    files = ("config.json", "results.jsonl", "examples.npz", SET_FILE)
+    return {name: file_digest(folder / name) for name in files if (folder / name).is_file()}
 
 
 def _read_json(file: Path) -> dict[str, Any]:
