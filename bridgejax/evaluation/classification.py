@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bridgejax.errors import UserError
+from bridgejax.evaluation.inputs import real_numbers, whole_number, whole_numbers
 
 
 def confusion_matrix(labels: npt.ArrayLike, predictions: npt.ArrayLike, classes: int) -> np.ndarray:
@@ -17,34 +18,50 @@ def confusion_matrix(labels: npt.ArrayLike, predictions: npt.ArrayLike, classes:
       labels, predictions: int [n], each in [0, classes).
 
     Raises:
-      UserError: the lengths differ or a value is out of range.
+      UserError: the lengths differ, or a value is no whole number or out of range.
     """
-    true, guessed = np.asarray(labels), np.asarray(predictions)
+    classes = whole_number("classes", classes, 0)
+    true, guessed = whole_numbers("labels", labels, classes), whole_numbers("predictions", predictions, classes)
     if true.shape != guessed.shape or true.ndim != 1:
         raise UserError(f"labels {list(true.shape)} and predictions {list(guessed.shape)} differ; give one of each per image.")
-    for name, values in (("labels", true), ("predictions", guessed)):
-        if values.size and (values.min() < 0 or values.max() >= classes):
-            raise UserError(
-                f"{name} run from {values.min()} to {values.max()}, but there are {classes} classes from 0; correct them."
-            )
-    pairs = true.astype(np.int64) * classes + guessed.astype(np.int64)
-    return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
+    return np.bincount(true * classes + guessed, minlength=classes * classes).reshape(classes, classes)
 
 
-def accuracy(confusion: np.ndarray) -> float:
-    """Returns the share of images on the diagonal, in [0, 1]; NaN without images."""
-    total = int(confusion.sum())
-    return float(np.trace(confusion) / total) if total else float("nan")
+def accuracy(confusion: npt.ArrayLike) -> float:
+    """Returns the share of images on the diagonal of a confusion matrix, in [0, 1]; NaN without images.
+
+    Raises:
+      UserError: it is no [classes, classes] table of numbers.
+    """
+    table = _square(confusion)
+    total = table.sum()
+    return float(np.trace(table) / total) if total else float("nan")
 
 
-def per_class_accuracy(confusion: np.ndarray) -> np.ndarray:
-    """Returns float64 [classes]: the share of each class's images that are right; NaN for a class without images."""
-    counts = confusion.sum(axis=1).astype(np.float64)
-    return np.divide(np.diag(confusion), counts, out=np.full(len(counts), np.nan), where=counts > 0)
+def per_class_accuracy(confusion: npt.ArrayLike) -> np.ndarray:
+    """Returns float64 [classes]: the share of each class's images that are right; NaN for a class without images.
+
+    Raises:
+      UserError: it is no [classes, classes] table of numbers.
+    """
+    table = _square(confusion)
+    counts = table.sum(axis=1)
+    return np.divide(np.diag(table), counts, out=np.full(len(counts), np.nan), where=counts > 0)
 
 
-def mean_per_class_accuracy(confusion: np.ndarray) -> float:
-    """Returns the mean of `per_class_accuracy` over the classes that have images, in [0, 1]; NaN without images."""
+def _square(confusion: npt.ArrayLike) -> np.ndarray:
+    table = real_numbers("confusion", confusion)
+    if table.ndim != 2 or table.shape[0] != table.shape[1]:
+        raise UserError(f"confusion {list(table.shape)} is no square table; give the [classes, classes] of confusion_matrix.")
+    return table
+
+
+def mean_per_class_accuracy(confusion: npt.ArrayLike) -> float:
+    """Returns the mean of `per_class_accuracy` over the classes that have images, in [0, 1]; NaN without images.
+
+    Raises:
+      UserError: it is no [classes, classes] table of numbers.
+    """
     each = per_class_accuracy(confusion)
     return float(np.nanmean(each)) if np.isfinite(each).any() else float("nan")
 
@@ -54,24 +71,31 @@ def classification_metrics(labels: npt.ArrayLike, logits: npt.ArrayLike) -> dict
 
     Args:
       labels: int [n] in [0, classes), n ≥ 1.
-      logits: float [n, classes].
+      logits: float [n, classes]; -inf is a probability of 0.
 
     Returns:
       "accuracy", "mean_per_class_accuracy", "per_class_accuracy" (None for a class without images), "confusion" (rows are
       the true classes), "correct" (0 or 1 per image), "loss" (mean cross entropy in nats) and "calibration_error" (see
       `expected_calibration_error`).
+
+    Raises:
+      UserError: shapes that do not fit, labels that are not whole or out of range, or logits without a softmax.
     """
     from bridgejax.evaluation.calibration import expected_calibration_error
 
-    scores = np.asarray(logits, np.float64)
-    true = np.asarray(labels)
-    if scores.ndim != 2 or len(scores) != len(true) or not len(true):
+    scores, true = real_numbers("logits", logits, finite=False), whole_numbers("labels", labels)
+    if scores.ndim != 2 or true.ndim != 1 or len(scores) != len(true) or not scores.size:
         raise UserError(
             f"labels {list(true.shape)} and logits {list(scores.shape)} do not fit; give [n] and [n, classes], n at least 1."
         )
+    top = scores.max(axis=1, keepdims=True)
+    if not np.isfinite(top).all():
+        raise UserError(
+            "logits have no softmax: a row holds NaN, inf or only -inf; give finite logits (has training diverged?)."
+        )
     predictions = scores.argmax(axis=1)
     confusion = confusion_matrix(true, predictions, scores.shape[1])
-    shifted = scores - scores.max(axis=1, keepdims=True)
+    shifted = scores - top
     log_probabilities = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     each = per_class_accuracy(confusion)
     return {

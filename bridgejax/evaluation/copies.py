@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from bridgejax.errors import UserError
-from bridgejax.evaluation.pairs import check_features, nearest_rows
+from bridgejax.evaluation.inputs import check_features
+from bridgejax.evaluation.pairs import LARGEST_SQUARED, nearest_rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,9 +54,10 @@ def nearest_real(
       quantile: of the real images' own nearest distances, in [0, 1].
 
     Raises:
-      UserError: shapes that do not fit, values that are not finite, features of length 0, or an unknown metric.
+      UserError: shapes that do not fit, values that are no finite real numbers or whose squares overflow, features of length
+        0, or an unknown metric.
     """
-    x, y = check_features(synthetic, real)
+    x, y = check_features(1, LARGEST_SQUARED, synthetic=synthetic, real=real)
     if len(y) < 2:
         raise UserError("there is only one real image; give at least 2, so that real images can be compared with each other.")
     if metric not in ("cosine", "pixels"):

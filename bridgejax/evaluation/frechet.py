@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bridgejax.errors import UserError
+from bridgejax.evaluation.inputs import check_features, whole_number
 
 
 def frechet_distance(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
@@ -25,15 +26,9 @@ def frechet_distance(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
       The distance, at least 0, in the features' units squared.
 
     Raises:
-      UserError: shapes that do not fit, or values that are not finite.
+      UserError: shapes that do not fit, or values that are no finite real numbers or whose squares overflow.
     """
-    x, y = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or min(len(x), len(y)) < 2:
-        raise UserError(
-            f"features {list(x.shape)} and {list(y.shape)} do not fit; give [n, d] and [m, d], at least 2 rows each."
-        )
-    if not (np.isfinite(x).all() and np.isfinite(y).all()):
-        raise UserError("features hold NaN or infinity; give finite numbers.")
+    x, y = check_features(2, 1e140, a=a, b=b)  # float64 ends at 1.8e308: room for squares and their sums
     difference = x.mean(axis=0) - y.mean(axis=0)
     root_a = np.linalg.qr(x - x.mean(axis=0), mode="r") / np.sqrt(len(x) - 1)
     root_b = np.linalg.qr(y - y.mean(axis=0), mode="r") / np.sqrt(len(y) - 1)
@@ -91,8 +86,9 @@ def frechet_interval(
     Raises:
       UserError: shapes that do not fit, values that are not finite, or numbers out of range.
     """
-    if replicates < 2 or not 0 < level < 1:
-        raise UserError(f"replicates={replicates} must be at least 2 and level={level} between 0 and 1.")
+    replicates = whole_number("replicates", replicates, 2)
+    if not 0 < level < 1:
+        raise UserError(f"level is {level}; give a number between 0 and 1.")
     estimate = frechet_distance(a, b)
     clouds = [np.asarray(a, np.float64)]
     real = np.asarray(b, np.float64)

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from bridgejax.errors import UserError
 from bridgejax.evaluation.few_seeds import widening
+from bridgejax.evaluation.inputs import real_numbers, whole_number, whole_numbers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,16 +60,15 @@ def per_class_gain(
     Raises:
       UserError: shapes that do not fit, or labels or numbers out of range.
     """
-    a, b = (np.atleast_2d(np.asarray(values, np.float64)) for values in (correct, baseline))
-    true = np.asarray(labels)
+    both = (("correct", correct), ("baseline", baseline))
+    a, b = (np.atleast_2d(real_numbers(name, values, finite=False)) for name, values in both)
+    true = whole_numbers("labels", labels, None if classes is None else whole_number("classes", classes, 1))
     if a.shape != b.shape or a.ndim != 2 or true.shape != a.shape[1:] or not a.size:
         raise UserError(
             f"correct {list(a.shape)}, baseline {list(b.shape)} and labels {list(true.shape)} do not fit; "
             "give [seeds, images] twice and [images]."
         )
     count = int(true.max()) + 1 if classes is None else classes
-    if true.min() < 0 or true.max() >= count:
-        raise UserError(f"labels run from {true.min()} to {true.max()}, but there are {count} classes from 0; correct them.")
     if replicates < 2 or not 0 < level < 1:
         raise UserError(f"replicates={replicates} must be at least 2 and level={level} between 0 and 1.")
     rng = np.random.default_rng(seed)

@@ -7,8 +7,8 @@ import dataclasses
 import numpy as np
 import numpy.typing as npt
 
-from bridgejax.errors import UserError
-from bridgejax.evaluation.pairs import check_features, cubic_kernel_sums
+from bridgejax.evaluation.inputs import check_features, whole_number
+from bridgejax.evaluation.pairs import LARGEST_CUBED, cubic_kernel_sums
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,9 +46,9 @@ def kernel_distance(a: npt.ArrayLike, b: npt.ArrayLike) -> KernelDistance:
       b: float [m, d], m ≥ 2.
 
     Raises:
-      UserError: shapes that do not fit, or values that are not finite.
+      UserError: shapes that do not fit, or values that are no finite real numbers or whose cubes overflow.
     """
-    x, y = check_features(a, b, least=2)
+    x, y = check_features(2, LARGEST_CUBED, a=a, b=b)
     n, m = len(x), len(y)
     own_x, own_y = _without_itself(x), _without_itself(y)
     x_to_y, y_to_x = cubic_kernel_sums(x, y)
@@ -80,11 +80,11 @@ def kernel_distance_subsets(
       seed: of the draws.
 
     Raises:
-      UserError: shapes that do not fit, values that are not finite, or fewer than 2 subsets or rows.
+      UserError: shapes that do not fit, values that are no finite real numbers or whose cubes overflow, or fewer than 2
+        subsets or rows.
     """
-    x, y = check_features(a, b, least=2)
-    if subsets < 2 or subset_size < 2:
-        raise UserError(f"subsets={subsets} and subset_size={subset_size} must be at least 2 each.")
+    subsets, subset_size = whole_number("subsets", subsets, 2), whole_number("subset_size", subset_size, 2)
+    x, y = check_features(2, LARGEST_CUBED, a=a, b=b)
     size = min(subset_size, len(x), len(y))
     rng = np.random.default_rng(seed)
     found = [

@@ -14,7 +14,7 @@ def leep(probabilities: npt.ArrayLike, labels: npt.ArrayLike) -> float:
     With θ(x)_z the source model's probability of its class z:
       P(y, z) = 1/n Σ_i θ(x_i)_z [y_i = y],  P(y | z) = P(y, z) / Σ_y P(y, z),
       LEEP = 1/n Σ_i log Σ_z P(y_i | z) θ(x_i)_z.
-    A source class that never gets any probability adds nothing.
+    A source class that never gets any probability adds nothing. Rows that miss a sum of 1 by rounding are divided by it.
 
     Args:
       probabilities: float [n, z], softmax outputs of the source model; rows sum to 1.
@@ -24,6 +24,7 @@ def leep(probabilities: npt.ArrayLike, labels: npt.ArrayLike) -> float:
       UserError: shapes that do not fit, rows that are no distributions, or labels that are no whole numbers from 0.
     """
     theta, y = check_probabilities(probabilities, labels)
+    theta = theta / theta.sum(axis=1, keepdims=True)
     _, position = np.unique(y, return_inverse=True)  # only classes that occur; gaps in the numbering cost nothing
     joint = np.zeros((position.max() + 1, theta.shape[1]))
     np.add.at(joint, position, theta)

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bridgejax.errors import UserError
+from bridgejax.evaluation.inputs import real_numbers, whole_number, whole_numbers
 from bridgejax.evaluation.leep import leep
 
 _ROUNDS = 500
@@ -36,18 +37,14 @@ def leep_matched(
       UserError: shapes that do not fit, values that are not finite, labels that are no whole numbers from 0, or more
         pseudo-classes than different images.
     """
-    x, y = np.asarray(features, np.float64), np.asarray(labels)
+    x, y = real_numbers("features", features), whole_numbers("labels", labels)
     if x.ndim != 2 or y.ndim != 1 or len(x) != len(y) or not x.size:
         raise UserError(f"features {list(x.shape)} and labels {list(y.shape)} do not fit; give [n, d] and [n], n at least 1.")
-    if not np.isfinite(x).all():
-        raise UserError("features hold NaN or infinity; give finite numbers.")
-    count = len(np.unique(y)) if pseudo_classes is None else pseudo_classes
+    restarts = whole_number("restarts", restarts, 1)
+    count = len(np.unique(y)) if pseudo_classes is None else whole_number("pseudo_classes", pseudo_classes, 1)
     different = len(np.unique(x, axis=0))
-    if not 1 <= count <= different or restarts < 1:
-        raise UserError(
-            f"pseudo_classes is {count} and restarts {restarts}; give at least 1 of each and at most {different} "
-            "pseudo-classes (so many rows of features differ)."
-        )
+    if count > different:
+        raise UserError(f"pseudo_classes is {count}; give at most {different}: so many rows of features differ.")
     return leep(shared_variance_posteriors(x, count, seed, restarts), y)
 
 

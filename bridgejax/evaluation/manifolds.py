@@ -7,8 +7,8 @@ import dataclasses
 import numpy as np
 import numpy.typing as npt
 
-from bridgejax.errors import UserError
-from bridgejax.evaluation.pairs import check_features, inside_any_ball, nearest_rows
+from bridgejax.evaluation.inputs import check_features, whole_number
+from bridgejax.evaluation.pairs import LARGEST_SQUARED, inside_any_ball, nearest_rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,11 +43,11 @@ def precision_recall(real: npt.ArrayLike, synthetic: npt.ArrayLike, k: int = 3) 
       k: which neighbour, at least 1; the paper takes 3.
 
     Raises:
-      UserError: shapes that do not fit, values that are not finite, or too few rows for k.
+      UserError: shapes that do not fit, values that are no finite real numbers or whose squares overflow, no whole k of at
+        least 1, or too few rows for k.
     """
-    if k < 1:
-        raise UserError(f"k is {k}; give a whole number of at least 1.")
-    x, y = check_features(real, synthetic, least=k + 1)
+    k = whole_number("k", k, 1)
+    x, y = check_features(k + 1, LARGEST_SQUARED, real=real, synthetic=synthetic)
     radius_real = nearest_rows(x, x, k, same=True)[0][:, -1]
     radius_synthetic = nearest_rows(y, y, k, same=True)[0][:, -1]
     realistic = inside_any_ball(y, x, radius_real)

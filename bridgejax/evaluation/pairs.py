@@ -13,28 +13,12 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpy.typing as npt
-
-from bridgejax.errors import UserError
 
 ROWS, COLUMNS = 2048, 4096
 
-
-def check_features(a: npt.ArrayLike, b: npt.ArrayLike, least: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """Returns both tables as float64 [n, d] and [m, d].
-
-    Raises:
-      UserError: shapes that do not fit, fewer than `least` rows, or values that are not finite.
-    """
-    x, y = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or not x.shape[1] or min(len(x), len(y)) < least:
-        raise UserError(
-            f"features {list(x.shape)} and {list(y.shape)} do not fit; give [n, d] and [m, d], "
-            f"at least {least} row{'s' * (least != 1)} each."
-        )
-    if not (np.isfinite(x).all() and np.isfinite(y).all()):
-        raise UserError("features hold NaN or infinity; give finite numbers.")
-    return x, y
+# The root mean squares of rows up to which float32, at most 3.4e38, holds what is summed: with x·y / d at most r², a block of
+# `COLUMNS` cubes r⁶, so r below (3.4e38 / 4096)^(1/6) = 6.6e5; and of squares 4·d·r², so r below 9e15 for a million columns.
+LARGEST_CUBED, LARGEST_SQUARED = 5e5, 5e15
 
 
 def cubic_kernel_sums(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

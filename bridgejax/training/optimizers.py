@@ -39,11 +39,12 @@ class Schedule(NamedTuple):
         """Returns a schedule of kind "constant" or "cosine".
 
         Raises:
-          UserError: an unknown kind, a negative or infinite rate, or a warm-up that does not fit.
+          UserError: an unknown kind, a negative or infinite number, or a warm-up that does not fit.
         """
         if kind not in SCHEDULES:
-            raise UserError(f"schedule {kind!r} is unknown; use one of {', '.join(SCHEDULES)}{nearest(kind, SCHEDULES)}.")
-        _check_number("learning_rate", base)
+            raise UserError(f"schedule {kind!r} is unknown; use one of {', '.join(SCHEDULES)}{nearest(str(kind), SCHEDULES)}.")
+        for key, value in (("learning_rate", base), ("warmup_steps", warmup), ("total", total), ("offset", offset)):
+            _check_number(key, value)
         if not 0 <= warmup <= total:
             raise UserError(f"warmup_steps is {warmup}, but the schedule has {total} steps; give 0 to {total}.")
         return cls(*(np.float32(x) for x in (base, warmup, total, offset, kind == "cosine")))
@@ -130,10 +131,14 @@ def make_optimizer(
     if name not in OPTIMIZERS:
         raise UserError(f"optimizer {name!r} is unknown; use one of {', '.join(OPTIMIZERS)}{nearest(str(name), OPTIMIZERS)}.")
     _check_number("weight_decay", weight_decay)
-    for key, value in (("momentum", momentum), ("betas[0]", betas[0]), ("betas[1]", betas[1])):
-        if not 0 <= value < 1:
-            raise UserError(f"{key} is {value!r}; give a number from 0 to below 1.")
-    if not eps > 0:
+    try:
+        first, second = betas
+    except (TypeError, ValueError):
+        raise UserError(f"betas is {betas!r}; give two numbers from 0 to below 1, as in (0.9, 0.999).") from None
+    for key, value in (("momentum", momentum), ("betas[0]", first), ("betas[1]", second)):
+        _check_number(key, value, below=1)
+    _check_number("eps", eps)
+    if eps == 0:
         raise UserError(f"eps is {eps!r}; give a number above 0.")
     if nesterov and (name != "sgd" or momentum == 0):
         raise UserError("nesterov=True needs optimizer 'sgd' with a momentum above 0; set nesterov=False or give one.")
@@ -144,11 +149,11 @@ def make_optimizer(
         function, schedule = learning_rate, Schedule.make("constant", 0.0, total=0)
     else:
         schedule = Schedule.make("constant", learning_rate, total=0)
-    options = _Options(name, float(momentum), bool(nesterov), (float(betas[0]), float(betas[1])), float(eps), function)
+    options = _Options(name, float(momentum), bool(nesterov), (float(first), float(second)), float(eps), function)
     if name == "sgd":
         inner = optax.trace(decay=momentum, nesterov=nesterov) if momentum else optax.identity()
     else:
-        inner = optax.scale_by_adam(b1=betas[0], b2=betas[1], eps=eps)
+        inner = optax.scale_by_adam(b1=first, b2=second, eps=eps)
 
     def init(params: Any) -> OptimizerState:
         arrays = Schedule(*(jnp.asarray(x, jnp.float32) for x in schedule))
@@ -175,6 +180,11 @@ def make_optimizer(
     return optimizer
 
 
-def _check_number(key: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 <= float(value) < math.inf:
-        raise UserError(f"{key} is {value!r}; give a finite number of at least 0.")
+def _check_number(key: str, value: Any, below: float = math.inf) -> None:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float | np.integer | np.floating)
+        or not 0 <= float(value) < below
+    ):
+        expected = "finite number of at least 0" if below == math.inf else f"number from 0 to below {below}"
+        raise UserError(f"{key} is {value!r}; give a {expected}.")
