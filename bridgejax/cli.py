@@ -23,8 +23,14 @@ COMMANDS = {
     "import-weights": "published weights to a local folder, checked",
     "doctor": "what this machine can do, and why not",
 }
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
-_NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS)
+# What the operating system refuses, and what to do about it.
+_REFUSED = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), ("the disk is full", "free space on it and run the same command again")),
+    **dict.fromkeys(
+        (errno.EACCES, errno.EPERM, errno.EROFS), ("not allowed", "change its permissions and run the same command again")
+    ),
+    errno.ENAMETOOLONG: ("a name is too long", "give a shorter one"),
+}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -185,10 +191,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        if error.errno not in (*_NO_SPACE, *_NO_ACCESS):
+        if error.errno not in _REFUSED:
             raise
-        what = "the disk is full" if error.errno in _NO_SPACE else "not allowed"
+        what, advice = _REFUSED[error.errno]
         place = f" ({error.filename})" if error.filename else ""
-        return leave_failed(
-            2, f"bridgejax: {what}{place}; free space or change its permissions, and run the same command again."
-        )
+        return leave_failed(2, f"bridgejax: {what}{place}; {advice}.")

@@ -18,6 +18,7 @@ from typing import Any
 from bridgejax.errors import UserError, nearest
 from bridgejax.generator_options import loading_options
 from bridgejax.identity import canonical_json
+from bridgejax.prompts.classes import check_class_names, class_phrases
 from bridgejax.recipes import all_recipes
 
 SCHEDULERS = ("ddim", "pndm", "euler", "euler_ancestral", "dpmpp_2m", "dpmpp_2m_karras", "lcm")
@@ -257,14 +258,33 @@ def _call_get_config(path: Path, arg: str | None) -> Any:
         config = module.get_config(arg) if arg is not None else module.get_config()
     except UserError:
         raise
-    except Exception as error:
-        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == path]
+    except (Exception, SystemExit) as error:
+        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == module_spec.origin]
         where = f", line {frames[-1].lineno}" if frames else ""
-        told = " ".join(str(error).strip("\"'").split()) or type(error).__name__
-        raise UserError(f"config file {path}{where}: {told}") from error
+        raise UserError(f"config file {path}{where}: {_told(error)}") from error
     if not isinstance(config, ConfigDict):
         raise UserError(f"config file {path}: get_config returned {type(config).__name__}; return a ConfigDict.")
     return config
+
+
+def _told(error: BaseException) -> str:
+    """What went wrong in a config file, in our words where the error's own are none: a key that there is not, an exit."""
+    from ml_collections import ConfigDict
+
+    if isinstance(error, SystemExit):
+        return f"it calls sys.exit({error.code!r}); let get_config return a config, or raise an error that says what is wrong."
+    if isinstance(error, (AttributeError, KeyError)):
+        # ConfigDict's complaint is a dump of a group's fields; which group (told by its keys) and which key, its frames have.
+        reference = default_config()
+        groups = {name: set(reference[name]) for name in reference if hasattr(reference[name], "to_dict")}
+        for frame, _ in traceback.walk_tb(error.__traceback__):
+            node = frame.f_locals.get("self")
+            key = frame.f_locals.get("key", frame.f_locals.get("attribute"))
+            if isinstance(node, ConfigDict) and isinstance(key, str) and key not in node:
+                name = ".".join([*(group for group, keys in groups.items() if keys and keys == set(node)), key])
+                known = [*groups, *(known for known, _ in flatten(reference))]
+                return f"{name} is not a key of the config{nearest(name, known)}."
+    return " ".join(str(error).strip("\"'").split()) or type(error).__name__
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -291,7 +311,11 @@ def _override(config: Any, key: str, text: str) -> None:
     if leaf in node and hasattr(node[leaf], "to_dict"):
         raise UserError(f"--config.{key} is a group of keys; set one of {', '.join(f'{key}.{name}' for name in node[leaf])}.")
     old = node.get(leaf)
-    value = _coerce(key, old, _literal(text))
+    value = _literal(text)
+    if leaf in node and node.get_type(leaf) is str:
+        value = value if value is None or isinstance(value, str) else text
+    else:
+        value = _coerce(key, old, value)
     try:
         with node.ignore_type():
             node[leaf] = value
@@ -341,8 +365,6 @@ def _coerce(key: str, old: Any, value: Any) -> Any:
     elif isinstance(old, float):
         fits = isinstance(value, (int, float))
         value = float(value) if fits else value
-    elif isinstance(old, str):
-        return value if isinstance(value, str) else str(value)
     else:
         fits = isinstance(value, type(old))
     if not fits:
@@ -373,11 +395,14 @@ def check_config(config: Any) -> None:
         if leaf not in node and not name.startswith("recipes."):
             raise UserError(f"the config lacks the key {name}; start from bridgejax.config.default_config().")
     values = dict(flatten(config))
+    _check_kinds(values, reference)
+    if values["task.class_names"] not in ((), []):
+        check_class_names(values["task.class_names"])
     for key, low in _AT_LEAST.items():
         _check_whole(key, values[key], low, optional=key in _OPTIONAL)
     for key in (
         *("training.learning_rate", "training.weight_decay", "training.momentum", "generator.guidance_scale"),
-        *("inversion.learning_rate", "inversion.weight_decay"),
+        *("inversion.learning_rate", "inversion.weight_decay", "training.checkpoint_seconds"),
     ):
         value = values[key]
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
@@ -404,20 +429,12 @@ def check_config(config: Any) -> None:
             _check_whole(grid, value, low, optional=grid == "study.shots")
     if values["report.synthetic_set"] not in (None, "train", "test"):
         raise UserError(f"report.synthetic_set is {values['report.synthetic_set']!r}; it should be 'train', 'test' or None.")
-    if not isinstance(values["report.leep"], bool):
-        raise UserError(f"report.leep is {values['report.leep']!r}; it should be True or False.")
     _check_tuning(values)
     if values["study.parallel_seeds"] != "auto":
         value = values["study.parallel_seeds"]
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise UserError(f"study.parallel_seeds is {value!r}; it should be a whole number of at least 1, or 'auto'.")
-    pairs = values["mesh"]
-    if not isinstance(pairs, (list, tuple)) or not all(isinstance(p, (list, tuple)) and len(p) == 2 for p in pairs):
-        raise UserError(f"mesh is {pairs!r}; it should be (axis, size) pairs such as (('data', -1),).")
-    if values["mesh_rules"]:  # only then is JAX worth its import here
-        from bridgejax.mesh import parameter_rules
-
-        parameter_rules(values["mesh_rules"])
+    _check_mesh(values["mesh"], values["mesh_rules"])
     _check_sets(config)  # last: what is wrong with the config itself is not told as wrong in a set
 
 
@@ -453,6 +470,53 @@ _OPTIONAL = {
 }
 
 
+def _check_kinds(values: Mapping[str, Any], reference: Any) -> None:
+    """Texts, lists and yes or no by their defaults; a config file may set any key to None, and a set to anything."""
+    for key, default in flatten(reference):
+        group, _, leaf = key.rpartition(".")
+        kind = (reference[group] if group else reference).get_type(leaf)
+        fits = isinstance(values.get(key), (tuple, list) if kind is tuple else kind)
+        if group == "recipes" or kind not in (str, bool, tuple) or fits or (default is None and values[key] is None):
+            continue
+        optional = " or None" if default is None else ""
+        raise UserError(f"{key} is {values[key]!r}; it should be {_kind(default)}{optional}.")
+
+
+def mesh_axes(mesh: Any) -> tuple[tuple[str, int], ...]:
+    """Returns the (axis, size) pairs of a mesh, checked as far as that goes without its devices.
+
+    Raises:
+      UserError: it is something else, an axis comes twice, or a size is neither above 0 nor the one -1.
+    """
+    try:
+        pairs = tuple((axis, size) for axis, size in mesh)
+        names, sizes = [axis for axis, _ in pairs], [size for _, size in pairs]
+        right = all(isinstance(axis, str) for axis in names) and len(set(names)) == len(names) and sizes.count(-1) <= 1
+        right = right and all(type(size) is int and (size > 0 or size == -1) for size in sizes)
+    except (TypeError, ValueError):
+        right = False
+    if not right:
+        raise UserError(
+            f"mesh is {mesh!r}; it should be (axis, size) pairs such as (('data', -1),): different axes, sizes above 0, "
+            "at most one of them -1."
+        )
+    return pairs
+
+
+def _check_mesh(mesh: Any, rules: Any) -> None:
+    axes = {"data", "model"}
+    if rules:  # only then is JAX worth its import here
+        from bridgejax.mesh import axes_of, parameter_rules
+
+        axes |= {axis for _, spec in parameter_rules(rules) for axis in axes_of(spec)}
+    for axis, _ in mesh_axes(mesh):
+        if axis not in axes:  # its devices would all do the same work
+            raise UserError(
+                f"mesh has an axis {axis!r} that nothing is split over{nearest(axis, axes)}; "
+                "use 'data', 'model', or one that mesh_rules names."
+            )
+
+
 def _check_whole(key: str, value: Any, low: int, optional: bool) -> None:
     if value is None and optional:
         return
@@ -463,10 +527,8 @@ def _check_whole(key: str, value: Any, low: int, optional: bool) -> None:
 def _check_tuning(values: Mapping[str, Any]) -> None:
     for key in ("tuning.learning_rates", "tuning.lengths"):
         grid = values[key]
-        right = isinstance(grid, (list, tuple)) and len(grid) > 0 and len(set(grid)) == len(grid)
-        if not right or not all(
-            isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) and v > 0 for v in grid
-        ):
+        right = all(isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) and v > 0 for v in grid)
+        if not right or not grid or len(set(grid)) != len(grid):
             raise UserError(f"{key} is {grid!r}; it should be a list of different numbers above 0.")
 
 
@@ -480,6 +542,8 @@ def _check_prompts(config: Any) -> None:
             raise UserError(
                 f"prompts.template {text!r} has no {{}} for the class name; write for instance 'a photo of a {{}}'."
             )
+    for name in config.prompts.variants:
+        class_phrases(name, config.prompts.variants)
 
 
 def _check_sets(config: Any) -> None:
@@ -537,11 +601,12 @@ def _check_inversion(inversion: Any) -> None:
 def _check_arms(config: Any) -> None:
     if not config.arms:
         raise UserError("arms is empty; name at least one recipe, for instance ('vanilla', 'bridged').")
-    for arm in config.arms:
-        if arm not in config.recipes:
+    for what, name in (*(("arm", arm) for arm in config.arms), ("study.baseline", config.study.baseline)):
+        if not isinstance(name, str) or name not in config.recipes:
             raise UserError(
-                f"arm {arm!r} is no recipe of the config{nearest(str(arm), config.recipes)} ({', '.join(config.recipes)})."
+                f"{what} {name!r} is no recipe of the config{nearest(str(name), config.recipes)} ({', '.join(config.recipes)})."
             )
+    for arm in config.arms:
         if not re.fullmatch(r"[A-Za-z0-9_.+-]+", arm):
             raise UserError(f"recipe name {arm!r} should hold only letters, digits, '_', '-', '+' and '.'.")
     if len(set(config.arms)) != len(config.arms):

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from bridgejax.config import mesh_axes
 from bridgejax.errors import UserError
 
 DATA_AXIS = "data"
@@ -72,15 +73,13 @@ def make_mesh(axes: Iterable[tuple[str, int]] | None = None, devices: list[Any] 
       devices: the devices to use; None means `jax.devices()`.
 
     Raises:
-      UserError: the sizes do not multiply to the number of devices.
+      UserError: `axes` are no such pairs, or the sizes do not multiply to the number of devices.
     """
     found = jax.devices() if devices is None else devices
-    pairs = [(str(name), int(size)) for name, size in axes] if axes else [(DATA_AXIS, -1)]
+    pairs = mesh_axes(axes or [(DATA_AXIS, -1)])
     names = tuple(name for name, _ in pairs)
     sizes = [size for _, size in pairs]
     shown = ", ".join(f"{name}={size}" for name, size in pairs)
-    if len(set(names)) != len(names) or sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
-        raise UserError(f"mesh {shown} is not valid: give different axis names and positive sizes, at most one of them -1.")
     fixed = math.prod(size for size in sizes if size != -1)
     if -1 in sizes and len(found) % fixed == 0:
         sizes[sizes.index(-1)] = len(found) // fixed
@@ -135,7 +134,7 @@ def parameter_rules(pairs: Iterable[Sequence[Any]] = ()) -> tuple[ParameterRule,
             pattern, axes = pair
             re.compile(pattern)
             spec = PartitionSpec(*(tuple(axis) if isinstance(axis, list) else axis for axis in axes))
-            names = [name for axis in spec if axis is not None for name in ((axis,) if isinstance(axis, str) else axis)]
+            names = axes_of(spec)
             wrong = isinstance(axes, str) or len(set(names)) != len(names) or not all(isinstance(name, str) for name in names)
         except (TypeError, ValueError, re.error):
             wrong = True
@@ -146,6 +145,11 @@ def parameter_rules(pairs: Iterable[Sequence[Any]] = ()) -> tuple[ParameterRule,
             )
         rules.append((pattern, spec))
     return (*rules, *PARAMETER_RULES)
+
+
+def axes_of(spec: PartitionSpec) -> list[str]:
+    """Returns the mesh axes that a PartitionSpec names, in order."""
+    return [name for axis in spec if axis is not None for name in ((axis,) if isinstance(axis, str) else axis)]
 
 
 def parameter_sharding(
@@ -235,7 +239,7 @@ def generation_mesh(axes: Iterable[tuple[str, int]] | None = None) -> Mesh:
     """
     if jax.process_count() == 1:
         return make_mesh(axes)
-    pairs = [(str(name), -1 if name == DATA_AXIS else int(size)) for name, size in axes] if axes else None
+    pairs = [(name, -1 if name == DATA_AXIS else size) for name, size in mesh_axes(axes)] if axes else None
     return make_mesh(pairs, jax.local_devices())
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from bridgejax.config import differences
 from bridgejax.errors import UserError
-from bridgejax.identity import remove_temporary_files, write_json
+from bridgejax.identity import TEMPORARY_PREFIX, remove_temporary_files, write_json
 
 CONFIG_FILE = "config.json"
 LOCK_FILE = ".lock"
@@ -47,7 +47,9 @@ def check_workdir(path: Path, config: Mapping[str, Any]) -> None:
             raise UserError(
                 f"--workdir {path} holds the work of another config ({'; '.join(changed)}); choose a new --workdir."
             )
-    elif path.is_dir() and any(entry.name != LOCK_FILE for entry in path.iterdir()):
+    elif path.is_dir() and any(
+        entry.name != LOCK_FILE and not entry.name.startswith(TEMPORARY_PREFIX) for entry in path.iterdir()
+    ):
         raise UserError(f"--workdir {path} holds files but no {CONFIG_FILE}; choose a new or an empty folder.")
 
 
@@ -61,14 +63,23 @@ def _writable(folder: Path) -> bool:
 
 
 def read_config(path: Path) -> dict[str, Any] | None:
-    """Returns the config a workdir was made with, or None if it has none yet."""
+    """Returns the config a workdir was made with, or None if it has none yet.
+
+    Raises:
+      UserError: its file is damaged or cannot be read.
+    """
     file = path / CONFIG_FILE
     if not file.is_file():
         return None
     try:
-        return json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} is not readable JSON; delete it or choose a new --workdir.") from error
+        saved = json.loads(file.read_text())
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error.strerror}); make it readable, or choose a new --workdir.") from error
+    except ValueError:
+        saved = None
+    if not isinstance(saved, dict):
+        raise UserError(f"{file} is not the JSON object that a command wrote there; restore it, or choose a new --workdir.")
+    return saved
 
 
 @contextlib.contextmanager
@@ -82,20 +93,33 @@ def open_workdir(path: Path, config: Mapping[str, Any]) -> Iterator[None]:
     """
     check_workdir(path, config)
     path.mkdir(parents=True, exist_ok=True)
-    lock = os.open(path / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
+    lock = _locked(path)
     try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                raise UserError(
-                    f"another command is at work in --workdir {path}; wait for it or choose another folder."
-                ) from error
-            # File systems without locks (some network mounts): go on unlocked.
         remove_temporary_files(path)
         if read_config(path) != config:
             write_json(path / CONFIG_FILE, config)
         yield
-        (path / LOCK_FILE).unlink(missing_ok=True)
     finally:
+        # While still locked, so that it is no other command's; not being able to is no reason to hide what went wrong before.
+        with contextlib.suppress(OSError):
+            (path / LOCK_FILE).unlink()
+        os.close(lock)
+
+
+def _locked(path: Path) -> int:
+    """Returns the open lock file of a workdir, locked."""
+    while True:
+        lock = os.open(path / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                os.close(lock)
+                raise UserError(
+                    f"another command is at work in --workdir {path}; wait for it or choose another folder."
+                ) from error
+            return lock  # file systems without locks (some network mounts): go on unlocked
+        if os.fstat(lock).st_nlink:
+            return lock
+        # Another command removed this file when it ended, after it was opened here: a lock on it keeps nobody out.
         os.close(lock)

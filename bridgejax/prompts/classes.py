@@ -19,11 +19,11 @@ def check_class_names(class_names: Iterable[str]) -> tuple[str, ...]:
     Spaces, unicode, slashes, HTML and underscores are all fine: names never become file names here.
 
     Raises:
-      UserError: there is no name, or a name is not text, is empty, repeats, has spaces around it or holds control characters
-        (a TFDS label file has one stripped name per line).
+      UserError: this is no list, there is no name, or a name is not text, is empty, repeats, has spaces around it or holds
+        control characters (a TFDS label file has one stripped name per line).
     """
-    if isinstance(class_names, str):
-        raise UserError(f"class_names is the text {class_names!r}; give a list of names such as ['cat', 'dog'].")
+    if isinstance(class_names, str) or not isinstance(class_names, Iterable):
+        raise UserError(f"class_names is {class_names!r}; give a list of names such as ['cat', 'dog'].")
     names = tuple(class_names)
     if not names:
         raise UserError("class_names is empty; name at least one class.")
@@ -49,11 +49,13 @@ def class_phrases(class_name: str, variants: Mapping[str, Sequence[str]] | None 
         not name, or names with no phrase, are called by their display name; names of other classes are ignored.
 
     Raises:
-      UserError: the phrases are a single text instead of a list, or one is empty or not text.
+      UserError: the phrases are no list (a single text, for instance), or one is empty or not text.
     """
     phrases = (variants or {}).get(class_name, ())
-    if isinstance(phrases, str):
-        raise UserError(f"prompts.variants of class {class_name!r} is the text {phrases!r}; give a tuple of phrases.")
+    if isinstance(phrases, str) or not isinstance(phrases, Sequence):
+        raise UserError(
+            f"prompts.variants of class {class_name!r} is {phrases!r}; give a tuple of phrases such as ('robin', 'owl')."
+        )
     for phrase in phrases:
         if not isinstance(phrase, str) or not phrase.strip():
             raise UserError(f"prompts.variants of class {class_name!r} holds {phrase!r}; give non-empty phrases.")

@@ -43,15 +43,20 @@ def read_results(workdir: str | Path) -> list[dict[str, Any]]:
             run = json.loads(line)
         except ValueError:
             run = None
-        if not isinstance(run, dict) or not {"arm", "seed", *METRICS} <= run.keys():
+        if not isinstance(run, dict) or not _is_run(run):
             raise UserError(
-                f"{file} line {number} is not a run (an object with arm, seed, {' and '.join(METRICS)}); "
-                "delete the file and run the study again to rebuild it."
+                f"{file} line {number} is not a run (an object with arm, a text, seed, a whole number, and the numbers "
+                f"{' and '.join(METRICS)}); delete the file and run the study again to rebuild it."
             )
         results.append(run)
     if not results:
         raise UserError(f"{file} holds no runs, so there is nothing to report; {again}.")
     return results
+
+
+def _is_run(found: Mapping[str, Any]) -> bool:
+    numbers = all(isinstance(found.get(metric), (int, float)) for metric in METRICS)
+    return numbers and isinstance(found.get("arm"), str) and isinstance(found.get("seed"), int)
 
 
 def summarise(

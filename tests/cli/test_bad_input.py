@@ -136,6 +136,35 @@ def test_a_workdir_with_other_files(refused, tmp_path):
     assert "holds files" in refused(workdir=tmp_path / "home")
 
 
+def test_a_name_that_is_too_long(capfd, config_file, tmp_path):
+    long = tmp_path / ("x" * 300)
+    for arguments in (
+        ("run", "--config", config_file, "--workdir", long),
+        ("run", "--config", f"{long}.py", "--workdir", tmp_path / "work"),
+        ("report", "--workdir", long),
+    ):
+        assert main(list(map(str, arguments))) == 2
+        assert "a name is too long" in capfd.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("override", ["training.tuned=5", "task.data_dir=5 --config.task.source=tfds:x"])
+def test_a_number_that_is_taken_for_a_path(refused, override):
+    assert "5" in refused(*f"--config.{override}".split())
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]"])
+def test_a_workdir_whose_config_is_damaged(refused, tmp_path, content):
+    workdir = tmp_path / "damaged"
+    workdir.mkdir()
+    (workdir / "config.json").write_text(content)
+    told = refused(workdir=workdir)
+    assert "config.json" in told
+    assert "choose a new --workdir" in told
+    assert "delete" not in told  # without it the folder is refused as someone else's
+    assert [file.name for file in workdir.iterdir()] == ["config.json"]
+
+
 def test_a_report_of_nothing(capfd, tmp_path):
     assert main(["report", "--workdir", str(tmp_path)]) == 2
     assert "results.jsonl" in capfd.readouterr().err

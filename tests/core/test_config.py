@@ -65,7 +65,16 @@ def test_overrides_take_the_type_of_the_default(config_file):
         ("prompts.template", "a photo", "no {}"),
         ("training.learning_rate", "nan", "learning_rate"),
         ("mesh", "data", "mesh"),
+        ("mesh", "(('data','x'),)", "at most one of them -1"),
+        ("mesh", "(('date',1),)", "did you mean 'data'"),
+        ("mesh_rules", "5", "mesh_rules holds 5"),
         ("study.shots", "0,1", "study.shots"),
+        ("study.baseline", "vanila_long", "did you mean 'vanilla_long'"),
+        ("prompts.variants.bird", "5", "prompts.variants of class 'bird' is 5"),
+        ("prompts.variants.bird", "robin", "give a tuple of phrases"),
+        ("prompts.negative", "None", "prompts.negative is None; it should be a text."),
+        ("training.checkpoint_seconds", "-1", "training.checkpoint_seconds is -1"),
+        ("tuning.lengths", "[[1]]", "tuning.lengths"),
     ],
 )
 def test_a_wrong_override_is_named(config_file, key, value, told):
@@ -87,6 +96,54 @@ def test_a_wrong_override_is_named(config_file, key, value, told):
 def test_a_wrong_config_file_is_told_with_its_line(config_file, body, told):
     with pytest.raises(UserError, match=told):
         load_config(config_file(body))
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ("config.task.shot = 2", "task.shot is not a key of the config; did you mean 'task.shots'?"),
+        ("config.update({'task': {'shot': 2}})", "task.shot is not a key of the config; did you mean 'task.shots'?"),
+        ("print(config.tasc.shots)", "tasc is not a key of the config; did you mean 'task'?"),
+        ("import sys; sys.exit(3)", "it calls sys.exit(3)"),
+        ("1 / 0", "division by zero"),
+    ],
+)
+def test_a_relative_config_file_is_told_with_its_line_in_our_words(config_file, tmp_path, monkeypatch, body, told):
+    config_file(body)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as error:
+        load_config("config.py")
+    assert str(error.value).startswith(f"config file config.py, line 4: {told}")
+    assert "object at" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ("config.task.class_names = 5", "class_names is 5"),
+        ("config.task.class_names = 'cat'", "class_names is 'cat'"),
+        ("config.task.source = None", "task.source is None; it should be a text."),
+        ("config.study.shots = None", "study.shots is None; it should be a list."),
+        ("config.inversion.flip = None", "inversion.flip is None; it should be True or False."),
+    ],
+)
+def test_a_value_of_another_kind_is_named(config_file, body, told):
+    with pytest.raises(UserError, match=re.escape(told)):
+        load_config(config_file(body))
+
+
+def test_a_number_where_a_text_is_meant_is_taken_as_written(config_file):
+    config = load_config(config_file(), [("task.data_dir", "5"), ("training.tuned", "1e3"), ("generator.vae", "None")])
+    assert (config.task.data_dir, config.training.tuned, config.generator.vae) == ("5", "1e3", None)
+
+
+def test_an_axis_that_a_rule_names_and_a_baseline_that_is_no_arm_are_fine(config_file):
+    overrides = [
+        ("mesh", "(('data', -1), ('experts', 1))"),
+        ("mesh_rules", "(('to_q', (None, ('model', 'experts'))),)"),
+        ("study.baseline", "vanilla_epochs"),
+    ]
+    assert load_config(config_file(), overrides).study.baseline == "vanilla_epochs"
 
 
 def test_a_missing_config_file_is_told(tmp_path):

@@ -23,7 +23,13 @@ def test_all_devices_lie_on_data_by_default():
     assert mesh.axis_names == ("data",)
 
 
-@pytest.mark.parametrize("axes", [[("data", 3)], [("data", -1), ("model", -1)], [("data", 0)], [("data", 1), ("data", 1)]])
+@pytest.mark.parametrize(
+    "axes",
+    [
+        *([("data", 3)], [("data", -1), ("model", -1)], [("data", 0)], [("data", 1), ("data", 1)]),
+        *([("data", "x")], [("data",)], [(1, 1)], [("data", True)], 5),
+    ],
+)
 def test_sizes_that_do_not_fit_are_refused(axes):
     with pytest.raises(UserError, match="mesh"):
         make_mesh(axes)

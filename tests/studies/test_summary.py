@@ -101,7 +101,12 @@ def test_a_class_that_a_run_did_not_test_is_left_out_of_its_mean(make_results):
 
 
 @pytest.mark.parametrize(
-    ("content", "complaint"), [(None, "is missing"), ("", "holds no runs"), ('{"arm": "x"}\n', "line 1"), ("{\n", "line 1")]
+    ("content", "complaint"),
+    [
+        *((None, "is missing"), ("", "holds no runs"), ('{"arm": "x"}\n', "line 1"), ("{\n", "line 1")),
+        ('{"arm": "x", "seed": "x", "test_accuracy": 0.5, "test_mean_per_class_accuracy": 0.5}\n', "line 1"),
+        ('{"arm": "x", "seed": 0, "test_accuracy": null, "test_mean_per_class_accuracy": 0.5}\n', "line 1"),
+    ],
 )
 def test_unreadable_results_are_told_in_one_sentence(tmp_path, content, complaint):
     if content is not None:
