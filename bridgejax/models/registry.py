@@ -1,7 +1,8 @@
 """Classifiers by folder or name: `load_classifier`, `save_classifier`.
 
-A classifier folder is one that timm or transformers published (`config.json`, for transformers `preprocessor_config.json`, and
-`model.safetensors`), or one that `save_classifier` wrote, in the same layout, so that it opens in those libraries too.
+A classifier folder is one that timm or transformers published (`config.json`, for transformers `preprocessor_config.json` or
+`processor_config.json`, and `model.safetensors`), or one that `save_classifier` wrote, in the same layout, so that it opens in
+those libraries too.
 """
 
 from __future__ import annotations
@@ -25,10 +26,12 @@ from bridgejax.models.layout import Found, Layout
 from bridgejax.models.published import (
     CONFIG_FILE,
     PREPROCESSOR_FILE,
+    PROCESSOR_FILE,
     WEIGHTS_FILE,
     config_files,
     describe,
     layout_of,
+    preprocessor_file,
     read_config,
 )
 from bridgejax.models.vit import VisionTransformer, with_image_size
@@ -37,7 +40,7 @@ from bridgejax.models.weights import assign, export, find_weights, read_tensors,
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 BUILTIN = {"builtin:efficientnet_lite0": ASSETS / "efficientnet_lite0"}
-_HUB_FILES: tuple[str, ...] = (CONFIG_FILE, PREPROCESSOR_FILE, "model*.safetensors", "model.safetensors.index.json")
+_HUB_FILES: tuple[str, ...] = (CONFIG_FILE, "*processor_config.json", "model*.safetensors", "model.safetensors.index.json")
 _HUB_FILES = (*_HUB_FILES, "vocab.json", "merges.txt", "tokenizer*.json", "special_tokens_map.json")
 
 
@@ -205,8 +208,9 @@ def classifier_digest(folder_or_name: str | Path) -> str:
     """
     folder = _folder(folder_or_name)
     describe(folder)
-    extra = [PREPROCESSOR_FILE] if (folder / PREPROCESSOR_FILE).is_file() else []
-    return folder_digest(folder, (CONFIG_FILE, *extra, *(file.name for file in find_weights(folder))))
+    said = preprocessor_file(folder)
+    files = [folder / CONFIG_FILE, *find_weights(folder), *(() if said is None else (said[0],))]
+    return folder_digest(folder, (file.name for file in files))
 
 
 def save_classifier(model: Classifier, folder: str | Path) -> None:
@@ -244,8 +248,11 @@ def save_classifier(model: Classifier, folder: str | Path) -> None:
     except OSError as error:
         raise UserError(f"{target} could not be made ({error.strerror}); choose a folder that can be written.") from error
     save_tensors(target / WEIGHTS_FILE, tensors)
-    for name, content in config_files(model).items():
+    files = config_files(model)
+    for name, content in files.items():
         write_json(target / name, content)
+    if PREPROCESSOR_FILE in files:  # one that came with the tokenizer, or lay there, would go before the new file
+        (target / PROCESSOR_FILE).unlink(missing_ok=True)
 
 
 def _folder(folder_or_name: str | Path) -> Path:

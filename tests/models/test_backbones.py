@@ -204,6 +204,70 @@ def test_published_preprocessors_are_understood(content: dict, size: int, crop: 
     assert load_classifier(tmp_path / "copy").preprocessing == expected
 
 
+def _nest(folder: Path) -> Path:
+    """Turns the folder's preprocessor file into that of transformers 5."""
+    old = folder / "preprocessor_config.json"
+    content = {"image_processor": json.loads(old.read_text()), "processor_class": "CLIPProcessor"}
+    (folder / "processor_config.json").write_text(json.dumps(content))
+    old.unlink()
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["transformers vit", "transformers resnet"])
+def test_the_image_processor_of_a_processor_config_is_read_and_hashed(folders: dict[str, Path], copied: Any, kind: str) -> None:
+    folder = _nest(copied(kind))
+    model = load_classifier(folder)
+    assert model.preprocessing == load_classifier(folders[kind]).preprocessing
+    before = classifier_digest(folder)
+    content = json.loads((folder / "processor_config.json").read_text())
+    content["image_processor"]["image_mean"] = [0.1, 0.2, 0.3]
+    (folder / "processor_config.json").write_text(json.dumps(content))
+    assert classifier_digest(folder) != before
+    assert load_classifier(folder).preprocessing.mean == (0.1, 0.2, 0.3)
+    # What is saved there again says it in one file.
+    save_classifier(model, folder)
+    assert not (folder / "processor_config.json").exists()
+    assert load_classifier(folder).preprocessing == model.preprocessing
+
+
+def test_a_clip_folder_of_transformers_5_is_read(copied: Any, folders: dict[str, Path], tmp_path: Path) -> None:
+    """It holds `processor_config.json` and `tokenizer.json`, but none of the files that came before them."""
+    transformers = pytest.importorskip("transformers")
+    folder = _nest(copied("clip"))
+    tokenizer = transformers.CLIPTokenizer.from_pretrained(folder)
+    for name in ("vocab.json", "merges.txt", "tokenizer_config.json"):
+        (folder / name).unlink()
+    tokenizer.save_pretrained(folder)
+    assert not (folder / "vocab.json").exists()
+    names = ["cat", "steam engine"]
+    clip, usual = (load_classifier(place, class_names=names) for place in (folder, folders["clip"]))
+    assert clip.preprocessing == usual.preprocessing
+    np.testing.assert_array_equal(clip.head.kernel[...], usual.head.kernel[...])
+    save_classifier(load_classifier(folder, class_names=names, image_size=48), tmp_path / "saved")
+    assert not (tmp_path / "saved" / "processor_config.json").exists()
+    assert load_classifier(tmp_path / "saved").preprocessing.size == 48
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "crop", "mean"),
+    [
+        ("transformers vit", 32, 1.0, 0.5),
+        ("transformers deit", 32, 0.875, 0.485),
+        ("transformers resnet", 224, 0.875, 0.485),
+        ("clip", 32, 1.0, 0.48145466),
+    ],
+)
+def test_a_network_saved_alone_takes_the_usual_preprocessing_with_a_warning(
+    copied: Any, kind: str, size: int, crop: float, mean: float
+) -> None:
+    folder = copied(kind)
+    (folder / "preprocessor_config.json").unlink()
+    with pytest.warns(UserWarning, match=rf"holds no preprocessor_config\.json.+size {size}, crop {crop}, mean \({mean}"):
+        made = load_classifier(folder, num_classes=3).preprocessing
+    assert (made.size, made.crop, made.mean[0]) == (size, crop, mean)
+    assert classifier_digest(folder)
+
+
 def _edit(folder: Path, name: str = "config.json", **changes: Any) -> Path:
     content = json.loads((folder / name).read_text())
     (folder / name).write_text(json.dumps({**content, **changes}))
@@ -240,9 +304,12 @@ def test_a_wrong_config_is_told_in_one_sentence(copied: Any, folders: dict[str, 
         (folder / "config.json").write_text(json.dumps(content))
         with pytest.raises(UserError, match=words):
             load_classifier(folder)
-    (folder / "preprocessor_config.json").unlink()
+    (folder / "processor_config.json").write_text('{"image_processor": {"size": 32}}')
     (folder / "config.json").write_text(json.dumps(base))
-    with pytest.raises(UserError, match=r"preprocessor_config\.json is missing"):
+    with pytest.raises(UserError, match=r"/processor_config\.json must hold size, image_mean and image_std"):
+        load_classifier(folder)
+    (folder / "processor_config.json").write_text("{")
+    with pytest.raises(UserError, match=r"/processor_config\.json is not readable JSON"):
         load_classifier(folder)
 
 

@@ -268,6 +268,20 @@ def test_clip_embeddings_and_zero_shot_logits_match_the_original(clip_folder: tu
     assert np.abs(np.asarray(run(plain, _images(32))[1]) - exact).max() <= rounding(single, exact)
 
 
+def test_a_clip_folder_as_its_processor_saves_it_is_read(clip_folder: tuple[Path, Any], tmp_path: Path) -> None:
+    import transformers
+
+    folder, original = clip_folder
+    original.save_pretrained(tmp_path)
+    sides = {"size": {"shortest_edge": 36}, "crop_size": {"height": 32, "width": 32}}
+    images = transformers.CLIPImageProcessor(**sides)
+    transformers.CLIPProcessor(images, transformers.CLIPTokenizer.from_pretrained(folder)).save_pretrained(tmp_path)
+    clip = load_classifier(tmp_path, class_names=NAMES)
+    assert clip.preprocessing.mean == tuple(images.image_mean)
+    assert (clip.preprocessing.size, clip.preprocessing.crop) == (32, 32 / 36)
+    np.testing.assert_array_equal(clip.head.kernel[...], load_classifier(folder, class_names=NAMES).head.kernel[...])
+
+
 def test_a_clip_tower_with_a_new_head_is_timms_network_of_the_same_parts(clip_folder: tuple[Path, Any], tmp_path: Path) -> None:
     from tests.models.originals import import_timm
 
