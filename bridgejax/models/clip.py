@@ -190,7 +190,7 @@ def image_side(layout: Layout, *, keep_head: bool, keep_projection: bool) -> Lay
         if not keep_projection:
             kept.pop("visual_projection.weight", None)
         if not keep_head:
-            kept = {name: array for name, array in kept.items() if not name.startswith(f"{layout.head}.")}
+            kept = {name: array for name, array in kept.items() if not name.startswith("classifier.")}
         return kept
 
     return layout._replace(read=read)

@@ -23,14 +23,12 @@ class Layout(NamedTuple):
       read: from the file's tensors to those of the rules (fused tensors split, absent prefixes added, unused parts dropped).
       write: the inverse.
       spell: a name of the rules as the file spells it, for messages.
-      head: the head's name in the rules; `head.weight` is [classes, features].
     """
 
     rules: tuple[Rule, ...]
     read: Callable[[Tensors], dict[str, np.ndarray]] = dict
     write: Callable[[Tensors], dict[str, np.ndarray]] = dict
     spell: Callable[[str], str] = str
-    head: str = "head"
 
 
 @dataclass(frozen=True)

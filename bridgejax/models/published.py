@@ -107,7 +107,7 @@ def _efficientnet_lite(config: Mapping[str, Any], where: str) -> Found:
         ) from error
     return Found(
         lambda classes, rngs: EfficientNetLite(classes, preprocessing, rngs=rngs),
-        Layout(EFFICIENTNET_LITE_RULES, head="_fc"),
+        Layout(EFFICIENTNET_LITE_RULES),
         _classes(classes, where),
         preprocessing,
     )
@@ -239,7 +239,7 @@ def _preprocessor(folder: Path, kind: str, image_size: int) -> Preprocessing:
 def layout_of(model: Classifier) -> Layout:
     """Returns the layout in which a model is saved: that in which it was published."""
     if isinstance(model, EfficientNetLite):
-        return Layout(EFFICIENTNET_LITE_RULES, head="_fc")
+        return Layout(EFFICIENTNET_LITE_RULES)
     return resnet.layout(model.config) if isinstance(model, ResNet) else vit_layouts.layout(_vit_config(model))
 
 

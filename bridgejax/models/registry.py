@@ -126,9 +126,8 @@ def _read(folder: Path) -> tuple[dict[str, np.ndarray], str]:
 def _fill(abstract: Classifier, tensors: dict[str, np.ndarray], found: Layout, where: str, *, headless: bool) -> Classifier:
     named = found.read(tensors)
     if headless:  # a head of zeros stands in until the caller makes one
-        width, classes = abstract.head.in_features, abstract.num_classes
-        named |= {f"{found.head}.weight": np.zeros((classes, width), np.float32)}
-        named |= {f"{found.head}.bias": np.zeros(classes, np.float32)}
+        zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), nnx.state(abstract.head))
+        named |= export(nnx.Dict(head=nnx.merge(nnx.graphdef(abstract.head), zeros)), found.rules)
     return assign(abstract, named, found.rules, where, spell=found.spell)
 
 

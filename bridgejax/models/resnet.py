@@ -259,4 +259,4 @@ def layout(config: ResNetConfig) -> Layout:
         pairs.append((f"{ours}shortcut_bn", theirs + ("downsample.1" if timm else "shortcut.normalization")))
     for mine, name in pairs:
         rules += [Rule(rf"{mine}\.kernel", f"{name}.weight", "conv"), *_norm_rules(mine, name)]
-    return Layout(tuple(rules), head=head)
+    return Layout(tuple(rules))

@@ -65,12 +65,38 @@ def test_a_saved_folder_gives_the_same_model_back(folders: dict[str, Path], kind
 def test_another_number_of_classes_changes_the_head_alone(folders: dict[str, Path], kind: str) -> None:
     model, new = load_classifier(folders[kind]), load_classifier(folders[kind], num_classes=3, seed=1)
     before, after = _arrays(model), _arrays(new)
-    assert {name for name in before if before[name].shape != after[name].shape or (before[name] != after[name]).any()} == {
-        "head.kernel",
-        "head.bias",
-    }
+    changed = {name for name in before if before[name].shape != after[name].shape or (before[name] != after[name]).any()}
+    assert changed == {name for name in before if name.startswith("head.")}
     features = nnx.jit(lambda model, x: model.features(x))(new, _images())
-    np.testing.assert_allclose(features @ after["head.kernel"] + after["head.bias"], RUN(new, _images()), atol=1e-4)
+    np.testing.assert_allclose(new.head(features), RUN(new, _images()), atol=1e-4)
+    heads = new.linear_heads()
+    parts = np.split(np.asarray(features), len(heads), axis=1)
+    each = [part @ head.kernel[...] + head.bias[...] for part, head in zip(parts, heads, strict=True)]
+    np.testing.assert_allclose(np.mean(each, axis=0), RUN(new, _images()), atol=1e-4)
+    assert (len(heads) == 2) == ("deit" in kind)
+
+
+def test_both_heads_of_a_distilled_network_are_trained_and_kept_to_the_bit(folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = folders["timm deit"]
+    published = load_file(folder / "model.safetensors")
+    save_classifier(load_classifier(folder), tmp_path / "copy")
+    saved = load_file(tmp_path / "copy" / "model.safetensors")
+    assert (published["head.bias"] != published["head_dist.bias"]).all()
+    assert all((saved[name] == array).all() for name, array in published.items())
+    state = TrainState.create(
+        load_classifier(folder, num_classes=3), make_optimizer("sgd", learning_rate=0.1), trainable=("head",)
+    )
+    assert set(state.params) == {f"head.{head}.{part}" for head in ("cls", "dist") for part in ("kernel", "bias")}
+    save_classifier(state.model, tmp_path / "three")
+    again = load_classifier(tmp_path / "three")
+    assert nnx.graphdef(again) == nnx.graphdef(state.model)
+    assert (np.asarray(again.head.cls.kernel[...]) != np.asarray(again.head.dist.kernel[...])).all()
+    # A network that was published without heads gets two.
+    bare = {name: array for name, array in published.items() if not name.startswith("head")}
+    shutil.copytree(folder, tmp_path / "bare")
+    save_file(bare, tmp_path / "bare" / "model.safetensors")
+    headless = load_classifier(_edit(tmp_path / "bare", num_classes=0), num_classes=3)
+    np.testing.assert_array_equal(headless.head.dist.kernel[...], again.head.dist.kernel[...])
 
 
 @pytest.mark.parametrize("kind", ["timm resnet", "timm vit", "transformers vit"])
@@ -326,9 +352,9 @@ def test_a_wrong_config_is_told_in_one_sentence(copied: Any, folders: dict[str, 
         ("timm resnet", "fc.weight", np.zeros((4, 32), np.float32), r"fc\.weight has shape \[4, 32\].+\[5, 32\]"),
         ("timm vit", "blocks.1.attn.qkv.weight", None, r"\(blocks\.1\.attn\.qkv\.weight"),
         ("timm vit", "pos_embed", np.zeros((1, 50, 32), np.float32), r"pos_embed has shape \[1, 50, 32\]"),
-        ("timm deit", "head_dist.bias", None, r"1 tensors are missing \(head\.bias and head_dist\.bias\)"),
+        ("timm deit", "head_dist.bias", None, r"1 tensors are missing \(head_dist\.bias\)"),
         ("timm deit", "head_dist.weight", np.zeros((5, 31), np.float32), r"head_dist\.weight"),
-        ("transformers deit", "cls_classifier.weight", None, r"cls_classifier\.weight and distillation_classifier\.weight"),
+        ("transformers deit", "cls_classifier.weight", None, r"1 tensors are missing \(cls_classifier\.weight\)"),
         ("transformers vit", "vit.embeddings.cls_token", np.full((1, 1, 32), np.nan, np.float32), r"cls_token holds NaN"),
         ("clip", "logit_scale", None, r"logit_scale must hold one finite number"),
         ("clip", "text_model.final_layer_norm.weight", None, r"text_model\.final_layer_norm\.weight"),
