@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from bridgejax.errors import UserError
 from bridgejax.models.initial import Start
 
 
@@ -27,6 +28,21 @@ class Preprocessing:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     crop: float
+
+
+def normalised(images: Any) -> jax.Array:
+    """Returns `images` as an array that a classifier takes: float [n, h, w, 3], already resized and normalised.
+
+    Raises:
+      UserError: the images have another shape, or hold whole numbers (pixels).
+    """
+    array = jnp.asarray(images)
+    if not jnp.issubdtype(array.dtype, jnp.floating) or array.ndim != 4 or array.shape[-1] != 3:
+        raise UserError(
+            f"images are {array.dtype} {list(array.shape)}; a classifier takes float [n, h, w, 3], normalised as its "
+            "`preprocessing` says: (pixel / 255 - mean) / std (only training and evaluation steps take uint8)."
+        )
+    return array
 
 
 class Classifier(nnx.Module):
@@ -61,6 +77,10 @@ class Classifier(nnx.Module):
         raise NotImplementedError
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Returns logits, float32 [n, num_classes], of images as `features` takes them."""
-        logits = self.head(self.features(images))
+        """Returns logits, float32 [n, num_classes], of images as `features` takes them.
+
+        Raises:
+          UserError: the images are not float [n, h, w, 3].
+        """
+        logits = self.head(self.features(normalised(images)))
         return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))

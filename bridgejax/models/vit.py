@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bridgejax.errors import UserError
-from bridgejax.models.classifier import Classifier, Preprocessing
+from bridgejax.models.classifier import Classifier, Preprocessing, normalised
 from bridgejax.models.clip_text import ACTIVATIONS, Layer
 from bridgejax.models.conv import layer_norm
 from bridgejax.models.initial import NORM_STARTS, Start, normal, uniform, zeros
@@ -170,9 +170,9 @@ class VisionTransformer(Classifier):
         """Returns the normalised tokens before the patches, [n, 1 or 2, hidden_size], of normalised images [n, h, w, 3].
 
         Raises:
-          UserError: the images are smaller than one patch.
+          UserError: the images are not float [n, h, w, 3], or smaller than one patch.
         """
-        patches = self.patch(jnp.asarray(images))
+        patches = self.patch(normalised(images))
         n, rows, columns, width = patches.shape
         if not rows * columns:
             raise UserError(

@@ -169,6 +169,25 @@ def test_a_vision_transformer_trains_its_positions_at_another_size(folders: dict
         model(jnp.zeros((1, 7, 7, 3)))
 
 
+@pytest.mark.parametrize("kind", [*KINDS, "clip", "builtin:efficientnet_lite0"])
+def test_images_that_are_not_normalised_floats_are_told(folders: dict[str, Path], kind: str) -> None:
+    model = load_classifier(folders.get(kind, kind), **({"class_names": ["cat"]} if kind == "clip" else {}))
+    images = np.zeros((2, 40, 40, 3), np.float32)
+    calls = [model] if kind.startswith("builtin") else [model, model.features]
+    for call in [*calls, *([model.encode_image] if kind == "clip" else [])]:
+        for wrong in (
+            images.astype(np.uint8),
+            images.astype(np.int32),
+            images.transpose(0, 3, 1, 2),
+            images[0],
+            images[..., :1],
+        ):
+            with pytest.raises(UserError, match=r"a classifier takes float \[n, h, w, 3\], normalised") as error:
+                call(wrong)
+            assert str(list(wrong.shape)) in str(error.value)
+            assert "\n" not in str(error.value)
+
+
 def test_the_pool_is_a_padded_maximum() -> None:
     for size in (7, 8):
         x = np.random.default_rng(size).normal(-3, 1, (2, size, size, 3)).astype(np.float32)
