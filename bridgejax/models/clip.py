@@ -18,9 +18,9 @@ from flax import nnx
 
 from bridgejax.errors import UserError
 from bridgejax.models.classifier import Preprocessing
-from bridgejax.models.clip_text import CLIPTextModel
+from bridgejax.models.clip_text import DEFAULTS, CLIPTextModel
 from bridgejax.models.conv import linear
-from bridgejax.models.layout import Layout
+from bridgejax.models.layout import Layout, number, whole
 from bridgejax.models.tokenizer import Tokenizer, TokenizerSource
 from bridgejax.models.vit import VisionTransformer, ViTConfig
 from bridgejax.models.vit_layouts import clip_part
@@ -51,10 +51,16 @@ class TextTower:
         """Reads the tensors of the text side, `logit_scale` included.
 
         Raises:
-          UserError: a tensor is missing, left over or damaged, or the folder holds no tokenizer.
+          UserError: a value of `text_config` is wrong, a tensor is missing, left over or damaged, or there is no tokenizer.
         """
         self.folder = folder.resolve()
-        self.config = {**clip_part(config, "text_config", where), "projection_dim": config.get("projection_dim", 512)}
+        place = f"{folder / 'config.json'}: text_config"
+        text = clip_part(config, "text_config", str(folder / "config.json"))
+        for key, default in DEFAULTS.items():
+            if isinstance(default, int):
+                whole(text, key, place, default)
+        number(text, "layer_norm_eps", place, DEFAULTS["layer_norm_eps"])
+        self.config = {**text, "projection_dim": config.get("projection_dim", 512)}
         parts = {name: array for name, array in tensors.items() if name.startswith(_TEXT_PREFIXES)}
         abstract = nnx.eval_shape(lambda: CLIPTextModel(self.config, projection=True, rngs=nnx.Rngs(0)))
         self._model = assign(abstract, parts, TEXT_RULES, where)

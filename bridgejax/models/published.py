@@ -139,6 +139,9 @@ def _transformers(folder: Path, config: Mapping[str, Any], where: str) -> Found:
             f"{where}: model_type {kind!r} is no classifier that is supported; expected one of {', '.join(MODEL_TYPES)}, or a "
             "timm folder with an architecture."
         )
+    kinds = config.get("architectures") or []
+    if not isinstance(kinds, list) or any(not isinstance(name, str) for name in kinds):
+        raise UserError(f"{where}: architectures is {kinds!r}; expected a list of names, get the published config.json.")
     if kind == "clip":
         ours = config.get(vit_layouts.OURS) or {}
         names = ours.get("class_names")
@@ -146,7 +149,6 @@ def _transformers(folder: Path, config: Mapping[str, Any], where: str) -> Found:
         preprocessing = _preprocessor(folder, kind, found.image_size)
         known = ours.get("num_classes", len(names) if names else None)
         return Found(_builder(CLIP, found, preprocessing), vit_layouts.layout(found), known, preprocessing)
-    kinds = config.get("architectures") or []
     wrong = [name for name in kinds if not name.endswith(("Model", "ForImageClassification", "WithTeacher"))]
     if wrong:
         raise UserError(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from bridgejax.errors import UserError
-from bridgejax.models.layout import Layout, Tensors, demand, timm_arguments, whole
+from bridgejax.models.layout import Layout, Tensors, demand, number, timm_arguments, whole
 from bridgejax.models.vit import ViTConfig, check
 from bridgejax.models.weights import Rule, torch_rules
 
@@ -59,7 +59,7 @@ def timm_config(name: str, config: Mapping[str, Any], where: str) -> ViTConfig:
             hidden_size=width,
             layers=whole(arguments, "depth", where, layers),
             heads=whole(arguments, "num_heads", where, heads),
-            intermediate_size=int(width * float(arguments.get("mlp_ratio", 4.0))),
+            intermediate_size=int(width * number(arguments, "mlp_ratio", f"{where}: model_args", 4.0)),
             activation="quick_gelu" if match["quick"] else "gelu",
             epsilon=1e-5 if match["clip"] else 1e-6,
             pre_norm=bool(match["clip"]),
@@ -91,7 +91,7 @@ def transformers_config(config: Mapping[str, Any], where: str) -> ViTConfig:
             heads=whole(config, "num_attention_heads", where, 12),
             intermediate_size=whole(config, "intermediate_size", where, 3072),
             activation=str(config.get("hidden_act", "gelu")),
-            epsilon=float(config.get("layer_norm_eps", 1e-12)),
+            epsilon=number(config, "layer_norm_eps", where, 1e-12),
             distillation=kind == "deit",
             both_heads="DeiTForImageClassificationWithTeacher" in kinds,
             antialias=False,
@@ -107,19 +107,20 @@ def clip_config(config: Mapping[str, Any], where: str) -> ViTConfig:
       UserError: a value is wrong or not supported; it is named.
     """
     vision = clip_part(config, "vision_config", where)
-    demand(vision, where, {"num_channels": 3})
+    place = f"{where}: vision_config"
+    demand(vision, place, {"num_channels": 3})
     return check(
         ViTConfig(
             layout="clip",
             name="clip",
-            image_size=whole(vision, "image_size", where, 224),
-            patch_size=whole(vision, "patch_size", where, 32),
-            hidden_size=whole(vision, "hidden_size", where, 768),
-            layers=whole(vision, "num_hidden_layers", where, 12),
-            heads=whole(vision, "num_attention_heads", where, 12),
-            intermediate_size=whole(vision, "intermediate_size", where, 3072),
+            image_size=whole(vision, "image_size", place, 224),
+            patch_size=whole(vision, "patch_size", place, 32),
+            hidden_size=whole(vision, "hidden_size", place, 768),
+            layers=whole(vision, "num_hidden_layers", place, 12),
+            heads=whole(vision, "num_attention_heads", place, 12),
+            intermediate_size=whole(vision, "intermediate_size", place, 3072),
             activation=str(vision.get("hidden_act", "quick_gelu")),
-            epsilon=float(vision.get("layer_norm_eps", 1e-5)),
+            epsilon=number(vision, "layer_norm_eps", place, 1e-5),
             pre_norm=True,
             antialias=False,
             projection=whole(config, "projection_dim", where, 512),

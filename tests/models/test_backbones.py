@@ -329,6 +329,8 @@ def test_a_wrong_config_is_told_in_one_sentence(copied: Any, folders: dict[str, 
         ({"model_args": {"class_token": False}}, r"model_args: class_token = False is not supported, only True"),
         ({"model_args": {"depth": "3"}}, r"depth is '3'; expected a positive whole number"),
         ({"model_args": {"num_heads": 5, "embed_dim": 32}}, r"5 attention heads do not divide a width of 32"),
+        ({"model_args": {"mlp_ratio": "a"}}, r"config\.json: model_args: mlp_ratio is 'a'; expected a positive number"),
+        ({"model_args": {"mlp_ratio": None}}, r"mlp_ratio is None; expected a positive number"),
         ({"global_pool": "avg"}, r"global_pool = 'avg' is not supported"),
         ({"pretrained_cfg": {}}, r"pretrained_cfg with input_size"),
         ({"architecture": None, "model_type": "bert"}, r"architecture None is not known"),
@@ -341,6 +343,10 @@ def test_a_wrong_config_is_told_in_one_sentence(copied: Any, folders: dict[str, 
     for content, words in (
         ({"model_type": "bert"}, r"model_type 'bert' is no classifier that is supported"),
         ({**base, "architectures": ["ViTForMaskedImageModeling"]}, r"ViTForMaskedImageModeling is another kind of model"),
+        ({**base, "architectures": [1]}, r"config\.json: architectures is \[1\]; expected a list of names"),
+        ({**base, "architectures": "ViTModel"}, r"architectures is 'ViTModel'; expected a list of names"),
+        ({**base, "layer_norm_eps": None}, r"config\.json: layer_norm_eps is None; expected a positive number"),
+        ({"model_type": "clip", "vision_config": {"layer_norm_eps": "a"}}, r"vision_config: layer_norm_eps is 'a'; expected"),
         ({**base, "qkv_bias": False}, r"qkv_bias = False is not supported"),
         ({**base, "hidden_act": "swish"}, r"activation 'swish' is not supported"),
         ({"model_type": "resnet", "layer_type": "wide"}, r"layer_type is 'wide'"),
@@ -390,6 +396,14 @@ def test_a_damaged_tensor_is_named_as_the_file_names_it(copied: Any, kind: str, 
     with pytest.raises(UserError, match=words) as error:
         load_classifier(folder, **names)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("key", "value"), [("layer_norm_eps", None), ("eos_token_id", "a"), ("hidden_size", 0)])
+def test_a_wrong_text_config_is_told_in_one_sentence(copied: Any, key: str, value: Any) -> None:
+    folder = copied("clip")
+    text = json.loads((folder / "config.json").read_text())["text_config"]
+    with pytest.raises(UserError, match=rf"config\.json: text_config: {key} is {value!r}; expected a positive"):
+        load_classifier(_edit(folder, text_config={**text, key: value}), class_names=["cat"])
 
 
 def test_wrong_calls_are_told(folders: dict[str, Path], copied: Any) -> None:
