@@ -129,18 +129,32 @@ class CLIP(VisionTransformer):
         """Returns the embeddings of texts, float32 [n, projection], not normalised; longer texts are cut, with a warning.
 
         Raises:
-          UserError: the model was built without its text tower, or a text is no string.
+          UserError: the model was built without its text tower, or `texts` is no list of strings.
         """
         if self.texts is None:
             raise UserError("this CLIP model has no text tower; load it from its folder with load_classifier.")
         if isinstance(texts, str):
             raise UserError(f"texts is the string {texts!r}; give a list of strings.")
-        return self.texts(list(texts))
+        return self.texts(listed(texts, "texts"))
 
     def features(self, images: jax.Array) -> jax.Array:
         """Returns the image embeddings at length 1, float32 [n, projection]."""
         embeddings = self.encode_image(images)
         return embeddings / jnp.linalg.norm(embeddings, axis=-1, keepdims=True)
+
+
+def listed(values: Any, name: str) -> tuple[Any, ...]:
+    """Returns what stands in `values`, one string alone included.
+
+    Raises:
+      UserError: it is no list; `name` is named.
+    """
+    if isinstance(values, str):
+        return (values,)
+    try:
+        return tuple(values)
+    except TypeError as error:
+        raise UserError(f"{name} is {values!r}; give a list of strings.") from error
 
 
 def set_classes(model: CLIP, class_names: Sequence[str], templates: Sequence[str] | str | None = None) -> CLIP:
@@ -157,8 +171,8 @@ def set_classes(model: CLIP, class_names: Sequence[str], templates: Sequence[str
     Raises:
       UserError: no or doubled class names, or a template without `{}`.
     """
-    names = (class_names,) if isinstance(class_names, str) else tuple(class_names)
-    sentences = TEMPLATES if templates is None else (templates,) if isinstance(templates, str) else tuple(templates)
+    names = listed(class_names, "class_names")
+    sentences = TEMPLATES if templates is None else listed(templates, "templates")
     if not names or any(not isinstance(name, str) or not name.strip() for name in names):
         raise UserError(f"class_names is {list(names)!r}; give a list of names, one per class.")
     if len(set(names)) != len(names):

@@ -19,9 +19,9 @@ from flax import nnx
 from bridgejax.errors import UserError, nearest
 from bridgejax.identity import derive_seed, folder_digest, write_json
 from bridgejax.models.classifier import Classifier
-from bridgejax.models.clip import CLIP, TextTower, image_side, set_classes
+from bridgejax.models.clip import CLIP, TextTower, image_side, listed, set_classes
 from bridgejax.models.hub import fetch, is_hub_name
-from bridgejax.models.initial import reinitialise, reset_head
+from bridgejax.models.initial import reinitialise, reset_head, whole_classes
 from bridgejax.models.layout import Found, Layout
 from bridgejax.models.published import (
     CONFIG_FILE,
@@ -73,11 +73,14 @@ def load_classifier(
       `.num_classes`, `.head`, `.blocks`. A zero-shot one also has `encode_image(images)` and `encode_text(texts)`.
 
     Raises:
-      UserError: the folder, its config or its weights are missing, damaged, not supported or do not fit together.
+      UserError: the folder, its config or its weights are missing, damaged, not supported or do not fit together, or an
+        argument is wrong.
     """
     folder = _folder(folder_or_name)
-    if num_classes is not None and num_classes < 1:
-        raise UserError(f"num_classes is {num_classes}; a classifier needs at least 1 class.")
+    if num_classes is not None:
+        num_classes = whole_classes(num_classes)
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
+        raise UserError(f"seed is {seed!r}; give a whole number.")
     found = describe(folder)
     is_clip = read_config(folder).get("model_type") == "clip"
     if (class_names is not None or templates is not None) and not is_clip:
@@ -86,7 +89,7 @@ def load_classifier(
         )
     if templates is not None and class_names is None:
         raise UserError("templates are given without class_names; name the classes of the zero-shot head.")
-    names = () if class_names is None else (class_names,) if isinstance(class_names, str) else tuple(class_names)
+    names = () if class_names is None else listed(class_names, "class_names")
     if names and num_classes not in (None, len(names)):
         raise UserError(f"num_classes is {num_classes}, but class_names holds {len(names)}; leave num_classes out.")
     model: Classifier

@@ -419,10 +419,24 @@ def test_wrong_calls_are_told(folders: dict[str, Path], copied: Any) -> None:
         (clip, {"class_names": ["cat"], "pretrained": False}, "needs pretrained weights"),
         (vit, {"image_size": 4}, "an image of 4 pixels holds no patch of 8"),
         (vit, {"image_size": 0}, "image_size is 0"),
-        (vit, {"num_classes": 0}, "at least 1 class"),
+        (vit, {"num_classes": 0}, "num_classes is 0; a classifier needs at least 1 class"),
+        (vit, {"num_classes": "3"}, "num_classes is '3'; a classifier needs at least 1 class, give a whole number"),
+        (vit, {"num_classes": 2.5}, r"num_classes is 2\.5; "),
+        (vit, {"num_classes": True}, "num_classes is True; "),
+        (vit, {"seed": "x"}, "seed is 'x'; give a whole number"),
+        (clip, {"class_names": 5}, "class_names is 5; give a list of strings"),
+        (clip, {"class_names": ["cat", 5]}, r"class_names is \['cat', 5\]; give a list of names"),
+        (clip, {"class_names": ["cat"], "templates": 3}, "templates is 3; give a list of strings"),
     ):
         with pytest.raises(UserError, match=words):
             load_classifier(folder, **options)
+    model = load_classifier(clip, class_names=np.array(["cat", "dog"]))
+    assert model.class_names == ("cat", "dog")
+    for wrong in (None, 5):
+        with pytest.raises(UserError, match=f"texts is {wrong}; give a list of strings"):
+            model.encode_text(wrong)
+    with pytest.raises(UserError, match="prompt 1 is not a string"):
+        model.encode_text([1])
     pickled = copied("timm resnet")
     (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
     with pytest.raises(UserError, match=r"pytorch_model\.bin is a pickle, which could run code and is not read"):
