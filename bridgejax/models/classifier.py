@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from bridgejax.errors import UserError
 from bridgejax.models.initial import Start
 
 
@@ -29,14 +30,29 @@ class Preprocessing:
     crop: float
 
 
+def normalised(images: Any) -> jax.Array:
+    """Returns `images` as an array that a classifier takes: float [n, h, w, 3], already resized and normalised.
+
+    Raises:
+      UserError: the images have another shape, or hold whole numbers (pixels).
+    """
+    array = jnp.asarray(images)
+    if not jnp.issubdtype(array.dtype, jnp.floating) or array.ndim != 4 or array.shape[-1] != 3:
+        raise UserError(
+            f"images are {array.dtype} {list(array.shape)}; a classifier takes float [n, h, w, 3], normalised as its "
+            "`preprocessing` says: (pixel / 255 - mean) / std (only training and evaluation steps take uint8)."
+        )
+    return array
+
+
 class Classifier(nnx.Module):
-    """A network with a linear head. Subclasses set the attributes, `features` and `starts`.
+    """A network with a linear head, or the mean of several. Subclasses set the attributes, `features` and `starts`.
 
     Attributes:
       architecture: the name of the network's kind, as the registry knows it.
       num_classes: outputs of the head.
       preprocessing: what images must be.
-      head: the last layer.
+      head: the last layer; its parameters are what "head" means where parts of a network are named.
       blocks: the repeated parts in the order in which images pass them.
       after_blocks: names of the modules between the last block and the head.
     """
@@ -45,18 +61,26 @@ class Classifier(nnx.Module):
     after_blocks: ClassVar[tuple[str, ...]] = ()
     num_classes: int
     preprocessing: Preprocessing
-    head: nnx.Linear
+    head: Any
     blocks: nnx.List
 
     def features(self, images: jax.Array) -> jax.Array:
         """Returns what the head sees, float32 [n, d], of normalised images, float [n, h, w, 3]."""
         raise NotImplementedError
 
+    def linear_heads(self) -> list[nnx.Linear]:
+        """Returns the linear layers of the head: itself, or those whose mean it is."""
+        return [node for _, node in nnx.iter_graph(self.head) if isinstance(node, nnx.Linear)]
+
     def starts(self) -> Sequence[Start]:
         """Returns how each parameter starts: the first rule whose pattern matches the end of its dotted path holds."""
         raise NotImplementedError
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Returns logits, float32 [n, num_classes], of images as `features` takes them."""
-        logits = self.head(self.features(images))
+        """Returns logits, float32 [n, num_classes], of images as `features` takes them.
+
+        Raises:
+          UserError: the images are not float [n, h, w, 3].
+        """
+        logits = self.head(self.features(normalised(images)))
         return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))

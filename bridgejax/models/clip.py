@@ -18,9 +18,9 @@ from flax import nnx
 
 from bridgejax.errors import UserError
 from bridgejax.models.classifier import Preprocessing
-from bridgejax.models.clip_text import CLIPTextModel
+from bridgejax.models.clip_text import DEFAULTS, CLIPTextModel
 from bridgejax.models.conv import linear
-from bridgejax.models.layout import Layout
+from bridgejax.models.layout import Layout, number, whole
 from bridgejax.models.tokenizer import Tokenizer, TokenizerSource
 from bridgejax.models.vit import VisionTransformer, ViTConfig
 from bridgejax.models.vit_layouts import clip_part
@@ -51,10 +51,16 @@ class TextTower:
         """Reads the tensors of the text side, `logit_scale` included.
 
         Raises:
-          UserError: a tensor is missing, left over or damaged, or the folder holds no tokenizer.
+          UserError: a value of `text_config` is wrong, a tensor is missing, left over or damaged, or there is no tokenizer.
         """
         self.folder = folder.resolve()
-        self.config = {**clip_part(config, "text_config", where), "projection_dim": config.get("projection_dim", 512)}
+        place = f"{folder / 'config.json'}: text_config"
+        text = clip_part(config, "text_config", str(folder / "config.json"))
+        for key, default in DEFAULTS.items():
+            if isinstance(default, int):
+                whole(text, key, place, default)
+        number(text, "layer_norm_eps", place, DEFAULTS["layer_norm_eps"])
+        self.config = {**text, "projection_dim": config.get("projection_dim", 512)}
         parts = {name: array for name, array in tensors.items() if name.startswith(_TEXT_PREFIXES)}
         abstract = nnx.eval_shape(lambda: CLIPTextModel(self.config, projection=True, rngs=nnx.Rngs(0)))
         self._model = assign(abstract, parts, TEXT_RULES, where)
@@ -123,18 +129,32 @@ class CLIP(VisionTransformer):
         """Returns the embeddings of texts, float32 [n, projection], not normalised; longer texts are cut, with a warning.
 
         Raises:
-          UserError: the model was built without its text tower, or a text is no string.
+          UserError: the model was built without its text tower, or `texts` is no list of strings.
         """
         if self.texts is None:
             raise UserError("this CLIP model has no text tower; load it from its folder with load_classifier.")
         if isinstance(texts, str):
             raise UserError(f"texts is the string {texts!r}; give a list of strings.")
-        return self.texts(list(texts))
+        return self.texts(listed(texts, "texts"))
 
     def features(self, images: jax.Array) -> jax.Array:
         """Returns the image embeddings at length 1, float32 [n, projection]."""
         embeddings = self.encode_image(images)
         return embeddings / jnp.linalg.norm(embeddings, axis=-1, keepdims=True)
+
+
+def listed(values: Any, name: str) -> tuple[Any, ...]:
+    """Returns what stands in `values`, one string alone included.
+
+    Raises:
+      UserError: it is no list; `name` is named.
+    """
+    if isinstance(values, str):
+        return (values,)
+    try:
+        return tuple(values)
+    except TypeError as error:
+        raise UserError(f"{name} is {values!r}; give a list of strings.") from error
 
 
 def set_classes(model: CLIP, class_names: Sequence[str], templates: Sequence[str] | str | None = None) -> CLIP:
@@ -151,8 +171,8 @@ def set_classes(model: CLIP, class_names: Sequence[str], templates: Sequence[str
     Raises:
       UserError: no or doubled class names, or a template without `{}`.
     """
-    names = (class_names,) if isinstance(class_names, str) else tuple(class_names)
-    sentences = TEMPLATES if templates is None else (templates,) if isinstance(templates, str) else tuple(templates)
+    names = listed(class_names, "class_names")
+    sentences = TEMPLATES if templates is None else listed(templates, "templates")
     if not names or any(not isinstance(name, str) or not name.strip() for name in names):
         raise UserError(f"class_names is {list(names)!r}; give a list of names, one per class.")
     if len(set(names)) != len(names):
@@ -190,7 +210,7 @@ def image_side(layout: Layout, *, keep_head: bool, keep_projection: bool) -> Lay
         if not keep_projection:
             kept.pop("visual_projection.weight", None)
         if not keep_head:
-            kept = {name: array for name, array in kept.items() if not name.startswith(f"{layout.head}.")}
+            kept = {name: array for name, array in kept.items() if not name.startswith("classifier.")}
         return kept
 
     return layout._replace(read=read)

@@ -65,8 +65,19 @@ def he_depthwise(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 NORM_STARTS = (Start(r"(scale|var)", ones), Start(r"(bias|mean)", zeros))
 
 
+def whole_classes(num_classes: int) -> int:
+    """Returns a number of classes if it is one.
+
+    Raises:
+      UserError: it is no whole number from 1.
+    """
+    if isinstance(num_classes, bool) or not isinstance(num_classes, int | np.integer) or num_classes < 1:
+        raise UserError(f"num_classes is {num_classes!r}; a classifier needs at least 1 class, give a whole number.")
+    return int(num_classes)
+
+
 def reset_head(model: Classifier, key: jax.Array | int, num_classes: int | None = None) -> Classifier:
-    """Gives `model` a new linear head, in place.
+    """Gives `model` a new linear head, in place (a distilled DeiT: two).
 
     Args:
       model: a classifier.
@@ -74,24 +85,20 @@ def reset_head(model: Classifier, key: jax.Array | int, num_classes: int | None 
       num_classes: outputs of the new head; None keeps their number (and the module's structure).
 
     Returns:
-      The same model. Kernel and bias are uniform in ±1/√d for d features, as PyTorch's linear layer starts.
+      The same model. Kernel and bias are uniform in ±1/√d for d inputs, as PyTorch's linear layer starts.
 
     Raises:
-      UserError: `num_classes` is below 1.
+      UserError: `num_classes` is no whole number from 1.
     """
-    classes = model.num_classes if num_classes is None else num_classes
-    if classes < 1:
-        raise UserError(f"num_classes is {classes}; a classifier needs at least 1 class.")
-    width = model.head.in_features
-    bound = 1.0 / math.sqrt(width)
-    kernel_key, bias_key = jax.random.split(_key(key))
-    kernel = jax.random.uniform(kernel_key, (width, classes), jnp.float32, -bound, bound)
-    bias = jax.random.uniform(bias_key, (classes,), jnp.float32, -bound, bound)
-    if classes != model.num_classes:
-        model.head = nnx.eval_shape(lambda: nnx.Linear(width, classes, rngs=nnx.Rngs(0)))
-        model.num_classes = classes
-    model.head.kernel = nnx.Param(kernel)
-    model.head.bias = nnx.Param(bias)
+    classes = model.num_classes if num_classes is None else whole_classes(num_classes)
+    root = _key(key)
+    for number, head in enumerate(model.linear_heads()):
+        draw = uniform(1.0 / math.sqrt(head.in_features))
+        kernel_key, bias_key = jax.random.split(jax.random.fold_in(root, number) if number else root)
+        head.kernel = nnx.Param(draw(kernel_key, (head.in_features, classes)))
+        head.bias = nnx.Param(draw(bias_key, (classes,)))
+        head.out_features = classes
+    model.num_classes = classes
     return model
 
 
@@ -109,7 +116,7 @@ def reset_blocks(model: Classifier, count: int, key: jax.Array | int, num_classe
       statistics start at mean 0, variance 1.
 
     Raises:
-      UserError: `count` is no whole number from 0 to the number of blocks, or `num_classes` is below 1.
+      UserError: `count` is no whole number from 0 to the number of blocks, or `num_classes` is none from 1.
     """
     blocks = list(model.blocks)
     if isinstance(count, bool) or not isinstance(count, int | np.integer) or not 0 <= count <= len(blocks):

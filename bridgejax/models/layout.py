@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -23,14 +24,12 @@ class Layout(NamedTuple):
       read: from the file's tensors to those of the rules (fused tensors split, absent prefixes added, unused parts dropped).
       write: the inverse.
       spell: a name of the rules as the file spells it, for messages.
-      head: the head's name in the rules; `head.weight` is [classes, features].
     """
 
     rules: tuple[Rule, ...]
     read: Callable[[Tensors], dict[str, np.ndarray]] = dict
     write: Callable[[Tensors], dict[str, np.ndarray]] = dict
     spell: Callable[[str], str] = str
-    head: str = "head"
 
 
 @dataclass(frozen=True)
@@ -62,6 +61,18 @@ def whole(config: Mapping[str, Any], key: str, where: str, default: int | None =
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise UserError(f"{where}: {key} is {value!r}; expected a positive whole number, get the published config.json.")
     return value
+
+
+def number(config: Mapping[str, Any], key: str, where: str, default: float) -> float:
+    """Returns a positive number of a config.
+
+    Raises:
+      UserError: the value is something else.
+    """
+    value = config.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise UserError(f"{where}: {key} is {value!r}; expected a positive number, get the published config.json.")
+    return float(value)
 
 
 def demand(config: Mapping[str, Any], where: str, wanted: Mapping[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,19 @@ from bridgejax.models.layout import Found, Layout
 from bridgejax.models.resnet import TIMM_RESNETS, ResNet
 from bridgejax.models.vit import VisionTransformer, ViTConfig
 
-CONFIG_FILE, WEIGHTS_FILE, PREPROCESSOR_FILE = "config.json", "model.safetensors", "preprocessor_config.json"
-MODEL_TYPES = ("resnet", "vit", "deit", "clip")
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+PREPROCESSOR_FILE, PROCESSOR_FILE = "preprocessor_config.json", "processor_config.json"
+# The model_types that are read, and what their published networks were trained with: crop, mean and std. The classes of
+# transformers start from a mean and std of 0.5 for resnet and deit too, which those weights never saw.
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_USUAL: dict[str, tuple[float, tuple[float, ...], tuple[float, ...]]] = {
+    "resnet": (0.875, *_IMAGENET),
+    "vit": (1.0, (0.5,) * 3, (0.5,) * 3),
+    "deit": (0.875, *_IMAGENET),
+    "clip": (1.0, (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+}
+MODEL_TYPES = tuple(_USUAL)
+_RESNET_SIZE = 224  # of the published ones; their configs do not say it
 # timm's default where a config states no crop.
 _TIMM_CROP = 0.875
 # Examples of the names that are read, for messages.
@@ -32,13 +44,34 @@ def read_config(folder: Path) -> dict[str, Any]:
       UserError: it is missing or not JSON.
     """
     file = folder / CONFIG_FILE
+    if not file.exists():
+        raise UserError(f"{file} is missing; a classifier folder needs {CONFIG_FILE} beside {WEIGHTS_FILE}.")
+    config = _json(file)
+    return config if isinstance(config, dict) else {}
+
+
+def _json(file: Path) -> Any:
     try:
-        config: Any = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"{file} is missing; a classifier folder needs {CONFIG_FILE} beside {WEIGHTS_FILE}.") from error
+        return json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{file} is not readable JSON ({error}); get the published file, or save the folder again.") from error
-    return config if isinstance(config, dict) else {}
+
+
+def preprocessor_file(folder: Path) -> tuple[Path, Any] | None:
+    """Returns the file of a transformers folder that says how images are made ready, and what it says; None without one.
+
+    As in transformers, a `processor_config.json` that says it (so do all that version 5 writes) goes before a
+    `preprocessor_config.json`.
+
+    Raises:
+      UserError: a file is not JSON.
+    """
+    both = folder / PROCESSOR_FILE
+    content = _json(both) if both.is_file() else None
+    if isinstance(content, dict) and "image_processor" in content:
+        return both, content["image_processor"]
+    alone = folder / PREPROCESSOR_FILE
+    return (alone, _json(alone)) if alone.is_file() else None
 
 
 def describe(folder: Path) -> Found:
@@ -74,7 +107,7 @@ def _efficientnet_lite(config: Mapping[str, Any], where: str) -> Found:
         ) from error
     return Found(
         lambda classes, rngs: EfficientNetLite(classes, preprocessing, rngs=rngs),
-        Layout(EFFICIENTNET_LITE_RULES, head="_fc"),
+        Layout(EFFICIENTNET_LITE_RULES),
         _classes(classes, where),
         preprocessing,
     )
@@ -106,14 +139,16 @@ def _transformers(folder: Path, config: Mapping[str, Any], where: str) -> Found:
             f"{where}: model_type {kind!r} is no classifier that is supported; expected one of {', '.join(MODEL_TYPES)}, or a "
             "timm folder with an architecture."
         )
-    preprocessing = _preprocessor(folder / PREPROCESSOR_FILE)
+    kinds = config.get("architectures") or []
+    if not isinstance(kinds, list) or any(not isinstance(name, str) for name in kinds):
+        raise UserError(f"{where}: architectures is {kinds!r}; expected a list of names, get the published config.json.")
     if kind == "clip":
         ours = config.get(vit_layouts.OURS) or {}
         names = ours.get("class_names")
         found = vit_layouts.clip_config(config, where)
+        preprocessing = _preprocessor(folder, kind, found.image_size)
         known = ours.get("num_classes", len(names) if names else None)
         return Found(_builder(CLIP, found, preprocessing), vit_layouts.layout(found), known, preprocessing)
-    kinds = config.get("architectures") or []
     wrong = [name for name in kinds if not name.endswith(("Model", "ForImageClassification", "WithTeacher"))]
     if wrong:
         raise UserError(
@@ -123,8 +158,9 @@ def _transformers(folder: Path, config: Mapping[str, Any], where: str) -> Found:
     count = len(labels) if isinstance(labels, dict) else config.get("num_labels", 2)
     known = None if any(name.endswith("Model") for name in kinds) else _classes(count, where)
     if kind == "resnet":
-        return _resnet(resnet.transformers_config(config, where), known, preprocessing)
-    return _vit(vit_layouts.transformers_config(config, where), known, preprocessing)
+        return _resnet(resnet.transformers_config(config, where), known, _preprocessor(folder, kind, _RESNET_SIZE))
+    network = vit_layouts.transformers_config(config, where)
+    return _vit(network, known, _preprocessor(folder, kind, network.image_size))
 
 
 def _resnet(config: resnet.ResNetConfig, classes: int | None, preprocessing: Preprocessing) -> Found:
@@ -162,13 +198,24 @@ def _side(value: Any) -> int:
     return int(value)
 
 
-def _preprocessor(file: Path) -> Preprocessing:
-    """Reads a `preprocessor_config.json`: the size of the input, and how much of the resized image its central crop keeps.
+def _preprocessor(folder: Path, kind: str, image_size: int) -> Preprocessing:
+    """Reads how images are made ready: the size of the input, and how much of the resized image its central crop keeps.
 
-    A ConvNext-style `crop_pct` holds below 384 pixels; above, that processor resizes without a crop.
+    A ConvNext-style `crop_pct` holds below 384 pixels; above, that processor resizes without a crop. A folder that does not
+    say it (a model saved alone) takes what is usual for its kind at `image_size`, with a warning.
     """
+    said = preprocessor_file(folder)
+    if said is None:
+        crop, mean, std = _USUAL[kind]
+        made = _preprocessing(image_size, mean, std, crop, str(folder))
+        warnings.warn(
+            f"{folder} holds no {PREPROCESSOR_FILE}, so images are made ready as is usual for {kind} (size {made.size}, crop "
+            f"{made.crop}, mean {made.mean}, std {made.std}); add the file if the network was trained otherwise.",
+            stacklevel=2,
+        )
+        return made
+    file, config = said
     try:
-        config: Any = json.loads(file.read_text(encoding="utf-8"))
         ours = config.get(vit_layouts.OURS)
         size, crop = _side(config["size"]), 1.0
         if ours:
@@ -182,10 +229,6 @@ def _preprocessor(file: Path) -> Preprocessing:
         if config.get("do_normalize") is False:
             mean, std = (0.0,) * 3, (1.0,) * 3
         return _preprocessing(size, mean, std, crop, str(file))
-    except FileNotFoundError as error:
-        raise UserError(f"{file} is missing; it says how images are made ready, fetch the whole folder.") from error
-    except (OSError, json.JSONDecodeError) as error:
-        raise UserError(f"{file} is not readable JSON ({error}); fetch it again.") from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, UserError):
             raise
@@ -198,7 +241,7 @@ def _preprocessor(file: Path) -> Preprocessing:
 def layout_of(model: Classifier) -> Layout:
     """Returns the layout in which a model is saved: that in which it was published."""
     if isinstance(model, EfficientNetLite):
-        return Layout(EFFICIENTNET_LITE_RULES, head="_fc")
+        return Layout(EFFICIENTNET_LITE_RULES)
     return resnet.layout(model.config) if isinstance(model, ResNet) else vit_layouts.layout(_vit_config(model))
 
 

@@ -1,7 +1,8 @@
 """Classifiers by folder or name: `load_classifier`, `save_classifier`.
 
-A classifier folder is one that timm or transformers published (`config.json`, for transformers `preprocessor_config.json`, and
-`model.safetensors`), or one that `save_classifier` wrote, in the same layout, so that it opens in those libraries too.
+A classifier folder is one that timm or transformers published (`config.json`, for transformers `preprocessor_config.json` or
+`processor_config.json`, and `model.safetensors`), or one that `save_classifier` wrote, in the same layout, so that it opens in
+those libraries too.
 """
 
 from __future__ import annotations
@@ -18,17 +19,19 @@ from flax import nnx
 from bridgejax.errors import UserError, nearest
 from bridgejax.identity import derive_seed, folder_digest, write_json
 from bridgejax.models.classifier import Classifier
-from bridgejax.models.clip import CLIP, TextTower, image_side, set_classes
+from bridgejax.models.clip import CLIP, TextTower, image_side, listed, set_classes
 from bridgejax.models.hub import fetch, is_hub_name
-from bridgejax.models.initial import reinitialise, reset_head
+from bridgejax.models.initial import reinitialise, reset_head, whole_classes
 from bridgejax.models.layout import Found, Layout
 from bridgejax.models.published import (
     CONFIG_FILE,
     PREPROCESSOR_FILE,
+    PROCESSOR_FILE,
     WEIGHTS_FILE,
     config_files,
     describe,
     layout_of,
+    preprocessor_file,
     read_config,
 )
 from bridgejax.models.vit import VisionTransformer, with_image_size
@@ -37,7 +40,7 @@ from bridgejax.models.weights import assign, export, find_weights, read_tensors,
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 BUILTIN = {"builtin:efficientnet_lite0": ASSETS / "efficientnet_lite0"}
-_HUB_FILES: tuple[str, ...] = (CONFIG_FILE, PREPROCESSOR_FILE, "model*.safetensors", "model.safetensors.index.json")
+_HUB_FILES: tuple[str, ...] = (CONFIG_FILE, "*processor_config.json", "model*.safetensors", "model.safetensors.index.json")
 _HUB_FILES = (*_HUB_FILES, "vocab.json", "merges.txt", "tokenizer*.json", "special_tokens_map.json")
 
 
@@ -70,11 +73,14 @@ def load_classifier(
       `.num_classes`, `.head`, `.blocks`. A zero-shot one also has `encode_image(images)` and `encode_text(texts)`.
 
     Raises:
-      UserError: the folder, its config or its weights are missing, damaged, not supported or do not fit together.
+      UserError: the folder, its config or its weights are missing, damaged, not supported or do not fit together, or an
+        argument is wrong.
     """
     folder = _folder(folder_or_name)
-    if num_classes is not None and num_classes < 1:
-        raise UserError(f"num_classes is {num_classes}; a classifier needs at least 1 class.")
+    if num_classes is not None:
+        num_classes = whole_classes(num_classes)
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
+        raise UserError(f"seed is {seed!r}; give a whole number.")
     found = describe(folder)
     is_clip = read_config(folder).get("model_type") == "clip"
     if (class_names is not None or templates is not None) and not is_clip:
@@ -83,7 +89,7 @@ def load_classifier(
         )
     if templates is not None and class_names is None:
         raise UserError("templates are given without class_names; name the classes of the zero-shot head.")
-    names = () if class_names is None else (class_names,) if isinstance(class_names, str) else tuple(class_names)
+    names = () if class_names is None else listed(class_names, "class_names")
     if names and num_classes not in (None, len(names)):
         raise UserError(f"num_classes is {num_classes}, but class_names holds {len(names)}; leave num_classes out.")
     model: Classifier
@@ -123,9 +129,8 @@ def _read(folder: Path) -> tuple[dict[str, np.ndarray], str]:
 def _fill(abstract: Classifier, tensors: dict[str, np.ndarray], found: Layout, where: str, *, headless: bool) -> Classifier:
     named = found.read(tensors)
     if headless:  # a head of zeros stands in until the caller makes one
-        width, classes = abstract.head.in_features, abstract.num_classes
-        named |= {f"{found.head}.weight": np.zeros((classes, width), np.float32)}
-        named |= {f"{found.head}.bias": np.zeros(classes, np.float32)}
+        zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), nnx.state(abstract.head))
+        named |= export(nnx.Dict(head=nnx.merge(nnx.graphdef(abstract.head), zeros)), found.rules)
     return assign(abstract, named, found.rules, where, spell=found.spell)
 
 
@@ -205,8 +210,9 @@ def classifier_digest(folder_or_name: str | Path) -> str:
     """
     folder = _folder(folder_or_name)
     describe(folder)
-    extra = [PREPROCESSOR_FILE] if (folder / PREPROCESSOR_FILE).is_file() else []
-    return folder_digest(folder, (CONFIG_FILE, *extra, *(file.name for file in find_weights(folder))))
+    said = preprocessor_file(folder)
+    files = [folder / CONFIG_FILE, *find_weights(folder), *(() if said is None else (said[0],))]
+    return folder_digest(folder, (file.name for file in files))
 
 
 def save_classifier(model: Classifier, folder: str | Path) -> None:
@@ -244,8 +250,11 @@ def save_classifier(model: Classifier, folder: str | Path) -> None:
     except OSError as error:
         raise UserError(f"{target} could not be made ({error.strerror}); choose a folder that can be written.") from error
     save_tensors(target / WEIGHTS_FILE, tensors)
-    for name, content in config_files(model).items():
+    files = config_files(model)
+    for name, content in files.items():
         write_json(target / name, content)
+    if PREPROCESSOR_FILE in files:  # one that came with the tokenizer, or lay there, would go before the new file
+        (target / PROCESSOR_FILE).unlink(missing_ok=True)
 
 
 def _folder(folder_or_name: str | Path) -> Path:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bridgejax.errors import UserError
-from bridgejax.models.classifier import Classifier, Preprocessing
+from bridgejax.models.classifier import Classifier, Preprocessing, normalised
 from bridgejax.models.initial import NORM_STARTS, Start, he_fan_out
 from bridgejax.models.layers import BatchNorm, Conv
 from bridgejax.models.layout import Layout, demand, timm_arguments, whole
@@ -149,7 +149,7 @@ class ResNet(Classifier):
 
     def features(self, images: jax.Array) -> jax.Array:
         """Returns the pooled features, float32 [n, widths[-1]], at least 0, of normalised images, float [n, h, w, 3]."""
-        x = max_pool(jax.nn.relu(self.bn1(self.conv1(jnp.asarray(images)))))
+        x = max_pool(jax.nn.relu(self.bn1(self.conv1(normalised(images)))))
         for block in self.blocks:
             x = block(x)
         return jnp.mean(x, (1, 2), dtype=jnp.promote_types(x.dtype, jnp.float32))
@@ -259,4 +259,4 @@ def layout(config: ResNetConfig) -> Layout:
         pairs.append((f"{ours}shortcut_bn", theirs + ("downsample.1" if timm else "shortcut.normalization")))
     for mine, name in pairs:
         rules += [Rule(rf"{mine}\.kernel", f"{name}.weight", "conv"), *_norm_rules(mine, name)]
-    return Layout(tuple(rules), head=head)
+    return Layout(tuple(rules))

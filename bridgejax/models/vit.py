@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bridgejax.errors import UserError
-from bridgejax.models.classifier import Classifier, Preprocessing
+from bridgejax.models.classifier import Classifier, Preprocessing, normalised
 from bridgejax.models.clip_text import ACTIVATIONS, Layer
 from bridgejax.models.conv import layer_norm
 from bridgejax.models.initial import NORM_STARTS, Start, normal, uniform, zeros
@@ -105,10 +105,30 @@ class PatchEmbedding(nnx.Module):
         return out if self.bias is None else out + self.bias[...].astype(images.dtype)
 
 
-class VisionTransformer(Classifier):
-    """A vision transformer with a linear head on its class token (for a distilled DeiT: on both tokens side by side).
+class MeanHead(nnx.Module):
+    """The two linear heads of a distilled DeiT, one for each token: their mean, as the network is used and tuned.
 
-    Two heads of which the mean is taken are one head on both tokens: [W₁; W₂] / 2 with the bias (b₁ + b₂) / 2.
+    Two layers, though one on both tokens could give the same logits: a step moves each as far as in the original.
+
+    Args:
+      width: of each token.
+      num_classes: outputs.
+      rngs: source of the initial values.
+    """
+
+    def __init__(self, width: int, num_classes: int, *, rngs: nnx.Rngs) -> None:
+        self.cls = nnx.Linear(width, num_classes, rngs=rngs)
+        self.dist = nnx.Linear(width, num_classes, rngs=rngs)
+
+    def __call__(self, features: jax.Array) -> jax.Array:
+        """Maps both tokens side by side, [n, 2 · width], to [n, num_classes]."""
+        first, second = jnp.split(features, 2, axis=-1)
+        return (self.cls(first) + self.dist(second)) / 2
+
+
+class VisionTransformer(Classifier):
+    """A vision transformer with a linear head on its class token (for a distilled DeiT: a `MeanHead` on both tokens).
+
     Images of another size than the config's work: the position embeddings are resampled on the way.
     """
 
@@ -135,7 +155,11 @@ class VisionTransformer(Classifier):
         }
         self.blocks = nnx.List([Layer(parts, rngs=rngs) for _ in range(config.layers)])
         self.norm = layer_norm(width, epsilon=config.epsilon, rngs=rngs)
-        self.head = nnx.Linear(self.feature_width, num_classes, rngs=rngs)
+        self.head = (
+            MeanHead(width, num_classes, rngs=rngs)
+            if config.both_heads
+            else nnx.Linear(self.feature_width, num_classes, rngs=rngs)
+        )
 
     @property
     def feature_width(self) -> int:
@@ -146,9 +170,9 @@ class VisionTransformer(Classifier):
         """Returns the normalised tokens before the patches, [n, 1 or 2, hidden_size], of normalised images [n, h, w, 3].
 
         Raises:
-          UserError: the images are smaller than one patch.
+          UserError: the images are not float [n, h, w, 3], or smaller than one patch.
         """
-        patches = self.patch(jnp.asarray(images))
+        patches = self.patch(normalised(images))
         n, rows, columns, width = patches.shape
         if not rows * columns:
             raise UserError(

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
 
 from bridgejax.errors import UserError
-from bridgejax.models.layout import Layout, Tensors, demand, timm_arguments, whole
+from bridgejax.models.layout import Layout, Tensors, demand, number, timm_arguments, whole
 from bridgejax.models.vit import ViTConfig, check
 from bridgejax.models.weights import Rule, torch_rules
 
@@ -60,7 +59,7 @@ def timm_config(name: str, config: Mapping[str, Any], where: str) -> ViTConfig:
             hidden_size=width,
             layers=whole(arguments, "depth", where, layers),
             heads=whole(arguments, "num_heads", where, heads),
-            intermediate_size=int(width * float(arguments.get("mlp_ratio", 4.0))),
+            intermediate_size=int(width * number(arguments, "mlp_ratio", f"{where}: model_args", 4.0)),
             activation="quick_gelu" if match["quick"] else "gelu",
             epsilon=1e-5 if match["clip"] else 1e-6,
             pre_norm=bool(match["clip"]),
@@ -92,7 +91,7 @@ def transformers_config(config: Mapping[str, Any], where: str) -> ViTConfig:
             heads=whole(config, "num_attention_heads", where, 12),
             intermediate_size=whole(config, "intermediate_size", where, 3072),
             activation=str(config.get("hidden_act", "gelu")),
-            epsilon=float(config.get("layer_norm_eps", 1e-12)),
+            epsilon=number(config, "layer_norm_eps", where, 1e-12),
             distillation=kind == "deit",
             both_heads="DeiTForImageClassificationWithTeacher" in kinds,
             antialias=False,
@@ -108,19 +107,20 @@ def clip_config(config: Mapping[str, Any], where: str) -> ViTConfig:
       UserError: a value is wrong or not supported; it is named.
     """
     vision = clip_part(config, "vision_config", where)
-    demand(vision, where, {"num_channels": 3})
+    place = f"{where}: vision_config"
+    demand(vision, place, {"num_channels": 3})
     return check(
         ViTConfig(
             layout="clip",
             name="clip",
-            image_size=whole(vision, "image_size", where, 224),
-            patch_size=whole(vision, "patch_size", where, 32),
-            hidden_size=whole(vision, "hidden_size", where, 768),
-            layers=whole(vision, "num_hidden_layers", where, 12),
-            heads=whole(vision, "num_attention_heads", where, 12),
-            intermediate_size=whole(vision, "intermediate_size", where, 3072),
+            image_size=whole(vision, "image_size", place, 224),
+            patch_size=whole(vision, "patch_size", place, 32),
+            hidden_size=whole(vision, "hidden_size", place, 768),
+            layers=whole(vision, "num_hidden_layers", place, 12),
+            heads=whole(vision, "num_attention_heads", place, 12),
+            intermediate_size=whole(vision, "intermediate_size", place, 3072),
             activation=str(vision.get("hidden_act", "quick_gelu")),
-            epsilon=float(vision.get("layer_norm_eps", 1e-5)),
+            epsilon=number(vision, "layer_norm_eps", place, 1e-5),
             pre_norm=True,
             antialias=False,
             projection=whole(config, "projection_dim", where, 512),
@@ -226,6 +226,10 @@ def _block_rules(parts: Mapping[str, str], place: str) -> list[Rule]:
     return rules
 
 
+def _head_rules(ours: str, theirs: str) -> tuple[Rule, Rule]:
+    return Rule(rf"{ours}\.kernel", f"{theirs}.weight", "linear"), Rule(rf"{ours}\.bias", f"{theirs}.bias")
+
+
 def layout(config: ViTConfig) -> Layout:
     """Returns the names of the tensors in the config's layout (for "clip": without projection and text)."""
     if config.layout == "timm":
@@ -237,6 +241,8 @@ def layout(config: ViTConfig) -> Layout:
 
 def _timm_layout(config: ViTConfig) -> Layout:
     rules = (
+        *_head_rules(r"head\.cls", "head"),
+        *_head_rules(r"head\.dist", "head_dist"),
         *_block_rules(_PARTS["timm"], r"blocks.\1"),
         Rule("class_token", "cls_token"),
         Rule("distillation_token", "dist_token"),
@@ -245,14 +251,7 @@ def _timm_layout(config: ViTConfig) -> Layout:
         Rule(r"pre_norm\.bias", "norm_pre.bias"),
         *torch_rules(Rule(r"patch\.kernel", "patch_embed.proj.weight", "conv"), Rule(r"patch\.bias", "patch_embed.proj.bias")),
     )
-    merge, split = _heads("head", "head_dist", config)
-    return Layout(
-        rules,
-        read=lambda tensors: _split_qkv(merge(tensors)),
-        write=lambda tensors: split(_merge_qkv(tensors)),
-        spell=lambda name: _spell_heads("head", "head_dist", config, re.sub(r"\.qkv\.[qkv]\.", ".qkv.", name)),
-        head="head",
-    )
+    return Layout(rules, read=_split_qkv, write=_merge_qkv, spell=lambda name: re.sub(r"\.qkv\.[qkv]\.", ".qkv.", name))
 
 
 def _split_qkv(tensors: Tensors) -> dict[str, np.ndarray]:
@@ -281,55 +280,12 @@ def _merge_qkv(tensors: Tensors) -> dict[str, np.ndarray]:
     return out
 
 
-Change = Callable[[Tensors], dict[str, np.ndarray]]
-
-
-def _heads(first: str, second: str, config: ViTConfig) -> tuple[Change, Change]:
-    """Returns how two heads whose mean is taken become one on both tokens side by side (named as the first), and back."""
-    if not config.both_heads:
-        return dict, dict
-    return partial(_merge_heads, first, second), partial(_split_heads, first, second)
-
-
-def _merge_heads(first: str, second: str, tensors: Tensors) -> dict[str, np.ndarray]:
-    out = dict(tensors)
-    for kind, axis in (("weight", 1), ("bias", None)):
-        a, b = tensors.get(f"{first}.{kind}"), tensors.get(f"{second}.{kind}")
-        if a is None or b is None:  # told as missing where the weights are assigned; one head alone must not pass for both
-            out.pop(f"{first}.{kind}", None)
-            out.pop(f"{second}.{kind}", None)
-            continue
-        if a.shape != b.shape or a.ndim != (1 if axis is None else 2):
-            continue  # the second has no place then, and is named
-        del out[f"{second}.{kind}"]
-        half = np.asarray(0.5, a.dtype)
-        out[f"{first}.{kind}"] = half * a + half * b if axis is None else half * np.concatenate([a, b], axis)
-    return out
-
-
-def _spell_heads(first: str, second: str, config: ViTConfig, name: str) -> str:
-    """Returns the names of both heads' tensors where `name` stands for both."""
-    match = re.fullmatch(rf"{first}\.(weight|bias)", name)
-    return f"{name} and {second}.{match[1]}" if match and config.both_heads else name
-
-
-def _split_heads(first: str, second: str, tensors: Tensors) -> dict[str, np.ndarray]:
-    out = dict(tensors)
-    weight, bias = tensors[f"{first}.weight"], tensors[f"{first}.bias"]
-    middle = weight.shape[1] // 2
-    out[f"{first}.weight"], out[f"{second}.weight"] = (
-        np.ascontiguousarray(2 * part) for part in (weight[:, :middle], weight[:, middle:])
-    )
-    out[f"{second}.bias"] = bias.copy()
-    return out
-
-
 def _transformers_layout(config: ViTConfig) -> Layout:
     body = f"{config.layout}."
-    first, second = ("cls_classifier", "distillation_classifier") if config.both_heads else ("classifier", "")
     rules = (
-        Rule(r"head\.kernel", f"{first}.weight", "linear"),
-        Rule(r"head\.bias", f"{first}.bias"),
+        *_head_rules("head", "classifier"),
+        *_head_rules(r"head\.cls", "cls_classifier"),
+        *_head_rules(r"head\.dist", "distillation_classifier"),
         *_block_rules(_PARTS["transformers"], rf"{body}encoder.layer.\1"),
         Rule("class_token", f"{body}embeddings.cls_token"),
         Rule("distillation_token", f"{body}embeddings.distillation_token"),
@@ -339,7 +295,6 @@ def _transformers_layout(config: ViTConfig) -> Layout:
         Rule(r"norm\.scale", f"{body}layernorm.weight"),
         Rule(r"norm\.bias", f"{body}layernorm.bias"),
     )
-    merge, split = _heads(first, second, config)
 
     def read(tensors: Tensors) -> dict[str, np.ndarray]:
         # A bare ViTModel has no prefix; its pooler is not what classifiers of this family look at.
@@ -348,16 +303,15 @@ def _transformers_layout(config: ViTConfig) -> Layout:
             bare = name.startswith(("embeddings.", "encoder.", "layernorm."))
             if not re.fullmatch(rf"({re.escape(body)})?pooler\.dense\.(weight|bias)", name):
                 named[body + name if bare else name] = array
-        return merge(named)
+        return named
 
-    return Layout(rules, read=read, write=split, spell=partial(_spell_heads, first, second, config), head=first)
+    return Layout(rules, read=read)
 
 
 def _clip_layout() -> Layout:
     tower = "vision_model."
     rules = (
-        Rule(r"head\.kernel", "classifier.weight", "linear"),
-        Rule(r"head\.bias", "classifier.bias"),
+        *_head_rules("head", "classifier"),
         Rule(r"projection\.kernel", "visual_projection.weight", "linear"),
         Rule(r"blocks\.(\d+)\.(.+)\.kernel", rf"{tower}encoder.layers.\1.\2.weight", "linear"),
         Rule(r"blocks\.(\d+)\.(.+)\.scale", rf"{tower}encoder.layers.\1.\2.weight"),
@@ -384,4 +338,4 @@ def _clip_layout() -> Layout:
             name: array.reshape(array.shape[3 - flat[name] :]) if name in flat else array for name, array in tensors.items()
         }
 
-    return Layout(rules, read=read, write=write, head="classifier")
+    return Layout(rules, read=read, write=write)

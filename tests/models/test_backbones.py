@@ -65,12 +65,38 @@ def test_a_saved_folder_gives_the_same_model_back(folders: dict[str, Path], kind
 def test_another_number_of_classes_changes_the_head_alone(folders: dict[str, Path], kind: str) -> None:
     model, new = load_classifier(folders[kind]), load_classifier(folders[kind], num_classes=3, seed=1)
     before, after = _arrays(model), _arrays(new)
-    assert {name for name in before if before[name].shape != after[name].shape or (before[name] != after[name]).any()} == {
-        "head.kernel",
-        "head.bias",
-    }
+    changed = {name for name in before if before[name].shape != after[name].shape or (before[name] != after[name]).any()}
+    assert changed == {name for name in before if name.startswith("head.")}
     features = nnx.jit(lambda model, x: model.features(x))(new, _images())
-    np.testing.assert_allclose(features @ after["head.kernel"] + after["head.bias"], RUN(new, _images()), atol=1e-4)
+    np.testing.assert_allclose(new.head(features), RUN(new, _images()), atol=1e-4)
+    heads = new.linear_heads()
+    parts = np.split(np.asarray(features), len(heads), axis=1)
+    each = [part @ head.kernel[...] + head.bias[...] for part, head in zip(parts, heads, strict=True)]
+    np.testing.assert_allclose(np.mean(each, axis=0), RUN(new, _images()), atol=1e-4)
+    assert (len(heads) == 2) == ("deit" in kind)
+
+
+def test_both_heads_of_a_distilled_network_are_trained_and_kept_to_the_bit(folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = folders["timm deit"]
+    published = load_file(folder / "model.safetensors")
+    save_classifier(load_classifier(folder), tmp_path / "copy")
+    saved = load_file(tmp_path / "copy" / "model.safetensors")
+    assert (published["head.bias"] != published["head_dist.bias"]).all()
+    assert all((saved[name] == array).all() for name, array in published.items())
+    state = TrainState.create(
+        load_classifier(folder, num_classes=3), make_optimizer("sgd", learning_rate=0.1), trainable=("head",)
+    )
+    assert set(state.params) == {f"head.{head}.{part}" for head in ("cls", "dist") for part in ("kernel", "bias")}
+    save_classifier(state.model, tmp_path / "three")
+    again = load_classifier(tmp_path / "three")
+    assert nnx.graphdef(again) == nnx.graphdef(state.model)
+    assert (np.asarray(again.head.cls.kernel[...]) != np.asarray(again.head.dist.kernel[...])).all()
+    # A network that was published without heads gets two.
+    bare = {name: array for name, array in published.items() if not name.startswith("head")}
+    shutil.copytree(folder, tmp_path / "bare")
+    save_file(bare, tmp_path / "bare" / "model.safetensors")
+    headless = load_classifier(_edit(tmp_path / "bare", num_classes=0), num_classes=3)
+    np.testing.assert_array_equal(headless.head.dist.kernel[...], again.head.dist.kernel[...])
 
 
 @pytest.mark.parametrize("kind", ["timm resnet", "timm vit", "transformers vit"])
@@ -143,6 +169,25 @@ def test_a_vision_transformer_trains_its_positions_at_another_size(folders: dict
         model(jnp.zeros((1, 7, 7, 3)))
 
 
+@pytest.mark.parametrize("kind", [*KINDS, "clip", "builtin:efficientnet_lite0"])
+def test_images_that_are_not_normalised_floats_are_told(folders: dict[str, Path], kind: str) -> None:
+    model = load_classifier(folders.get(kind, kind), **({"class_names": ["cat"]} if kind == "clip" else {}))
+    images = np.zeros((2, 40, 40, 3), np.float32)
+    calls = [model] if kind.startswith("builtin") else [model, model.features]
+    for call in [*calls, *([model.encode_image] if kind == "clip" else [])]:
+        for wrong in (
+            images.astype(np.uint8),
+            images.astype(np.int32),
+            images.transpose(0, 3, 1, 2),
+            images[0],
+            images[..., :1],
+        ):
+            with pytest.raises(UserError, match=r"a classifier takes float \[n, h, w, 3\], normalised") as error:
+                call(wrong)
+            assert str(list(wrong.shape)) in str(error.value)
+            assert "\n" not in str(error.value)
+
+
 def test_the_pool_is_a_padded_maximum() -> None:
     for size in (7, 8):
         x = np.random.default_rng(size).normal(-3, 1, (2, size, size, 3)).astype(np.float32)
@@ -204,6 +249,70 @@ def test_published_preprocessors_are_understood(content: dict, size: int, crop: 
     assert load_classifier(tmp_path / "copy").preprocessing == expected
 
 
+def _nest(folder: Path) -> Path:
+    """Turns the folder's preprocessor file into that of transformers 5."""
+    old = folder / "preprocessor_config.json"
+    content = {"image_processor": json.loads(old.read_text()), "processor_class": "CLIPProcessor"}
+    (folder / "processor_config.json").write_text(json.dumps(content))
+    old.unlink()
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["transformers vit", "transformers resnet"])
+def test_the_image_processor_of_a_processor_config_is_read_and_hashed(folders: dict[str, Path], copied: Any, kind: str) -> None:
+    folder = _nest(copied(kind))
+    model = load_classifier(folder)
+    assert model.preprocessing == load_classifier(folders[kind]).preprocessing
+    before = classifier_digest(folder)
+    content = json.loads((folder / "processor_config.json").read_text())
+    content["image_processor"]["image_mean"] = [0.1, 0.2, 0.3]
+    (folder / "processor_config.json").write_text(json.dumps(content))
+    assert classifier_digest(folder) != before
+    assert load_classifier(folder).preprocessing.mean == (0.1, 0.2, 0.3)
+    # What is saved there again says it in one file.
+    save_classifier(model, folder)
+    assert not (folder / "processor_config.json").exists()
+    assert load_classifier(folder).preprocessing == model.preprocessing
+
+
+def test_a_clip_folder_of_transformers_5_is_read(copied: Any, folders: dict[str, Path], tmp_path: Path) -> None:
+    """It holds `processor_config.json` and `tokenizer.json`, but none of the files that came before them."""
+    transformers = pytest.importorskip("transformers")
+    folder = _nest(copied("clip"))
+    tokenizer = transformers.CLIPTokenizer.from_pretrained(folder)
+    for name in ("vocab.json", "merges.txt", "tokenizer_config.json"):
+        (folder / name).unlink()
+    tokenizer.save_pretrained(folder)
+    assert not (folder / "vocab.json").exists()
+    names = ["cat", "steam engine"]
+    clip, usual = (load_classifier(place, class_names=names) for place in (folder, folders["clip"]))
+    assert clip.preprocessing == usual.preprocessing
+    np.testing.assert_array_equal(clip.head.kernel[...], usual.head.kernel[...])
+    save_classifier(load_classifier(folder, class_names=names, image_size=48), tmp_path / "saved")
+    assert not (tmp_path / "saved" / "processor_config.json").exists()
+    assert load_classifier(tmp_path / "saved").preprocessing.size == 48
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "crop", "mean"),
+    [
+        ("transformers vit", 32, 1.0, 0.5),
+        ("transformers deit", 32, 0.875, 0.485),
+        ("transformers resnet", 224, 0.875, 0.485),
+        ("clip", 32, 1.0, 0.48145466),
+    ],
+)
+def test_a_network_saved_alone_takes_the_usual_preprocessing_with_a_warning(
+    copied: Any, kind: str, size: int, crop: float, mean: float
+) -> None:
+    folder = copied(kind)
+    (folder / "preprocessor_config.json").unlink()
+    with pytest.warns(UserWarning, match=rf"holds no preprocessor_config\.json.+size {size}, crop {crop}, mean \({mean}"):
+        made = load_classifier(folder, num_classes=3).preprocessing
+    assert (made.size, made.crop, made.mean[0]) == (size, crop, mean)
+    assert classifier_digest(folder)
+
+
 def _edit(folder: Path, name: str = "config.json", **changes: Any) -> Path:
     content = json.loads((folder / name).read_text())
     (folder / name).write_text(json.dumps({**content, **changes}))
@@ -220,6 +329,8 @@ def test_a_wrong_config_is_told_in_one_sentence(copied: Any, folders: dict[str, 
         ({"model_args": {"class_token": False}}, r"model_args: class_token = False is not supported, only True"),
         ({"model_args": {"depth": "3"}}, r"depth is '3'; expected a positive whole number"),
         ({"model_args": {"num_heads": 5, "embed_dim": 32}}, r"5 attention heads do not divide a width of 32"),
+        ({"model_args": {"mlp_ratio": "a"}}, r"config\.json: model_args: mlp_ratio is 'a'; expected a positive number"),
+        ({"model_args": {"mlp_ratio": None}}, r"mlp_ratio is None; expected a positive number"),
         ({"global_pool": "avg"}, r"global_pool = 'avg' is not supported"),
         ({"pretrained_cfg": {}}, r"pretrained_cfg with input_size"),
         ({"architecture": None, "model_type": "bert"}, r"architecture None is not known"),
@@ -232,6 +343,10 @@ def test_a_wrong_config_is_told_in_one_sentence(copied: Any, folders: dict[str, 
     for content, words in (
         ({"model_type": "bert"}, r"model_type 'bert' is no classifier that is supported"),
         ({**base, "architectures": ["ViTForMaskedImageModeling"]}, r"ViTForMaskedImageModeling is another kind of model"),
+        ({**base, "architectures": [1]}, r"config\.json: architectures is \[1\]; expected a list of names"),
+        ({**base, "architectures": "ViTModel"}, r"architectures is 'ViTModel'; expected a list of names"),
+        ({**base, "layer_norm_eps": None}, r"config\.json: layer_norm_eps is None; expected a positive number"),
+        ({"model_type": "clip", "vision_config": {"layer_norm_eps": "a"}}, r"vision_config: layer_norm_eps is 'a'; expected"),
         ({**base, "qkv_bias": False}, r"qkv_bias = False is not supported"),
         ({**base, "hidden_act": "swish"}, r"activation 'swish' is not supported"),
         ({"model_type": "resnet", "layer_type": "wide"}, r"layer_type is 'wide'"),
@@ -240,9 +355,12 @@ def test_a_wrong_config_is_told_in_one_sentence(copied: Any, folders: dict[str, 
         (folder / "config.json").write_text(json.dumps(content))
         with pytest.raises(UserError, match=words):
             load_classifier(folder)
-    (folder / "preprocessor_config.json").unlink()
+    (folder / "processor_config.json").write_text('{"image_processor": {"size": 32}}')
     (folder / "config.json").write_text(json.dumps(base))
-    with pytest.raises(UserError, match=r"preprocessor_config\.json is missing"):
+    with pytest.raises(UserError, match=r"/processor_config\.json must hold size, image_mean and image_std"):
+        load_classifier(folder)
+    (folder / "processor_config.json").write_text("{")
+    with pytest.raises(UserError, match=r"/processor_config\.json is not readable JSON"):
         load_classifier(folder)
 
 
@@ -259,9 +377,9 @@ def test_a_wrong_config_is_told_in_one_sentence(copied: Any, folders: dict[str, 
         ("timm resnet", "fc.weight", np.zeros((4, 32), np.float32), r"fc\.weight has shape \[4, 32\].+\[5, 32\]"),
         ("timm vit", "blocks.1.attn.qkv.weight", None, r"\(blocks\.1\.attn\.qkv\.weight"),
         ("timm vit", "pos_embed", np.zeros((1, 50, 32), np.float32), r"pos_embed has shape \[1, 50, 32\]"),
-        ("timm deit", "head_dist.bias", None, r"1 tensors are missing \(head\.bias and head_dist\.bias\)"),
+        ("timm deit", "head_dist.bias", None, r"1 tensors are missing \(head_dist\.bias\)"),
         ("timm deit", "head_dist.weight", np.zeros((5, 31), np.float32), r"head_dist\.weight"),
-        ("transformers deit", "cls_classifier.weight", None, r"cls_classifier\.weight and distillation_classifier\.weight"),
+        ("transformers deit", "cls_classifier.weight", None, r"1 tensors are missing \(cls_classifier\.weight\)"),
         ("transformers vit", "vit.embeddings.cls_token", np.full((1, 1, 32), np.nan, np.float32), r"cls_token holds NaN"),
         ("clip", "logit_scale", None, r"logit_scale must hold one finite number"),
         ("clip", "text_model.final_layer_norm.weight", None, r"text_model\.final_layer_norm\.weight"),
@@ -280,6 +398,14 @@ def test_a_damaged_tensor_is_named_as_the_file_names_it(copied: Any, kind: str, 
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(("key", "value"), [("layer_norm_eps", None), ("eos_token_id", "a"), ("hidden_size", 0)])
+def test_a_wrong_text_config_is_told_in_one_sentence(copied: Any, key: str, value: Any) -> None:
+    folder = copied("clip")
+    text = json.loads((folder / "config.json").read_text())["text_config"]
+    with pytest.raises(UserError, match=rf"config\.json: text_config: {key} is {value!r}; expected a positive"):
+        load_classifier(_edit(folder, text_config={**text, key: value}), class_names=["cat"])
+
+
 def test_wrong_calls_are_told(folders: dict[str, Path], copied: Any) -> None:
     vit, clip = folders["timm vit"], folders["clip"]
     for folder, options, words in (
@@ -293,10 +419,24 @@ def test_wrong_calls_are_told(folders: dict[str, Path], copied: Any) -> None:
         (clip, {"class_names": ["cat"], "pretrained": False}, "needs pretrained weights"),
         (vit, {"image_size": 4}, "an image of 4 pixels holds no patch of 8"),
         (vit, {"image_size": 0}, "image_size is 0"),
-        (vit, {"num_classes": 0}, "at least 1 class"),
+        (vit, {"num_classes": 0}, "num_classes is 0; a classifier needs at least 1 class"),
+        (vit, {"num_classes": "3"}, "num_classes is '3'; a classifier needs at least 1 class, give a whole number"),
+        (vit, {"num_classes": 2.5}, r"num_classes is 2\.5; "),
+        (vit, {"num_classes": True}, "num_classes is True; "),
+        (vit, {"seed": "x"}, "seed is 'x'; give a whole number"),
+        (clip, {"class_names": 5}, "class_names is 5; give a list of strings"),
+        (clip, {"class_names": ["cat", 5]}, r"class_names is \['cat', 5\]; give a list of names"),
+        (clip, {"class_names": ["cat"], "templates": 3}, "templates is 3; give a list of strings"),
     ):
         with pytest.raises(UserError, match=words):
             load_classifier(folder, **options)
+    model = load_classifier(clip, class_names=np.array(["cat", "dog"]))
+    assert model.class_names == ("cat", "dog")
+    for wrong in (None, 5):
+        with pytest.raises(UserError, match=f"texts is {wrong}; give a list of strings"):
+            model.encode_text(wrong)
+    with pytest.raises(UserError, match="prompt 1 is not a string"):
+        model.encode_text([1])
     pickled = copied("timm resnet")
     (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
     with pytest.raises(UserError, match=r"pytorch_model\.bin is a pickle, which could run code and is not read"):
