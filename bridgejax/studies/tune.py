@@ -95,10 +95,11 @@ def tune(config: Any, workdir: Path) -> Path:
     study = TuningStudy(config)
     with studies.opened(workdir, study.plain):
         studies.generate_for(study, workdir, study.runs)
-        pending = [one for one in study.runs if studies.load_result(study, workdir, one) is None]
+        trainings = study.trainings()
+        pending = [one for one in trainings if studies.load_result(study, workdir, one) is None]
         if pending:
             count = len(study.candidates) // len(config.arms)
-            stage_heading(f"tune: {len(pending)} of {len(study.runs)} runs ({len(config.arms)} arms, {count} candidates each)")
+            stage_heading(f"tune: {len(pending)} of {len(trainings)} runs ({len(config.arms)} arms, {count} candidates each)")
             studies.train_pending(study, workdir, pending)
         if is_first():
             record = _record(study, workdir)
