@@ -141,6 +141,27 @@ def test_a_record_of_something_else_is_refused(tuned, config_file, split_folder,
     assert not (tmp_path / "work").exists()
 
 
+@pytest.mark.parametrize("at_once", ["1", "auto"])
+def test_a_candidate_that_diverges_has_lost_and_the_rest_goes_on(config_file, split_folder, tmp_path, capsys, at_once):
+    def tune(rates: str) -> int:
+        given = ("--config.arms=vanilla_long", "--config.tuning.lengths=1", f"--config.tuning.learning_rates={rates}")
+        more = (*given, "--config.tuning.seeds=2", f"--config.study.parallel_seeds={at_once}")
+        return main(["tune", *arguments(config_file, split_folder, *more), "--workdir", str(tmp_path / "work")])
+
+    assert tune("1e30,") == 2
+    assert "every candidate of arm 'vanilla_long' diverged" in capsys.readouterr().err.strip().splitlines()[-1]
+    assert tune("1e30,0.001") == 0
+    assert "tune: 2 of 4 runs" in capsys.readouterr().err
+    lost, kept = record(tmp_path / "work")["candidates"]
+    assert (lost["diverged"], lost["accuracy"], lost["each"]) == (True, None, [])
+    assert (kept["diverged"], len(kept["each"])) == (False, 2)
+    assert record(tmp_path / "work")["chosen"]["vanilla_long"]["learning_rate"] == 0.001
+    assert "| vanilla_long | 1e+30 | 1 | 6 | diverged |" in (tmp_path / "work" / "tuning.md").read_text()
+    assert not list(tmp_path.rglob("checkpoints"))
+    assert tune("1e30,0.001") == 0
+    assert "runs" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("changed", "told"),
     [
