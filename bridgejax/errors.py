@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class UserError(ValueError):
@@ -11,6 +12,20 @@ class UserError(ValueError):
 
     The command line prints the sentence and exits with code 2; from Python it is a `ValueError`.
     """
+
+
+class Diverged(UserError):
+    """Training stopped because a loss or a gradient was not finite.
+
+    Attributes:
+      told: what happened where, and what to do.
+      seed: the seed of the run, by which its caller knows it.
+      run: the study's run, if a study trained it.
+    """
+
+    def __init__(self, told: str, seed: int, run: Any = None) -> None:
+        super().__init__(f"training with seed {seed} diverged: {told}")
+        self.told, self.seed, self.run = told, seed, run
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

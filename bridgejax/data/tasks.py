@@ -48,26 +48,7 @@ def load_task(
     Raises:
       UserError: one sentence on what is wrong with the source, its files, or the counts asked for.
     """
-    kind, separator, rest = source.partition(":")
-    if not separator or kind not in _KINDS or not rest:
-        known = "builtin:tux_photos, folder:PATH, task:NAME or tfds:NAME"
-        raise UserError(f"task.source={source!r} is not known; use {known}{nearest(kind, _KINDS)}.")
-    wanted = check_class_names(class_names) if class_names else None
-    if kind == "builtin":
-        name, names, pool, groups, test = _builtin(rest, wanted)
-    elif kind == "folder":
-        name, names, pool, groups, test = _folder(Path(rest).expanduser(), wanted)
-    elif kind == "task":
-        from bridgejax.data.catalog_files import read_catalog_task
-
-        name = rest
-        names, pool, test = read_catalog_task(rest, wanted, data_dir)
-        groups = pool.ids
-    else:
-        from bridgejax.data.tfds_source import read_tfds
-
-        name, names, pool, test = read_tfds(rest, wanted, data_dir)
-        groups = pool.ids
+    name, names, pool, groups, test = _read(source, class_names, data_dir)
     parts = draw(
         pool.labels,
         pool.ids,
@@ -85,22 +66,63 @@ def load_task(
     return Task(name, names, train, validation, test, _task_digest(names, train, validation, test))
 
 
+def pool_digest(source: str, *, class_names: Sequence[str] | None = None, data_dir: str | Path | None = None) -> str:
+    """Returns a SHA-256 over the images that a task's training part is drawn from (names, labels, content), whatever the draw.
+
+    Args:
+      source, class_names, data_dir: as `load_task` takes them.
+
+    Raises:
+      UserError: as `load_task`.
+    """
+    _, _, pool, _, _ = _read(source, class_names, data_dir)
+    if isinstance(pool.images, StoredImages):
+        return digest(_rows(pool=pool))
+    # The package's own photographs: encoded anew by each version of Pillow, but known by their names.
+    return digest([pool.ids, pool.labels.tolist()])
+
+
 def _task_digest(names: Sequence[str], train: Examples, validation: Examples | None, test: Examples) -> str:
-    parts = {"train": train, "validation": validation, "test": test}
+    return digest({"class_names": list(names), **_rows(train=train, validation=validation, test=test)})
+
+
+def _rows(**parts: Examples | None) -> dict[str, list[list[str | int]]]:
+    """Returns the name, label and content of each image of the parts that are there."""
     present = {part: examples for part, examples in parts.items() if examples is not None}
     stored = [examples.images for examples in present.values() if isinstance(examples.images, StoredImages)]
     size = sum(images.size(i) for images in stored for i in range(len(images)))
     whole = size <= FULL_CHECK_BYTES
-    rows = {
+    return {
         part: [
             [examples.ids[i], int(examples.labels[i]), image_digest(examples.images, i, whole)] for i in range(len(examples))
         ]
         for part, examples in present.items()
     }
-    return digest({"class_names": list(names), **rows})
 
 
 _Parts = tuple[str, tuple[str, ...], Examples, Sequence[object], Examples | None]
+
+
+def _read(source: str, class_names: Sequence[str] | None, data_dir: str | Path | None) -> _Parts:
+    """Returns the name, class names, pool to draw from, groups of near duplicates, and test part (if it has one)."""
+    kind, separator, rest = source.partition(":")
+    if not separator or kind not in _KINDS or not rest:
+        known = "builtin:tux_photos, folder:PATH, task:NAME or tfds:NAME"
+        raise UserError(f"task.source={source!r} is not known; use {known}{nearest(kind, _KINDS)}.")
+    wanted = check_class_names(class_names) if class_names else None
+    if kind == "builtin":
+        return _builtin(rest, wanted)
+    if kind == "folder":
+        return _folder(Path(rest).expanduser(), wanted)
+    if kind == "tfds":
+        from bridgejax.data.tfds_source import read_tfds
+
+        name, names, pool, test = read_tfds(rest, wanted, data_dir)
+        return name, names, pool, pool.ids, test
+    from bridgejax.data.catalog_files import read_catalog_task
+
+    names, pool, test = read_catalog_task(rest, wanted, data_dir)
+    return rest, names, pool, pool.ids, test
 
 
 def _builtin(name: str, wanted: tuple[str, ...] | None) -> _Parts:

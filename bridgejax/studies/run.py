@@ -23,6 +23,7 @@ from bridgejax.studies.generator import load_generator
 from bridgejax.studies.sets import StudySet, load_sets
 
 RUNS_FOLDER = "runs"
+RESULT_FILE = "result.json"
 RESULTS_FILE = "results.jsonl"
 SECONDS_FILE = "seconds.json"
 EXAMPLES_FILE = "examples.npz"
@@ -33,7 +34,7 @@ REPORT_FILES = ("summary.json", "report.md", "report.html")
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One training run: an arm (recipe, shots, synthetic volume) with one seed."""
+    """An arm (recipe, shots, synthetic volume) with one seed: a line of the results."""
 
     arm: str
     seed: int
@@ -106,6 +107,14 @@ class Study:
         """The classes in their order."""
         return next(iter(self._tasks.values())).class_names
 
+    def trained(self, run: Run) -> Run:
+        """Returns the run that is trained for this one: without synthetic images (`per_class` 0) one serves every volume."""
+        return run if self.recipes[run.arm].needs_synthetic else dataclasses.replace(run, per_class=0)
+
+    def trainings(self) -> list[Run]:
+        """Returns the runs that are trained, each once."""
+        return list(dict.fromkeys(map(self.trained, self.runs)))
+
     def identity(self, run: Run) -> str:
         """Returns the digest of everything that decides a run's result."""
         config = self.config
@@ -139,15 +148,16 @@ def run(config: Any, workdir: Path) -> Path:
     study = Study(config)
     with opened(workdir, study.plain):
         generate_for(study, workdir, study.runs)
-        pending = [one for one in study.runs if load_result(study, workdir, one) is None]
+        trainings = study.trainings()
+        pending = [one for one in trainings if load_result(study, workdir, one) is None]
         if pending:
             stage_heading(
-                f"train: {len(pending)} of {len(study.runs)} runs ({len(config.arms)} arms, {config.study.seeds} seeds)"
+                f"train: {len(pending)} of {len(trainings)} runs ({len(config.arms)} arms, {config.study.seeds} seeds)"
             )
             train_pending(study, workdir, pending)
-        finished = all((workdir / name).is_file() for name in (*REPORT_FILES, RESULTS_FILE, EXAMPLES_FILE))
-        if is_first() and (pending or not finished or synthetic_set.is_due(study, workdir)):
-            _write_results(study, workdir)
+        finished = all((workdir / name).is_file() for name in (*REPORT_FILES, EXAMPLES_FILE))
+        changed = is_first() and _write_results(study, workdir)
+        if is_first() and (changed or not finished or synthetic_set.is_due(study, workdir)):
             _write_examples(study, workdir)
             synthetic_set.write_synthetic_set(study, workdir)
             stage_heading("report")
@@ -189,7 +199,7 @@ def train(config: Any, workdir: Path, recipe: str | None = None, seed: int = 0) 
         config.study.seeds = max(config.study.seeds, seed + 1)
     check_workdir(workdir, config)
     study = Study(config)
-    one = next(candidate for candidate in study.runs if candidate.seed == seed)
+    one = next(candidate for candidate in study.trainings() if candidate.seed == seed)
     folder = workdir / RUNS_FOLDER / one.folder
     with opened(workdir, study.plain):
         generate_for(study, workdir, [one])
@@ -269,12 +279,14 @@ def _shards(directory: Path) -> dict[str, int]:
 
 def train_pending(study: Study, workdir: Path, pending: list[Run]) -> None:
     began = time.monotonic()
-    for number, (one, result) in enumerate(_train(study, workdir, pending), start=1):
-        shots = "all" if one.shots is None else one.shots
-        accuracy = result.metrics["test_mean_per_class_accuracy"]
-        stage_heading(f"  {number}/{len(pending)} {one.arm}, {shots} shots, seed {one.seed}: {accuracy:.3f} mean per class")
-    if is_first():
-        _add_seconds(workdir, "train", time.monotonic() - began)
+    try:
+        for number, (one, result) in enumerate(_train(study, workdir, pending), start=1):
+            shots = "all" if one.shots is None else one.shots
+            accuracy = result.metrics["test_mean_per_class_accuracy"]
+            stage_heading(f"  {number}/{len(pending)} {one.arm}, {shots} shots, seed {one.seed}: {accuracy:.3f} mean per class")
+    finally:
+        if is_first():
+            _add_seconds(workdir, "train", time.monotonic() - began)
 
 
 def _train(study: Study, workdir: Path, runs: list[Run]) -> Iterator[tuple[Run, Any]]:
@@ -304,7 +316,7 @@ def _train(study: Study, workdir: Path, runs: list[Run]) -> Iterator[tuple[Run, 
             task = study.task(one.shots, one.seed)
             record = {"identity": study.identity(one), "result": _record(study, one, task, result)}
             if is_first():
-                write_json(folder / "result.json", record)
+                write_json(folder / RESULT_FILE, record)
                 shutil.rmtree(folder / "checkpoints", ignore_errors=True)
             yield one, result
 
@@ -314,8 +326,7 @@ def _record(study: Study, one: Run, task: Any, result: Any) -> dict[str, Any]:
         "arm": one.arm,
         "seed": one.seed,
         "shots": one.shots,
-        "per_class": one.per_class if study.recipes[one.arm].needs_synthetic else 0,
-        "volume": one.per_class,
+        "per_class": one.per_class,
         "task": task.name,
         "classes": list(task.class_names),
         "real_images": len(task.train),
@@ -337,18 +348,30 @@ def _renamed(entry: Mapping[str, Any], judged: str) -> dict[str, Any]:
 
 
 def load_result(study: Study, workdir: Path, one: Run) -> dict[str, Any] | None:
-    """Returns a run's record if it is there and was made by the same identity, else None."""
-    file = workdir / RUNS_FOLDER / one.folder / "result.json"
+    """Returns a run's result if it is there and was made by the same identity, else None."""
+    result = load_record(study, workdir, one).get("result")
+    return None if result is None else {**result, "volume": one.per_class}
+
+
+def load_record(study: Study, workdir: Path, one: Run) -> dict[str, Any]:
+    """Returns what is kept of the training that serves a run, empty unless it was made by the same identity."""
+    file = workdir / RUNS_FOLDER / study.trained(one).folder / RESULT_FILE
     try:
         record = json.loads(file.read_text())
     except (OSError, ValueError):
-        return None
-    return record["result"] if record.get("identity") == study.identity(one) else None
+        return {}
+    return record if record.get("identity") == study.identity(one) else {}
 
 
-def _write_results(study: Study, workdir: Path) -> None:
+def _write_results(study: Study, workdir: Path) -> bool:
+    """Writes a line for every run; returns whether that changed anything."""
     results = [load_result(study, workdir, one) for one in study.runs]
-    write_atomic(workdir / RESULTS_FILE, "".join(json.dumps(result, sort_keys=True) + "\n" for result in results))
+    text = "".join(json.dumps(result, sort_keys=True) + "\n" for result in results)
+    file = workdir / RESULTS_FILE
+    if file.is_file() and file.read_text() == text:
+        return False
+    write_atomic(file, text)
+    return True
 
 
 def _write_examples(study: Study, workdir: Path) -> None:

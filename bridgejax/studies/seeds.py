@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 
+from bridgejax.errors import Diverged
 from bridgejax.identity import derive_seed
 from bridgejax.progress import stage_heading
 
@@ -37,6 +38,10 @@ def train_group(study: Any, group: list[Any], folders: list[Path], images: list[
       group: its runs, of one arm, shot count and volume.
       folders: each run's own, for its checkpoints.
       images: each run's synthetic examples by the name of their set.
+
+    Raises:
+      UserError: as `train_recipe`.
+      Diverged: one of them diverged; it is named, by the study's seed.
     """
     from bridgejax.models import load_classifier
     from bridgejax.training.loop import train_recipe
@@ -60,17 +65,21 @@ def train_group(study: Any, group: list[Any], folders: list[Path], images: list[
         seed = derive_seed(config.seed, "train", one.seed)
         model = load_classifier(config.classifier.weights, num_classes=len(task.class_names), seed=seed)
         lanes.append(Lane(model, task, seed, sets, folder / "checkpoints"))
-    if len(lanes) > 1:
-        return train_together(recipe, lanes, **settings)
-    lane = lanes[0]
-    return [
-        train_recipe(
-            recipe,
-            lane.model,
-            task=lane.task,
-            synthetic=lane.synthetic,
-            seed=lane.seed,
-            directory=lane.directory,
-            **settings,
-        )
-    ]
+    try:
+        if len(lanes) > 1:
+            return train_together(recipe, lanes, **settings)
+        lane = lanes[0]
+        return [
+            train_recipe(
+                recipe,
+                lane.model,
+                task=lane.task,
+                synthetic=lane.synthetic,
+                seed=lane.seed,
+                directory=lane.directory,
+                **settings,
+            )
+        ]
+    except Diverged as error:
+        one = group[[lane.seed for lane in lanes].index(error.seed)]
+        raise Diverged(error.told, one.seed, one) from error

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bridgejax.errors import UserError
+from bridgejax.errors import Diverged, UserError
 from bridgejax.identity import digest, write_atomic, write_json
+from bridgejax.mesh import barrier
 from bridgejax.progress import stage_heading
 from bridgejax.runtime import is_first
 from bridgejax.studies import run as studies
@@ -76,13 +78,22 @@ class TuningStudy(studies.Study):
         whole = super().task(shots, seed)
         return dataclasses.replace(whole, test=whole.validation, digest=digest(["validation", whole.digest]))
 
+    def lost(self, workdir: Path) -> set[str]:
+        """Returns the names of the candidates of which a run diverged."""
+        return {one.arm for one in self.trainings() if "diverged" in studies.load_record(self, workdir, one)}
+
+    def pending(self, workdir: Path) -> list[studies.Run]:
+        """Returns the runs that are yet to be trained: none of a candidate that has lost."""
+        lost = self.lost(workdir)
+        return [one for one in self.trainings() if one.arm not in lost and studies.load_result(self, workdir, one) is None]
+
 
 def tune(config: Any, workdir: Path) -> Path:
     """Trains every arm at every rate and length of `tuning`, and records the best of each in `workdir/tuning.json`.
 
     The budget is the same for every arm: rates × lengths × seeds (× shot counts and volumes of the study). The best has the
     highest mean per-class accuracy on the validation images, averaged over them; of equal ones the shorter, then that with
-    the smaller rate.
+    the smaller rate. A candidate of which a run diverges has lost.
 
     Args:
       config: a checked config with `task.validation_per_class` of at least 1. `study.seeds` gives way to `tuning.seeds`.
@@ -90,27 +101,54 @@ def tune(config: Any, workdir: Path) -> Path:
 
     Returns:
       The path of tuning.json; the table lies beside it (tuning.md).
+
+    Raises:
+      UserError: as `TuningStudy`; or every candidate of an arm diverged.
     """
     studies.check_workdir(workdir, config)
     study = TuningStudy(config)
     with studies.opened(workdir, study.plain):
         studies.generate_for(study, workdir, study.runs)
-        pending = [one for one in study.runs if studies.load_result(study, workdir, one) is None]
-        if pending:
-            count = len(study.candidates) // len(config.arms)
-            stage_heading(f"tune: {len(pending)} of {len(study.runs)} runs ({len(config.arms)} arms, {count} candidates each)")
-            studies.train_pending(study, workdir, pending)
+        count, total = len(study.candidates) // len(config.arms), len(study.trainings())
+        while pending := study.pending(workdir):
+            stage_heading(f"tune: {len(pending)} of {total} runs ({len(config.arms)} arms, {count} candidates each)")
+            try:
+                studies.train_pending(study, workdir, pending)
+            except Diverged as error:
+                _give_up(study, workdir, error.run)
+            barrier("bridgejax: candidates trained")  # what is pending is read from the files of the first process
+        lost = study.lost(workdir)
+        _check_left(study, lost)
         if is_first():
-            record = _record(study, workdir)
+            record = _record(study, workdir, lost)
             write_json(workdir / TUNING_FILE, record)
             write_atomic(workdir / TABLE_FILE, _table(record))
     return workdir / TUNING_FILE
 
 
-def _record(study: TuningStudy, workdir: Path) -> dict[str, Any]:
-    candidates, chosen = [], {}
+def _give_up(study: TuningStudy, workdir: Path, run: studies.Run) -> None:
+    """Records that a run diverged; none of its candidate goes on."""
+    stage_heading(f"  {run.arm} diverged with seed {run.seed}: it has lost")
+    if is_first():
+        runs = workdir / studies.RUNS_FOLDER
+        write_json(runs / run.folder / studies.RESULT_FILE, {"identity": study.identity(run), "diverged": True})
+        for checkpoints in (runs / run.arm).glob("*/checkpoints"):
+            shutil.rmtree(checkpoints, ignore_errors=True)
+
+
+def _check_left(study: TuningStudy, lost: set[str]) -> None:
+    for arm in study.config.arms:
+        if all(one.name in lost for one in study.candidates if one.arm == arm):
+            rates = ", ".join(f"{rate:g}" for rate in study.config.tuning.learning_rates)
+            raise UserError(f"every candidate of arm {arm!r} diverged; give lower tuning.learning_rates than {rates}.")
+
+
+def _record(study: TuningStudy, workdir: Path, lost: set[str]) -> dict[str, Any]:
+    candidates: list[dict[str, Any]] = []
+    chosen = {}
     for one in study.candidates:
-        results = [studies.load_result(study, workdir, run) for run in study.runs if run.arm == one.name]
+        own_runs = [run for run in study.runs if run.arm == one.name and run.arm not in lost]
+        results = [studies.load_result(study, workdir, run) for run in own_runs]
         each = [result[_METRIC.replace("test_", f"{study.judged}_")] for result in results if result is not None]
         candidates.append(
             {
@@ -118,12 +156,13 @@ def _record(study: TuningStudy, workdir: Path) -> dict[str, Any]:
                 "learning_rate": one.learning_rate,
                 "length": one.length,
                 "train_steps": study.recipes[one.name].steps,
-                "accuracy": sum(each) / len(each),
+                "diverged": one.name in lost,
+                "accuracy": sum(each) / len(each) if each else None,
                 "each": each,
             }
         )
     for arm in study.config.arms:
-        own = [row for row in candidates if row["arm"] == arm]
+        own = [row for row in candidates if row["arm"] == arm and not row["diverged"]]
         best = max(own, key=lambda row: (row["accuracy"], -row["length"], -row["learning_rate"]))
         training = with_candidate(study.plain["training"], best["learning_rate"], best["length"])
         chosen[arm] = {
@@ -160,7 +199,7 @@ def _table(record: dict[str, Any]) -> str:
     for row in record["candidates"]:
         best = record["chosen"][row["arm"]]
         taken = (row["learning_rate"], row["length"]) == (best["learning_rate"], best["length"])
-        shown = f"{100 * row['accuracy']:.1f}"
+        shown = "diverged" if row["diverged"] else f"{100 * row['accuracy']:.1f}"
         cells = (row["arm"], f"{row['learning_rate']:g}", f"{row['length']:g}", str(row["train_steps"]))
         lines.append(f"| {' | '.join(cells)} | {f'**{shown}**' if taken else shown} |")
     return "\n".join(lines) + "\n"

@@ -70,12 +70,16 @@ def read_tuned(path: str | Path) -> dict[str, Any]:
 
 
 def made_for(study: Any) -> dict[str, Any]:
-    """Returns what a study's tuning holds for: the task, the classifier, and each arm's recipe but for rates and lengths."""
+    """Returns what a tuning holds for: the task, its images, the classifier, each arm's recipe but for what is tuned."""
+    from bridgejax.data.tasks import pool_digest
+
     config, plain = study.config, study.plain
+    task = config.task
     training = {**plain["training"], **_UNTUNED}
     return {
         "task": study.task(study.runs[0].shots, 0).name,
         "class_names": list(study.class_names),
+        "images": pool_digest(task.source, class_names=tuple(task.class_names) or None, data_dir=task.data_dir),
         "shots": sorted({one.shots for one in study.runs}, key=str),
         "classifier": [study.classifier_digest, config.classifier.image_size, config.classifier.crop],
         "batch_size": config.training.batch_size,
@@ -87,7 +91,7 @@ def check_tuned(study: Any) -> None:
     """Checks that the record of `training.tuned` was made for this study.
 
     Raises:
-      UserError: it was made for another task, classifier, batch size or recipe; the sentence says which.
+      UserError: it was made for another task, other images, another classifier, batch size or recipe; the sentence says which.
     """
     path = study.plain["training"].get("tuned")
     if path is None:
@@ -100,8 +104,12 @@ def check_tuned(study: Any) -> None:
         elif key == "shots":
             missing = [shots for shots in value if shots not in then["shots"]]
             told = f"shots {then['shots']}, not {missing[0]}" if missing else None
+        elif then.get(key) == value:
+            told = None
+        elif key == "images":
+            told = "other real images" if key in then else "real images that it does not name"
         else:
-            told = None if then.get(key) == value else f"another {key.replace('_', ' ')} ({_brief(then.get(key), value)})"
+            told = f"another {key.replace('_', ' ')} ({_brief(then.get(key), value)})"
         if told:
             raise UserError(f"training.tuned: {path} was made for {told}; tune for this config, or unset the key.")
 

@@ -15,7 +15,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from bridgejax.errors import UserError
+from bridgejax.errors import Diverged, UserError
 from bridgejax.identity import derive_seed, digest
 from bridgejax.mesh import agreed, local_rows, replicate
 from bridgejax.progress import progress
@@ -273,13 +273,13 @@ class Run:
         """Checks what the last steps told and adds it to the history.
 
         Raises:
-          UserError: a loss or a gradient is not finite.
+          Diverged: a loss or a gradient is not finite.
         """
         for number, told in enumerate(steps, start=self.step - len(steps) + 1):
             loss, rate = float(told["loss"]), float(told["learning_rate"])
             for name, value in (("loss", loss), ("gradient", float(told["gradient_norm"]))):
                 if not math.isfinite(value):
-                    raise UserError(self._diverged(plan, number, name, value, rate))
+                    raise Diverged(self._diverged(plan, number, name, value, rate), self.seed)
             self.losses.append(loss)
             if number % self.log_every == 0 or number == plan.end:
                 mean = float(np.mean(self.losses))
@@ -292,7 +292,7 @@ class Run:
             latest = self.checkpoints.latest_step()
             kept = f" (the checkpoint of step {latest} is kept)" if latest is not None else ""
         return (
-            f"training diverged: the {name} is {value} at step {number} of {self.total}, stage {plan.number + 1} "
+            f"the {name} is {value} at step {number} of {self.total}, stage {plan.number + 1} "
             f"({plan.stage.data}) of {self.recipe.name!r}, learning rate {rate:.4g}{kept}; use a lower learning_rate."
         )
 

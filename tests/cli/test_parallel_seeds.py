@@ -51,6 +51,13 @@ def test_a_killed_group_goes_on_and_one_by_one_takes_it_up(one_by_one, config_fi
     assert results(workdir) == one_by_one
 
 
+@pytest.mark.parametrize("at_once", ["1", "auto"])
+def test_a_seed_that_diverges_is_named(config_file, tmp_path, capsys, at_once):
+    more = ("--config.arms=vanilla_long", "--config.training.learning_rate=1e30", f"--config.study.parallel_seeds={at_once}")
+    assert run(config_file, tmp_path / "work", *more) == 2
+    assert "training with seed 0 diverged: the " in capsys.readouterr().err.strip().splitlines()[-1]
+
+
 @pytest.mark.parametrize("value", ["0", "many", "1.5"])
 def test_a_wrong_number_gets_one_sentence(config_file, tmp_path, capsys, value):
     assert run(config_file, tmp_path / "work", f"--config.study.parallel_seeds={value}") == 2

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from bridgejax.cli import main
+
 
 def _without_seconds(value):
     if isinstance(value, dict):
@@ -106,6 +108,27 @@ def test_more_seeds_continue_a_workdir_and_another_task_does_not(finished, confi
     assert process.returncode == 2
     assert "task.shots: 2 → 3" in errors
     assert len(errors.strip().splitlines()) == 1
+
+
+def test_an_arm_without_synthetic_images_is_trained_once_for_all_volumes(config_file, tmp_path, capsys):
+    def run(*more: str) -> list[dict]:
+        assert main(["run", "--config", str(config_file), *more, "--workdir", str(tmp_path / "work")]) == 0
+        return [json.loads(line) for line in (tmp_path / "work" / "results.jsonl").read_text().splitlines()]
+
+    first = run("--config.study.per_class=2,4", "--config.study.parallel_seeds=auto")
+    assert "train: 6 of 6 runs" in capsys.readouterr().err
+    lines = [(r["arm"], r["seed"], r["per_class"], r["volume"]) for r in first]
+    assert lines == [
+        (arm, seed, volume if arm == "bridged_plus_plus" else 0, volume)
+        for volume in (2, 4)
+        for arm in ("vanilla_long", "bridged_plus_plus")
+        for seed in (0, 1)
+    ]
+    assert {**first[0], "volume": 4} == first[4]
+    more = run("--config.study.per_class=8,2", "--config.arms=vanilla_long", "--config.study.seeds=1")
+    assert "train:" not in capsys.readouterr().err
+    assert more == [{**first[0], "volume": 8}, first[0]]
+    assert json.loads((tmp_path / "work" / "summary.json").read_text())["runs"] == 2
 
 
 def test_a_trained_classifier_is_kept_and_loads(config_file, command, tmp_path):

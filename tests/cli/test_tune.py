@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -103,13 +104,14 @@ def test_the_second_call_trains_nothing(tuned, config_file, split_folder):
     assert {file: file.stat().st_mtime_ns for file in tuned.rglob("result.json")} == before
 
 
-def test_a_run_takes_each_arms_rate_and_length(tuned, config_file, split_folder, tmp_path):
+def test_a_run_takes_each_arms_rate_and_length_wherever_the_images_lie(tuned, config_file, split_folder, tmp_path):
+    moved = shutil.copytree(split_folder, tmp_path / "moved" / split_folder.name)
     file = tmp_path / "tuning.json"
     found = record(tuned)
     found["chosen"]["vanilla_long"].update(learning_rate=0.02, base_steps=9)
     found["chosen"]["real_reset_real"].update(learning_rate=1e-4, base_steps=3)
     file.write_text(json.dumps(found))
-    given = arguments(config_file, split_folder, f"--config.training.tuned={file}", "--config.study.seeds=1")
+    given = arguments(config_file, moved, f"--config.training.tuned={file}", "--config.study.seeds=1")
     assert main(["run", *given, "--workdir", str(tmp_path / "work")]) == 0
     lines = (tmp_path / "work" / "results.jsonl").read_text().splitlines()
     results = {result["arm"]: result for result in map(json.loads, lines)}
@@ -139,6 +141,45 @@ def test_a_record_of_something_else_is_refused(tuned, config_file, split_folder,
     assert len(errors) == 1
     assert told in errors[0]
     assert not (tmp_path / "work").exists()
+
+
+def test_a_record_of_other_images_is_refused(tuned, config_file, split_folder, tmp_path, capsys):
+    other = shutil.copytree(split_folder, tmp_path / "other" / split_folder.name)
+    shutil.copy(other / "train" / "zero" / "1.png", other / "train" / "zero" / "0.png")
+    old = record(tuned)
+    del old["made_for"]["images"]
+    (tmp_path / "old.json").write_text(json.dumps(old))
+    for task, file, told in (
+        (other, tuned / "tuning.json", "was made for other real images"),
+        (split_folder, tmp_path / "old.json", "was made for real images that it does not name; tune for this config"),
+    ):
+        given = arguments(config_file, task, f"--config.training.tuned={file}")
+        assert main(["run", *given, "--workdir", str(tmp_path / "work")]) == 2
+        errors = capsys.readouterr().err.strip().splitlines()
+        assert len(errors) == 1
+        assert told in errors[0]
+        assert not (tmp_path / "work").exists()
+
+
+@pytest.mark.parametrize("at_once", ["1", "auto"])
+def test_a_candidate_that_diverges_has_lost_and_the_rest_goes_on(config_file, split_folder, tmp_path, capsys, at_once):
+    def tune(rates: str) -> int:
+        given = ("--config.arms=vanilla_long", "--config.tuning.lengths=1", f"--config.tuning.learning_rates={rates}")
+        more = (*given, "--config.tuning.seeds=2", f"--config.study.parallel_seeds={at_once}")
+        return main(["tune", *arguments(config_file, split_folder, *more), "--workdir", str(tmp_path / "work")])
+
+    assert tune("1e30,") == 2
+    assert "every candidate of arm 'vanilla_long' diverged" in capsys.readouterr().err.strip().splitlines()[-1]
+    assert tune("1e30,0.001") == 0
+    assert "tune: 2 of 4 runs" in capsys.readouterr().err
+    lost, kept = record(tmp_path / "work")["candidates"]
+    assert (lost["diverged"], lost["accuracy"], lost["each"]) == (True, None, [])
+    assert (kept["diverged"], len(kept["each"])) == (False, 2)
+    assert record(tmp_path / "work")["chosen"]["vanilla_long"]["learning_rate"] == 0.001
+    assert "| vanilla_long | 1e+30 | 1 | 6 | diverged |" in (tmp_path / "work" / "tuning.md").read_text()
+    assert not list(tmp_path.rglob("checkpoints"))
+    assert tune("1e30,0.001") == 0
+    assert "runs" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
