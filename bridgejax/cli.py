@@ -19,6 +19,7 @@ COMMANDS = {
     "invert": "learn a style token, for the data set or for each class",
     "tune": "rates and lengths of every arm, by validation images",
     "train": "one recipe, one seed",
+    "study": "arms × seeds, their results without the report's pages",
     "report": "tables, plots and report.html from a workdir",
     "import-weights": "published weights to a local folder, checked",
     "doctor": "what this machine can do, and why not",
@@ -155,8 +156,8 @@ def _dispatch(arguments: Sequence[str]) -> int:
     from bridgejax.studies import run as studies
 
     runtime.start()
-    if command == "run":
-        made = studies.run(config, options.workdir)
+    if command in ("run", "study"):
+        made = studies.run(config, options.workdir, report=command == "run")
     elif command == "generate":
         made = studies.generate(config, options.workdir)
     elif command == "invert":

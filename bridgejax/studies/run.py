@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 from bridgejax import workdir as workdirs
 from bridgejax.config import to_plain
 from bridgejax.errors import UserError, nearest
-from bridgejax.identity import derive_seed, digest, write_atomic, write_json
+from bridgejax.identity import TEMPORARY_PREFIX, derive_seed, digest, write_atomic, write_json
 from bridgejax.progress import stage_heading
 from bridgejax.runtime import is_first
 from bridgejax.studies import synthetic_set
@@ -27,9 +28,9 @@ RESULT_FILE = "result.json"
 RESULTS_FILE = "results.jsonl"
 SECONDS_FILE = "seconds.json"
 EXAMPLES_FILE = "examples.npz"
+CLASSIFIER = "classifier"
 EXAMPLES_PER_CLASS = 4
 EXAMPLE_SIZE = 96
-REPORT_FILES = ("summary.json", "report.md", "report.html")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,8 +84,30 @@ class Study:
         for shot in shots:
             self.task(shot, 0)  # a wrong folder or too many shots shows now, not after generation
         check_tuned(self)
+        self._check_recipes(shots)
         names = dict.fromkeys(name for recipe in self.recipes.values() for name in recipe.synthetic_sets)
         self.sets = load_sets(config, names, self.class_names, self.generation_mesh, load_generators)
+
+    def _check_recipes(self, shots: tuple[int | None, ...]) -> None:
+        """Checks that the task and the classifier have what the recipes ask for; the synthetic images are yet to be made."""
+        from bridgejax.models import load_classifier
+        from bridgejax.training import stages
+        from bridgejax.training.state import Structure, select_parameters
+
+        for recipe in self.recipes.values():
+            for shot in shots:
+                stages.check_sources(recipe, self.task(shot, 0), dict.fromkeys(recipe.synthetic_sets, (0,)), None)
+        # Any classifier has a head; whoever asks for more has it loaded.
+        plain = {("none", ("all",)), ("head", ("all",)), ("none", ("head",)), ("head", ("head",))}
+        asking = [recipe for recipe in self.recipes.values() if any((s.reset, s.trainable) not in plain for s in recipe.stages)]
+        if not asking:
+            return
+        model = load_classifier(self.config.classifier.weights, num_classes=len(self.class_names))
+        parameters = Structure.of(model)[2]
+        for recipe in asking:
+            stages.check_model(recipe, model)
+            for stage in recipe.stages:
+                select_parameters(parameters, stage.trainable)
 
     def task(self, shots: int | None, seed: int) -> Any:
         """Returns the task with the real images that this seed draws."""
@@ -134,16 +157,19 @@ class Study:
         return digest(parts)
 
 
-def run(config: Any, workdir: Path) -> Path:
+def run(config: Any, workdir: Path, *, report: bool = True) -> Path:
     """Generates, trains every arm with every seed, and reports; continues what an earlier call began.
 
     Args:
       config: a checked config (`bridgejax.config.load_config`).
       workdir: the folder to work in.
+      report: write the report too; `bridgejax report` makes it of what is left otherwise.
 
     Returns:
-      The path of report.html.
+      The path of report.html, or of results.jsonl.
     """
+    from bridgejax.studies.report import is_current, write_report
+
     check_workdir(workdir, config)
     study = Study(config)
     with opened(workdir, study.plain):
@@ -155,16 +181,15 @@ def run(config: Any, workdir: Path) -> Path:
                 f"train: {len(pending)} of {len(trainings)} runs ({len(config.arms)} arms, {config.study.seeds} seeds)"
             )
             train_pending(study, workdir, pending)
-        finished = all((workdir / name).is_file() for name in (*REPORT_FILES, EXAMPLES_FILE))
-        changed = is_first() and _write_results(study, workdir)
-        if is_first() and (changed or not finished or synthetic_set.is_due(study, workdir)):
-            _write_examples(study, workdir)
-            synthetic_set.write_synthetic_set(study, workdir)
-            stage_heading("report")
-            from bridgejax.studies.report import write_report
-
-            return write_report(workdir)
-    return workdir / "report.html"
+        if is_first():
+            changed = _write_results(study, workdir)
+            if changed or not (workdir / EXAMPLES_FILE).is_file() or synthetic_set.is_due(study, workdir):
+                _write_examples(study, workdir)
+                synthetic_set.write_synthetic_set(study, workdir)
+            if report and not is_current(workdir):
+                stage_heading("report")
+                write_report(workdir)
+    return workdir / ("report.html" if report else RESULTS_FILE)
 
 
 def generate(config: Any, workdir: Path) -> Path:
@@ -203,12 +228,16 @@ def train(config: Any, workdir: Path, recipe: str | None = None, seed: int = 0) 
     folder = workdir / RUNS_FOLDER / one.folder
     with opened(workdir, study.plain):
         generate_for(study, workdir, [one])
-        classifier = folder / "classifier"
-        if load_result(study, workdir, one) is None or not classifier.is_dir():
+        if load_result(study, workdir, one) is None or not (folder / CLASSIFIER).is_dir():
             stage_heading(f"train: {name}, seed {seed}")
             for _, result in _train(study, workdir, [one]):
                 if is_first():
-                    save_classifier(result.state.model, classifier)
+                    aside = folder / f"{TEMPORARY_PREFIX}{CLASSIFIER}"
+                    shutil.rmtree(aside, ignore_errors=True)
+                    save_classifier(result.state.model, aside)
+                    aside.rename(folder / CLASSIFIER)  # whole or absent
+        if is_first():
+            _add_results(study, workdir, [each for each in study.runs if study.trained(each) == one])
     return folder
 
 
@@ -291,8 +320,6 @@ def train_pending(study: Study, workdir: Path, pending: list[Run]) -> None:
 
 def _train(study: Study, workdir: Path, runs: list[Run]) -> Iterator[tuple[Run, Any]]:
     """Trains the runs, recording each result when it is whole."""
-    import shutil
-
     from bridgejax.data import synthetic_examples
     from bridgejax.studies.seeds import groups, train_group
 
@@ -316,6 +343,7 @@ def _train(study: Study, workdir: Path, runs: list[Run]) -> Iterator[tuple[Run, 
             task = study.task(one.shots, one.seed)
             record = {"identity": study.identity(one), "result": _record(study, one, task, result)}
             if is_first():
+                shutil.rmtree(folder / CLASSIFIER, ignore_errors=True)  # of another recipe, that the folder held before
                 write_json(folder / RESULT_FILE, record)
                 shutil.rmtree(folder / "checkpoints", ignore_errors=True)
             yield one, result
@@ -360,7 +388,7 @@ def load_record(study: Study, workdir: Path, one: Run) -> dict[str, Any]:
         record = json.loads(file.read_text())
     except (OSError, ValueError):
         return {}
-    return record if record.get("identity") == study.identity(one) else {}
+    return record if isinstance(record, dict) and record.get("identity") == study.identity(one) else {}
 
 
 def _write_results(study: Study, workdir: Path) -> bool:
@@ -372,6 +400,20 @@ def _write_results(study: Study, workdir: Path) -> bool:
         return False
     write_atomic(file, text)
     return True
+
+
+def _add_results(study: Study, workdir: Path, runs: list[Run]) -> None:
+    """Writes the lines of some runs, in the place of what the workdir knew of them; other lines stay."""
+    keys = ("arm", "seed", "shots", "volume")
+    found = [load_result(study, workdir, one) for one in runs]
+    added = {tuple(result.get(key) for key in keys): result for result in found if result is not None}
+    file, lines = workdir / RESULTS_FILE, {}
+    for line in file.read_text().splitlines() if file.is_file() else ():
+        with contextlib.suppress(ValueError):
+            known = json.loads(line)
+            lines[tuple(known.get(key) for key in keys)] = known
+    text = "".join(json.dumps(result, sort_keys=True) + "\n" for result in {**lines, **added}.values())
+    write_atomic(file, text)
 
 
 def _write_examples(study: Study, workdir: Path) -> None:
@@ -411,5 +453,7 @@ def _sheet(examples: Any, classes: int) -> np.ndarray:
 def _add_seconds(workdir: Path, name: str, seconds: float) -> None:
     """Adds to the workdir's account of time, over every call that worked on it."""
     file = workdir / SECONDS_FILE
-    account: Mapping[str, float] = json.loads(file.read_text()) if file.is_file() else {}
+    account: dict[str, float] = {}
+    with contextlib.suppress(OSError, ValueError, TypeError):  # a damaged account begins anew
+        account = dict(json.loads(file.read_text()))
     write_json(file, {**account, name: round(account.get(name, 0.0) + seconds, 3)})

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bridgejax.config import set_config, to_plain
+from bridgejax.diffusion.schedulers import make_scheduler
 from bridgejax.identity import canonical_json, derive_seed
 from bridgejax.studies.generator import load_generator
 from bridgejax.studies.wording import LEARNED, make_wording
@@ -119,7 +120,7 @@ def load_sets(
       load: whether to load the generators of sets that serve all draws.
 
     Raises:
-      UserError: a set is unknown or a generator is not as it should be.
+      UserError: a set is unknown, a generator is not as it should be, or its scheduler knows no such number of steps.
     """
     pipelines: dict[str, Any] = {}
     found = {}
@@ -130,5 +131,7 @@ def load_sets(
             if key not in pipelines:
                 pipelines[key] = load_generator(one.config, mesh)
             one.pipeline = pipelines[key]
+            generator, description = one.config.generator, one.pipeline.description
+            make_scheduler(generator.scheduler, description.scheduler, description.scheduler_place).tables(generator.steps)
         found[name] = one
     return found

@@ -78,6 +78,20 @@ def test_an_unknown_recipe_suggests_the_nearest(refused):
     assert "'bridged'" in refused("--config.arms=brigded")
 
 
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("--config.arms=bridged_early_stop", "set task.validation_per_class to at least 1"),
+        ("--config.recipes.vanilla_long=({'data':'real','reset':'blocks:99','batch_norm':'train'},)", "resets 99 blocks"),
+        ("--config.recipes.vanilla_long=({'data':'real','trainable':('nothing',)},)", "matches none of the"),
+        ("--config.recipes.vanilla_long=({'data':'real','loss':'soft_target'},)", "needs a teacher"),
+        ("--config.generator.steps=1001", "from 1 to 1000"),
+    ],
+)
+def test_what_the_task_the_classifier_or_the_generator_lacks_is_told_before_anything_is_made(refused, override, told):
+    assert told in refused(override)
+
+
 def test_an_unknown_command(capfd):
     assert main(["rum"]) == 2
     assert "did you mean 'run'" in capfd.readouterr().err

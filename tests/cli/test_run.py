@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -131,14 +132,58 @@ def test_an_arm_without_synthetic_images_is_trained_once_for_all_volumes(config_
     assert json.loads((tmp_path / "work" / "summary.json").read_text())["runs"] == 2
 
 
-def test_a_trained_classifier_is_kept_and_loads(config_file, command, tmp_path):
+def test_the_report_follows_results_and_config_whatever_stopped_it(finished, config_file, tmp_path):
+    workdir = tmp_path / "work"
+    shutil.copytree(finished, workdir)
+    arguments = ["run", "--config", str(config_file), "--workdir", str(workdir)]
+    summary = workdir / "summary.json"
+    assert main([*arguments, "--config.study.baseline=bridged_plus_plus"]) == 0
+    assert json.loads(summary.read_text())["baseline"] == "bridged_plus_plus"
+    assert main([*arguments, "--config.arms=vanilla_long", "--config.study.seeds=1"]) == 0
+    assert [(r["arm"], r["seed"]) for r in _results(workdir)] == [("vanilla_long", 0)]
+    assert json.loads(summary.read_text())["runs"] == 1
+    # As a kill leaves it between the results and the report, and as a full disk does.
+    (workdir / "results.jsonl").write_bytes((finished / "results.jsonl").read_bytes())
+    assert main(arguments) == 0
+    assert json.loads(summary.read_text())["runs"] == 4
+    for name in ("results.jsonl", "summary.json"):
+        (workdir / name).write_bytes(b"")
+    assert main(arguments) == 0
+    assert _results(workdir) == _results(finished)
+    assert json.loads(summary.read_text())["runs"] == 4
+
+
+def test_a_study_leaves_results_that_report_reads(config_file, tmp_path, capsys):
+    workdir = tmp_path / "work"
+    arms = ["--config.arms=vanilla,vanilla_long", "--config.study.seeds=1"]
+    assert main(["study", "--config", str(config_file), *arms, "--workdir", str(workdir)]) == 0
+    assert capsys.readouterr().out.split() == [str(workdir / "results.jsonl")]
+    assert not (workdir / "report.html").exists()
+    assert main(["report", "--workdir", str(workdir)]) == 0
+    assert json.loads((workdir / "summary.json").read_text())["order"] == ["vanilla", "vanilla_long"]
+
+
+def test_a_trained_classifier_is_kept_and_loads_and_is_that_of_its_recipe(config_file, tmp_path, capsys):
     workdir = tmp_path / "one"
-    arguments = ["train", "--config", config_file, "--recipe", "vanilla", "--seed", 1, "--workdir", workdir]
-    process = command(*arguments)
-    output, errors = process.communicate(timeout=500)
-    assert process.returncode == 0, errors
+
+    def train(*more: str, command: str = "train") -> Path:
+        options = ["--recipe", "vanilla", "--seed", "1"] if command == "train" else []
+        assert main([command, "--config", str(config_file), *options, "--workdir", str(workdir), *more]) == 0
+        return Path(capsys.readouterr().out.strip())
+
     from bridgejax.models import load_classifier
 
-    model = load_classifier(Path(output.strip()) / "classifier")
-    assert model.num_classes == 3
+    folder = train()
+    weights = folder / "classifier" / "model.safetensors"
+    assert load_classifier(folder / "classifier").num_classes == 3
     assert not (workdir / "synthetic").exists()  # vanilla needs none
+    assert [(r["arm"], r["seed"]) for r in _results(workdir)] == [("vanilla", 1)]
+    before = weights.read_bytes()
+    train()
+    assert weights.read_bytes() == before
+    other = "--config.recipes.vanilla=({'data':'real','learning_rate':0.1},)"
+    train(other, "--config.arms=vanilla", command="run")
+    assert [(r["arm"], r["seed"]) for r in _results(workdir)] == [("vanilla", 0), ("vanilla", 1)]
+    train(other)
+    assert weights.read_bytes() != before
+    assert _leftovers(workdir) == []
