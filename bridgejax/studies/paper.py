@@ -164,9 +164,11 @@ def cost(config: Any, classes: int, *, seconds_per_image: float, seconds_per_ste
     names = {name for recipe in recipes for name in recipe.synthetic_sets}
     learned = sum(set_config(config, name).inversion.mode in LEARNED for name in names)  # a set for each draw of the shots
     images = classes * max(volumes) * (len(names) - learned + learned * len(shots) * config.study.seeds)
-    runs = len(shots) * len(volumes) * config.study.seeds
-    steps = runs * sum(recipe.steps for recipe in recipes)
-    return Cost(images, runs * len(recipes), steps, images * seconds_per_image / 3600.0, steps * seconds_per_step / 3600.0)
+    draws = len(shots) * config.study.seeds
+    # Without synthetic images one training serves all volumes.
+    runs = {recipe.name: draws * (len(volumes) if recipe.needs_synthetic else 1) for recipe in recipes}
+    steps = sum(runs[recipe.name] * recipe.steps for recipe in recipes)
+    return Cost(images, sum(runs.values()), steps, images * seconds_per_image / 3600.0, steps * seconds_per_step / 3600.0)
 
 
 def full_cost(
