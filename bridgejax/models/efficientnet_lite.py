@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from bridgejax.models.classifier import Classifier, Preprocessing
+from bridgejax.models.classifier import Classifier, Preprocessing, normalised
 from bridgejax.models.initial import NORM_STARTS, Start, he_depthwise, he_fan_out
 from bridgejax.models.layers import BatchNorm, Conv, relu6
 from bridgejax.models.weights import Rule
@@ -139,7 +139,7 @@ class EfficientNetLite(Classifier):
         Returns:
           Float32 [n, 1280] in [0, 6].
         """
-        x = relu6(self.bn0(self.conv_stem(jnp.asarray(images))))
+        x = relu6(self.bn0(self.conv_stem(normalised(images))))
         for block in self.blocks:
             x = block(x)
         x = relu6(self.bn1(self.conv_head(x)))
