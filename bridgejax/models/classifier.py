@@ -68,10 +68,6 @@ class Classifier(nnx.Module):
         """Returns what the head sees, float32 [n, d], of normalised images, float [n, h, w, 3]."""
         raise NotImplementedError
 
-    def linear_heads(self) -> list[nnx.Linear]:
-        """Returns the linear layers of the head: itself, or those whose mean it is."""
-        return [node for _, node in nnx.iter_graph(self.head) if isinstance(node, nnx.Linear)]
-
     def starts(self) -> Sequence[Start]:
         """Returns how each parameter starts: the first rule whose pattern matches the end of its dotted path holds."""
         raise NotImplementedError

@@ -76,6 +76,12 @@ def whole_classes(num_classes: int) -> int:
     return int(num_classes)
 
 
+def linear_heads(model: Any) -> list[nnx.Linear]:
+    """Returns the linear layers that a model's `head` is, or is the mean of; none if it is anything else."""
+    head = getattr(model, "head", None)
+    return [head] if isinstance(head, nnx.Linear) else list(getattr(head, "linear_heads", ()))
+
+
 def reset_head(model: Classifier, key: jax.Array | int, num_classes: int | None = None) -> Classifier:
     """Gives `model` a new linear head, in place (a distilled DeiT: two).
 
@@ -92,7 +98,7 @@ def reset_head(model: Classifier, key: jax.Array | int, num_classes: int | None 
     """
     classes = model.num_classes if num_classes is None else whole_classes(num_classes)
     root = _key(key)
-    for number, head in enumerate(model.linear_heads()):
+    for number, head in enumerate(linear_heads(model)):
         draw = uniform(1.0 / math.sqrt(head.in_features))
         kernel_key, bias_key = jax.random.split(jax.random.fold_in(root, number) if number else root)
         head.kernel = nnx.Param(draw(kernel_key, (head.in_features, classes)))

@@ -120,6 +120,11 @@ class MeanHead(nnx.Module):
         self.cls = nnx.Linear(width, num_classes, rngs=rngs)
         self.dist = nnx.Linear(width, num_classes, rngs=rngs)
 
+    @property
+    def linear_heads(self) -> tuple[nnx.Linear, nnx.Linear]:
+        """Both layers."""
+        return self.cls, self.dist
+
     def __call__(self, features: jax.Array) -> jax.Array:
         """Maps both tokens side by side, [n, 2 · width], to [n, num_classes]."""
         first, second = jnp.split(features, 2, axis=-1)

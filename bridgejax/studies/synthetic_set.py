@@ -258,15 +258,14 @@ def _leep_rows(study: Any, task: Any, sets: Mapping[str, Any]) -> list[dict[str,
 
 def _pretrained(config: Any, classes: int) -> tuple[Any, bool]:
     """Returns the pretrained network and whether it has a head of its own."""
-    from flax import nnx
-
     from bridgejax.models import load_classifier
+    from bridgejax.models.initial import linear_heads
 
     try:
         model = load_classifier(config.classifier.weights)
     except UserError:  # weights without a head load with a new one alone
         return load_classifier(config.classifier.weights, num_classes=classes), False
-    if isinstance(getattr(model, "head", None), nnx.Linear):
+    if linear_heads(model):
         return model, True
     return load_classifier(config.classifier.weights, num_classes=classes), False
 

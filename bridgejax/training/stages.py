@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from bridgejax.errors import UserError
 from bridgejax.identity import derive_seed
+from bridgejax.models.initial import linear_heads
 from bridgejax.training.optimizers import Schedule, make_optimizer
 from bridgejax.training.recipes import Recipe, Stage, reset_depth
 from bridgejax.training.state import TrainState
@@ -92,7 +93,7 @@ def check_model(recipe: Recipe, model: nnx.Module) -> None:
     for stage in recipe.stages:
         if stage.reset == "none":
             continue
-        if not isinstance(getattr(model, "head", None), nnx.Linear):
+        if not linear_heads(model):
             raise UserError(
                 f"recipe {recipe.name!r} resets the head, but the model has no nnx.Linear named `head`; set reset='none'."
             )

@@ -21,6 +21,8 @@ from bridgejax.data.examples import Examples
 from bridgejax.data.images import encode_png
 from bridgejax.errors import UserError
 from bridgejax.models import load_classifier
+from bridgejax.models.classifier import Preprocessing
+from bridgejax.models.vit import VisionTransformer, ViTConfig
 from bridgejax.training import TrainState, make_optimizer, make_train_step, recipe_from_config, stages, train_recipe
 from bridgejax.training.recipes import Stage
 
@@ -116,6 +118,18 @@ def test_a_reset_draws_what_it_names_and_keeps_the_rest(what, kept, drawn):
         assert not any(name.startswith(kept) for name in changed)
         assert "conv_stem.kernel" not in changed
     assert nnx.graphdef(model) == structure  # so the compiled step serves it too
+
+
+def test_both_heads_of_a_distilled_network_are_reset_in_a_recipe():
+    config = ViTConfig("deit", "deit", 16, 8, 16, 1, 2, 32, distillation=True, both_heads=True)
+    model = VisionTransformer(config, CLASSES, Preprocessing(16, (0.5,) * 3, (0.5,) * 3, 1.0), rngs=nnx.Rngs(0))
+    recipe = recipe_from_config("mine", [{"data": "real", "steps": 1, "reset": "head", "learning_rate": 0.0}], {})
+    stages.check_model(recipe, model)
+    before = {name: np.asarray(getattr(model.head, name).kernel[...]) for name in ("cls", "dist")}
+    stages.reset(model, "head", seed=3)
+    for name, kernel in before.items():
+        assert np.abs(np.asarray(getattr(model.head, name).kernel[...]) - kernel).max() > 1e-3
+    assert model(np.zeros((2, 16, 16, 3), np.float32)).shape == (2, CLASSES)
 
 
 def test_a_reset_of_more_than_there_is_gets_one_sentence_before_training():
