@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import math
+import numbers
 import re
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -492,7 +493,8 @@ def mesh_axes(mesh: Any) -> tuple[tuple[str, int], ...]:
         pairs = tuple((axis, size) for axis, size in mesh)
         names, sizes = [axis for axis, _ in pairs], [size for _, size in pairs]
         right = all(isinstance(axis, str) for axis in names) and len(set(names)) == len(names) and sizes.count(-1) <= 1
-        right = right and all(type(size) is int and (size > 0 or size == -1) for size in sizes)
+        whole = all(isinstance(size, numbers.Integral) and not isinstance(size, bool) for size in sizes)
+        right = right and whole and all(size > 0 or size == -1 for size in sizes)
     except (TypeError, ValueError):
         right = False
     if not right:
@@ -500,7 +502,7 @@ def mesh_axes(mesh: Any) -> tuple[tuple[str, int], ...]:
             f"mesh is {mesh!r}; it should be (axis, size) pairs such as (('data', -1),): different axes, sizes above 0, "
             "at most one of them -1."
         )
-    return pairs
+    return tuple((axis, int(size)) for axis, size in pairs)
 
 
 def _check_mesh(mesh: Any, rules: Any) -> None:
