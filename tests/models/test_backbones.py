@@ -18,6 +18,7 @@ from safetensors.numpy import load_file, save_file
 
 from bridgejax.errors import UserError
 from bridgejax.models import Preprocessing, load_classifier, reinitialise, reset_blocks, save_classifier
+from bridgejax.models.initial import linear_heads
 from bridgejax.models.registry import abstract_classifier, classifier_digest
 from bridgejax.models.resnet import max_pool
 from bridgejax.training import TrainState, make_eval_step, make_optimizer, make_train_step
@@ -69,7 +70,7 @@ def test_another_number_of_classes_changes_the_head_alone(folders: dict[str, Pat
     assert changed == {name for name in before if name.startswith("head.")}
     features = nnx.jit(lambda model, x: model.features(x))(new, _images())
     np.testing.assert_allclose(new.head(features), RUN(new, _images()), atol=1e-4)
-    heads = new.linear_heads()
+    heads = linear_heads(new)
     parts = np.split(np.asarray(features), len(heads), axis=1)
     each = [part @ head.kernel[...] + head.bias[...] for part, head in zip(parts, heads, strict=True)]
     np.testing.assert_allclose(np.mean(each, axis=0), RUN(new, _images()), atol=1e-4)
