@@ -123,7 +123,27 @@ def page(workdirs: Path) -> str:
         "settings; [minimum_design.md](minimum_design.md) compares the arms at rates chosen for each. Intervals are 95 %, over "
         "seeds and test images, differences are paired; of the many here, one in twenty misses by chance.\n"
     )
-    return "\n".join([text, *filter(None, (section(name, workdirs) for name in STUDIES))])
+    return "\n".join([text, told_apart(workdirs), *filter(None, (section(name, workdirs) for name in STUDIES))])
+
+
+def told_apart(workdirs: Path) -> str:
+    """Returns a sentence on which differences from the baseline can be told at all."""
+    count, named = 0, []
+    for name, arguments in STUDIES.items():
+        for argument in arguments:
+            file = workdirs / folder(name, argument) / "summary.json"
+            summary = json.loads(file.read_text()) if file.is_file() else {"differences": [], "arms": {}}
+            for one in summary["differences"]:
+                if summary["arms"][one["against"]]["arm"] != summary["baseline"]:
+                    continue
+                count += 1
+                if one[METRIC]["low"] > 0 or one[METRIC]["high"] < 0:
+                    setting = argument.partition(",")[2]
+                    shown = one["arm"] + (f" (guidance {setting})" if setting else "")
+                    named.append(f"{shown} of `{name}.py`, {_points(one[METRIC])}")
+    return (
+        f"Of {count} differences from the baseline below, {len(named)} can be told from none: {'; '.join(named) or 'none'}.\n"
+    )
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> list[str]:
