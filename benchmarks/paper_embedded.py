@@ -141,7 +141,8 @@ def told_apart(workdirs: Path) -> str:
                     setting = argument.partition(",")[2]
                     shown = one["arm"] + (f" (guidance {setting})" if setting else "")
                     named.append(f"{shown} of `{name}.py`, {_points(one[METRIC])}")
-    return f"Of {count} differences from the baseline below, the intervals of {len(named)} leave out zero: {'; '.join(named) or 'none'}.\n"
+    told = "; ".join(named) or "none"
+    return f"Of {count} differences from the baseline below, the intervals of {len(named)} leave out zero: {told}.\n"
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> list[str]:
