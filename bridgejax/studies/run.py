@@ -253,6 +253,9 @@ def opened(workdir: Path, plain: Mapping[str, Any]) -> Iterator[None]:
     from bridgejax.mesh import barrier
 
     with workdirs.open_workdir(workdir, plain) if is_first() else contextlib.nullcontext():
+        if is_first():
+            for leftover in (workdir / RUNS_FOLDER).glob(f"*/*/{TEMPORARY_PREFIX}*"):  # of a command that was killed
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         barrier("bridgejax: workdir open")
         yield
         barrier("bridgejax: workdir done")
@@ -409,7 +412,7 @@ def _add_results(study: Study, workdir: Path, runs: list[Run]) -> None:
     added = {tuple(result.get(key) for key in keys): result for result in found if result is not None}
     file, lines = workdir / RESULTS_FILE, {}
     for line in file.read_text().splitlines() if file.is_file() else ():
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, AttributeError):  # a damaged line is left out
             known = json.loads(line)
             lines[tuple(known.get(key) for key in keys)] = known
     text = "".join(json.dumps(result, sort_keys=True) + "\n" for result in {**lines, **added}.values())

@@ -179,6 +179,10 @@ def test_a_trained_classifier_is_kept_and_loads_and_is_that_of_its_recipe(config
     assert not (workdir / "synthetic").exists()  # vanilla needs none
     assert [(r["arm"], r["seed"]) for r in _results(workdir)] == [("vanilla", 1)]
     before = weights.read_bytes()
+    (folder / ".tmp-classifier").mkdir()  # as a kill leaves it
+    (folder / ".tmp-classifier" / "config.json").touch()
+    with (workdir / "results.jsonl").open("a") as lines:
+        lines.write("[]\n")
     train()
     assert weights.read_bytes() == before
     other = "--config.recipes.vanilla=({'data':'real','learning_rate':0.1},)"
