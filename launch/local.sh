@@ -45,10 +45,12 @@ for ((i = 0; i < processes; i++)); do
 done
 
 # Whoever ends with an error decides. Of several that ended since the last look, the highest code does: one that was killed
-# (128 + signal) takes along those that waited for it. `wait -n` would tell the first, but the bash of macOS has none.
-left=("${pids[@]}")
+# (128 + signal) takes along those that waited for it. An abort decides last: the end of process 0, where all meet, makes JAX
+# abort the others, and may be seen after theirs. `wait -n` would tell the first, but the bash of macOS has none.
+aborted=$((128 + 6)) # 128 + ABRT
+left=("${pids[@]}") worst=0 looks=0
 while ((${#left[@]})); do
-  still=() worst=0
+  still=()
   for pid in "${left[@]}"; do
     if kill -0 "$pid" 2>/dev/null; then
       still+=("$pid")
@@ -56,13 +58,12 @@ while ((${#left[@]})); do
     fi
     wait "$pid" 2>/dev/null
     code=$?
-    ((code > worst)) && worst=$code
+    if ((code && (worst == 0 || worst == aborted || (code != aborted && code > worst)))); then worst=$code; fi
   done
-  if ((worst)); then
-    end_all
-    exit "$worst"
-  fi
   left=(${still[@]+"${still[@]}"})
-  ((${#left[@]})) && sleep 0.1
+  if ((worst && worst != aborted || looks == 20)); then break; fi
+  if ((worst)); then looks=$((looks + 1)); fi
+  sleep 0.1
 done
-exit 0
+((worst)) && end_all
+exit "$worst"

@@ -20,8 +20,8 @@ LOCAL = ROOT / "launch" / "local.sh"
 PIXEL_TOLERANCE = 1
 
 
-def start(*words: object) -> subprocess.Popen:
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHON": sys.executable}
+def start(*words: object, **variables: object) -> subprocess.Popen:
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHON": sys.executable, **{k: str(v) for k, v in variables.items()}}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     return subprocess.Popen(
         [*map(str, words)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
@@ -58,6 +58,29 @@ def leftovers(workdir: Path) -> list[str]:
     return [
         path.name for path in workdir.rglob("*") if path.name.startswith((".", "tmp")) or "orbax-checkpoint-tmp" in path.name
     ]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "code"),
+    [
+        ("sleep 1; exit 2", "kill -ABRT $$", 2),  # the end of the first made JAX abort the second, and was seen later
+        ("exit 2", "kill -ABRT $$", 2),
+        ("kill -ABRT $$", "exec sleep 50", 128 + signal.SIGABRT),
+        ("exit 1", "kill -KILL $$", 128 + signal.SIGKILL),
+        ("exec sleep 50", "exit 3", 3),
+        ("exit 0", "sleep 0.5; exit 0", 0),
+    ],
+)
+def test_the_exit_code_is_that_of_the_one_that_failed(tmp_path, first, second, code):
+    program = tmp_path / "python"
+    program.write_text(
+        f'#!/usr/bin/env bash\n[[ "$1" == -c ]] && exec {sys.executable} "$@"\n'
+        f'if [[ "$BRIDGEJAX_PROCESS_ID" == 0 ]]; then {first}; else {second}; fi\n'
+    )
+    program.chmod(0o755)
+    began = time.monotonic()
+    assert finish(start(LOCAL, 2, 1, "doctor", PYTHON=program))[0] == code
+    assert time.monotonic() - began < 30  # nobody is waited for in vain
 
 
 @pytest.fixture(scope="module")
