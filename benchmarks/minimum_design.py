@@ -18,6 +18,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from result_tables import level, points, table
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results" / "minimum_design.md"
 CONFIG = "configs/bridged_transfer/minimum_design.py"
@@ -68,7 +70,7 @@ def tuned(workdir: Path) -> list[str]:
         [arm, *(f"**{v[rate]:.1f}**" if rate == max(v, key=lambda key: v[key]) else f"{v[rate]:.1f}" for rate in rates)]
         for arm, v in found.items()
     ]
-    return _table(["arm", *rates], rows)
+    return table(["arm", *rates], rows)
 
 
 def compared(workdir: Path) -> list[str]:
@@ -77,18 +79,18 @@ def compared(workdir: Path) -> list[str]:
 
     summary = summarise(read_results(workdir), pairs=[(arm, against) for _, arm, against in QUESTIONS])
     arms = [
-        [arm, _level(summary["arms"][arm][METRIC]), _level(summary["arms"][arm]["test_accuracy"])] for arm in summary["order"]
+        [arm, level(summary["arms"][arm][METRIC]), level(summary["arms"][arm]["test_accuracy"])] for arm in summary["order"]
     ]
     known = {(d["arm"], d["against"]): d for d in summary["differences"]}
     rows = [
-        [what, f"{arm} − {against}", _points(known[arm, against][METRIC])]
+        [what, f"{arm} − {against}", points(known[arm, against][METRIC])]
         for what, arm, against in QUESTIONS
         if (arm, against) in known
     ]
     return [
-        *_table(["arm", "mean per class, %", "top-1, %"], arms),
+        *table(["arm", "mean per class, %", "top-1, %"], arms),
         "",
-        *_table(["what it isolates", "difference", "points of mean per-class accuracy"], rows),
+        *table(["what it isolates", "difference", "points of mean per-class accuracy"], rows),
     ]
 
 
@@ -130,7 +132,7 @@ def distances(workdir: Path) -> list[str]:
         rows.append([*row, *(_distance(gap.estimate, gap.low, gap.high) for gap in found)])
     rows.append(["all", *[""] * len(study.sets), *_over_draws(gaps)])
     heads = ["draw", *names.values(), "learned − own", "learned − untrained"]
-    return _table(heads, rows)
+    return table(heads, rows)
 
 
 def _over_draws(gaps: Sequence[Sequence[float]]) -> list[str]:
@@ -157,18 +159,6 @@ def costs(workdir: Path) -> str:
         f"Learning the word took {each:.0f} s per 1,000 steps of 8 images (mean over {len(words)} draws of {words[0]['steps']} "
         f"steps each); the process peaked at {peak:.2f} GiB, generation and all."
     )
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return ["| " + " | ".join(row) + " |" for row in (heads, ["---", *["---:"] * (len(heads) - 1)], *rows)]
-
-
-def _level(found: Any) -> str:
-    return f"{100 * found['mean']:.1f} ({100 * found['low']:.1f} to {100 * found['high']:.1f})"
-
-
-def _points(found: Any) -> str:
-    return f"{100 * found['mean']:+.1f} ({100 * found['low']:+.1f} to {100 * found['high']:+.1f})".replace("-", "−")
 
 
 def page(workdirs: Path) -> str:

@@ -17,6 +17,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from result_tables import level, points, table
+
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs" / "bridged_transfer"
 RESULTS = ROOT / "docs" / "results" / "paper_embedded.md"
@@ -57,8 +59,8 @@ def compared(summary: Mapping[str, Any], label: str = "") -> list[list[str]]:
     rows = []
     for entry in summary["order"]:
         arm = summary["arms"][entry]
-        points = _points(against[entry]) if entry in against else ""
-        rows.append([label or arm["setting"], arm["arm"], _level(arm[METRIC]), _level(arm[TOP]), points])
+        above = points(against[entry]) if entry in against else ""
+        rows.append([label or arm["setting"], arm["arm"], level(arm[METRIC]), level(arm[TOP]), above])
     return rows
 
 
@@ -72,7 +74,7 @@ def curves(summary: Mapping[str, Any]) -> list[str]:
         at = {point["step"]: point["mean"] for point in arm["curve"]}
         switch = ", ".join(map(str, arm["switches"])) or "none"
         rows.append([entry, switch, *(f"{100 * at[step]:.1f}" for step in shown)])
-    return _table(["arm", "switch after step", *(f"step {step}" for step in shown)], rows, left=1)
+    return table(["arm", "switch after step", *(f"step {step}" for step in shown)], rows)
 
 
 def leeps(workdir: Path) -> list[str]:
@@ -86,7 +88,7 @@ def leeps(workdir: Path) -> list[str]:
         ]
         for row in json.loads((workdir / "synthetic_set.json").read_text())["leep"]
     ]
-    return _table(["network", "outputs", "LEEP, nats", "matched LEEP, nats"], rows, left=1)
+    return table(["network", "outputs", "LEEP, nats", "matched LEEP, nats"], rows)
 
 
 def section(name: str, workdirs: Path) -> str:
@@ -103,7 +105,7 @@ def section(name: str, workdirs: Path) -> str:
     heads = ["setting", "arm", "mean per class, %", "top-1, %", f"points above {found[0]['baseline']}"]
     if not any(row[0] for row in rows):
         rows, heads = [row[1:] for row in rows], heads[1:]
-    tables = [_table(heads, rows, left=len(heads) - 3)]
+    tables = [table(heads, rows, left=len(heads) - 3)]
     if name == "convergence":
         tables.append(curves(found[0]))
     if name == "table2_leep":
@@ -140,22 +142,9 @@ def told_apart(workdirs: Path) -> str:
                 if one[METRIC]["low"] > 0 or one[METRIC]["high"] < 0:
                     setting = argument.partition(",")[2]
                     shown = one["arm"] + (f" (guidance {setting})" if setting else "")
-                    named.append(f"{shown} of `{name}.py`, {_points(one[METRIC])}")
+                    named.append(f"{shown} of `{name}.py`, {points(one[METRIC])}")
     told = "; ".join(named) or "none"
     return f"Of {count} differences from the baseline below, the intervals of {len(named)} leave out zero: {told}.\n"
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> list[str]:
-    rule = ["---"] * left + ["---:"] * (len(heads) - left)
-    return ["| " + " | ".join(row) + " |" for row in (heads, rule, *rows)]
-
-
-def _level(found: Mapping[str, Any]) -> str:
-    return f"{100 * found['mean']:.1f} ({100 * found['low']:.1f} to {100 * found['high']:.1f})"
-
-
-def _points(found: Mapping[str, Any]) -> str:
-    return f"{100 * found['mean']:+.1f} ({100 * found['low']:+.1f} to {100 * found['high']:+.1f})".replace("-", "−")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

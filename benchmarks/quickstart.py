@@ -22,6 +22,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from result_tables import level, points, table
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results" / "quickstart.md"
 CONFIG, GENERATOR, FINDING = "configs/quickstart.py", "configs/generator.py", "configs/finding.py"
@@ -103,12 +105,12 @@ def quickstart(scratch: Path) -> list[str]:
         stages = json.loads((scratch / name / "seconds.json").read_text())
         rows += [[f"of the {name} run: {stage}", _seconds(value)] for stage, value in stages.items()]
     command = f"python -m bridgejax run --config {CONFIG} --workdir DIR"
-    lines = _table(["measured", f"`{command}`"], rows)
+    lines = table(["measured", f"`{command}`"], rows)
     lines += [
         "",
-        *_table(
+        *table(
             ["arm", "mean per class, %", "top-1, %"],
-            [[e, _level(arms[e][METRIC]), _level(arms[e]["test_accuracy"])] for e in summary["order"]],
+            [[e, level(arms[e][METRIC]), level(arms[e]["test_accuracy"])] for e in summary["order"]],
         ),
     ]
     return lines
@@ -128,9 +130,9 @@ def generator(scratch: Path) -> list[str]:
     run_study(GENERATOR, scratch / "generator", scratch / "generator-cache")
     summary = json.loads((scratch / "generator" / "summary.json").read_text())
     found = next(iter(summary["arms"].values()))
-    row = [str(found[METRIC]["seeds"]), _level(found[METRIC]), _level(found["test_accuracy"])]
+    row = [str(found[METRIC]["seeds"]), level(found[METRIC]), level(found["test_accuracy"])]
     command = f"python -m bridgejax run --config {GENERATOR} --workdir DIR"
-    return [f"`{command}`", "", *_table(["seeds", "mean per class, %", "top-1, %"], [row])]
+    return [f"`{command}`", "", *table(["seeds", "mean per class, %", "top-1, %"], [row])]
 
 
 def parity(scratch: Path) -> list[str] | None:
@@ -168,7 +170,7 @@ def parity(scratch: Path) -> list[str] | None:
             [f"guidance {guidance:g}", f"{np.abs(found - expected).max():.1e}", f"{np.abs(found - expected).mean():.1e}"]
         )
     head = f"{len(prompts)} images, 10 steps, float32, the same latents"
-    return _table([head, "largest difference (images in 0 to 1)", "mean"], rows)
+    return table([head, "largest difference (images in 0 to 1)", "mean"], rows)
 
 
 def finding(scratch: Path) -> list[str] | None:
@@ -181,33 +183,19 @@ def finding(scratch: Path) -> list[str] | None:
 
     summary = summarise(read_results(scratch / "finding"), pairs=[("bridged_plus_plus", "mixed")])
     arms = summary["arms"]
-    levels = [[e, _level(arms[e][METRIC]), str(arms[e][METRIC]["seeds"])] for e in summary["order"]]
+    levels = [[e, level(arms[e][METRIC]), str(arms[e][METRIC]["seeds"])] for e in summary["order"]]
     rows = []
     for d in summary["differences"]:
         if arms[d["against"]]["arm"] in ("vanilla_long", "mixed"):
-            rows.append([f"{d['arm']} − {d['against']}", _points(d[METRIC]), str(d[METRIC]["seeds"])])
+            rows.append([f"{d['arm']} − {d['against']}", points(d[METRIC]), str(d[METRIC]["seeds"])])
     over = f"paired, 95 % interval over {summary['bootstrap']['over']}"
     return [
         f"`python -m bridgejax run --config {FINDING} --workdir DIR`",
         "",
-        *_table([f"mean per-class accuracy, points, {over}", "difference", "seeds"], rows),
+        *table([f"mean per-class accuracy, points, {over}", "difference", "seeds"], rows),
         "",
-        *_table(["arm", "mean per class, %", "seeds"], levels),
+        *table(["arm", "mean per class, %", "seeds"], levels),
     ]
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return ["| " + " | ".join(row) + " |" for row in (heads, ["---", *["---:"] * (len(heads) - 1)], *rows)]
-
-
-def _level(found: Mapping[str, Any]) -> str:
-    inside = "" if found["low"] is None else f" ({100 * found['low']:.1f} to {100 * found['high']:.1f})"
-    return f"{100 * found['mean']:.1f}{inside}"
-
-
-def _points(found: Mapping[str, Any]) -> str:
-    inside = "" if found["low"] is None else f" ({100 * found['low']:+.1f} to {100 * found['high']:+.1f})"
-    return f"{100 * found['mean']:+.1f}{inside}".replace("-", "−")
 
 
 def _seconds(value: float) -> str:
