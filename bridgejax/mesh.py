@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from bridgejax.config import mesh_axes
+from bridgejax.config_checks import mesh_axes
 from bridgejax.errors import UserError
 
 DATA_AXIS = "data"
