@@ -258,6 +258,7 @@ def _options(tf: Any) -> Any:
     options.threading.max_intra_op_parallelism = 1
     options.deterministic = True
     options.autotune.enabled = False
+    options.experimental_optimization.apply_default_optimizations = False  # they take longer than they save
     return options
 
 

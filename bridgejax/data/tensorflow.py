@@ -25,6 +25,8 @@ def import_tensorflow() -> Any:
     for kind in ("GPU", "TPU"):
         tf.config.set_visible_devices([], kind)
     tf.get_logger().setLevel("ERROR")
+    # Going over a stream's graph took TensorFlow longer than what it found to improve there.
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     return tf
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
@@ -15,6 +16,9 @@ from bridgejax.evaluation import classification_metrics
 from bridgejax.mesh import local_rows
 from bridgejax.training.state import TrainState
 from bridgejax.training.steps import make_eval_step
+
+# Batches that may wait on the device, so that it never waits for the host, and a large set still does not fill it.
+_AHEAD = 32
 
 
 def evaluate(
@@ -40,13 +44,22 @@ def evaluate(
         whole = rows == slice(0, len(batch["label"]))
         return step(state, batch if whole else {key: value[rows] for key, value in batch.items()})["logits"]
 
-    # Dispatch all, then fetch: the device never waits for the host in between.
-    results = [(logits_of(batch), batch["label"], batch.get("mask")) for batch in batches]
-    logits, labels = [], []
-    for found, label, mask in results:
+    waiting: deque[tuple[jax.Array, Any, Any]] = deque()
+    logits: list[np.ndarray] = []
+    labels: list[np.ndarray] = []
+
+    def fetch() -> None:
+        found, label, mask = waiting.popleft()
         kept = np.ones(len(label), bool) if mask is None else np.asarray(mask) > 0
         logits.append(np.asarray(found)[kept])
         labels.append(np.asarray(label)[kept])
+
+    for batch in batches:
+        waiting.append((logits_of(batch), batch["label"], batch.get("mask")))
+        if len(waiting) > _AHEAD:
+            fetch()
+    while waiting:
+        fetch()
     if not sum(map(len, labels)):
         raise UserError("there are no examples to evaluate on; give a test part with at least one image.")
     return classification_metrics(np.concatenate(labels), np.concatenate(logits))

@@ -14,10 +14,12 @@ Checkpoints are those of single runs, one folder each: what was stopped in a gro
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
+import functools
 import itertools
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +97,7 @@ def train_together(
     if streams is None:
         from bridgejax import data as streams
     runs: list[Run] = []
+    pool = concurrent.futures.ThreadPoolExecutor(max_workers=1)
     try:
         for lane in lanes:
             images = named_sets(lane.synthetic)
@@ -118,18 +121,22 @@ def train_together(
             runs.append(run)
             if lane.directory is not None:
                 run.keep_checkpoints(lane.directory, checkpoint_every, checkpoint_seconds, keep_final)
-        _share_evaluation([run for run in runs if run.step < run.total])
+        _share_evaluation([run for run in runs if run.step < run.total], pool)
         way = how or ("interleave" if jax.default_backend() == "cpu" else "vmap")
-        for plan in stages.plans(recipe):
-            _stage(plan, [run for run in runs if run.step < plan.end], way, memory_bytes)
+        plans = stages.plans(recipe)
+        for plan, following in zip(plans, [*plans[1:], None], strict=True):
+            left = [run for run in runs if run.step < plan.end]
+            entering = following if left == runs else None  # all of them go through this stage and so enter that one
+            _stage(plan, left, way, memory_bytes, functools.partial(_prepare, entering, runs, pool))
         return [run.result() for run in runs]
     finally:
+        pool.shutdown(cancel_futures=True)
         for run in runs:
             run.close()
 
 
-def _stage(plan: Plan, runs: list[Run], way: str, memory_bytes: int | None) -> None:
-    """Takes the runs to the stage's end."""
+def _stage(plan: Plan, runs: list[Run], way: str, memory_bytes: int | None, ahead: Callable[[], None]) -> None:
+    """Takes the runs to the stage's end; calls `ahead` when they are about to train, if all of them do so at once."""
     if not runs:
         return
     # After a stop the runs may lie a few steps apart; those behind catch up with the one in front. An early stop may end them.
@@ -150,36 +157,64 @@ def _stage(plan: Plan, runs: list[Run], way: str, memory_bytes: int | None) -> N
         if needed > limit:
             fits = min(size - 1, int(limit * size / needed))
             _tell(size, fits, needed, limit)
-            size = fits
+            size, ahead = fits, _nothing
             continue
+        ahead()
         _vmapped(plan, group, streams, step)
         runs = runs[size:]
         size = min(size, len(runs))
     if runs:
         _share_stream(plan, runs)
+        ahead()
         _interleave([run.work(plan.end) for run in runs])
+
+
+def _nothing() -> None:
+    pass
 
 
 def _share_stream(plan: Plan, runs: list[Run]) -> None:
     """Gives the runs, all at the same step, their batches of the stage out of one pipeline, where the streams can."""
+    make = _pipeline(plan, runs)
+    if make is None or all(plan.number in run.feeds for run in runs):
+        return
+    for run, feed in zip(runs, make(), strict=True):
+        run.feeds[plan.number] = feed
+
+
+def _prepare(plan: Plan | None, runs: list[Run], pool: concurrent.futures.Executor) -> None:
+    """Has that pipeline made, up to its first batch, while the runs train in the stage before; None: there is no stage."""
+    make = None if plan is None else _pipeline(plan, runs)
+    if plan is None or make is None:
+        return
+    made = pool.submit(lambda: [_Peeked(feed).all for feed in make()])
+
+    def feed(number: int) -> Iterator[Any]:
+        yield from made.result()[number]
+
+    for number, run in enumerate(runs):
+        run.feeds[plan.number] = feed(number)
+
+
+def _pipeline(plan: Plan, runs: list[Run]) -> Callable[[], list[Iterator[Any]]] | None:
+    """Returns what makes the runs' streams of a stage, or None where they cannot come out of one pipeline."""
     together = getattr(runs[0].streams, "train_batches_together", None)
     if together is None or len(runs) == 1:
-        return
+        return None
     settings = [run.stream_settings(plan) for run in runs]
     common = {key: value for key, value in settings[0].items() if key not in ("sources", "seed")}
-    feeds = together([each["sources"] for each in settings], seeds=[each["seed"] for each in settings], **common)
-    for run, feed in zip(runs, feeds, strict=True):
-        run.feed = feed
+    sources, seeds = ([each[key] for each in settings] for key in ("sources", "seed"))
+    return lambda: together(sources, seeds=seeds, **common)
 
 
-def _share_evaluation(runs: list[Run]) -> None:
-    """Gives the runs the batches of their test parts out of one pipeline, where the streams can."""
+def _share_evaluation(runs: list[Run], pool: concurrent.futures.Executor) -> None:
+    """Gives the runs the batches of their test parts out of one pipeline, where the streams can; made while they train."""
     together = None if len(runs) < 2 else getattr(runs[0].streams, "eval_batches_together", None)
-    if together is None or any(run.crop != runs[0].crop for run in runs):
+    if together is None or any(run.crop != runs[0].crop or not run.held(run.task.test) for run in runs):
         return
-    made = together([run.task.test for run in runs], **runs[0].eval_settings())
-    for run, batches in zip(runs, made, strict=True):
-        run.eval_batches["test"] = batches
+    made = pool.submit(together, [run.task.test for run in runs], **runs[0].eval_settings())
+    for number, run in enumerate(runs):
+        run.eval_feed = functools.partial(lambda position: made.result()[position], number)
 
 
 class _Peeked:

@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ from bridgejax.training.state import Structure, TrainState
 
 # Losses stay on the device for this many steps at most, so that the host runs ahead but not away.
 FETCH_EVERY = 10
+# Images to judge by are made once and held if they take no more bytes than this, and else made anew for each look.
+HELD_BYTES = 2 << 30
 _HISTORY_POINTS = 50
 
 
@@ -90,8 +92,9 @@ class Run:
         self.stage_steps: list[int] = []
         self.entered: int | None = None  # the number of the stage that the state belongs to
         self.early: EarlyStop | None = None
-        self.feed: Iterator[dict[str, Any]] | None = None  # batches for the stage that is next, made elsewhere
-        self.eval_batches: dict[str, list[dict[str, Any]]] = {}
+        self.feeds: dict[int, Iterator[dict[str, Any]]] = {}  # batches made elsewhere, by the number of their stage
+        self.eval_feed: Callable[[], list[dict[str, Any]]] | None = None  # the test part's batches, made elsewhere
+        self.eval_batches: dict[str, list[dict[str, Any]]] = {}  # those that are held
         self._saved_at = time.monotonic()
         self._identity: str | None = None
 
@@ -245,7 +248,7 @@ class Run:
         """Yields this process's part of what is left of a stage's batches, ready for the step."""
         stage = plan.stage
         sources, _ = stages.sources_of(stage, self.task.train, self.synthetic.get(stage.synthetic_set))
-        stream, self.feed = self.feed or self.streams.train_batches(**self.stream_settings(plan)), None
+        stream = self.feeds.pop(plan.number, None) or self.streams.train_batches(**self.stream_settings(plan))
         for batch in stream:
             found = stages.weighed(batch, stage, sources)
             if stage.loss == "soft_target" and self.teacher is not None:
@@ -253,7 +256,7 @@ class Run:
             yield found
 
     def stream_settings(self, plan: Plan) -> dict[str, Any]:
-        """Returns the arguments of `train_batches` for what is left of a stage."""
+        """Returns the arguments of `train_batches` for what is left of a stage, all of it before the run is there."""
         stage = plan.stage
         sources, weights = stages.sources_of(stage, self.task.train, self.synthetic.get(stage.synthetic_set))
         rows = local_rows(self.mesh, self.batch_size)
@@ -264,7 +267,7 @@ class Run:
             "batch_size": self.batch_size,
             "image_size": self.image_size,
             "seed": derive_seed(self.seed, "batches", plan.number),
-            "start_step": self.step - plan.start,
+            "start_step": max(self.step - plan.start, 0),
             "augment": stage.augment,
             **part,
         }
@@ -314,10 +317,20 @@ class Run:
         size: dict[str, Any] = {"batch_size": self.eval_batch_size, "image_size": self.image_size}
         return size if self.crop is None else {**size, "crop": self.crop}
 
+    def held(self, examples: Any) -> bool:
+        """Returns whether the images are few enough to be held in memory as the batches to judge by."""
+        return len(examples) * 3 * self.image_size**2 <= HELD_BYTES
+
     def _judge(self, part: str, examples: Any) -> dict[str, Any]:
         if part not in self.eval_batches:
-            self.eval_batches[part] = list(self.streams.eval_batches(examples, **self.eval_settings()))
-        return evaluate(self.current, self.eval_batches[part], mesh=self.mesh)
+            if part == "test" and self.eval_feed is not None:
+                self.eval_batches[part] = self.eval_feed()
+            elif self.held(examples):
+                self.eval_batches[part] = list(self._to_judge(examples))
+        return evaluate(self.current, self.eval_batches.get(part) or self._to_judge(examples), mesh=self.mesh)
+
+    def _to_judge(self, examples: Any) -> Iterable[dict[str, Any]]:
+        return self.streams.eval_batches(examples, **self.eval_settings())
 
     def evaluate(self, plan: Plan) -> None:
         """Judges the state on the test part."""

@@ -18,6 +18,7 @@ from training_fixtures import PlainNet, Streams, TinyNet, examples, task
 from bridgejax.errors import UserError
 from bridgejax.mesh import make_mesh
 from bridgejax.training import TrainState, evaluate, make_optimizer, recipe_from_config, train_recipe
+from bridgejax.training import run as loop_run
 from bridgejax.training.stages import plans as _plans
 
 PROGRAM = Path(__file__).with_name("resume_program.py")
@@ -60,6 +61,32 @@ def test_a_run_learns_and_tells_its_history():
     np.testing.assert_array_equal(model.head.kernel[...], before)  # the model that came in is untouched
     found = evaluate(result.state.model, streams.eval_batches(task().test, batch_size=5, image_size=8))
     assert found["accuracy"] == result.metrics["test_accuracy"]
+
+
+def test_test_images_too_many_to_hold_are_made_anew_for_each_look(monkeypatch):
+    class Counted(Streams):
+        looks = 0
+
+        def eval_batches(self, found, **settings):
+            self.looks += 1
+            return super().eval_batches(found, **settings)
+
+    stages = [{"data": "real", "steps": 6, "learning_rate": 0.1}]
+    held, anew = Counted(), Counted()
+    expected = run(stages, streams=held, evaluations=3)
+    monkeypatch.setattr(loop_run, "HELD_BYTES", 10 * 8 * 8 * 3 - 1)
+    found = run(stages, streams=anew, evaluations=3)
+    assert (held.looks, anew.looks) == (1, 3)
+    assert found.history == expected.history
+    assert found.metrics["correct"] == expected.metrics["correct"]
+
+
+def test_any_number_of_batches_is_judged_in_order():
+    many = examples(90, 3, "many")
+    model = tiny()
+    found, expected = (evaluate(model, Streams().eval_batches(many, batch_size=b, image_size=8)) for b in (1, 90))
+    assert found["correct"] == expected["correct"]
+    assert found["loss"] == pytest.approx(expected["loss"], rel=1e-5)
 
 
 def test_stage_switch_choices():

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import jax
@@ -140,8 +141,8 @@ def test_what_does_not_fit_trains_in_smaller_groups_or_one_by_one(capsys, monkey
 class Shared(Streams):
     """Streams that come out of one pipeline, and how many runs shared each."""
 
-    def __init__(self):
-        super().__init__()
+    def __init__(self, on_batch=None):
+        super().__init__(on_batch)
         self.groups = []
 
     def train_batches_together(self, runs, *, seeds, **settings):
@@ -153,6 +154,25 @@ def test_a_pipeline_is_shared_by_the_seeds_that_go_in_step_alone():
     streams = Shared()
     found = together(STAGES, lanes(), "vmap", memory_bytes=1, streams=streams)
     assert streams.groups == [3, 3, 3, 3]  # tried at once, then in turns, in each of two stages
+    for lane, result in zip(lanes(), found, strict=True):
+        same(result, alone(STAGES, lane), 1e-4)
+
+
+@pytest.mark.parametrize("how", ["vmap", "interleave"])
+def test_the_next_pipeline_is_made_while_a_stage_trains(how):
+    second = threading.Event()
+
+    class Waiting(Shared):
+        def train_batches_together(self, runs, **settings):
+            made = super().train_batches_together(runs, **settings)
+            if len(self.groups) == 2:
+                second.set()
+            return made
+
+    def wait_in_the_first_stage(step):
+        assert step < STAGES[0]["steps"] - 1 or second.wait(60)
+
+    found = together(STAGES, lanes(), how, streams=Waiting(wait_in_the_first_stage))
     for lane, result in zip(lanes(), found, strict=True):
         same(result, alone(STAGES, lane), 1e-4)
 
