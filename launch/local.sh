@@ -63,7 +63,7 @@ while ((${#left[@]})); do
   left=(${still[@]+"${still[@]}"})
   if ((worst && worst != aborted || looks == 20)); then break; fi
   if ((worst)); then looks=$((looks + 1)); fi
-  sleep 0.1
+  ((${#left[@]})) && sleep 0.1
 done
 ((worst)) && end_all
 exit "$worst"

@@ -126,8 +126,8 @@ def train_together(
         plans = stages.plans(recipe)
         for plan, following in zip(plans, [*plans[1:], None], strict=True):
             left = [run for run in runs if run.step < plan.end]
-            entering = following if left == runs else None  # all of them go through this stage and so enter that one
-            _stage(plan, left, way, memory_bytes, functools.partial(_prepare, entering, runs, pool))
+            # The next stage is prepared if all go through this one, and so enter that one at its first step.
+            _stage(plan, following if left == runs else None, left, way, memory_bytes, pool)
         return [run.result() for run in runs]
     finally:
         pool.shutdown(cancel_futures=True)
@@ -135,10 +135,13 @@ def train_together(
             run.close()
 
 
-def _stage(plan: Plan, runs: list[Run], way: str, memory_bytes: int | None, ahead: Callable[[], None]) -> None:
-    """Takes the runs to the stage's end; calls `ahead` when they are about to train, if all of them do so at once."""
+def _stage(
+    plan: Plan, following: Plan | None, runs: list[Run], way: str, memory_bytes: int | None, pool: concurrent.futures.Executor
+) -> None:
+    """Takes the runs to the stage's end; if they train all at once, has the `following` one prepared meanwhile."""
     if not runs:
         return
+    everyone = runs
     # After a stop the runs may lie a few steps apart; those behind catch up with the one in front. An early stop may end them.
     front = max(run.step for run in runs)
     _interleave([run.work(front) for run in runs])
@@ -157,26 +160,24 @@ def _stage(plan: Plan, runs: list[Run], way: str, memory_bytes: int | None, ahea
         if needed > limit:
             fits = min(size - 1, int(limit * size / needed))
             _tell(size, fits, needed, limit)
-            size, ahead = fits, _nothing
+            size, following = fits, None
             continue
-        ahead()
+        _prepare(following, everyone, pool)
         _vmapped(plan, group, streams, step)
         runs = runs[size:]
         size = min(size, len(runs))
     if runs:
         _share_stream(plan, runs)
-        ahead()
+        _prepare(following, everyone, pool)
         _interleave([run.work(plan.end) for run in runs])
-
-
-def _nothing() -> None:
-    pass
 
 
 def _share_stream(plan: Plan, runs: list[Run]) -> None:
     """Gives the runs, all at the same step, their batches of the stage out of one pipeline, where the streams can."""
+    if all(plan.number in run.feeds for run in runs):
+        return  # prepared while the stage before trained
     make = _pipeline(plan, runs)
-    if make is None or all(plan.number in run.feeds for run in runs):
+    if make is None:
         return
     for run, feed in zip(runs, make(), strict=True):
         run.feeds[plan.number] = feed

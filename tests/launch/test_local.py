@@ -80,7 +80,7 @@ def test_the_exit_code_is_that_of_the_one_that_failed(tmp_path, first, second, c
     program.chmod(0o755)
     began = time.monotonic()
     assert finish(start(LOCAL, 2, 1, "doctor", PYTHON=program))[0] == code
-    assert time.monotonic() - began < 30  # nobody is waited for in vain
+    assert time.monotonic() - began < 30  # the sleeper is not waited for
 
 
 @pytest.fixture(scope="module")
