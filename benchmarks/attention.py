@@ -1,19 +1,18 @@
 """Times the ways in which attention can be computed on this CPU; `bridgejax.models.attention` chooses by it.
 
-    python benchmarks/attention.py [--page]
+    python -m benchmarks attention [--quick] [--page]
 
 For shapes of Stable Diffusion's UNets, compiled as pipelines are: all heads at once, and head by head in blocks of so many
-queries. The quickest of several calls counts. "taken" is the way that the layer takes of itself. --page writes
-docs/results/attention.md.
+queries. The quickest of several calls counts. "taken" is the way that the layer takes of itself. --quick takes three small
+shapes. --page writes docs/results/attention.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ SHAPES = (
     (1, 4096, 10, 64),
     (2, 1024, 20, 64),
 )
+QUICK = ((1, 512, 8, 80), (2, 256, 8, 160), (1, 1024, 8, 80))
 QUERIES = (128, 256, 512, 1024, 2048)
 
 
@@ -73,18 +73,17 @@ def row(images: int, positions: int, heads: int, width: int) -> str:
     return text
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Measures and prints, and writes the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="three small shapes")
     parser.add_argument("--page", action="store_true", help="write docs/results/attention.md")
-    options = parser.parse_args()
-    sys.path.insert(0, str(ROOT))
-    text = f"# Ways to compute attention\n\n`python benchmarks/attention.py --page`, on {os.cpu_count()} CPU cores; in ms.\n"
+    options = parser.parse_args(arguments)
+    if options.quick and options.page:
+        parser.error("--quick measures too little for the page; leave out one of --quick and --page")
+    shapes = QUICK if options.quick else SHAPES
+    text = f"# Ways to compute attention\n\n`python -m benchmarks attention --page`, on {os.cpu_count()} CPU cores; in ms.\n"
     text += f"\n| images × positions | all heads at once |{''.join(f' {count} queries |' for count in QUERIES)} taken |\n"
-    text += f"| --- |{' ---: |' * (len(QUERIES) + 1)} --- |\n" + "\n".join(row(*shape) for shape in SHAPES) + "\n"
+    text += f"| --- |{' ---: |' * (len(QUERIES) + 1)} --- |\n" + "\n".join(row(*shape) for shape in shapes) + "\n"
     if options.page:
         RESULTS.write_text(text)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,7 @@
 """How long a process takes to its first image: with an empty cache folder, and with what the first one left there.
 
-    python benchmarks/cold_start.py [--model builtin:tiny_diffusion] [--model reduced] [--model FOLDER] [--steps 5] [--page]
+    python -m benchmarks cold_start [--model builtin:tiny_diffusion] [--model reduced] [--model FOLDER] [--steps 5]
+                                    [--quick] [--page]
 
 Two processes per model, one after the other, share one fresh cache folder (as `BRIDGEJAX_CACHE_DIR`, with the settings that
 every command has). Told per process, in seconds: interpreter and imports; load (weights to devices); the tokenizer; the first
@@ -10,7 +11,8 @@ then. "reduced" is a random model of Stable Diffusion's depth and an eighth of i
 docs/results/cold_start.md.
 
 Exits with 1 unless the second process reaches its first image in less than `--limit` of the first's time (a quarter, unless
-told otherwise) and the sampler's program comes out of the cache in under a quarter of the time that compiling it took.
+told otherwise) and the sampler's program comes out of the cache in under a quarter of the time that compiling it took. --quick
+takes the embedded generator alone, two steps, and judges nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +25,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
+
+from benchmarks.random_generator import write_in_process
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results" / "cold_start.md"
@@ -83,22 +88,29 @@ def run_process(model: str, steps: int, cache: Path) -> dict[str, float]:
     }
     environment |= {"BRIDGEJAX_CACHE_DIR": str(cache)}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    command = [sys.executable, __file__, "--child", model, "--steps", str(steps), "--started", repr(time.time())]
+    command = [sys.executable, "-m", "benchmarks", "cold_start", "--child", model, "--steps", str(steps)]
+    command += ["--started", repr(time.time())]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(done.stderr[-3000:])
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measures, prints, and returns 1 if the second start took too long."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", action="append")
-    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--quick", action="store_true", help="the embedded generator alone, two steps, judged by nothing")
     parser.add_argument("--limit", type=float, default=0.25, help="of the first start's time")
     parser.add_argument("--page", action="store_true", help="write docs/results/cold_start.md")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--started", type=float, help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
+    if options.steps is None:
+        options.steps = 2 if options.quick else 5
+    if options.quick:
+        options.model = options.model or ["builtin:tiny_diffusion"]
     if options.child:
         print(json.dumps(measure(options.child, options.steps, options.started)))
         return 0
@@ -108,14 +120,15 @@ def main() -> int:
             source = model
             if model == "reduced":
                 source = str(Path(folder) / "reduced")
-                program = str(Path(__file__).with_name("random_generator.py"))
-                subprocess.run([sys.executable, program, source, "reduced"], check=True)
+                write_in_process(source, "reduced")
             cold, warm = (run_process(source, options.steps, Path(folder) / "cache") for _ in range(2))
         found[model] = (cold, warm)
     text = table(found, options)
     print(text)
     if options.page:
         RESULTS.write_text(text)
+    if options.quick:
+        return 0
     limits = {"total": options.limit, "compile": 0.25}
     pairs = [(warm[name], limit * cold[name]) for cold, warm in found.values() for name, limit in limits.items()]
     return int(any(measured >= bound for measured, bound in pairs))
@@ -123,7 +136,7 @@ def main() -> int:
 
 def table(found: dict[str, tuple[dict[str, float], dict[str, float]]], options: argparse.Namespace) -> str:
     """Returns the page: a column for each model and process."""
-    command = "python benchmarks/cold_start.py" + "".join(f" --model {model}" for model in options.model or ())
+    command = "python -m benchmarks cold_start" + "".join(f" --model {model}" for model in options.model or ())
     command += f" --steps {options.steps} --page"
     heads = [f"{model}, {cache} cache" for model in found for cache in ("empty", "warm")]
     text = (
@@ -140,7 +153,3 @@ def table(found: dict[str, tuple[dict[str, float], dict[str, float]]], options: 
         share = warm["total"] / cold["total"]
         text += f"- {model}: the second start reaches its first image in {share:.0%} of the first's time.\n"
     return text
-
-
-if __name__ == "__main__":
-    sys.exit(main())

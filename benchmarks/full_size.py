@@ -1,7 +1,8 @@
 """Full-size models with random weights: load time, peak host memory, and one UNet call beside PyTorch's.
 
-    python benchmarks/full_size.py sd15 [--dtype float32] [--folder DIR] [--batch 2] [--repeat 2] [--page]
-    python benchmarks/full_size.py sdxl
+    python -m benchmarks full_size sd15 [--dtype float32] [--folder DIR] [--batch 2] [--repeat 2] [--page]
+    python -m benchmarks full_size sdxl
+    python -m benchmarks full_size --quick    # the reduced size: Stable Diffusion's depth at an eighth of its width
 
 Needs the parity extra (PyTorch and diffusers write the random weights and give the reference), about 4.3 GB of disk for sd15
 in float32 and 14 GB for sdxl (half of that in float16), as much free memory and a third more, and minutes. Three processes
@@ -23,41 +24,24 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.memory import peak_memory
+from benchmarks.random_generator import write_in_process
+from benchmarks.unet_calls import LATENTS, our_call, torch_call
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results" / "full_size.md"
-LATENTS = 64
 MEMORY_LIMIT, DIFFERENCE_LIMIT = 1.3, 1e-4
-
-
-def peak_memory() -> int:
-    """Returns the most resident memory that this process has had, in bytes."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    raise SystemExit("this benchmark reads /proc/self/status, so it needs Linux")
 
 
 def weight_bytes(folder: Path) -> int:
     """Returns the bytes of the safetensors files below a folder."""
     return sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
-
-
-def inputs(folder: Path, batch: int) -> dict[str, Any]:
-    """Returns the same random inputs for both: NHWC latents, a time step, text context and, for SDXL, a pooled embedding."""
-    config = json.loads((folder / "unet" / "config.json").read_text())
-    rng = np.random.default_rng(0)
-    found: dict[str, Any] = {
-        "latents": rng.standard_normal((batch, LATENTS, LATENTS, 4), np.float32),
-        "hidden": rng.standard_normal((batch, 77, config["cross_attention_dim"]), np.float32),
-    }
-    if config.get("addition_embed_type") == "text_time":
-        found["pooled"] = rng.standard_normal((batch, 1280), np.float32)
-    return found
 
 
 def timed(call: Any, repeat: int) -> tuple[np.ndarray, float, float]:
@@ -85,34 +69,16 @@ def ours(folder: Path, dtype: str, batch: int, repeat: int, output: Path) -> dic
     jax.block_until_ready(pipe._state)
     told = {"load": time.perf_counter() - began, "memory": float(peak_memory() - before)}
     print(f"loaded in {told['load']:.1f} s, {told['memory'] / 1e9:.2f} GB of memory", file=sys.stderr, flush=True)
-    given = inputs(folder, batch)
-    result, told["first"], told["call"] = timed(lambda: np.asarray(pipe.predict(timestep=500, **given)), repeat)
+    result, told["first"], told["call"] = timed(our_call(pipe, folder, batch), repeat)
     np.save(output, result)
     return told
 
 
 def torch_reference(folder: Path, dtype: str, batch: int, repeat: int, output: Path) -> dict[str, float]:
     """Loads the UNet alone with diffusers and calls it."""
-    import torch
-    from diffusers import UNet2DConditionModel
-
     began = time.perf_counter()
-    unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=getattr(torch, dtype)).eval()
+    call = torch_call(folder, dtype, batch)
     told = {"load": time.perf_counter() - began}
-    kind = getattr(torch, dtype)
-    given = {name: torch.from_numpy(array).to(kind) for name, array in inputs(folder, batch).items()}
-    added = None
-    if "pooled" in given:
-        side = float(LATENTS * 8)
-        ids = torch.tensor([[side, side, 0.0, 0.0, side, side]] * batch, dtype=kind)
-        added = {"text_embeds": given["pooled"], "time_ids": ids}
-
-    def call() -> np.ndarray:
-        with torch.no_grad():
-            x = given["latents"].permute(0, 3, 1, 2)
-            sample = unet(x, 500, encoder_hidden_states=given["hidden"], added_cond_kwargs=added).sample
-        return sample.permute(0, 2, 3, 1).float().numpy()
-
     result, told["first"], told["call"] = timed(call, repeat)
     np.save(output, result)
     return told
@@ -120,7 +86,19 @@ def torch_reference(folder: Path, dtype: str, batch: int, repeat: int, output: P
 
 def child(name: str, options: argparse.Namespace, folder: Path, output: Path) -> dict[str, float]:
     """Runs one of the two in a process of its own."""
-    command = [sys.executable, __file__, options.size, "--child", name, "--folder", str(folder), "--output", str(output)]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks",
+        "full_size",
+        options.size,
+        "--child",
+        name,
+        "--folder",
+        str(folder),
+        "--output",
+        str(output),
+    ]
     command += ["--dtype", options.dtype, "--batch", str(options.batch), "--repeat", str(options.repeat)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
@@ -128,10 +106,10 @@ def child(name: str, options: argparse.Namespace, folder: Path, output: Path) ->
 
 
 def run(options: argparse.Namespace, root: Path) -> int:
+    """Measures in two processes, prints, and returns 1 if a limit was passed."""
     folder = options.folder or root / options.size
     if not (folder / "model_index.json").is_file():
-        program = str(Path(__file__).with_name("random_generator.py"))
-        subprocess.run([sys.executable, program, str(folder), options.size, options.dtype], check=True)
+        write_in_process(folder, options.size, options.dtype)
     size = weight_bytes(folder)
     mine = child("ours", options, folder, root / "ours.npy")
     theirs = child("torch_reference", options, folder, root / "torch.npy")
@@ -151,13 +129,14 @@ def run(options: argparse.Namespace, root: Path) -> int:
     print(told)
     if options.page:
         write_page(options, told)
-    return int(memory > MEMORY_LIMIT or (options.dtype == "float32" and not difference <= DIFFERENCE_LIMIT))
+    heavy = memory > MEMORY_LIMIT and not options.quick  # of so small weights, what every process needs is a large part
+    return int(heavy or (options.dtype == "float32" and not difference <= DIFFERENCE_LIMIT))
 
 
 def write_page(options: argparse.Namespace, told: str) -> None:
     """Puts the figures into the page, between marks of their own."""
     text = RESULTS.read_text() if RESULTS.is_file() else "# Full-size models, random weights, beside PyTorch\n"
-    command = f"python benchmarks/full_size.py {options.size} --dtype {options.dtype} --batch {options.batch}"
+    command = f"python -m benchmarks full_size {options.size} --dtype {options.dtype} --batch {options.batch}"
     command += f" --repeat {options.repeat} --page"
     begin, end = (f"<!-- {edge}: {options.size} {options.dtype} {options.batch} -->" for edge in ("begin", "end"))
     section = f"{begin}\n`{command}`, on {os.cpu_count()} CPU cores:\n```\n{told}\n```\n{end}\n"
@@ -169,26 +148,30 @@ def write_page(options: argparse.Namespace, told: str) -> None:
     RESULTS.write_text(text)
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measures one size, or is one of the two processes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("size", choices=["reduced", "sd15", "sdxl"])
+    parser.add_argument("size", choices=["reduced", "sd15", "sdxl"], nargs="?", help="with --quick: reduced")
+    parser.add_argument("--quick", action="store_true", help="the reduced size, one later call, memory told and not judged")
     parser.add_argument("--dtype", choices=["float32", "float16"], default="float32")
     parser.add_argument(
         "--folder", type=Path, help="where the weights lie, or are written and kept; default: a temporary folder"
     )
     parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--repeat", type=int, default=2)
+    parser.add_argument("--repeat", type=int, help="later calls (2, with --quick 1)")
     parser.add_argument("--page", action="store_true", help="put the figures into docs/results/full_size.md")
     parser.add_argument("--child", choices=["ours", "torch_reference"], help=argparse.SUPPRESS)
     parser.add_argument("--output", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
+    if options.size is None:
+        if not options.quick:
+            parser.error("name a size: reduced, sd15 or sdxl")
+        options.size = "reduced"
+    if options.repeat is None:
+        options.repeat = 1 if options.quick else 2
     if options.child:
         call = ours if options.child == "ours" else torch_reference
         print(json.dumps(call(options.folder, options.dtype, options.batch, options.repeat, options.output)))
         return 0
     with tempfile.TemporaryDirectory() as root:
         return run(options, Path(root))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,6 +1,6 @@
 """How a word is best learned on the embedded task: wording, rate and start, judged on the shots themselves.
 
-    python benchmarks/inversion.py [--workdir DIR] [--only NAME …]
+    python -m benchmarks inversion [--workdir DIR] [--only NAME …]
 
 Each candidate is one `bridgejax invert --config configs/inversion.py …` in a folder of its own below the workdir; finished ones
 are read, not repeated. Prints a Markdown table: the loss over all shots under the same 256 draws of timesteps and noise before,
@@ -13,6 +13,7 @@ import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -40,12 +41,12 @@ def learn(name: str, workdir: Path) -> dict[str, object]:
     return json.loads((workdir / name / "inversion" / "shots-4_seed-0" / "inversion.json").read_text())
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the candidates and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", type=Path, default=Path("inversion_benchmark"))
     parser.add_argument("--only", nargs="+", choices=list(CANDIDATES), default=list(CANDIDATES))
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     print("| prompt | start | rate | steps | loss before | half-way | after | norm of the row | s per 1,000 steps | peak MiB |")
     print("|---|---|---|---|---|---|---|---|---|---|")
     for name in options.only:
@@ -64,7 +65,3 @@ def main() -> None:
             record["peak_bytes"]["host"] >> 20,
         ]
         print("| " + " | ".join(map(str, cells)) + " |", flush=True)
-
-
-if __name__ == "__main__":
-    main()

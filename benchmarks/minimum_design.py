@@ -2,7 +2,7 @@
 
     python tools/build_emoji_task.py --output emoji_task        # where rates are chosen
     python tools/build_fashion_task.py --output fashion_task    # the second task: photographs of clothing
-    python benchmarks/minimum_design.py
+    python -m benchmarks minimum_design
 
 Parts: "tuning" (three rates for every arm, three seeds, on 3D emoji; the best stand in the config, by hand), "photos"
 (`builtin:tux_photos`) and "fashion". Finished workdirs are only read, so the page can be written anew.
@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from result_tables import level, points, table
+from benchmarks.result_tables import level, points, table
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results" / "minimum_design.md"
@@ -164,7 +164,7 @@ def costs(workdir: Path) -> str:
 def page(workdirs: Path) -> str:
     """Returns the page from what is finished below `workdirs`."""
     text = "# The minimum design of bridged transfer\n\n"
-    text += f"`python benchmarks/minimum_design.py` (`{CONFIG}`): fourteen arms, five draws of four real images per class, "
+    text += f"`python -m benchmarks minimum_design` (`{CONFIG}`): fourteen arms, five draws of four real images per class, "
     text += "32 synthetic images per class, 64 px, EfficientNet-Lite0. Intervals are 95 %, over seeds and test images, and "
     text += "differences are paired; with sixteen comparisons per task, expect about one that misses by chance.\n"
     titles = {
@@ -201,7 +201,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--emoji", type=Path, default=Path("emoji_task"), help="the folder of tools/build_emoji_task.py")
     parser.add_argument("--fashion", type=Path, default=Path("fashion_task"), help="the folder of tools/build_fashion_task.py")
     options = parser.parse_args(arguments)
-    sys.path.insert(0, str(ROOT))
     from bridgejax.identity import write_atomic
 
     workdirs = options.workdirs.resolve()
@@ -216,7 +215,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(RESULTS, text)
     print(text)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,10 +1,10 @@
 """Runs the paper's tables and figures on the embedded task and writes docs/results/paper_embedded.md.
 
-    python benchmarks/paper_embedded.py                        # every config, one after the other
-    python benchmarks/paper_embedded.py --only volume few_shot # some; the page holds what is finished below --workdirs
+    python -m benchmarks paper_embedded                        # every config, one after the other
+    python -m benchmarks paper_embedded --only volume few_shot # some; the page holds what is finished below --workdirs
 
 Each is `bridgejax run` of a config of configs/bridged_transfer/ in a folder of its own; finished ones are read, not repeated.
-The minimum design has a page and a program of its own (benchmarks/minimum_design.py).
+The minimum design has a page and a program of its own (`python -m benchmarks minimum_design`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from result_tables import level, points, table
+from benchmarks.result_tables import level, points, table
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs" / "bridged_transfer"
@@ -118,7 +118,7 @@ def section(name: str, workdirs: Path) -> str:
 def page(workdirs: Path) -> str:
     """Returns the page from what is finished below `workdirs`."""
     text = (
-        "# The paper's tables and figures on the embedded task\n\n`python benchmarks/paper_embedded.py`: each config of "
+        "# The paper's tables and figures on the embedded task\n\n`python -m benchmarks paper_embedded`: each config of "
         "configs/bridged_transfer/ on the embedded photographs (11 classes, 4 real images of each unless the table says "
         "otherwise), with the embedded generator and EfficientNet-Lite0. 32 synthetic images per class stand for the paper's "
         "1,000, other volumes in proportion. Every arm has the same rate: nothing was tuned on this page, so it compares "
@@ -153,7 +153,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", nargs="+", choices=list(STUDIES), default=list(STUDIES))
     parser.add_argument("--workdirs", type=Path, default=Path("paper_embedded"), help="where the studies' workdirs are kept")
     options = parser.parse_args(arguments)
-    sys.path.insert(0, str(ROOT))
     from bridgejax.identity import write_atomic
 
     workdirs = options.workdirs.resolve()
@@ -164,7 +163,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(RESULTS, text)
     print(text)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,7 +1,8 @@
 """Measures seeds that train at once against one by one and writes docs/results/parallel_seeds.md.
 
-    python benchmarks/parallel_seeds.py                       # every backbone
-    python benchmarks/parallel_seeds.py --only vit_8x64       # one; the page keeps the others
+    python -m benchmarks parallel_seeds                       # every backbone
+    python -m benchmarks parallel_seeds --only vit_8x64       # one; the page keeps the others
+    python -m benchmarks parallel_seeds --quick               # the smallest, two seeds, one round; printed alone
 
 Each backbone trains `--seeds` seeds of `real_reset_real` on the embedded photographs (4 per class), from the same weights
 each way: one by one (`train_recipe` after `train_recipe`), in turns ("interleave") and as one vmapped program ("vmap"). The
@@ -16,7 +17,6 @@ import json
 import os
 import platform
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -168,7 +168,7 @@ def page(found: dict[str, dict[str, Any]]) -> str:
     import jax
 
     parts = [""] if len(found) == len(BACKBONES) else [f" --only {name}" for name in found]
-    commands = " and ".join(f"`python benchmarks/parallel_seeds.py{part}`" for part in parts)
+    commands = " and ".join(f"`python -m benchmarks parallel_seeds{part}`" for part in parts)
     text = (
         f"# Many seeds at once\n\n{commands}, on "
         f"{os.cpu_count()} CPU cores, Python {platform.python_version()}, jax {jax.__version__}. Seeds of `real_reset_real` on "
@@ -222,23 +222,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measures, and writes the page from what was measured now and before."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=tuple(BACKBONES), help="one backbone; the others' rows are kept")
-    parser.add_argument("--seeds", type=int, default=4)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, help="4, with --quick 2")
+    parser.add_argument("--rounds", type=int, help="5, with --quick 1")
+    parser.add_argument("--quick", action="store_true", help="the smallest backbone; the page is left as it is")
     parser.add_argument("--record", type=Path, default=RECORD, help="what was measured before, and now")
     options = parser.parse_args(arguments)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    sys.path.insert(0, str(ROOT))
     from bridgejax.identity import write_atomic
 
+    if options.quick:
+        name = options.only or next(iter(BACKBONES))
+        seeds, rounds = options.seeds or 2, options.rounds or 1
+        print(page({name: {**measure(name, seeds, rounds), "step": step_alone(name, seeds, rounds)}}))
+        return
+    seeds, rounds = options.seeds or 4, options.rounds or 5
     found = json.loads(options.record.read_text()) if options.record.is_file() and options.only else {}
     for name in [options.only] if options.only else BACKBONES:
-        found[name] = {**measure(name, options.seeds, options.rounds), "step": step_alone(name, options.seeds)}
+        found[name] = {**measure(name, seeds, rounds), "step": step_alone(name, seeds)}
         options.record.write_text(json.dumps(found))
     ordered = {name: found[name] for name in BACKBONES if name in found}
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(RESULTS, page(ordered))
     print(page(ordered))
-
-
-if __name__ == "__main__":
-    main()

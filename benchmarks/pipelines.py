@@ -1,7 +1,9 @@
 """Measures the pipelines; writes its tables into docs/pipelines.md.
 
-    python benchmarks/pipelines.py --parity   # families and schedulers beside PyTorch diffusers, random weights
-    python benchmarks/pipelines.py --parity --only schedulers
+    python -m benchmarks pipelines --parity   # families and schedulers beside PyTorch diffusers, random weights
+    python -m benchmarks pipelines --parity --only schedulers
+
+    python -m benchmarks pipelines --quick    # two schedulers, printed; the page is left as it is
 
 Needs the parity extra (torch, diffusers). The tables stand between markers and are replaced.
 """
@@ -9,13 +11,14 @@ Needs the parity extra (torch, diffusers). The tables stand between markers and 
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+
+from benchmarks.peers import require
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "pipelines.md"
-sys.path.insert(0, str(ROOT))
 
 
 def replace_between(text: str, name: str, content: str) -> str:
@@ -56,8 +59,8 @@ def families() -> str:
     return "\n".join(lines)
 
 
-def schedulers() -> str:
-    """Returns the table of schedulers in Markdown."""
+def schedulers(names: Sequence[str] | None = None) -> str:
+    """Returns the table of schedulers in Markdown; `names` are those it is made for, None means all."""
     from bridgejax.diffusion import load_pipeline
     from tests.diffusion.families import SCHEDULER_CLASSES, Original, measure_scheduler
     from tests.tiny_generator import write_generator
@@ -67,29 +70,35 @@ def schedulers() -> str:
         folder = write_generator(Path(directory))
         pipe = load_pipeline(folder)
         originals = [Original(folder, double=double) for double in (False, True)]
-        for name in SCHEDULER_CLASSES:
+        for name in names or SCHEDULER_CLASSES:
             rows = [measure_scheduler(name, start, pipe, *originals) for start in (False, True)]
             lines.append(f"| `{name}` | {' | '.join(f'{row.ours:.1e} ({row.single:.1e})' for row in rows)} |")
             print(lines[-1], flush=True)
     return "\n".join(lines)
 
 
+QUICK = ("ddim", "euler_ancestral")  # one without and one with noise of its own at each step
 TABLES = {"families": families, "schedulers": schedulers}
 
 
-def main() -> None:
-    """Measures what the flags name and writes the page."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measures what the flags name and writes the page.
+
+    Raises:
+      UserError: a package that it needs is not installed.
+    """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parity", action="store_true", help="compare with PyTorch diffusers")
+    parser.add_argument("--quick", action="store_true", help="two schedulers; the page is left as it is")
     parser.add_argument("--only", choices=sorted(TABLES), help="one of the tables")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
+    require("torch", "diffusers", "transformers")
+    if options.quick:
+        print(schedulers(QUICK))
+        return
     if not options.parity:
         parser.error("say what to measure: --parity")
     for name in [options.only] if options.only else TABLES:
         table = TABLES[name]()
         PAGE.write_text(replace_between(PAGE.read_text(encoding="utf-8"), name, table), encoding="utf-8")
         print(f"wrote the table {name} of {PAGE.relative_to(ROOT)}", flush=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,7 +1,9 @@
 """Measures the quick start and what its parts reach; writes docs/results/quickstart.md.
 
-    python benchmarks/quickstart.py             # time cold and warm, memory, parity with PyTorch, the generator alone
-    python benchmarks/quickstart.py --finding   # also the finding: configs/finding.py, 10 seeds at 1 and at 4 shots
+    python -m benchmarks quickstart             # time cold and warm, memory, parity with PyTorch, the generator alone
+    python -m benchmarks quickstart --finding   # also the finding: configs/finding.py, 10 seeds at 1 and at 4 shots
+
+    python -m benchmarks quickstart --quick     # parity with PyTorch alone, printed; the page is left as it is
 
 Every figure stands beside the command that gives it. A part whose packages or config are missing is named and left out; the
 figures that an earlier call wrote for such a part stay.
@@ -22,7 +24,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from result_tables import level, points, table
+from benchmarks.result_tables import level, points, table
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results" / "quickstart.md"
@@ -224,10 +226,10 @@ TITLES = {
     "finding": "The finding",
 }
 COMMANDS = {
-    "quickstart": "python benchmarks/quickstart.py --parts quickstart",
-    "generator": "python benchmarks/quickstart.py --parts generator",
-    "parity": "python benchmarks/quickstart.py --parts parity",
-    "finding": "python benchmarks/quickstart.py --parts finding",
+    "quickstart": "python -m benchmarks quickstart --parts quickstart",
+    "generator": "python -m benchmarks quickstart --parts generator",
+    "parity": "python -m benchmarks quickstart --parts parity",
+    "finding": "python -m benchmarks quickstart --parts finding",
 }
 
 
@@ -258,9 +260,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--finding-workdir", type=Path, metavar="DIR", help="keep the finding's workdir below DIR, and continue it"
     )
+    parser.add_argument("--quick", action="store_true", help="parity alone; the page is left as it is")
     options = parser.parse_args(arguments)
-    parts = options.parts or [part for part in PARTS if part != "finding" or options.finding]
-    sys.path.insert(0, str(ROOT))
+    usual = ["parity"] if options.quick else [part for part in PARTS if part != "finding" or options.finding]
+    parts = options.parts or usual
     measures = {"quickstart": quickstart, "generator": generator, "parity": parity, "finding": finding}
     with tempfile.TemporaryDirectory(prefix="bridgejax-benchmark-") as temporary:
         for part in parts:
@@ -268,8 +271,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
             lines = measures[part](kept.resolve() if kept else Path(temporary))
             if lines is not None:
                 print(f"\n{TITLES[part]}\n" + "\n".join(lines), flush=True)
-                write_results({part: lines})
-
-
-if __name__ == "__main__":
-    main()
+                if not options.quick:
+                    write_results({part: lines})

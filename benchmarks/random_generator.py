@@ -1,14 +1,22 @@
-"""Random generators in the published layouts, for benchmarks: PyTorch's own classes make and save them."""
+"""Random generators in the published layouts, for benchmarks: PyTorch's own classes make and save them.
+
+python -m benchmarks.random_generator FOLDER SIZE [DTYPE]
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
-TOKENIZER = Path(__file__).resolve().parent.parent / "bridgejax" / "assets" / "tiny_diffusion" / "tokenizer"
+from benchmarks.peers import require
+
+ROOT = Path(__file__).resolve().parent.parent
+TOKENIZER = ROOT / "bridgejax" / "assets" / "tiny_diffusion" / "tokenizer"
 
 _SD15_UNET = {
     "sample_size": 64,
@@ -95,7 +103,19 @@ def write(folder: Path, size: str, dtype: str) -> None:
     (folder / "model_index.json").write_text(json.dumps(index))
 
 
+def write_in_process(folder: str | Path, size: str, dtype: str = "float32") -> None:
+    """Does `write` in a process of its own, whose memory goes with it.
+
+    Raises:
+      UserError: a package that it needs is not installed.
+    """
+    require("torch", "diffusers", "transformers")
+    command = [sys.executable, "-m", "benchmarks.random_generator", str(folder), size, dtype]
+    subprocess.run(command, cwd=ROOT, check=True)
+
+
 def main() -> None:
+    """Writes what the command line names."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("size", choices=sorted(SIZES))

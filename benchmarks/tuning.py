@@ -1,7 +1,7 @@
 """Chooses rates, crop and batch statistics on the emoji task and writes docs/results/tuning.md.
 
     python tools/build_emoji_task.py --output emoji_task
-    python benchmarks/tuning.py
+    python -m benchmarks tuning
 
 Runs configs/tuning.py three times (batch statistics and rate for the step-matched control with the classifier's own crop, the
 same without a crop, then each arm's rate) and configs/generator.py for rate and length on generated images alone. Chosen is the
@@ -52,11 +52,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--workdirs", type=Path, default=Path("tuning"), help="where the studies' workdirs are kept")
     parser.add_argument("--task", type=Path, default=Path("emoji_task"), help="the folder of tools/build_emoji_task.py")
     options = parser.parse_args(arguments)
-    sys.path.insert(0, str(ROOT))
     from bridgejax.identity import write_atomic
 
     text = (
-        "# Settings chosen on 3D emoji\n\n`python benchmarks/tuning.py`: mean per-class accuracy on the emoji in %, over shots "
+        "# Settings chosen on 3D emoji\n\n`python -m benchmarks tuning`: mean per-class accuracy on the emoji in %, over shots "
     )
     text += "and seeds; the best of each recipe in bold.\n"
     for number, (title, (config, settings)) in enumerate(STUDIES.items()):
@@ -67,7 +66,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(RESULTS, text)
     print(text)
-
-
-if __name__ == "__main__":
-    main()

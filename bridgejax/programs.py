@@ -17,23 +17,30 @@ from bridgejax.identity import digest, folder_digest
 from bridgejax.kept import is_kept, keep, kept, recall, versions
 
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
-# YNNPACK's graphs are built one by one when a program first runs and looked for one by one when it comes out of the cache;
-# Eigen's matrix products and XLA's reductions do the same work without (benchmarks/cold_start.py, benchmarks/full_size.py).
-_CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
+# Eigen's convolutions and matrix products are quicker than YNNPACK's, whose graphs are built one by one when a program first runs
+# and looked for one by one when it comes out of the cache. YNNPACK's reductions are two to ten times quicker than XLA's loops,
+# which counts where statistics of whole batches are taken, as in training (benchmarks: cold_start, full_size, train_step).
+_YNN = "xla_cpu_experimental_ynn_fusion_type"
+_CPU_OPTIONS = {False: {_YNN: ""}, True: {_YNN: "LIBRARY_FUSION_TYPE_REDUCE"}}
 # cuDNN's attention: a trace is found again under the same versions alone, so that it may change between them does no harm.
 _EXPORTED = (export.DisabledSafetyCheck.custom_call("__cudnn$fmhaSoftmax"),)
 
 
 @functools.cache
-def compiler_options() -> dict[str, str]:
-    """Returns the options of programs that no other program contains, for `jax.jit`; none where the compiler has no such."""
+def compiler_options(reduces: bool = False) -> dict[str, str]:
+    """Returns the options of programs that no other program contains, for `jax.jit`; none where the compiler has no such.
+
+    Args:
+      reduces: the program takes sums over whole batches, as training does.
+    """
     if jax.default_backend() != "cpu":
         return {}
+    options = _CPU_OPTIONS[reduces]
     try:
-        jax.jit(lambda: 0, compiler_options=_CPU_OPTIONS).lower().compile()
+        jax.jit(lambda: 0, compiler_options=options).lower().compile()
     except (RuntimeError, ValueError):  # an experimental option may go as it came
         return {}
-    return _CPU_OPTIONS
+    return options
 
 
 class Foreseen:

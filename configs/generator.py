@@ -4,8 +4,8 @@
     bridgejax run --config configs/generator.py:tuning --workdir tuning      # its rate and length, on another task
 
 No real photograph is trained on; all that are not drawn for the (unused) shots are the test part. What came out stands in
-docs/results/quickstart.md (`python benchmarks/quickstart.py --parts generator`) and docs/results/tuning.md
-(`python benchmarks/tuning.py`).
+docs/results/quickstart.md (`python -m benchmarks quickstart --parts generator`) and docs/results/tuning.md
+(`python -m benchmarks tuning`).
 """
 
 from __future__ import annotations

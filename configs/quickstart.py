@@ -2,7 +2,7 @@
 
     bridgejax run --config configs/quickstart.py --workdir quickstart
 
-What it should reach, and in what time, is measured by `python benchmarks/quickstart.py` and kept in
+What it should reach, and in what time, is measured by `python -m benchmarks quickstart` and kept in
 docs/results/quickstart.md.
 """
 

@@ -3,7 +3,7 @@
     python tools/build_emoji_task.py --output emoji_task
     bridgejax run --config configs/tuning.py --workdir tuning             # rates of five arms, three candidates each
     bridgejax run --config configs/tuning.py:inputs --workdir inputs      # batch statistics and rate, for one crop
-    python benchmarks/tuning.py                                           # all of it, and docs/results/tuning.md
+    python -m benchmarks tuning                                           # all of it, and docs/results/tuning.md
 
 Ten of the classes of `builtin:tux_photos`, drawn as 3D emoji: no photograph takes part, so its test part is validation for
 everything that is then measured on the photographs. Every arm has the same number of candidates, shots and seeds.

@@ -19,7 +19,7 @@ DType = Any
 # Scores of one call beyond this many values are computed in blocks of queries (1 GiB of float32).
 _MAX_SCORES = 1 << 28
 # On a CPU one head's, up to that many (2 MiB), stay in its caches, where each pass over them is several times quicker than
-# through memory (benchmarks/attention.py).
+# through memory (`python -m benchmarks attention`).
 _CACHED_SCORES = 1 << 19
 # Of a head with more, so many queries at a time: fewer leave the matrix products too small for several cores.
 _CPU_QUERIES = 512

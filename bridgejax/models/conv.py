@@ -14,6 +14,7 @@ from flax import nnx
 from jax import lax
 
 from bridgejax.models.building import initial
+from bridgejax.models.convolution import conv2d
 
 DType = Any
 _uniform_fan_in = nnx.initializers.variance_scaling(1.0 / 3.0, "fan_in", "uniform")
@@ -51,16 +52,6 @@ class Conv2d(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         out = conv2d(x.astype(self.dtype), self.kernel[...].astype(self.dtype), self.stride, self.padding)
         return out if self.bias is None else out + self.bias[...].astype(self.dtype)
-
-
-def conv2d(x: jax.Array, kernel: jax.Array, stride: int, padding: tuple[tuple[int, int], tuple[int, int]]) -> jax.Array:
-    """Returns the convolution of `x` [n, h, w, i] with `kernel` [a, b, i, o].
-
-    A 1×1 kernel is a matrix product; everything else goes to XLA's own convolution.
-    """
-    if kernel.shape[:2] == (1, 1) and stride == 1 and padding == ((0, 0), (0, 0)):
-        return jnp.dot(x, kernel[0, 0])
-    return lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
 class GroupNorm(nnx.Module):

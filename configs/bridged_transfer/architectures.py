@@ -8,8 +8,8 @@ The paper: mean gains of 13, 12 and 9 % (apparently ResNet-50, ViT-B/16 and ViT-
 all cases; radar plots without values. The fifth network is not known. The images of its plots come from a learned word
 (`bridgejax invert`); here from the template.
 
-Ours, on the embedded task: docs/results/paper_embedded.md, by `python benchmarks/paper_embedded.py`. At full size: not run;
-what that would cost is counted by `python benchmarks/paper_cost.py` (docs/results/paper_cost.md). The embedded task has one
+Ours, on the embedded task: docs/results/paper_embedded.md, by `python -m benchmarks paper_embedded`. At full size: not run;
+what that would cost is counted by `python -m benchmarks paper_cost` (docs/results/paper_cost.md). The embedded task has one
 embedded network, EfficientNet-Lite0.
 """
 

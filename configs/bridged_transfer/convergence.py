@@ -5,8 +5,8 @@
 The paper shows training accuracy on real images: bridged starts higher and converges faster; no values. Here the test part is
 looked at along the way for every arm (it decides nothing), and the curves are in the report.
 
-Ours, on the embedded task: docs/results/paper_embedded.md, by `python benchmarks/paper_embedded.py`. At full size: not run;
-what that would cost is counted by `python benchmarks/paper_cost.py` (docs/results/paper_cost.md).
+Ours, on the embedded task: docs/results/paper_embedded.md, by `python -m benchmarks paper_embedded`. At full size: not run;
+what that would cost is counted by `python -m benchmarks paper_cost` (docs/results/paper_cost.md).
 """
 
 from __future__ import annotations

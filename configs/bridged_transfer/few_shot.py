@@ -6,8 +6,8 @@
 The paper: gains of up to 30 % (abstract), up to 60 % on Cars with 4 shots (relative or absolute is not said); largest at 4 to
 8 shots; no base accuracies. Every seed here draws its own support set, and a learned word must see those shots alone.
 
-Ours, on the embedded task: docs/results/paper_embedded.md, by `python benchmarks/paper_embedded.py`. At full size: not run;
-what that would cost is counted by `python benchmarks/paper_cost.py` (docs/results/paper_cost.md). The quick start
+Ours, on the embedded task: docs/results/paper_embedded.md, by `python -m benchmarks paper_embedded`. At full size: not run;
+what that would cost is counted by `python -m benchmarks paper_cost` (docs/results/paper_cost.md). The quick start
 (docs/results/quickstart.md) runs more arms at 1 and 4 shots.
 """
 

@@ -6,8 +6,8 @@
 The paper claims robustness; neither its grid nor its numbers are known. Ours: 1.5, 2, 3, 5, 7.5 and 10, each a set of its own
 and so a workdir of its own.
 
-Ours, on the embedded task: docs/results/paper_embedded.md, by `python benchmarks/paper_embedded.py`. At full size: not run;
-what that would cost is counted by `python benchmarks/paper_cost.py` (docs/results/paper_cost.md).
+Ours, on the embedded task: docs/results/paper_embedded.md, by `python -m benchmarks paper_embedded`. At full size: not run;
+what that would cost is counted by `python -m benchmarks paper_cost` (docs/results/paper_cost.md).
 """
 
 from __future__ import annotations

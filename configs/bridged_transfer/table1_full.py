@@ -15,8 +15,8 @@ Beside these, a public 150-epoch recipe (Salman et al. 2020) reaches 88.2 on Car
 images: so the step-matched `vanilla_long`, which the paper lacks, is in the study. `vanilla` is the epoch-matched control: it
 makes as many passes over the real images as the bridged arms do in their second stage.
 
-Ours, on the embedded task: docs/results/paper_embedded.md, by `python benchmarks/paper_embedded.py`. At full size: not run;
-what that would cost is counted by `python benchmarks/paper_cost.py` (docs/results/paper_cost.md). The arms at rates chosen for
+Ours, on the embedded task: docs/results/paper_embedded.md, by `python -m benchmarks paper_embedded`. At full size: not run;
+what that would cost is counted by `python -m benchmarks paper_cost` (docs/results/paper_cost.md). The arms at rates chosen for
 each: minimum_design.py.
 """
 

@@ -7,8 +7,8 @@ of ten data sets, the other nine values are not known. The two are not alike: th
 second over the target's own; the matched score beside it gives every network as many outputs. The report holds both, for the
 pretrained network and after the synthetic stage with and without Mixup (`report.leep`).
 
-Ours, on the embedded task: docs/results/paper_embedded.md, by `python benchmarks/paper_embedded.py`. At full size: not run;
-what that would cost is counted by `python benchmarks/paper_cost.py` (docs/results/paper_cost.md).
+Ours, on the embedded task: docs/results/paper_embedded.md, by `python -m benchmarks paper_embedded`. At full size: not run;
+what that would cost is counted by `python -m benchmarks paper_cost` (docs/results/paper_cost.md).
 """
 
 from __future__ import annotations

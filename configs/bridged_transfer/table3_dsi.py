@@ -13,9 +13,9 @@ The paper's numbers (%):
 `bridged_plus_plus` is the template's row; `bridged_plus_plus_dsi` is the same recipe on images of a word that each draw of the
 shots learns, for 20,000 steps as in the paper.
 
-Ours, on the embedded task: docs/results/paper_embedded.md, by `python benchmarks/paper_embedded.py`, and with the control of an
+Ours, on the embedded task: docs/results/paper_embedded.md, by `python -m benchmarks paper_embedded`, and with the control of an
 untrained word minimum_design.py. At full size: not run; what that would cost, the learning of the words not included, is
-counted by `python benchmarks/paper_cost.py` (docs/results/paper_cost.md).
+counted by `python -m benchmarks paper_cost` (docs/results/paper_cost.md).
 """
 
 from __future__ import annotations

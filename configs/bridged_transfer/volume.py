@@ -7,8 +7,8 @@ The paper shows 500 to 3,000 images per class on Aircraft, Cars and Food (the ex
 with diminishing gains on Food; no values, no error bars. Every volume here takes the same number of steps, so that more
 images are not more updates, which the paper does not separate.
 
-Ours, on the embedded task: docs/results/paper_embedded.md, by `python benchmarks/paper_embedded.py`. At full size: not run;
-what that would cost is counted by `python benchmarks/paper_cost.py` (docs/results/paper_cost.md).
+Ours, on the embedded task: docs/results/paper_embedded.md, by `python -m benchmarks paper_embedded`. At full size: not run;
+what that would cost is counted by `python -m benchmarks paper_cost` (docs/results/paper_cost.md).
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-PROGRAM = Path(__file__).resolve().parents[2] / "benchmarks" / "cold_start.py"
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.slow
@@ -26,7 +26,7 @@ def test_a_second_start_takes_a_fraction_of_the_first(model: str, limit: str) ->
     if model == "reduced":  # PyTorch writes its weights
         pytest.importorskip("torch")
         pytest.importorskip("diffusers")
-    command = [sys.executable, str(PROGRAM), "--model", model, "--limit", limit]
+    command = [sys.executable, "-m", "benchmarks", "cold_start", "--model", model, "--limit", limit]
     own = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}  # compiled as for a user
-    done = subprocess.run(command, env=own, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=own, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]

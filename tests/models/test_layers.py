@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridgejax.errors import UserError
-from bridgejax.models.layers import BatchNorm, Conv, depthwise_conv, pointwise_conv, relu6, same_padding
+from bridgejax.models.convolution import pointwise_conv
+from bridgejax.models.layers import BatchNorm, Conv, depthwise_conv, relu6, same_padding
 
 EPS = float(np.finfo(np.float32).eps)
 

@@ -103,6 +103,6 @@ def test_every_data_set_is_the_catalogues_and_few_shots_take_the_steps_of_few_im
 def test_the_page_of_costs_is_what_its_command_prints():
     page = (ROOT / "docs" / "results" / "paper_cost.md").read_text()
     done = subprocess.run(
-        [sys.executable, ROOT / "benchmarks" / "paper_cost.py"], check=True, capture_output=True, text=True, cwd=ROOT
+        [sys.executable, "-m", "benchmarks", "paper_cost"], check=True, capture_output=True, text=True, cwd=ROOT
     )
     assert done.stdout.strip() == page.strip()

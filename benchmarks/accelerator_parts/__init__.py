@@ -1,0 +1,1 @@
+"""The parts of `benchmarks.accelerator` and what runs them; each part is a module with `rows(context)`."""

@@ -1,0 +1,139 @@
+"""Dense convolutions: XLA's own on accelerators, and on a CPU the quickest of three ways for each shape and direction.
+
+XLA's CPU convolution unfolds windows inside Eigen's matrix product. Winograd's filtering takes fewer products, and wins where
+channels are many. Where a kernel covers more positions than the images have, XLA exchanges the two and leaves Eigen for a plain
+loop, a hundred times slower: unfolded windows replace it. `python -m benchmarks convolutions` measures all ways on the shapes
+of the networks here and names each shape for which `ways` does not choose the quickest.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from bridgejax.models import unfolded, winograd
+from bridgejax.models.unfolded import Pads
+
+# Fewer channels than this leave Winograd's matrix products too narrow to repay its transforms.
+WINOGRAD_CHANNELS = 32
+# Of its kernel gradient, whose products are that narrow on both sides.
+WINOGRAD_GRADIENT_CHANNELS = 256
+
+
+class Ways(NamedTuple):
+    """How a convolution and its two derivatives are computed on a CPU: "xla", "winograd" or "unfolded"."""
+
+    forward: str
+    input_gradient: str
+    kernel_gradient: str
+
+
+def ways(shape: tuple[int, ...], kernel: tuple[int, ...], stride: int, pads: Pads) -> Ways:
+    """Returns the ways for images [n, h, w, i] and a kernel [a, b, i, o]."""
+    a, b, channels, features = kernel
+    rows, columns = (
+        unfolded.output_size(side, taps, stride, pad) for side, taps, pad in zip(shape[1:3], (a, b), pads, strict=True)
+    )
+    # What XLA takes as the window of each convolution, against what it takes as the image.
+    window, image, output = a * b, shape[1] * shape[2], rows * columns
+    forward = "unfolded" if window > image else "xla"
+    backward = "unfolded" if window > output else "xla"
+    kernel_gradient = "unfolded" if output > image else "xla"
+    if (a, b, stride) == (3, 3, 1) and min(channels, features) >= WINOGRAD_CHANNELS:
+        wide = min(channels, features) >= WINOGRAD_GRADIENT_CHANNELS
+        if output > window:
+            forward = backward = "winograd"
+        if wide:
+            kernel_gradient = "winograd"
+    return Ways(forward, backward, kernel_gradient)
+
+
+def conv2d(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Array:
+    """Returns the convolution of `x` [n, h, w, i] with `kernel` [a, b, i, o]: [n, h', w', o].
+
+    Args:
+      x: float [n, h, w, i].
+      kernel: of the same dtype.
+      stride: of both spatial axes.
+      pads: zeros ((top, bottom), (left, right)).
+
+    Returns:
+      The values of `jax.lax.conv_general_dilated` up to the order of the sums, h' = (h + top + bottom - a) // stride + 1. A 1×1
+      kernel is a matrix product everywhere. Half precision is computed in float32 on a CPU and rounded once.
+    """
+    if kernel.shape[:2] == (1, 1) and pads == ((0, 0), (0, 0)):
+        return pointwise_conv(x if stride == 1 else x[:, ::stride, ::stride], kernel[0, 0])
+    return lax.platform_dependent(
+        x, kernel, cpu=partial(_on_cpu, stride=stride, pads=pads), default=partial(_xla, stride=stride, pads=pads)
+    )
+
+
+@jax.custom_vjp
+def pointwise_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """A 1×1 convolution, [n, h, w, i] by [i, o], as a matrix product.
+
+    The kernel's gradient is written as xᵀ · grad over flat pixels: of the equal forms, the one that XLA's CPU backend runs
+    without a transposed copy (up to five times faster than what differentiation gives).
+    """
+    return x @ kernel
+
+
+def _pointwise_fwd(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return x @ kernel, (x, kernel)
+
+
+def _pointwise_bwd(kept: tuple[jax.Array, jax.Array], grad: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, kernel = kept
+    flat = x.reshape(-1, x.shape[-1]).T @ grad.reshape(-1, grad.shape[-1])
+    return grad @ kernel.T, flat.astype(kernel.dtype)
+
+
+pointwise_conv.defvjp(_pointwise_fwd, _pointwise_bwd)
+
+
+def _xla(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Array:
+    return lax.conv_general_dilated(x, kernel, (stride, stride), pads, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def _on_cpu(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Array:
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    return _computed(x.astype(wide), kernel.astype(wide), stride, pads).astype(x.dtype)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _computed(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Array:
+    way = ways(x.shape, kernel.shape, stride, pads).forward
+    if way == "winograd":
+        return winograd.forward(x, kernel, pads)
+    if way == "unfolded":
+        return unfolded.forward(x, kernel, stride, pads)
+    return _xla(x, kernel, stride, pads)
+
+
+def _computed_fwd(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads):  # type: ignore[no-untyped-def]
+    return _computed(x, kernel, stride, pads), (x, kernel)
+
+
+def _computed_bwd(stride: int, pads: Pads, kept: tuple[jax.Array, jax.Array], grad: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, kernel = kept
+    way = ways(x.shape, kernel.shape, stride, pads)
+    if way.input_gradient == "winograd":
+        d_x = winograd.input_gradient(grad, kernel, pads)
+    elif way.input_gradient == "unfolded":
+        d_x = unfolded.input_gradient(grad, kernel, x.shape, stride, pads)
+    else:
+        (d_x,) = jax.linear_transpose(lambda x: _xla(x, kernel, stride, pads), x)(grad)
+    if way.kernel_gradient == "winograd":
+        d_kernel = winograd.kernel_gradient(x, grad, pads)
+    elif way.kernel_gradient == "unfolded":
+        d_kernel = unfolded.kernel_gradient(x, grad, kernel.shape[:2], stride, pads)
+    else:
+        (d_kernel,) = jax.linear_transpose(lambda k: _xla(x, k, stride, pads), kernel)(grad)
+    return d_x, d_kernel
+
+
+_computed.defvjp(_computed_fwd, _computed_bwd)
