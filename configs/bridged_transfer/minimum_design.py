@@ -12,8 +12,8 @@ the same sentence and an untrained word (`_untrained`). All but `vanilla` take a
 
 The paper gives numbers for vanilla, ++ and style inversion alone (table1_full.py, table3_dsi.py), and none of the controls.
 Ours, on the embedded task and on product photographs of clothing: docs/results/minimum_design.md, by
-`python -m benchmarks minimum_design`, which also chooses each arm's rate on a task of its own (":tuning:folder:PATH"). At full size:
-not run. What it would cost at full size is counted by `python -m benchmarks paper_cost` (docs/results/paper_cost.md).
+`python -m benchmarks minimum_design`, which also chooses each arm's rate on a task of its own (":tuning:folder:PATH"). At full
+size: not run. What it would cost at full size is counted by `python -m benchmarks paper_cost` (docs/results/paper_cost.md).
 """
 
 from __future__ import annotations
