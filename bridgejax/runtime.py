@@ -44,8 +44,10 @@ def start() -> None:
     import jax
 
     from bridgejax import kept
+    from bridgejax.allocator import keep_freed_memory
     from bridgejax.mesh import check_randomness
 
+    keep_freed_memory()  # before the threads that run programs start
     check_randomness()
     gc.freeze()  # what imports made stays: going through it again and again costs more than a small network's weights
     _join()

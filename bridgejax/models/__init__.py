@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from bridgejax.allocator import keep_freed_memory
+
 if TYPE_CHECKING:
     from bridgejax.models.classifier import Preprocessing
     from bridgejax.models.efficientnet_lite import EfficientNetLite
@@ -29,6 +31,9 @@ _HOME = {
     "reset_head": "bridgejax.models.initial",
     "save_classifier": "bridgejax.models.registry",
 }
+
+
+keep_freed_memory()  # before the threads that run programs start
 
 
 def __getattr__(name: str) -> Any:

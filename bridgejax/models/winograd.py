@@ -35,7 +35,7 @@ def forward(x: jax.Array, kernel: jax.Array, pads: Pads) -> jax.Array:
     Returns:
       Float [n, h + top + bottom - 2, w + left + right - 2, o].
     """
-    return _convolved(x, kernel, pads)
+    return _convolved(x, _kernel_tiles(kernel), pads)
 
 
 def input_gradient(grad: jax.Array, kernel: jax.Array, pads: Pads) -> jax.Array:
@@ -48,16 +48,17 @@ def input_gradient(grad: jax.Array, kernel: jax.Array, pads: Pads) -> jax.Array:
     """
     (top, bottom), (left, right) = pads
     turned = ((2 - top, 2 - bottom), (2 - left, 2 - right))
-    # Alone, the transposition is a quick copy, and the products then run as in `forward`.
-    return _convolved(grad, lax.optimization_barrier(kernel.swapaxes(2, 3))[::-1, ::-1], turned)
+    # Transposed last, by a copy of its own: the transform runs along memory, and the products run as in `forward`.
+    return _convolved(grad, _kernel_tiles(kernel[::-1, ::-1]).swapaxes(1, 2), turned)
 
 
-def _convolved(x: jax.Array, kernel: jax.Array, pads: Pads) -> jax.Array:
+def _convolved(x: jax.Array, weights: jax.Array, pads: Pads) -> jax.Array:
+    """Convolves with transformed kernels [16, i, o]."""
     n, height, width = x.shape[0], x.shape[1] + sum(pads[0]) - 2, x.shape[2] + sum(pads[1]) - 2
     rows, columns = -(-height // 2), -(-width // 2)
     padded = _padded(x, pads, rows, columns)
-    weights = lax.optimization_barrier(_kernel_tiles(kernel))
-    strips = _strips(rows, 16 * n * columns * sum(kernel.shape[2:]) * x.dtype.itemsize)
+    weights = lax.optimization_barrier(weights)
+    strips = _strips(rows, 16 * n * columns * sum(weights.shape[1:]) * x.dtype.itemsize)
     high = rows // strips
 
     def strip(number: jax.Array | int) -> jax.Array:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from bridgejax.allocator import keep_freed_memory
+
 if TYPE_CHECKING:
     from bridgejax.recipes import default_recipes
     from bridgejax.training.judging import evaluate
@@ -56,6 +58,9 @@ __all__ = [
     "soft_target",
     "train_recipe",
 ]
+
+
+keep_freed_memory()  # before the threads that run programs start
 
 
 def __getattr__(name: str) -> Any:
