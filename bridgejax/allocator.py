@@ -1,7 +1,7 @@
 """Memory that a program's step frees stays with the process, so that the next step need not ask the kernel for it again.
 
-XLA's CPU backend takes the temporaries of a program from the C library at every call and gives them back after it. glibc maps and
-unmaps such large pieces each time, and the kernel zeroes every page anew: up to a third of a training step on a CPU.
+XLA's CPU backend takes the temporaries of a program from the C library at every call and gives them back after it. glibc maps
+and unmaps such large pieces each time, and the kernel zeroes every page anew: up to a third of a training step on a CPU.
 """
 
 from __future__ import annotations

@@ -21,7 +21,8 @@ from bridgejax.recipes import all_recipes
 
 # Changing these continues a workdir: none of them decides a result that is already there.
 EXTENDABLE = (
-    *("arms", "mesh", "study.", "tuning.", "training.checkpoint_seconds", "training.tuned", "recipes.", "report."),
+    *("arms", "mesh", "study.", "tuning.", "training.checkpoint_seconds", "training.remat", "training.tuned"),
+    *("recipes.", "report."),
     *("inversion.evaluations", "inversion.checkpoint_every"),
 )
 
@@ -132,6 +133,8 @@ def default_config() -> Any:
             "schedule": "cosine",
             # Short runs hardly move running statistics, so batch statistics in training would not be those of the test.
             "batch_norm": "frozen",
+            "dtype": "float32",  # or "bfloat16": what networks compute in; parameters, batch norms and losses stay float32
+            "remat": False,  # compute the network's blocks again in the backward pass: less memory, more time
             "evaluations": 4,  # test evaluations per run along the way, for the convergence curves
             "checkpoint_seconds": 60.0,
             "tuned": config_dict.placeholder(str),  # tuning.json of `bridgejax tune`: each arm's rate and length

@@ -17,6 +17,7 @@ from bridgejax.prompts.classes import check_class_names, class_phrases
 
 SCHEDULERS = ("ddim", "pndm", "euler", "euler_ancestral", "dpmpp_2m", "dpmpp_2m_karras", "lcm")
 DTYPES = ("float32", "bfloat16", "float16")
+TRAINING_DTYPES = ("float32", "bfloat16")  # float16's narrow range would need scaled losses
 INVERSION_MODES = ("dataset", "class", "untrained", "word", "none")
 
 _AT_LEAST = {
@@ -85,6 +86,10 @@ def check_values(config: Any, values: Mapping[str, Any]) -> None:
         )
     if values["generator.dtype"] not in DTYPES:
         raise UserError(f"generator.dtype is {values['generator.dtype']!r}; it should be one of {', '.join(DTYPES)}.")
+    dtype = values["training.dtype"]
+    if dtype not in TRAINING_DTYPES:
+        choices = " or ".join(map(repr, TRAINING_DTYPES))
+        raise UserError(f"training.dtype is {dtype!r}; it should be {choices}{nearest(dtype, TRAINING_DTYPES)}.")
     loading_options(config.generator)
     _check_prompts(config)
     _check_inversion(config.inversion)

@@ -7,6 +7,7 @@ import math
 import os
 import platform
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,13 @@ _PACKAGES = {
     "tensorflow-datasets": "tfds: tasks",
     "huggingface_hub": "weights by hub name",
 }
+# Heads of Stable Diffusion 1.x (40, 80), of 2.x, SDXL and vision transformers (64), and the largest that cuDNN's kernel takes.
+_HEAD_SIZES = (40, 64, 80, 128)
+_MEMORY_FRACTION = 0.75  # of a GPU's memory, which JAX takes unless told otherwise
 
 
 def report(config: Any = None) -> str:
-    """Returns a text: versions, devices, memory, disk, the embedded assets, and a sentence for each thing that is wrong.
+    """Returns a text: versions, devices and how they compute, memory, disk, embedded assets, and a sentence for each problem.
 
     Args:
       config: a checked config; then the text also tells its mesh and what each device will hold.
@@ -42,7 +46,7 @@ def report(config: Any = None) -> str:
         lines.append(f"  {package:<22}{version or 'missing':<12}{use}")
         if version is None:
             problems.append(f"{package} is not installed ({use}); pip install {package}.")
-    lines += _devices(problems)
+    lines += _devices(problems, "float32" if config is None else config.training.dtype)
     lines.append(f"memory  {_memory_gib():.1f} GiB, {os.cpu_count()} CPU cores")
     lines.append(f"disk    {shutil.disk_usage(Path.cwd()).free / 2**30:.1f} GiB free in {Path.cwd()}")
     from bridgejax.runtime import cache_directory
@@ -70,7 +74,7 @@ def _version(package: str) -> str | None:
     return None
 
 
-def _devices(problems: list[str]) -> list[str]:
+def _devices(problems: list[str], training_dtype: str) -> list[str]:
     try:
         import jax
 
@@ -86,12 +90,94 @@ def _devices(problems: list[str]) -> list[str]:
         check_randomness()
         if jax.default_backend() == "cpu":
             lines.append("  no accelerator in use: the quick start is sized for this; install the cuda or tpu extra for more")
-        return lines
+        return lines + _computing(devices[0], training_dtype) + _tensorflow(problems)
     except UserError as error:
         problems.append(str(error))
     except Exception as error:  # a broken driver or install says so in its own words
         problems.append(f"JAX found no usable device: {' '.join(str(error).split())[:300]}")
     return ["devices none usable"]
+
+
+def _computing(device: Any, training_dtype: str) -> list[str]:
+    """Returns how the device computes: attention's kernels, float32 products, the dtype of training, and a GPU's memory."""
+    import jax
+
+    backend = jax.default_backend()
+    lines = [f"  attention {told}" for dtype in ("float32", "bfloat16") for told in _attention(dtype, backend)]
+    lines.append(f"  products of float32 matrices: {_products(device, backend)}")
+    other = "bfloat16" if training_dtype == "float32" else "float32"
+    lines.append(f"  training in {training_dtype} (training.dtype; {other!r} is the other choice), parameters in float32")
+    if backend == "gpu":
+        lines.append(f"  memory of each GPU: {_preallocation()}")
+    return lines
+
+
+def _attention(dtype: str, backend: str) -> list[str]:
+    """Returns which attention kernel runs for a dtype at each head size, and why: one line for each kernel."""
+    from bridgejax.models.attention import fused
+
+    found: dict[str, list[str]] = {}
+    for size in _HEAD_SIZES:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            fits = fused(dtype, size)
+        if fits:
+            why = "cuDNN's fused kernel where there is no mask"
+        elif dtype == "float32":
+            why = "the plain one (cuDNN's fused kernel takes bfloat16 and float16 alone)"
+        elif backend != "gpu":
+            why = "the plain one (cuDNN's fused kernel needs an NVIDIA GPU)"
+        else:
+            reason = str(caught[0].message) if caught else "cuDNN's fused kernel does not compile for it here"
+            why = f"the plain one ({reason})"
+        found.setdefault(why, []).append(str(size))
+    return [f"in {dtype}, heads of {', '.join(sizes)}: {why}" for why, sizes in found.items()]
+
+
+def _products(device: Any, backend: str) -> str:
+    """Returns in which precision float32 matrix products and convolutions run."""
+    import jax
+
+    chosen = jax.config.values.get("jax_default_matmul_precision")
+    if chosen is not None:
+        return f"at precision {str(chosen)!r} (jax_default_matmul_precision)"
+    change = "JAX_DEFAULT_MATMUL_PRECISION=highest for float32"
+    if backend == "gpu":
+        major, _, _ = str(getattr(device, "compute_capability", "")).partition(".")
+        if not major.isdecimal():
+            return f"as XLA chooses on this GPU; set {change}"
+        return f"in TF32, 10 bits of fraction; set {change}" if int(major) >= 8 else "in float32 (TF32 came with Ampere)"
+    return f"in bfloat16 passes; set {change}" if backend == "tpu" else "in float32"
+
+
+def _preallocation() -> str:
+    """Returns how much of a GPU's memory JAX takes at its start, by the environment, and how to change that."""
+    allocator = os.environ.get("XLA_PYTHON_CLIENT_ALLOCATOR", "default").lower()
+    if allocator == "platform":
+        return "taken as needed, and slowly (XLA_PYTHON_CLIENT_ALLOCATOR=platform)"
+    text = os.environ.get("XLA_CLIENT_MEM_FRACTION") or os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION")
+    share = f"{100 * float(text or _MEMORY_FRACTION):.0f} %"
+    if os.environ.get("XLA_PYTHON_CLIENT_PREALLOCATE") in ("false", "False", "0"):
+        return f"taken as needed, up to {share} (XLA_PYTHON_CLIENT_PREALLOCATE=false)"
+    return (
+        f"{share} is taken at the start; XLA_CLIENT_MEM_FRACTION=0.9 (or XLA_PYTHON_CLIENT_MEM_FRACTION, its older name) sets "
+        "the share, XLA_PYTHON_CLIENT_PREALLOCATE=false has it taken as needed"
+    )
+
+
+def _tensorflow(problems: list[str]) -> list[str]:
+    """Returns that TensorFlow sees no accelerator; where there is one, after a look."""
+    import jax
+
+    line = "  images are read by TensorFlow on the CPU; GPUs and TPUs are hidden from it"
+    if jax.default_backend() == "cpu" or _version("tensorflow") is None:
+        return [line]
+    from bridgejax.data.tensorflow import import_tensorflow
+
+    visible = [device.name for device in import_tensorflow().config.get_visible_devices() if device.device_type != "CPU"]
+    if visible:
+        problems.append(f"TensorFlow sees {', '.join(visible)} and may take its memory; import bridgejax before TensorFlow.")
+    return [f"{line} (checked)"]
 
 
 def _plan(config: Any, problems: list[str]) -> list[str]:

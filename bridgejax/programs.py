@@ -19,7 +19,7 @@ from bridgejax.kept import is_kept, keep, kept, recall, versions
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 # Eigen's convolutions and matrix products are quicker than YNNPACK's, whose graphs are built one by one when a program first
 # runs and looked for one by one when it comes out of the cache. YNNPACK's reductions are two to ten times quicker than XLA's
-# loops, which counts where statistics of whole batches are taken, as in training (benchmarks: cold_start, full_size, train_step).
+# loops, which counts where statistics of whole batches are taken, as in training.
 _YNN = "xla_cpu_experimental_ynn_fusion_type"
 _CPU_OPTIONS = {False: {_YNN: ""}, True: {_YNN: "LIBRARY_FUSION_TYPE_REDUCE"}}
 # cuDNN's attention: a trace is found again under the same versions alone, so that it may change between them does no harm.

@@ -18,10 +18,10 @@ from jax import lax
 from bridgejax.models import unfolded, winograd
 from bridgejax.models.unfolded import Pads
 
-# Fewer channels than this leave Winograd's matrix products too narrow to repay its transforms.
-WINOGRAD_CHANNELS = 32
-# Of its kernel gradient, whose products are that narrow on both sides.
-WINOGRAD_GRADIENT_CHANNELS = 256
+# Fewer channels, or fewer tiles of 2×2 pixels in all images, leave Winograd's products too narrow to repay its transforms.
+WINOGRAD_CHANNELS, WINOGRAD_TILES = 32, 64
+# In its kernel gradient the channels bound the products on both sides.
+WINOGRAD_GRADIENT_CHANNELS = 128
 
 
 class Ways(NamedTuple):
@@ -38,18 +38,18 @@ def ways(shape: tuple[int, ...], kernel: tuple[int, ...], stride: int, pads: Pad
     rows, columns = (
         unfolded.output_size(side, taps, stride, pad) for side, taps, pad in zip(shape[1:3], (a, b), pads, strict=True)
     )
-    # What XLA takes as the window of each convolution, against what it takes as the image.
+    # XLA exchanges image and window where the window of one of its three convolutions is the larger one.
     window, image, output = a * b, shape[1] * shape[2], rows * columns
     forward = "unfolded" if window > image else "xla"
-    backward = "unfolded" if window > output else "xla"
+    input_gradient = "unfolded" if window > output or stride > 1 else "xla"
     kernel_gradient = "unfolded" if output > image else "xla"
-    if (a, b, stride) == (3, 3, 1) and min(channels, features) >= WINOGRAD_CHANNELS:
-        wide = min(channels, features) >= WINOGRAD_GRADIENT_CHANNELS
-        if output > window:
-            forward = backward = "winograd"
-        if wide:
-            kernel_gradient = "winograd"
-    return Ways(forward, backward, kernel_gradient)
+    if (a, b, stride) == (3, 3, 1) and output > window:
+        narrow = min(channels, features)
+        if narrow >= WINOGRAD_CHANNELS and shape[0] * -(-rows // 2) * -(-columns // 2) >= WINOGRAD_TILES:
+            forward = input_gradient = "winograd"
+            if narrow >= WINOGRAD_GRADIENT_CHANNELS:
+                kernel_gradient = "winograd"
+    return Ways(forward, input_gradient, kernel_gradient)
 
 
 def conv2d(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Array:
@@ -130,7 +130,7 @@ def _computed_bwd(stride: int, pads: Pads, kept: tuple[jax.Array, jax.Array], gr
     if way.kernel_gradient == "winograd":
         d_kernel = winograd.kernel_gradient(x, grad, pads)
     elif way.kernel_gradient == "unfolded":
-        d_kernel = unfolded.kernel_gradient(x, grad, kernel.shape[:2], stride, pads)
+        d_kernel = unfolded.kernel_gradient(x, grad, (kernel.shape[0], kernel.shape[1]), stride, pads)
     else:
         (d_kernel,) = jax.linear_transpose(lambda k: _xla(x, k, stride, pads), kernel)(grad)
     return d_x, d_kernel

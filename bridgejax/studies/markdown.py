@@ -12,7 +12,7 @@ from bridgejax.studies.page import facts, title
 from bridgejax.studies.reproduce import config_file
 from bridgejax.studies.statistics import ACCURACY, MEAN_PER_CLASS
 from bridgejax.studies.synthetic_words import synthetic_markdown
-from bridgejax.studies.words import duration, finding, interval, points
+from bridgejax.studies.words import duration, finding, interval, points, stall, timed
 
 
 def markdown(summary: Mapping[str, Any], config: Mapping[str, Any]) -> str:
@@ -23,7 +23,7 @@ def markdown(summary: Mapping[str, Any], config: Mapping[str, Any]) -> str:
       config: the config of the workdir; may be empty.
     """
     arms, order = summary["arms"], summary["order"]
-    names = list(dict.fromkeys(name for entry in order for name in arms[entry]["seconds"]))
+    names = timed(summary)
     shaded = [entry for entry in order if arms[entry]["per_class_accuracy"]]
     several = len(summary["seeds"]) > 1
     brackets = f"; in brackets 95 % intervals over {summary['bootstrap']['over']}." if several else "; one seed: no intervals."
@@ -69,8 +69,17 @@ def markdown(summary: Mapping[str, Any], config: Mapping[str, Any]) -> str:
         heads = ["class", "test images", *map(_cell, gaining)]
         parts += ["## Gain per class", _cell(gain_note(summary)), _table(heads, rows)]
     parts += synthetic_markdown(summary.get("synthetic_set"), _cell, _table)
-    rows = [[_cell(e), _steps(arms[e]["train_steps"]), *(duration(arms[e]["seconds"].get(n)) for n in names)] for e in order]
-    parts += ["## Cost", _table(["arm", "optimiser steps", *(f"{_cell(name)} per run" for name in names)], rows)]
+    rows = [
+        [
+            _cell(e),
+            _steps(arms[e]["train_steps"]),
+            *(duration(arms[e]["seconds"].get(n)) for n in names),
+            stall(arms[e]["seconds"]),
+        ]
+        for e in order
+    ]
+    heads = ["arm", "optimiser steps", *(f"{_cell(name)} per run" for name in names), "of training: input stall"]
+    parts += ["## Cost", _table(heads, rows)]
     if summary.get("seconds"):
         parts.append(
             "In all: " + ", ".join(f"{_cell(name)} {duration(value)}" for name, value in summary["seconds"].items()) + "."

@@ -14,7 +14,7 @@ from bridgejax.studies.reproduce import config_file
 from bridgejax.studies.statistics import MEAN_PER_CLASS
 from bridgejax.studies.style import CSS
 from bridgejax.studies.synthetic_words import synthetic_html
-from bridgejax.studies.words import baseline_differences, counted, duration, finding, recipe_words
+from bridgejax.studies.words import baseline_differences, counted, duration, finding, recipe_words, stall, timed
 
 
 def title(summary: Mapping[str, Any], config: Mapping[str, Any]) -> str:
@@ -167,20 +167,25 @@ def _confusion(summary: Mapping[str, Any]) -> str:
 
 
 def _cost(summary: Mapping[str, Any]) -> str:
-    names = list(dict.fromkeys(name for entry in summary["order"] for name in summary["arms"][entry]["seconds"]))
+    names = timed(summary)
     heads = "".join(f'<th scope="col" class="n">{escape(name)},<br>per run</th>' for name in names)
     rows = []
     for entry in summary["order"]:
         arm = summary["arms"][entry]
         steps = "–" if arm["train_steps"] is None else f"{arm['train_steps']:,.0f}"
-        cells = "".join(f'<td class="n">{duration(arm["seconds"].get(name))}</td>' for name in names)
+        values = [*(duration(arm["seconds"].get(name)) for name in names), stall(arm["seconds"])]
+        cells = "".join(f'<td class="n">{value}</td>' for value in values)
         rows.append(f'<tr><th scope="row">{escape(entry)}</th><td class="n">{steps}</td>{cells}</tr>')
     body = plots.scroll(
-        f'<table><thead><tr><th scope="col">arm</th><th scope="col" class="n">optimiser<br>steps</th>{heads}</tr></thead>'
+        f'<table><thead><tr><th scope="col">arm</th><th scope="col" class="n">optimiser<br>steps</th>{heads}'
+        f'<th scope="col" class="n">of training:<br>input stall</th></tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table>",
         "Cost of every arm",
     )
-    note = "Wall-clock time, averaged over seeds; the first run of a shape also compiles."
+    note = (
+        "Wall-clock time, averaged over seeds; the first run of a shape also compiles. The input stall is the share of "
+        "training in which the loop waited for images."
+    )
     spent = summary.get("seconds") or {}
     if spent:
         note += " In all: " + ", ".join(f"{escape(name)} {duration(value)}" for name, value in spent.items()) + "."

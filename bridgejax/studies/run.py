@@ -149,6 +149,8 @@ class Study:
             "training": [config.training.batch_size, config.training.eval_batch_size, config.training.evaluations],
             "seed": [config.seed, run.seed],
         }
+        if config.training.dtype != "float32":
+            parts["dtype"] = config.training.dtype
         if recipe.needs_synthetic:
             task = self.task(run.shots, run.seed)
             parts["synthetic"] = {

@@ -58,6 +58,8 @@ def train_group(study: Any, group: list[Any], folders: list[Path], images: list[
         "checkpoint_seconds": config.training.checkpoint_seconds,
         "keep_final": False,
         "mesh": study.mesh,
+        "dtype": config.training.dtype,
+        "remat": config.training.remat,
     }
     lanes = []
     for one, folder, sets in zip(group, folders, images, strict=True):

@@ -43,12 +43,13 @@ def _wanted(study: Any) -> str | None:
         return None
     shots, task = _task(study)
     stages = {arm: dataclasses.asdict(recipe.stages[0]) for arm, recipe in _first_stages(study).items()}
+    lowered = [] if config.training.dtype == "float32" else [config.training.dtype]
     return digest(
         [
             [VERSION, config.report.synthetic_set, config.report.leep, task.digest],
             [study.classifier_digest, config.classifier.image_size, config.classifier.crop],
             {name: one.identity(task, shots, 0, study.per_class) for name, one in study.sets.items()},
-            [stages, config.training.batch_size, config.seed] if config.report.leep else None,
+            [stages, config.training.batch_size, config.seed, *lowered] if config.report.leep else None,
         ]
     )
 
@@ -251,6 +252,8 @@ def _leep_rows(study: Any, task: Any, sets: Mapping[str, Any]) -> list[dict[str,
             crop=config.classifier.crop,
             seed=seed,
             evaluations=0,
+            dtype=config.training.dtype,
+            remat=config.training.remat,
         )
         networks.append((f"after the first stage of {', '.join(arms)}", result.state.model, True))
     return [{"network": name, **_leep(model, head, task.train, config)} for name, model, head in networks]

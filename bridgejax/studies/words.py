@@ -49,6 +49,19 @@ def duration(seconds: float | None) -> str:
     return f"{whole // 3600}{SPACE}h {whole % 3600 // 60:02d}{SPACE}min"
 
 
+def timed(summary: Mapping[str, Any]) -> list[str]:
+    """What the seconds of runs were spent on, in order; the input stall is a part of training."""
+    arms = summary["arms"]
+    names = dict.fromkeys(name for entry in summary["order"] for name in arms[entry]["seconds"])
+    return [name for name in names if name != "input_stall"]
+
+
+def stall(seconds: Mapping[str, Any]) -> str:
+    """The share of training in which the loop waited for images: "3 %"; "–" where it was not measured."""
+    train, waited = seconds.get("train"), seconds.get("input_stall")
+    return "–" if not train or waited is None else f"{100 * waited / train:.0f}{SPACE}%"
+
+
 def verdict(estimate: Mapping[str, Any] | None) -> str:
     """ "above", "below", "open" (the interval holds zero) or "single" (one seed: no interval)."""
     if estimate is None or estimate["low"] is None:

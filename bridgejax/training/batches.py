@@ -90,13 +90,13 @@ def normalise(images: jax.Array, model: Any) -> jax.Array:
 
 
 def place(parts: dict[str, Any], mesh: Any) -> dict[str, Any]:
-    """Returns the parts on the mesh's devices, split over "data".
+    """Returns the parts on the mesh's devices, split over "data"; on the default device without a mesh. Nothing is waited for.
 
     Raises:
       UserError: the batch does not divide by the number of parts.
     """
     if mesh is None:
-        return parts
+        return jax.device_put(parts)
     sharding = data_sharding(mesh)
     size = data_size(mesh)
     rows = parts["image"].shape[0]

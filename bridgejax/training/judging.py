@@ -26,6 +26,7 @@ def evaluate(
     batches: Iterable[dict[str, Any]],
     *,
     mesh: Mesh | None = None,
+    dtype: Any = None,
 ) -> dict[str, Any]:
     """Returns `classification_metrics` of a state or model over batches of equal shape; rows of mask 0 are left out.
 
@@ -33,11 +34,12 @@ def evaluate(
       state: a `TrainState` or a model.
       batches: dicts as for `make_eval_step`, with labels; at least one. Each process gives whole batches.
       mesh: the device mesh.
+      dtype: what the network computes in, as in `make_eval_step`.
 
     Raises:
       UserError: there is no example, or a batch is wrong.
     """
-    step = make_eval_step(mesh)
+    step = make_eval_step(mesh, dtype)
 
     def logits_of(batch: dict[str, Any]) -> jax.Array:
         rows = local_rows(mesh, len(batch["label"]))

@@ -14,6 +14,7 @@ from bridgejax.mesh import data_size
 from bridgejax.training import stages
 from bridgejax.training.recipes import Recipe
 from bridgejax.training.run import Run, RunResult
+from bridgejax.training.traced import checked_dtype
 
 
 def train_recipe(
@@ -36,6 +37,8 @@ def train_recipe(
     mesh: Mesh | None = None,
     teacher: Callable[[dict[str, Any]], Any] | None = None,
     streams: Any = None,
+    dtype: Any = None,
+    remat: bool = False,
 ) -> RunResult:
     """Trains `model` by a recipe and evaluates it on the test part.
 
@@ -62,6 +65,8 @@ def train_recipe(
         rows of every batch, and returns the same result.
       teacher: for the loss "soft_target": batch → teacher logits [n, classes].
       streams: what has `train_batches` and `eval_batches`; None means `bridgejax.data`.
+      dtype: "float32" (None) or "bfloat16": what the network computes in, in training and evaluation (`make_train_step`).
+      remat: compute the network's blocks again in the backward pass (`make_train_step`).
 
     Raises:
       UserError: images that the recipe needs are missing, sizes do not fit, `directory` holds another run, or the loss or the
@@ -73,7 +78,10 @@ def train_recipe(
     check_sizes(batch_size, eval_batch_size, mesh)
     if streams is None:
         from bridgejax import data as streams
-    run = Run(recipe, model, task, synthetic, batch_size, eval_batch_size, image_size, seed, mesh, teacher, streams)
+    name = checked_dtype(dtype)
+    run = Run(
+        recipe, model, task, synthetic, batch_size, eval_batch_size, image_size, seed, mesh, teacher, streams, name, remat
+    )
     run.plan_evaluations(evaluations, eval_every)
     if crop is not None:
         run.crop = checked_crop(crop)

@@ -31,12 +31,14 @@ from jax.sharding import Mesh
 from bridgejax.errors import UserError
 from bridgejax.progress import progress, stage_heading
 from bridgejax.training import stages
+from bridgejax.training.feed import Feed
 from bridgejax.training.loop import check_sizes, checked_crop, named_sets
 from bridgejax.training.memory import free_bytes
 from bridgejax.training.recipes import Recipe
 from bridgejax.training.run import FETCH_EVERY, Run, RunResult
 from bridgejax.training.stacked import StackedStep, stack, unstack
 from bridgejax.training.stages import Plan
+from bridgejax.training.traced import checked_dtype
 
 WAYS = ("vmap", "interleave")
 
@@ -68,6 +70,8 @@ def train_together(
     streams: Any = None,
     how: str | None = None,
     memory_bytes: int | None = None,
+    dtype: Any = None,
+    remat: bool = False,
 ) -> list[RunResult]:
     """Trains a recipe from several models at once and judges each on its own test part.
 
@@ -75,7 +79,7 @@ def train_together(
 
     Args:
       recipe, batch_size, eval_batch_size, image_size, crop, evaluations, checkpoint_every, checkpoint_seconds, keep_final,
-        streams: as `train_recipe` takes them, for each run.
+        streams, dtype, remat: as `train_recipe` takes them, for each run.
       lanes: the runs. Their models have one structure, differ in weights as they like, and are not changed.
       mesh: of one device and one process, or None.
       how: one of `WAYS`; None means "interleave" on a CPU and "vmap" elsewhere. A stage that stops early is interleaved:
@@ -115,6 +119,8 @@ def train_together(
                 mesh,
                 None,
                 streams,
+                checked_dtype(dtype),
+                remat,
             )
             run.plan_evaluations(evaluations, None)
             run.crop = run.crop if crop is None else checked_crop(crop)
@@ -154,7 +160,7 @@ def _stage(
         streams = [_Peeked(run.batches(plan)) for run in group]
         for run in group:
             run.enter(plan)
-        step = StackedStep(stages.train_step(plan.stage, None))
+        step = StackedStep(stages.train_step(plan.stage, None, group[0].dtype, group[0].remat))
         needed = step.prepare([run.current for run in group], [stream.first for stream in streams])
         limit = free_bytes() if memory_bytes is None else memory_bytes
         if needed > limit:
@@ -253,10 +259,13 @@ def _vmapped(plan: Plan, runs: list[Run], streams: list[_Peeked], step: StackedS
     states = stack([run.current for run in runs])
     _release(runs)
     pending: list[dict[str, jax.Array]] = []
+    together = zip(*[stream.all for stream in streams], strict=True)
+    feed = Feed(itertools.islice(together, plan.end - lead.step), step.place)
     began = time.monotonic()
     with progress(plan.stage.steps, f"{lead.title(plan)}, {len(runs)} seeds", "step", initial=lead.step - plan.start) as bar:
-        for batches in itertools.islice(zip(*[stream.all for stream in streams], strict=True), plan.end - lead.step):
+        for batches in feed:
             states, metrics = step(states, batches)
+            feed.fill()
             pending.append(metrics)
             for run in runs:
                 run.step += 1
@@ -274,7 +283,8 @@ def _vmapped(plan: Plan, runs: list[Run], streams: list[_Peeked], step: StackedS
                 continue
             for run, state in zip(runs, unstack(states, len(runs)), strict=True):
                 run.state = state
-            _share(runs, began)
+            _share(runs, "train", time.monotonic() - began)
+            _share(runs, "input_stall", feed.stall())
             for run in runs:
                 if looks:
                     run.evaluate(plan)
@@ -284,7 +294,8 @@ def _vmapped(plan: Plan, runs: list[Run], streams: list[_Peeked], step: StackedS
                     run.save(plan)
             if lead.step != plan.end:
                 _release(runs)
-    _share(runs, began)
+    _share(runs, "train", time.monotonic() - began)
+    _share(runs, "input_stall", feed.stall())
     if lead.step != plan.end:
         raise RuntimeError(f"the stream of {lead.title(plan)} ended at step {lead.step} of {plan.end}")
 
@@ -295,6 +306,6 @@ def _release(runs: list[Run]) -> None:
         run.state = None
 
 
-def _share(runs: list[Run], began: float) -> None:
+def _share(runs: list[Run], name: str, seconds: float) -> None:
     for run in runs:
-        run.seconds["train"] += (time.monotonic() - began) / len(runs)
+        run.seconds[name] += seconds / len(runs)

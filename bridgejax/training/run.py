@@ -21,10 +21,12 @@ from bridgejax.mesh import agreed, local_rows, replicate
 from bridgejax.progress import progress
 from bridgejax.training import stages
 from bridgejax.training.early import EarlyStop, arrays_of
+from bridgejax.training.feed import Feed
 from bridgejax.training.judging import evaluate
 from bridgejax.training.recipes import Recipe
 from bridgejax.training.stages import Plan
 from bridgejax.training.state import Structure, TrainState
+from bridgejax.training.steps import TrainStep
 
 # Losses stay on the device for this many steps at most, so that the host runs ahead but not away.
 FETCH_EVERY = 10
@@ -46,7 +48,8 @@ class RunResult:
       metrics: "test_accuracy", "test_mean_per_class_accuracy", "test_loss", "test_calibration_error",
         "per_class_accuracy", "confusion", "correct" (0 or 1 per test image), "train_steps" (done in
         all), "stage_steps" (done in each stage; of them those after the best look of an early stop were undone), and
-        "seconds": {"train", "evaluate"}.
+        "seconds": {"train", "evaluate", "input_stall"}, of which the last is the part of "train" in which the loop waited
+        for images.
     """
 
     state: TrainState
@@ -70,10 +73,13 @@ class Run:
         mesh: Mesh | None,
         teacher: Callable[[dict[str, Any]], Any] | None,
         streams: Any,
+        dtype: str = "float32",
+        remat: bool = False,
     ) -> None:
         self.recipe, self.model, self.task, self.synthetic = recipe, model, task, synthetic
         self.batch_size, self.eval_batch_size, self.image_size = batch_size, eval_batch_size, image_size
         self.seed, self.mesh, self.teacher, self.streams = seed, mesh, teacher, streams
+        self.dtype, self.remat = dtype, remat
         self.crop: float | None = getattr(getattr(model, "preprocessing", None), "crop", None)
         self.plans = stages.plans(recipe)
         self.total = recipe.steps
@@ -87,7 +93,7 @@ class Run:
         self.step = 0
         self.history: list[dict[str, Any]] = []
         self.losses: list[float] = []
-        self.seconds = {"train": 0.0, "evaluate": 0.0}
+        self.seconds = {"train": 0.0, "evaluate": 0.0, "input_stall": 0.0}
         self.metrics: dict[str, Any] | None = None
         self.stage_steps: list[int] = []
         self.entered: int | None = None  # the number of the stage that the state belongs to
@@ -126,6 +132,7 @@ class Run:
                     "seed": self.seed,
                     "evaluate_at": sorted(self.evaluate_at),
                     "model": {name: [list(array.shape), str(array.dtype)] for name, array in arrays.items()},
+                    **({} if self.dtype == "float32" else {"dtype": self.dtype}),
                 }
             )
         return self._identity
@@ -158,7 +165,8 @@ class Run:
         fresh = stages.fresh_state(plan, self.model, self.seed)
         self.state = self.checkpoints.restore(step, fresh if self.mesh is None else replicate(fresh, self.mesh))
         self.step, self.history, self.losses = step, notes["history"], notes["losses"]
-        self.seconds, self.metrics, self.stage_steps = notes["seconds"], notes["metrics"], notes["stage_steps"]
+        self.seconds = {**self.seconds, **notes["seconds"]}
+        self.metrics, self.stage_steps = notes["metrics"], notes["stage_steps"]
         self.entered = plan.number
         if notes["early"] is not None and plan.stage.early_stop is not None and self.step < plan.end:
             self.early = EarlyStop(plan.stage.early_stop)
@@ -205,12 +213,14 @@ class Run:
         return self.step in self.evaluate_at, by_steps, self.step in plan.looks
 
     def _train(self, plan: Plan, stop: int) -> Iterator[None]:
-        step = stages.train_step(plan.stage, self.mesh)
+        step = self.step_of(plan)
+        feed = Feed(itertools.islice(self.batches(plan), stop - self.step), step.place)
         pending: list[dict[str, jax.Array]] = []
         began = time.monotonic()
         with progress(plan.stage.steps, self.title(plan), "step", initial=self.step - plan.start) as bar:
-            for batch in itertools.islice(self.batches(plan), stop - self.step):
+            for batch in feed:
                 self.state, metrics = step(self.current, batch)
+                feed.fill()
                 self.step += 1
                 self.stage_steps[-1] += 1
                 pending.append(metrics)
@@ -224,6 +234,7 @@ class Run:
                 self.record(plan, jax.device_get(pending))
                 pending = []
                 self.seconds["train"] += time.monotonic() - began
+                self.seconds["input_stall"] += feed.stall()
                 if stops and self._ends_early(plan):
                     looks = bool(self.evaluate_at.intersection(range(self.step, plan.end + 1)))
                     self.step = plan.end
@@ -239,6 +250,10 @@ class Run:
                     break
         if self.step not in (stop, plan.end):
             raise RuntimeError(f"the stream of {self.title(plan)} ended at step {self.step} of {plan.end}")
+
+    def step_of(self, plan: Plan) -> TrainStep:
+        """Returns the jitted step of a stage."""
+        return stages.train_step(plan.stage, self.mesh, self.dtype, self.remat)
 
     def title(self, plan: Plan) -> str:
         """Returns what a progress bar calls the stage."""
@@ -327,7 +342,8 @@ class Run:
                 self.eval_batches[part] = self.eval_feed()
             elif self.held(examples):
                 self.eval_batches[part] = list(self._to_judge(examples))
-        return evaluate(self.current, self.eval_batches.get(part) or self._to_judge(examples), mesh=self.mesh)
+        batches = self.eval_batches.get(part) or self._to_judge(examples)
+        return evaluate(self.current, batches, mesh=self.mesh, dtype=self.dtype)
 
     def _to_judge(self, examples: Any) -> Iterable[dict[str, Any]]:
         return self.streams.eval_batches(examples, **self.eval_settings())

@@ -12,8 +12,9 @@ import numpy as np
 
 from bridgejax.errors import UserError
 from bridgejax.training import batches
+from bridgejax.training.feed import PlacedBatch
 from bridgejax.training.state import TrainState
-from bridgejax.training.steps import Program, TrainStep, draw_function, step_function
+from bridgejax.training.steps import Program, TrainStep, draw_function, jit_options, step_function
 
 
 def stack(states: Sequence[TrainState]) -> TrainState:
@@ -54,7 +55,8 @@ def _program(program: Program) -> tuple[Any, dict[Any, int]]:
     def each(state: TrainState, batch: dict[str, Any], drawn: dict[str, Any], settings: dict[str, Any]) -> Any:
         return step(state, batch, {**settings, **drawn})
 
-    return jax.jit(jax.vmap(each, in_axes=(0, 0, 0, None)), donate_argnums=0), classes
+    vmapped = jax.vmap(each, in_axes=(0, 0, 0, None))
+    return jax.jit(vmapped, donate_argnums=0, compiler_options=jit_options(program)), classes
 
 
 @functools.cache
@@ -92,11 +94,17 @@ class StackedStep:
             found.argument_size_in_bytes + found.output_size_in_bytes + found.temp_size_in_bytes - found.alias_size_in_bytes
         )
 
-    def __call__(self, states: TrainState, given: Sequence[Any]) -> tuple[TrainState, dict[str, jax.Array]]:
+    def place(self, given: Sequence[Any]) -> PlacedBatch:
+        """Checks a batch of each run and begins their transfer to the device, as `TrainStep.place` does."""
         parts = self._parts(given)
+        return PlacedBatch(jax.device_put(parts), parts)
+
+    def __call__(self, states: TrainState, given: Any) -> tuple[TrainState, dict[str, jax.Array]]:
+        ready = given if isinstance(given, PlacedBatch) else self.place(given)
+        parts = ready.parts
         key = (states.structure, tuple(parts["image"].shape[1:]), parts["image"].dtype)
         if key in self._classes:
-            batches.check_labels(parts, self._classes[key])
+            batches.check_labels(ready.given, self._classes[key])
         return self._compiled(states, parts, self._drawn(states, parts), self._step.settings)
 
     def _parts(self, given: Sequence[Any]) -> dict[str, Any]:

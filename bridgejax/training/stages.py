@@ -159,8 +159,8 @@ def reset(model: nnx.Module, what: str, seed: int) -> None:
         models.reset_head(found, key)
 
 
-def train_step(stage: Stage, mesh: Mesh | None) -> TrainStep:
-    """Returns the jitted step of a stage."""
+def train_step(stage: Stage, mesh: Mesh | None, dtype: str = "float32", remat: bool = False) -> TrainStep:
+    """Returns the jitted step of a stage; `dtype` and `remat` as in `make_train_step`."""
     return shared_train_step(
         stage.loss,
         label_smoothing=stage.label_smoothing,
@@ -169,6 +169,8 @@ def train_step(stage: Stage, mesh: Mesh | None) -> TrainStep:
         temperature=stage.temperature,
         batch_norm=stage.batch_norm,
         mesh=mesh,
+        dtype=dtype,
+        remat=remat,
     )
 
 

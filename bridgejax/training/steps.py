@@ -6,10 +6,8 @@ soft-target weights are arguments, not constants.
 
 from __future__ import annotations
 
-import contextvars
 import dataclasses
 import functools
-import inspect
 import math
 from typing import Any
 
@@ -22,12 +20,13 @@ from jax.sharding import Mesh
 
 from bridgejax.errors import UserError, nearest
 from bridgejax.mesh import data_sharding, replicate, replicated
-from bridgejax.training import batches, losses
+from bridgejax.programs import compiler_options
+from bridgejax.training import batches, losses, traced
+from bridgejax.training.feed import PlacedBatch
 from bridgejax.training.optimizers import Optimizer
 from bridgejax.training.state import Structure, TrainState
 
 BATCH_NORM_MODES = ("train", "frozen")
-_ROW_MASK: contextvars.ContextVar[jax.Array | None] = contextvars.ContextVar("row_mask", default=None)
 
 
 def mixup(
@@ -64,6 +63,8 @@ class Program:
     mixes: bool
     batch_norm: str
     mesh: Mesh | None
+    dtype: str = "float32"
+    remat: bool = False
 
 
 class TrainStep:
@@ -80,9 +81,9 @@ class TrainStep:
         if not isinstance(state, TrainState):
             raise UserError(f"the state is a {type(state).__name__}; make it with TrainState.create(model, optimizer).")
         _check_alive(state)
-        parts = batches.checked_batch(batch, self.required)
+        ready = batch if isinstance(batch, PlacedBatch) else self.place(batch)
+        parts, placed = ready.given, ready.parts
         on_host = not isinstance(parts["label"], jax.Array)
-        placed = batches.place(parts, self.program.mesh)
         if self.program.mesh is not None:
             state = _replicated(state, self.program.mesh)
         settings = self._settings_of(state, placed)
@@ -95,6 +96,15 @@ class TrainStep:
             batches.check_labels(parts, self._classes[shape])
         self._seen.add(shape)
         return self._jitted(state, placed, settings)
+
+    def place(self, batch: Any) -> PlacedBatch:
+        """Checks a batch and begins its transfer to the device, so that a later call finds it there.
+
+        Raises:
+          UserError: as in the call, but for labels out of range, which the call tells.
+        """
+        parts = batches.checked_batch(batch, self.required)
+        return PlacedBatch(batches.place(parts, self.program.mesh), parts)
 
     def _settings_of(self, state: TrainState, parts: dict[str, Any]) -> dict[str, Any]:
         """Returns the step's settings, with this step's Mixup where the program mixes."""
@@ -118,6 +128,8 @@ def make_train_step(
     temperature: float = 2.0,
     batch_norm: str = "train",
     mesh: Mesh | None = None,
+    dtype: Any = None,
+    remat: bool = False,
 ) -> TrainStep:
     """Returns `step(state, batch) -> (state, metrics)`: jitted, donating the state.
 
@@ -138,10 +150,14 @@ def make_train_step(
       batch_norm: "train" (batch statistics, running ones updated) or "frozen" (running statistics used and kept);
         dropout is on in both.
       mesh: the device mesh, or None.
+      dtype: "float32" (None) or "bfloat16": what the network computes in, forward and backward. Parameters, their gradients,
+        the optimiser's state, batch norms and the loss are float32 either way.
+      remat: keep for the backward pass only the input of each of the network's `blocks`, and compute the rest again there:
+        the same numbers for less memory and up to a third more arithmetic.
 
     Raises:
       UserError: an unknown name or a value out of range; in the call, a batch without what the loss needs, labels
-        outside [0, classes), or uint8 images without `preprocessing`.
+        outside [0, classes), uint8 images without `preprocessing`, or `remat` of a network without `blocks`.
     """
     if loss not in losses.LOSSES:
         raise UserError(f"loss {loss!r} is unknown; use one of {', '.join(losses.LOSSES)}{nearest(str(loss), losses.LOSSES)}.")
@@ -162,7 +178,9 @@ def make_train_step(
     if not 0 <= mixup_alpha < math.inf or not 0 < temperature < math.inf:
         raise UserError(f"mixup_alpha ({mixup_alpha!r}) must be at least 0 and temperature ({temperature!r}) above 0.")
     _check_mesh(mesh)
-    return TrainStep(Program(loss, mixup_alpha > 0, batch_norm, mesh), settings)
+    if not isinstance(remat, bool):
+        raise UserError(f"remat is {remat!r}; give True or False.")
+    return TrainStep(Program(loss, mixup_alpha > 0, batch_norm, mesh, traced.checked_dtype(dtype), remat), settings)
 
 
 def _check_mesh(mesh: Any) -> None:
@@ -185,6 +203,8 @@ def shared_train_step(
     temperature: float,
     batch_norm: str,
     mesh: Mesh | None,
+    dtype: Any = None,
+    remat: bool = False,
 ) -> TrainStep:
     """Returns `make_train_step`'s step from the program that can also mix: stages with and without Mixup share it.
 
@@ -198,6 +218,8 @@ def shared_train_step(
         temperature=temperature,
         batch_norm=batch_norm,
         mesh=mesh,
+        dtype=dtype,
+        remat=remat,
     )
     return TrainStep(dataclasses.replace(step.program, mixes=True), {k: float(v) for k, v in step.settings.items()})
 
@@ -220,11 +242,15 @@ def step_function(program: Program) -> tuple[Any, dict[Any, int]]:
         def objective(params: dict[str, Any]) -> tuple[jax.Array, tuple[jax.Array, dict[str, Any]]]:
             model = state.structure.merge({**params, **state.other})
             images = batches.normalise(batch["image"], model)
-            _set_mode(model, program.batch_norm)
+            traced.set_mode(model, program.batch_norm)
+            traced.compute_in(model, program.dtype)
+            if program.remat:
+                traced.recompute_blocks(model)
             if mask is not None:
                 # A padding row may hold anything; as zeros it cannot reach the gradient, not even as 0 times NaN.
                 images = jnp.where(mask.reshape(mask.shape + (1,) * (images.ndim - 1)) > 0, images, 0)
-            logits = _logits(_call_masked(model, mixed(images), mask), label.shape[0])
+            seen = _lowered(mixed(images), program.dtype)
+            logits = _logits(traced.call_masked(model, seen, mask), label.shape[0]).astype(jnp.float32)
             classes[(state.structure, tuple(batch["image"].shape), batch["image"].dtype)] = logits.shape[-1]
             targets = mixed(jax.nn.one_hot(label, logits.shape[-1], dtype=jnp.float32))
             targets = losses.smooth(targets, settings["label_smoothing"])
@@ -237,8 +263,7 @@ def step_function(program: Program) -> tuple[Any, dict[Any, int]]:
                 each = losses.cross_entropy(logits, targets)
             wrong = (label < 0) | (label >= logits.shape[-1])
             each = jnp.where(wrong, jnp.nan, each)
-            after = state.structure.arrays_of(model)
-            return losses.masked_mean(each, mask), (logits, {name: after[name] for name in state.other})
+            return losses.masked_mean(each, mask), (logits, traced.other_arrays(state.structure, model, state.other))
 
         (loss, (logits, other)), gradients = jax.value_and_grad(objective, has_aux=True)(state.params)
         changes, opt_state = state.optimizer.update(gradients, state.opt_state, state.params)
@@ -261,22 +286,33 @@ def step_function(program: Program) -> tuple[Any, dict[Any, int]]:
     return step, classes
 
 
+def jit_options(program: Program) -> dict[str, str]:
+    """Returns the compiler options of a training program."""
+    options = compiler_options(reduces=True)
+    if not program.remat or jax.default_backend() != "cpu":
+        return options
+    # XLA's CPU compiler takes the barriers out that keep what is computed again apart from what was computed first, and then
+    # merges the two; left in, the memory falls as it does on accelerators.
+    return {**options, "xla_disable_hlo_passes": "cse_barrier_expander"}
+
+
 @functools.cache
 def _train_program(program: Program) -> tuple[Any, dict[Any, int]]:
     step, classes = step_function(program)
     if program.mesh is None:
-        return jax.jit(step, donate_argnums=0), classes
+        return jax.jit(step, donate_argnums=0, compiler_options=jit_options(program)), classes
     whole, split = replicated(program.mesh), data_sharding(program.mesh)
-    jitted = jax.jit(step, donate_argnums=0, in_shardings=(whole, split, whole), out_shardings=(whole, whole))
+    shardings: dict[str, Any] = {"in_shardings": (whole, split, whole), "out_shardings": (whole, whole)}
+    jitted = jax.jit(step, donate_argnums=0, compiler_options=jit_options(program), **shardings)
     return jitted, classes
 
 
 class EvalStep:
     """`metrics = step(state_or_model, batch)`; see `make_eval_step`."""
 
-    def __init__(self, mesh: Mesh | None) -> None:
+    def __init__(self, mesh: Mesh | None, dtype: str) -> None:
         self._mesh = mesh
-        self._jitted = _eval_program(mesh)
+        self._jitted = _eval_program(mesh, dtype)
 
     def __call__(self, state: TrainState | nnx.Module, batch: Any) -> dict[str, jax.Array]:
         parts = batches.checked_batch(batch, ("image",))
@@ -297,7 +333,7 @@ class EvalStep:
         return metrics
 
 
-def make_eval_step(mesh: Mesh | None = None) -> EvalStep:
+def make_eval_step(mesh: Mesh | None = None, dtype: Any = None) -> EvalStep:
     """Returns `step(state, batch) -> metrics`: jitted, in evaluation mode (running statistics, no dropout).
 
     `state` is a `TrainState`, which is kept, or a model. The batch is that of `make_train_step`; "label" may be missing.
@@ -305,20 +341,25 @@ def make_eval_step(mesh: Mesh | None = None) -> EvalStep:
     The metrics: "logits" (float32 [n, classes], padding rows included), and with labels "loss" (nats) and "accuracy"
     (masked means), "correct" (float32 [n], 0 on padding) and "count" (the sum of the mask).
 
+    Args:
+      mesh: the device mesh, or None.
+      dtype: what the network computes in, as in `make_train_step`.
+
     Raises:
       UserError: as in `make_train_step`.
     """
     _check_mesh(mesh)
-    return EvalStep(mesh)
+    return EvalStep(mesh, traced.checked_dtype(dtype))
 
 
 @functools.cache
-def _eval_program(mesh: Mesh | None) -> Any:
+def _eval_program(mesh: Mesh | None, dtype: str) -> Any:
     def step(structure: Structure, arrays: dict[str, Any], batch: dict[str, Any]) -> dict[str, Any]:
         model = structure.merge(arrays)
         images = batches.normalise(batch["image"], model)
         model.eval()
-        logits = _logits(model(images), images.shape[0]).astype(jnp.float32)
+        traced.compute_in(model, dtype)
+        logits = _logits(model(_lowered(images, dtype)), images.shape[0]).astype(jnp.float32)
         metrics = {"logits": logits}
         if "label" in batch:
             label, mask = batch["label"], batch.get("mask")
@@ -331,55 +372,10 @@ def _eval_program(mesh: Mesh | None) -> Any:
         return metrics
 
     if mesh is None:
-        return jax.jit(step, static_argnums=0)
+        return jax.jit(step, static_argnums=0, compiler_options=compiler_options(reduces=True))
     whole, split = replicated(mesh), data_sharding(mesh)
-    return jax.jit(step, static_argnums=0, in_shardings=(whole, split), out_shardings=whole)
-
-
-@functools.cache
-def _masked(kind: type[nnx.BatchNorm]) -> type[nnx.BatchNorm]:
-    """Returns a batch norm like `kind` whose batch statistics leave out the rows that the step's mask leaves out."""
-
-    class Masked(kind):  # type: ignore[valid-type, misc]
-        def __call__(self, x: Any, use_running_average: bool | None = None, *, mask: Any = None) -> Any:
-            rows = _ROW_MASK.get()
-            if mask is not None or rows is None or x.shape[0] != rows.shape[0]:
-                return super().__call__(x, use_running_average, mask=mask)
-            some, before = jnp.any(rows > 0), (self.mean[...], self.var[...])
-            # Of no rows at all there are no statistics: those of the padding keep all numbers finite, and do not stay.
-            counts = ((rows > 0) | ~some).reshape(rows.shape + (1,) * (x.ndim - 1))
-            y = super().__call__(x, use_running_average, mask=counts)
-            self.mean[...] = jnp.where(some, self.mean[...], before[0])
-            self.var[...] = jnp.where(some, self.var[...], before[1])
-            return y
-
-    return Masked
-
-
-def _call_masked(model: Any, images: jax.Array, mask: jax.Array | None) -> Any:
-    """Calls a model so that padding rows stay out of its batch statistics.
-
-    A model has no argument for that, so its batch norms (of this one trace; their variables are the same) are given a class
-    that knows the mask.
-    """
-    if mask is None:
-        return model(images)
-    for _, module in nnx.iter_modules(model):
-        if isinstance(module, nnx.BatchNorm) and "mask" in inspect.signature(type(module).__call__).parameters:
-            module.__class__ = _masked(type(module))
-    token = _ROW_MASK.set(mask)
-    try:
-        return model(images)
-    finally:
-        _ROW_MASK.reset(token)
-
-
-def _set_mode(model: Any, batch_norm: str) -> None:
-    model.train()
-    if batch_norm == "frozen":
-        for _, module in nnx.iter_modules(model):
-            if isinstance(module, nnx.BatchNorm):
-                module.use_running_average = True
+    shardings: dict[str, Any] = {"in_shardings": (whole, split), "out_shardings": whole}
+    return jax.jit(step, static_argnums=0, compiler_options=compiler_options(reduces=True), **shardings)
 
 
 @functools.cache
@@ -415,6 +411,11 @@ def _draw_mixup(key: jax.Array, alpha: jax.Array, rows: int, mask: jax.Array | N
     order = jnp.argsort(padding, stable=True)
     shuffled = jnp.argsort(jnp.where(padding, 2.0, jax.random.uniform(for_partners, (rows,))), stable=True)
     return lam, jnp.zeros(rows, jnp.int32).at[order].set(shuffled.astype(jnp.int32))
+
+
+def _lowered(images: jax.Array, dtype: str) -> jax.Array:
+    """Returns images in the dtype that the network computes in; in float32 they may come in any."""
+    return images if dtype == "float32" else images.astype(dtype)
 
 
 def _logits(value: Any, rows: int) -> jax.Array:

@@ -74,6 +74,13 @@ def test_overrides_take_the_type_of_the_default(config_file):
         ("prompts.variants.bird", "robin", "give a tuple of phrases"),
         ("prompts.negative", "None", "prompts.negative is None; it should be a text."),
         ("training.checkpoint_seconds", "-1", "training.checkpoint_seconds is -1"),
+        (
+            "training.dtype",
+            "bfloat",
+            "training.dtype is 'bfloat'; it should be 'float32' or 'bfloat16'; did you mean 'bfloat16'",
+        ),
+        ("training.dtype", "float16", "training.dtype is 'float16'"),
+        ("training.remat", "1", "training.remat=1 should be True or False"),
         ("tuning.lengths", "[[1]]", "tuning.lengths"),
     ],
 )
@@ -203,3 +210,11 @@ def test_a_synthetic_set_is_the_config_but_for_its_changes(config_file):
     assert config.prompts.template == "a photo of a {}"
     with pytest.raises(UserError, match="did you mean 'other'"):
         set_config(config, "othr")
+
+
+def test_a_workdir_goes_on_with_recomputed_blocks_but_not_in_another_dtype():
+    old, new = default_config(), default_config()
+    new.training.remat = True
+    assert differences(to_plain(old), to_plain(new)) == []
+    new.training.dtype = "bfloat16"
+    assert differences(to_plain(old), to_plain(new)) == ["training.dtype: 'float32' → 'bfloat16'"]

@@ -47,7 +47,7 @@ def fake_results(arms=("vanilla_long", "mixed", "bridged_plus_plus"), seeds=3, s
                         "confusion": confusion.tolist(),
                         "train_steps": 20,
                         "history": history,
-                        "seconds": {"train": 3.5 + seed, "evaluate": 0.25},
+                        "seconds": {"train": 3.5 + seed, "evaluate": 0.25, "input_stall": 0.07 + 0.02 * seed},
                     }
                 )
     return runs

@@ -13,6 +13,7 @@ from bridgejax.config import default_config, to_plain
 from bridgejax.errors import UserError
 from bridgejax.studies.report import write_report
 from bridgejax.studies.reproduce import config_file
+from bridgejax.studies.words import stall
 
 VOID = {"meta", "link", "img", "br", "wbr"}
 NASTY = ('<script>alert("x")</script>', "a/b & c|d `e`", "ünïcode 鳥 'q'")
@@ -72,6 +73,12 @@ def test_report_is_whole_and_asks_for_nothing_from_outside(make_workdir):
     assert all(attributes.get("aria-label") for tag, attributes in page.tags if tag == "svg")
     assert sum(tag == "img" for tag, _ in page.tags) == 10  # 3 classes × 2 kinds × 2, less the blanks
     assert "1\u202fmin 23\u202fs" in page.text
+    assert "input stall" in page.text
+    assert "input_stall" not in page.text
+    shown = stall(json.loads((folder / "summary.json").read_text())["arms"]["mixed"]["seconds"])
+    assert shown == "2\u202f%"
+    assert shown in page.text
+    assert shown in (folder / "report.md").read_text()
     assert sorted(path.name for path in folder.iterdir()) == [
         "config.json",
         "examples.npz",

@@ -1,0 +1,72 @@
+"""Batches on their way to the device: checked, placed, and some of them ahead of the step that uses them."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+# Batches on the device beside the one in use.
+AHEAD = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class PlacedBatch:
+    """A batch that was checked and whose transfer to the device began.
+
+    Attributes:
+      parts: what the step uses of it, on the device.
+      given: the same as it came; labels on the host are checked against it once the number of classes is known.
+    """
+
+    parts: dict[str, Any]
+    given: dict[str, Any]
+
+
+class Feed:
+    """Gives a step its batches and, while the step runs, puts the next ones on the device.
+
+    A step is sent to the device without waiting for it, so one thread does both: `next` hands over what is there, and `fill`,
+    called after the step was sent, has the following batches made and transferred meanwhile.
+    """
+
+    def __init__(self, batches: Iterator[Any], place: Callable[[Any], PlacedBatch], ahead: int = AHEAD) -> None:
+        """Makes the feed of a finite stream; nothing is drawn yet."""
+        self._batches, self._place, self._ahead = batches, place, ahead
+        self._ready: collections.deque[PlacedBatch] = collections.deque()
+        self._stalled = 0.0
+
+    def __iter__(self) -> Iterator[PlacedBatch]:
+        return self
+
+    def __next__(self) -> PlacedBatch:
+        if not self._ready:
+            self._draw(1)
+        if not self._ready:
+            raise StopIteration
+        return self._ready.popleft()
+
+    def fill(self) -> None:
+        """Draws and places batches until as many as planned are ahead, or the stream ends."""
+        self._draw(self._ahead)
+
+    def _draw(self, wanted: int) -> None:
+        began = time.monotonic()
+        try:
+            while len(self._ready) < wanted:
+                batch = next(self._batches, None)
+                if batch is None:
+                    return
+                self._ready.append(self._place(batch))
+        finally:
+            self._stalled += time.monotonic() - began
+
+    def stall(self) -> float:
+        """Returns the seconds, since it was last asked, in which the loop waited for the stream and the transfers.
+
+        A device that still had steps to do was busy meanwhile: it waited that long at most.
+        """
+        stalled, self._stalled = self._stalled, 0.0
+        return stalled

@@ -1,0 +1,82 @@
+"""Batches go to the device ahead of their step, in order, and what the loop waits for them is told."""
+
+from __future__ import annotations
+
+import time
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from training_fixtures import Streams, TinyNet, batch, examples, task
+
+from bridgejax.errors import UserError
+from bridgejax.mesh import data_sharding, make_mesh
+from bridgejax.training import TrainState, make_optimizer, make_train_step, recipe_from_config, train_recipe
+from bridgejax.training.feed import AHEAD, Feed, PlacedBatch
+from bridgejax.training.parallel import Lane, train_together
+
+
+def place(number: int) -> PlacedBatch:
+    return PlacedBatch({"number": number}, {})
+
+
+def test_two_batches_are_ahead_of_the_one_in_use_and_none_is_lost():
+    drawn: list[int] = []
+
+    def stream():
+        for number in range(5):
+            drawn.append(number)
+            yield number
+
+    feed, used = Feed(stream(), place), []
+    assert drawn == []
+    for ready in feed:
+        used.append(ready.parts["number"])
+        feed.fill()
+        assert len(drawn) == min(len(used) + AHEAD, 5)
+    assert used == [0, 1, 2, 3, 4]
+
+
+def test_the_first_step_waits_for_one_batch_alone():
+    feed = Feed(iter(range(9)), place)
+    next(feed)
+    assert not feed._ready
+
+
+def test_the_stall_is_what_the_loop_waited_since_it_was_last_asked():
+    def slow():
+        while True:
+            time.sleep(0.02)
+            yield 0
+
+    feed = Feed(slow(), place)
+    next(feed)
+    feed.fill()
+    assert feed.stall() >= 0.02 * (1 + AHEAD)
+    next(feed)
+    assert feed.stall() < 0.02
+
+
+def test_a_placed_batch_is_on_the_devices_and_still_checked():
+    step = make_train_step()
+    state = TrainState.create(TinyNet(nnx.Rngs(0)), make_optimizer("sgd", learning_rate=0.1))
+    ready = step.place(batch())
+    assert all(isinstance(part, jax.Array) for part in ready.parts.values())
+    state, _ = step(state, ready)
+    with pytest.raises(UserError, match="holds 3, but the model has 3 classes"):
+        step(state, step.place({**batch(), "label": np.array([0, 1, 2, 3, 0, 1, 2, 0])}))
+    mesh = make_mesh([("data", 1)], devices=jax.devices()[:1])
+    parts = make_train_step(mesh=mesh).place(batch()).parts
+    assert all(part.sharding == data_sharding(mesh) for part in parts.values())
+
+
+def test_a_run_tells_its_input_stall_within_its_training_time():
+    streams = Streams(lambda step: time.sleep(0.02))
+    recipe = recipe_from_config("one", [{"data": "real", "steps": 8}], {"batch_norm": "train"})
+    sizes = {"batch_size": 6, "eval_batch_size": 4, "image_size": 8, "streams": streams}
+    alone = train_recipe(recipe, TinyNet(nnx.Rngs(0)), task=task(), **sizes).metrics["seconds"]
+    assert 8 * 0.02 <= alone["input_stall"] <= alone["train"]
+    lanes = [Lane(TinyNet(nnx.Rngs(seed)), task(), seed, examples(30, 5, "s")) for seed in range(2)]
+    for result in train_together(recipe, lanes, how="vmap", **sizes):
+        assert 7 * 0.02 <= result.metrics["seconds"]["input_stall"] <= result.metrics["seconds"]["train"]
