@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import collections
+import concurrent.futures
 import dataclasses
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -23,6 +25,22 @@ class PlacedBatch:
 
     parts: dict[str, Any]
     given: dict[str, Any]
+
+
+def started(make: Callable[[], Iterator[Any]]) -> Iterator[Any]:
+    """Returns the stream that `make` gives, made on a thread from now on, up to its first item: a pipeline takes time to start.
+
+    What goes wrong there is raised where the stream is first asked for an item.
+    """
+
+    def begin() -> Iterator[Any]:
+        stream = make()
+        return itertools.chain(list(itertools.islice(stream, 1)), stream)
+
+    pool = concurrent.futures.ThreadPoolExecutor(max_workers=1)
+    begun = pool.submit(begin)
+    pool.shutdown(wait=False)
+    return itertools.chain.from_iterable(each.result() for each in (begun,))
 
 
 class Feed:

@@ -82,6 +82,7 @@ def train_recipe(
     run = Run(
         recipe, model, task, synthetic, batch_size, eval_batch_size, image_size, seed, mesh, teacher, streams, name, remat
     )
+    run.alone = True
     run.plan_evaluations(evaluations, eval_every)
     if crop is not None:
         run.crop = checked_crop(crop)

@@ -21,7 +21,7 @@ from bridgejax.mesh import agreed, local_rows, replicate
 from bridgejax.progress import progress
 from bridgejax.training import stages
 from bridgejax.training.early import EarlyStop, arrays_of
-from bridgejax.training.feed import Feed
+from bridgejax.training.feed import Feed, started
 from bridgejax.training.judging import evaluate
 from bridgejax.training.recipes import Recipe
 from bridgejax.training.stages import Plan
@@ -99,6 +99,7 @@ class Run:
         self.entered: int | None = None  # the number of the stage that the state belongs to
         self.early: EarlyStop | None = None
         self.feeds: dict[int, Iterator[dict[str, Any]]] = {}  # batches made elsewhere, by the number of their stage
+        self.alone = False  # no other run shares the streams, so that the next stage's may start before this one ends
         self.eval_feed: Callable[[], list[dict[str, Any]]] | None = None  # the test part's batches, made elsewhere
         self.eval_batches: dict[str, list[dict[str, Any]]] = {}  # those that are held
         self._saved_at = time.monotonic()
@@ -183,8 +184,15 @@ class Run:
         for plan in self.plans:
             stop = plan.end if end is None else min(end, plan.end)
             if self.step < stop:
+                self.begin(plan)
                 self.enter(plan)
                 yield from self._train(plan, stop)
+
+    def begin(self, plan: Plan) -> None:
+        """Has the stage's stream started on a thread, unless its batches are made elsewhere."""
+        if plan.number not in self.feeds:
+            settings = self.stream_settings(plan)
+            self.feeds[plan.number] = started(lambda: self.streams.train_batches(**settings))
 
     def enter(self, plan: Plan) -> None:
         """Makes the state with which the stage starts, unless the run is already in it."""
@@ -225,6 +233,8 @@ class Run:
                 self.stage_steps[-1] += 1
                 pending.append(metrics)
                 looks, by_steps, stops = self.wants(plan)
+                if self.alone and plan.end - self.step == FETCH_EVERY and plan is not self.plans[-1]:
+                    self.begin(self.plans[plan.number + 1])
                 if not (looks or by_steps or stops or self.step == stop or len(pending) >= FETCH_EVERY):
                     self.seconds["train"] += time.monotonic() - began
                     yield
@@ -263,8 +273,8 @@ class Run:
         """Yields this process's part of what is left of a stage's batches, ready for the step."""
         stage = plan.stage
         sources, _ = stages.sources_of(stage, self.task.train, self.synthetic.get(stage.synthetic_set))
-        stream = self.feeds.pop(plan.number, None) or self.streams.train_batches(**self.stream_settings(plan))
-        for batch in stream:
+        self.begin(plan)
+        for batch in self.feeds.pop(plan.number):
             found = stages.weighed(batch, stage, sources)
             if stage.loss == "soft_target" and self.teacher is not None:
                 found["teacher_logits"] = self.teacher(found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 import jax
@@ -13,7 +14,7 @@ from training_fixtures import Streams, TinyNet, batch, examples, task
 from bridgejax.errors import UserError
 from bridgejax.mesh import data_sharding, make_mesh
 from bridgejax.training import TrainState, make_optimizer, make_train_step, recipe_from_config, train_recipe
-from bridgejax.training.feed import AHEAD, Feed, PlacedBatch
+from bridgejax.training.feed import AHEAD, Feed, PlacedBatch, started
 from bridgejax.training.parallel import Lane, train_together
 
 
@@ -36,6 +37,29 @@ def test_two_batches_are_ahead_of_the_one_in_use_and_none_is_lost():
         feed.fill()
         assert len(drawn) == min(len(used) + AHEAD, 5)
     assert used == [0, 1, 2, 3, 4]
+
+
+def test_a_stream_is_started_before_it_is_asked_and_loses_nothing():
+    began = threading.Event()
+
+    def stream():
+        began.set()
+        yield from range(3)
+
+    numbers = started(stream)
+    assert began.wait(10)
+    assert list(numbers) == [0, 1, 2]
+    assert list(started(lambda: iter(()))) == []
+
+
+def test_what_goes_wrong_at_a_streams_start_is_raised_where_it_is_used():
+    def stream():
+        raise UserError("no such image")
+        yield
+
+    numbers = started(stream)
+    with pytest.raises(UserError, match="no such image"):
+        next(numbers)
 
 
 def test_the_first_step_waits_for_one_batch_alone():
