@@ -14,7 +14,7 @@ def import_tensorflow() -> Any:
     """Returns the `tensorflow` module; it sees CPUs only and logs errors only.
 
     Raises:
-      UserError: TensorFlow is not installed.
+      UserError: TensorFlow is not installed, or something in this process had it take an accelerator.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # it only reads and resizes images, and says nothing about it
@@ -22,8 +22,14 @@ def import_tensorflow() -> Any:
         import tensorflow as tf
     except ImportError as error:
         raise UserError(f"TensorFlow is needed to stream images ({error}); `pip install tensorflow-cpu`.") from error
-    for kind in ("GPU", "TPU"):
-        tf.config.set_visible_devices([], kind)
+    try:
+        for kind in ("GPU", "TPU"):
+            tf.config.set_visible_devices([], kind)
+    except RuntimeError as error:
+        raise UserError(
+            f"TensorFlow already uses an accelerator in this process ({error}); import bridgejax.data before it, or call "
+            "tf.config.set_visible_devices([], 'GPU') first."
+        ) from error
     tf.get_logger().setLevel("ERROR")
     # Going over a stream's graph took TensorFlow longer than what it found to improve there.
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})

@@ -70,10 +70,14 @@ def fused(dtype: DType, width: int) -> bool:
 
 @functools.cache
 def _cudnn_compiles(kind: str, width: int) -> bool:
-    """Tries the fused kernel once: old GPUs, AMD's and installations without cuDNN have none; they get a warning."""
+    """Tries the fused kernels of both directions once: old GPUs, AMD's and installations without cuDNN get a warning."""
     x = jax.ShapeDtypeStruct((1, 64, 1, width), kind)
+
+    def total(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        return jax.nn.dot_product_attention(q, k, v, implementation="cudnn").astype(jnp.float32).sum()
+
     try:
-        jax.jit(lambda q, k, v: jax.nn.dot_product_attention(q, k, v, implementation="cudnn")).lower(x, x, x).compile()
+        jax.jit(jax.value_and_grad(total, argnums=(0, 1, 2))).lower(x, x, x).compile()
     except Exception as error:  # the kinds differ between the checks of JAX, XLA and cuDNN
         warnings.warn(
             f"cuDNN's attention is not available here ({str(error).splitlines()[0] if str(error) else type(error).__name__}); "

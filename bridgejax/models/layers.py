@@ -166,9 +166,11 @@ def depthwise_conv(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> 
       Float [n, h', w', c] with h' = (h + top + bottom - k_h) // stride + 1, of the dtype of `x`. The same values as
       `jax.lax.conv_general_dilated` with `feature_group_count=c`, up to the order of the sums.
     """
-    return jax.lax.platform_dependent(
-        x, kernel, cpu=lambda x, k: _shifted(x, k, stride, pads), default=lambda x, k: _grouped(x, k, stride, pads)
-    )
+
+    def on_cpu(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return _shifted(_wide(x), _wide(kernel), stride, pads).astype(x.dtype)  # its sums are long: none in half precision
+
+    return jax.lax.platform_dependent(x, kernel, cpu=on_cpu, default=lambda x, k: _grouped(x, k, stride, pads))
 
 
 @jax.custom_vjp

@@ -150,3 +150,13 @@ def test_impossible_convolutions_are_refused() -> None:
 def test_general_groups_and_bias_go_through() -> None:
     conv = Conv(4, 6, 3, 2, padding=1, groups=2, rngs=nnx.Rngs(0))
     assert conv(jnp.ones((2, 8, 8, 4))).shape == (2, 4, 4, 6)
+
+
+def test_a_depthwise_kernels_gradient_is_summed_in_float32() -> None:
+    rng = np.random.default_rng(2)
+    x = jnp.asarray(rng.normal(1.0, 0.1, size=(8, 32, 32, 2)), jnp.bfloat16)
+    k = jnp.asarray(rng.normal(size=(3, 3, 1, 2)), jnp.bfloat16)
+    pads = ((1, 1), (1, 1))
+    found = jax.grad(lambda k: depthwise_conv(x, k, 1, pads).astype(jnp.float32).sum())(k)
+    # Of the middle tap it is the sum of all pixels: in bfloat16, whose steps at 8192 are 64 wide, it would stop growing.
+    np.testing.assert_allclose(found[1, 1, 0].astype(np.float32), x.astype(jnp.float32).sum((0, 1, 2)), rtol=2**-7)
