@@ -40,7 +40,11 @@ def started(make: Callable[[], Iterator[Any]]) -> Iterator[Any]:
     pool = concurrent.futures.ThreadPoolExecutor(max_workers=1)
     begun = pool.submit(begin)
     pool.shutdown(wait=False)
-    return itertools.chain.from_iterable(each.result() for each in (begun,))
+
+    def stream() -> Iterator[Any]:
+        yield from begun.result()
+
+    return stream()
 
 
 class Feed:

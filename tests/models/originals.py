@@ -3,63 +3,26 @@
 from __future__ import annotations
 
 import copy
-import importlib
 import importlib.util
 import json
-import sys
-import types
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from benchmarks import peers
+
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLASSES = 5
 
 
-class _Names(type):
-    """A class whose every attribute is its own name."""
-
-    def __getattr__(cls, name: str) -> str:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return name
-
-
-class _Anything(types.ModuleType):
-    """A module whose every attribute is an empty class."""
-
-    __path__ = ()
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return _Names(name, (), {})
-
-
 def import_timm() -> Any:
-    """Imports timm; where torchvision is missing, which its image transforms alone need, empty modules stand in meanwhile."""
-    pytest.importorskip("torch")
-    if "timm" in sys.modules:
-        return sys.modules["timm"]
-    if importlib.util.find_spec("timm") is None:
-        pytest.skip("timm is not installed")
-    if importlib.util.find_spec("torchvision") is not None:
-        return importlib.import_module("timm")
-    parts = ("", ".transforms", ".transforms.functional", ".datasets", ".ops", ".ops.misc", ".models")
-    names = [f"torchvision{part}" for part in (*parts, ".models.feature_extraction")]
-    modules = {name: _Anything(name) for name in names}
-    for name, module in modules.items():
-        parent, _, leaf = name.rpartition(".")
-        if parent:
-            setattr(modules[parent], leaf, module)
-    sys.modules.update(modules)
-    try:
-        return importlib.import_module("timm")
-    finally:
-        for name in names:
-            del sys.modules[name]
+    """Imports timm, without torchvision where that is missing; skips the test where timm or PyTorch is not installed."""
+    for package in ("torch", "timm"):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is not installed")
+    return peers.import_timm()
 
 
 def randomise(model: Any, seed: int = 0) -> Any:
