@@ -100,7 +100,8 @@ def test_a_run_tells_its_input_stall_within_its_training_time():
     recipe = recipe_from_config("one", [{"data": "real", "steps": 8}], {"batch_norm": "train"})
     sizes = {"batch_size": 6, "eval_batch_size": 4, "image_size": 8, "streams": streams}
     alone = train_recipe(recipe, TinyNet(nnx.Rngs(0)), task=task(), **sizes).metrics["seconds"]
-    assert 8 * 0.02 <= alone["input_stall"] <= alone["train"]
+    # The first batch may be there already: its stream starts while the state is made.
+    assert 7 * 0.02 <= alone["input_stall"] <= alone["train"]
     lanes = [Lane(TinyNet(nnx.Rngs(seed)), task(), seed, examples(30, 5, "s")) for seed in range(2)]
     for result in train_together(recipe, lanes, how="vmap", **sizes):
         assert 7 * 0.02 <= result.metrics["seconds"]["input_stall"] <= result.metrics["seconds"]["train"]
