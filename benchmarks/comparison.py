@@ -71,7 +71,7 @@ def run(name: str, arguments: Sequence[str], options: argparse.Namespace, cases:
 
 
 def _told(row: Mapping[str, Any]) -> str:
-    """Returns a row as a line that is told while others are still measured."""
+    """Returns a row as a line to print while other rows are still being measured."""
     sides = [f"{side['name']} {Spread(**side['seconds']).shown()} s" for side in row["sides"]]
     return "; ".join([f"{row['what']}, batch {row['batch']}: {', '.join(sides)}", *row["notes"]])
 

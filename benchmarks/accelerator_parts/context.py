@@ -1,4 +1,4 @@
-"""What a part is told, and what it can ask."""
+"""The settings of a part, and the services it can call."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Context:
-    """What a part is told.
+    """The settings of a part.
 
     Attributes:
       part: its name.

@@ -37,7 +37,7 @@ def _faults(**environment: str) -> int:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the setting is glibc's")
 def test_a_repeated_program_asks_the_kernel_for_no_new_pages() -> None:
-    temporaries = 5 * 3000 * 3000 * 4 // os.sysconf("SC_PAGE_SIZE")  # the pages of one product, at each of five calls
-    # A call may begin before the memory of the last one is back, and so need a second piece, once.
-    assert _faults() < temporaries / 3
-    assert _faults(BRIDGEJAX_ALLOCATOR="default") > temporaries / 2
+    piece = 3000 * 3000 * 4 // os.sysconf("SC_PAGE_SIZE")  # the pages of one product; each of five calls takes at least one
+    # A call may begin before the memory of the last one is back, and so need a second piece: once, whatever the calls.
+    assert _faults() < 1.5 * piece
+    assert _faults(BRIDGEJAX_ALLOCATOR="default") > 2.5 * piece

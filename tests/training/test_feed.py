@@ -1,4 +1,4 @@
-"""Batches go to the device ahead of their step, in order, and what the loop waits for them is told."""
+"""Batches go to the device ahead of their step, in order, and the time that the loop waits for them is recorded."""
 
 from __future__ import annotations
 
