@@ -14,6 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.experimental.xla_metadata import set_xla_metadata
 
 from bridgejax.models import unfolded, winograd
 from bridgejax.models.unfolded import Pads
@@ -132,8 +133,37 @@ def _computed_bwd(stride: int, pads: Pads, kept: tuple[jax.Array, jax.Array], gr
     elif way.kernel_gradient == "unfolded":
         d_kernel = unfolded.kernel_gradient(x, grad, (kernel.shape[0], kernel.shape[1]), stride, pads)
     else:
-        (d_kernel,) = jax.linear_transpose(lambda k: _xla(x, k, stride, pads), kernel)(grad)
+        d_kernel = _xla_kernel_gradient(x, grad, (kernel.shape[0], kernel.shape[1]), stride, pads)
     return d_x, d_kernel
+
+
+def _xla_kernel_gradient(x: jax.Array, grad: jax.Array, size: tuple[int, int], stride: int, pads: Pads) -> jax.Array:
+    """Returns the transpose of `_xla` in a kernel of `size` taps, as XLA computes it: a convolution of channels by images.
+
+    Both operands are transposed for it. Left to the compiler, a transposition also recomputes what made its operand, reading
+    several arrays against their order in memory, at up to five times the cost of the plain copies here.
+    """
+    with set_xla_metadata(inlineable="false"):
+        images, window = _channels_first_images_last(x), _images_before_channels(grad)
+    spread = [(side - 1) * stride + 1 for side in grad.shape[1:3]]
+    around = [
+        (pad[0], taps + covered - 1 - side - pad[0])
+        for pad, taps, covered, side in zip(pads, size, spread, x.shape[1:3], strict=True)
+    ]
+    taps = lax.conv_general_dilated(
+        images, window, (1, 1), around, rhs_dilation=(stride, stride), dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    return taps.transpose(1, 2, 0, 3)
+
+
+@jax.jit
+def _channels_first_images_last(x: jax.Array) -> jax.Array:
+    return x.transpose(3, 1, 2, 0)
+
+
+@jax.jit
+def _images_before_channels(x: jax.Array) -> jax.Array:
+    return x.transpose(1, 2, 0, 3)
 
 
 _computed.defvjp(_computed_fwd, _computed_bwd)
