@@ -33,7 +33,7 @@ def case(work: str, name: str, size: int, peers: Sequence[str], folder: Path) ->
         key=f"{name} {size}",
         what=f"{network.title}, {size} px",
         batch=network.batches[size],
-        ours=Side("bridgejax", "benchmarks.classifiers:ours", given),
+        ours=Side("bridgejax", "benchmarks.classifiers:ours", given, caches=True),
         peers=[Side(f"{network.peer}, {peer}", "benchmarks.classifiers:theirs", {**given, "how": peer}) for peer in peers],
         tolerance=TOLERANCE,
         flops=lambda batch: batch * per_image(name, size),

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import shlex
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,20 +57,40 @@ def run(name: str, arguments: Sequence[str], options: argparse.Namespace, cases:
     }
     directory = options.output or (None if options.quick else results.DIRECTORY)
     failed = False
-    for case in cases:
-        try:
-            row = measure(case, count)
-        except UserError as error:
-            print(f"{name}: {error}", file=sys.stderr, flush=True)
-            failed = True
-            continue
-        run_of["rows"].append(row)
-        print(_told(row), file=sys.stderr, flush=True)
-        if directory is not None:
-            results.keep(name, run_of, directory)
+    with _empty_cache():
+        for case in cases:
+            try:
+                row = measure(case, count)
+            except UserError as error:
+                print(f"{name}: {error}", file=sys.stderr, flush=True)
+                failed = True
+                continue
+            run_of["rows"].append(row)
+            print(_told(row), file=sys.stderr, flush=True)
+            if directory is not None:
+                results.keep(name, run_of, directory)
     if run_of["rows"]:
         print(results.section(run_of))
     return int(failed)
+
+
+@contextlib.contextmanager
+def _empty_cache() -> Iterator[None]:
+    """Gives the processes that start meanwhile a cache folder of their own, empty at first, as bridgejax's commands use it."""
+    kept = {name: value for name, value in os.environ.items() if name.startswith(("JAX_COMPILATION", "JAX_PERSISTENT"))}
+    outer = os.environ.get("BRIDGEJAX_CACHE_DIR")
+    for name in kept:
+        del os.environ[name]
+    with tempfile.TemporaryDirectory(prefix="bridgejax-cache-") as folder:
+        os.environ["BRIDGEJAX_CACHE_DIR"] = folder
+        try:
+            yield
+        finally:
+            os.environ.update(kept)
+            if outer is None:
+                del os.environ["BRIDGEJAX_CACHE_DIR"]
+            else:
+                os.environ["BRIDGEJAX_CACHE_DIR"] = outer
 
 
 def _told(row: Mapping[str, Any]) -> str:

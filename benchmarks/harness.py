@@ -124,11 +124,13 @@ class Side:
       name: as tables call it.
       target: the function that prepares it, "MODULE:FUNCTION".
       given: its arguments, as JSON; the batch size comes to them as `batch`.
+      caches: its first process keeps compiled programs on disk. That process is timed alone; the second one takes the turns.
     """
 
     name: str
     target: str
     given: Mapping[str, Any] = field(default_factory=dict)
+    caches: bool = False
 
 
 @dataclass(frozen=True)
@@ -181,8 +183,11 @@ def _measure(case: Case, batch: int, repeats: int, start: Callable[[str], Worker
     notes: list[str] = []
     workers: dict[str, Worker] = {}
     first: dict[str, dict[str, Any]] = {}
+    alone: dict[str, dict[str, Any]] = {}
     with contextlib.ExitStack() as stack:
         for side in (case.ours, *case.peers):
+            if side.caches:
+                alone[side.name] = _first_process(side, batch, start)
             worker = stack.enter_context(start(side.target))
             try:
                 first[side.name] = worker.prepare(**side.given, batch=batch)
@@ -210,12 +215,22 @@ def _measure(case: Case, batch: int, repeats: int, start: Callable[[str], Worker
             "others": turns.others,
             "first_seconds": first[name]["first_seconds"],
             "peak_bytes": turns.peak_bytes,
+            **alone.get(name, {}),
         }
         if name != case.ours.name:
             told["ratio"] = vars(ratio(mine, turns.seconds))
         sides.append(told)
     about = {"key": case.key, "what": case.what, "batch": batch, "flops": flops, "flops_by": case.flops_by}
     return {**about, "sides": sides, "notes": notes}
+
+
+def _first_process(side: Side, batch: int, start: Callable[[str], Worker]) -> dict[str, float]:
+    """Returns how long a side's first call took with nothing in the cache folder, and a later call in the same process."""
+    with start(side.target) as worker:
+        found = worker.prepare(**side.given, batch=batch)
+        once = worker.run(1)["seconds"][0]
+        later = worker.run(min(TURN_CALLS, math.ceil(TURN_SECONDS / max(once, 1e-6))))
+    return {"first_seconds": found["first_seconds"], "first_process_seconds": statistics.median(later["seconds"])}
 
 
 def _check_same(case: Case, first: Mapping[str, Mapping[str, Any]]) -> None:

@@ -103,7 +103,7 @@ def _times(run: Run) -> list[str]:
     undisturbed = [rate["flops"] for rate in run["machine"]["matrix_rates"].values() if not _disturbed(rate)]
     best = max(undisturbed, default=None)
     heads = ["what", "batch", "side", "seconds a call", "ours ÷ peer", "GFLOP", "share of the matrix rate", "first call, s"]
-    heads += ["peak GiB", "other programs"]
+    heads += ["later calls of the first process, s", "peak GiB", "other programs"]
     return table(heads, [_side(row, side, best) for row in run["rows"] for side in row["sides"]], left=3)
 
 
@@ -118,6 +118,7 @@ def _side(row: Mapping[str, Any], side: Mapping[str, Any], best: float | None) -
         f"{flops / 1e9:.3g}" if flops else "",
         f"{flops / seconds.median / best:.0%}" if flops and best else "",
         f"{side['first_seconds']:.3g}",
+        f"{side['first_process_seconds']:.3g}" if "first_process_seconds" in side else "",
         f"{side['peak_bytes'] / 2**30:.2f}",
         "unknown" if side["others"] is None else f"{side['others']:.0%}{_mark(_disturbed(side))}",
     ]

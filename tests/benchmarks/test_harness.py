@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
+from pathlib import Path
 
 import pytest
 
 from benchmarks import flops, networks
-from benchmarks.comparison import _shown
+from benchmarks.comparison import _empty_cache, _shown
 from benchmarks.harness import Case, MissingPackage, OutOfMemory, Side, Worker, WorkerFailed, interleaved, measure
 from benchmarks.paired import Spread, ratio
 from benchmarks.peers import INSTALL, import_timm
@@ -41,6 +43,25 @@ def test_two_sides_take_turns() -> None:
     assert ours["peak_bytes"] > 2**20
     assert found["flops"] == 80.0
     assert found["notes"] == []
+
+
+def test_the_process_that_compiles_is_timed_apart(tmp_path: Path) -> None:
+    file = tmp_path / "compiled"
+    side = Side("ours", f"{HERE}:compiles_once", {"file": str(file)}, caches=True)
+    (ours,) = measure(Case("key", "a call", 1, side, [], 1e-3), repeats=1)["sides"]
+    assert ours["first_seconds"] >= 0.05
+    assert ours["first_process_seconds"] >= 0.02
+    assert ours["seconds"]["median"] < 0.02
+    assert file.is_file()
+
+
+def test_a_comparison_starts_with_an_empty_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "somewhere")
+    monkeypatch.setenv("BRIDGEJAX_CACHE_DIR", "elsewhere")
+    with _empty_cache():
+        assert "JAX_COMPILATION_CACHE_DIR" not in os.environ
+        assert list(Path(os.environ["BRIDGEJAX_CACHE_DIR"]).iterdir()) == []
+    assert (os.environ["JAX_COMPILATION_CACHE_DIR"], os.environ["BRIDGEJAX_CACHE_DIR"]) == ("somewhere", "elsewhere")
 
 
 def test_the_order_is_in_turns_and_the_first_turn_does_not_count() -> None:

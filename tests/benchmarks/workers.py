@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from benchmarks.worker import Prepared
@@ -64,3 +65,11 @@ def without_timm(**given: Any) -> Prepared:
     import timm
 
     return Prepared(lambda: timm)
+
+
+def compiles_once(file: str, **given: Any) -> Prepared:
+    """Takes longer in the process that finds no such file, and most of all in its first call."""
+    seconds = [0.05, 0.02] if not Path(file).exists() else [0.001, 0.001]
+    Path(file).touch()
+    calls = iter([seconds[0]])
+    return Prepared(lambda: time.sleep(next(calls, seconds[1])))
