@@ -47,6 +47,7 @@ RUN: dict[str, Any] = {
                     "calls": 5,
                     "others": 0.01,
                     "first_seconds": 4.0,
+                    "first_process_seconds": 0.14,
                     "peak_bytes": 2**30,
                 },
                 {
@@ -126,7 +127,7 @@ def test_the_page_is_made_from_what_was_kept(tmp_path: Path) -> None:
     assert "| a train step | ResNet-18, 64 px | 32 | timm, eager | 0.5 (0.47 to 0.57) |  |" in ratios
     assert f"`{RUN['command']}`, on 2 CPU cores (a CPU)" in rest
     assert "100 GFLOP/s (jax) and 50 GFLOP/s (torch, disturbed)" in rest
-    assert "| 50% | 4 | 1.00 | 1% |" in rest  # 5 GFLOP in 0.1 s, of 100 GFLOP/s
+    assert "| 50% | 4 | 0.14 | 1.00 | 1% |" in rest  # 5 GFLOP in 0.1 s, of 100 GFLOP/s
     assert "- ResNet-18, 64 px: timm, compiled was not measured: it failed" in rest
     assert "Not run: `inference`, `generation`" in rest
     assert "Disturbed" not in rest
@@ -145,7 +146,7 @@ def test_a_figure_that_other_programs_disturbed_is_marked(tmp_path: Path) -> Non
 def test_without_an_undisturbed_matrix_rate_no_share_is_told() -> None:
     run = copy.deepcopy(RUN)
     run["machine"]["matrix_rates"]["jax"]["others"] = 0.5
-    assert "| 5 |  | 4 | 1.00 |" in results.section(run)
+    assert "| 5 |  | 4 | 0.14 | 1.00 |" in results.section(run)
 
 
 def test_a_row_measured_again_takes_the_place_of_the_older_one(tmp_path: Path) -> None:
