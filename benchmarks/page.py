@@ -27,10 +27,10 @@ def performance(directory: Path) -> str:
     text = (
         "# Performance\n\nMade by `python -m benchmarks page` from what the commands below measured. Both sides of a "
         "comparison compute the same function of the same inputs, which is checked; each has a process of its own, and they "
-        "take turns, after a turn that does not count. bridgejax's process found its compiled programs on disk, as every process "
-        "but the first does; what the first one took, which compiled them, stands beside it. Figures are medians over turns, with "
-        "the least and the greatest; of a row marked disturbed they say nothing, since other programs worked on the machine "
-        "meanwhile.\n\n"
+        "take turns, after a turn that does not count. bridgejax's process found its compiled programs on disk, as every "
+        "process but the first does; what the first one took, which compiled them, stands beside it. Figures are medians over "
+        "turns, with the least and the greatest; of a row marked disturbed they say nothing, since other programs worked on "
+        "the machine meanwhile.\n\n"
         "## bridgejax ÷ peer\n\nBelow 1, bridgejax takes less time.\n\n"
     )
     text += "\n".join(table([*HEADS], ratios, left=2)) if ratios else "Nothing yet."
