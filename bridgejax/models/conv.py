@@ -15,6 +15,7 @@ from jax import lax
 
 from bridgejax.models.building import initial
 from bridgejax.models.convolution import conv2d
+from bridgejax.models.dense import dense
 
 DType = Any
 _uniform_fan_in = nnx.initializers.variance_scaling(1.0 / 3.0, "fan_in", "uniform")
@@ -114,8 +115,14 @@ def linear(
         bias_init=initial(nnx.initializers.zeros, rngs),
         dtype=dtype,
         param_dtype=param_dtype,
+        dot_general=_dot_general,
         rngs=rngs,
     )
+
+
+def _dot_general(x: jax.Array, kernel: jax.Array, dimension_numbers: Any, **options: Any) -> jax.Array:
+    """`dense` in the place of `lax.dot_general`, for `nnx.Linear`, which contracts the last axis with the first."""
+    return dense(x, kernel)
 
 
 def layer_norm(

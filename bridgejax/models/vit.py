@@ -19,6 +19,7 @@ from bridgejax.errors import UserError
 from bridgejax.models.classifier import Classifier, Preprocessing, normalised
 from bridgejax.models.clip_text import ACTIVATIONS, Layer
 from bridgejax.models.conv import layer_norm
+from bridgejax.models.dense import dense
 from bridgejax.models.initial import NORM_STARTS, Start, normal, uniform, zeros
 from bridgejax.models.positions import resample
 
@@ -101,7 +102,7 @@ class PatchEmbedding(nnx.Module):
         whole = images[:, : rows * side, : columns * side].reshape(n, rows, side, columns, side, 3)
         patches = whole.swapaxes(2, 3).reshape(n, rows, columns, side * side * 3)
         kernel = self.kernel[...].astype(images.dtype)
-        out = jnp.dot(patches, kernel.reshape(side * side * 3, -1))
+        out = dense(patches, kernel.reshape(side * side * 3, -1))
         return out if self.bias is None else out + self.bias[...].astype(images.dtype)
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridgejax.errors import UserError
-from bridgejax.models.convolution import pointwise_conv
+from bridgejax.models.dense import dense
 from bridgejax.models.layers import BatchNorm, Conv, depthwise_conv, relu6, same_padding
 
 EPS = float(np.finfo(np.float32).eps)
@@ -86,7 +86,7 @@ def test_pointwise_gradients_are_those_of_the_matrix_product() -> None:
     rng = np.random.default_rng(1)
     x, k = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((2, 3, 4, 5), (5, 7)))
     loss = lambda f: jax.grad(lambda x, k: jnp.sum(jnp.sin(f(x, k))), (0, 1))(x, k)  # noqa: E731
-    for ours, theirs in zip(loss(pointwise_conv), loss(lambda x, k: x @ k), strict=True):
+    for ours, theirs in zip(loss(dense), loss(lambda x, k: x @ k), strict=True):
         _close(ours, theirs, 24)
 
 
