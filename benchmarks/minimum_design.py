@@ -75,9 +75,11 @@ def tuned(workdir: Path) -> list[str]:
 
 def compared(workdir: Path) -> list[str]:
     """Returns the tables of a finished study: arms, then what each comparison isolates."""
-    from bridgejax.studies.summary import read_results, summarise
+    from bridgejax.report.summary import summarise
+    from bridgejax.studies.run_results import read_results
 
-    summary = summarise(read_results(workdir), pairs=[(arm, against) for _, arm, against in QUESTIONS])
+    pairs = [(arm, against) for _, arm, against in QUESTIONS]
+    summary = summarise(read_results(workdir), pairs=pairs).to_dict()
     arms = [
         [arm, level(summary["arms"][arm][METRIC]), level(summary["arms"][arm]["test_accuracy"])] for arm in summary["order"]
     ]
@@ -101,12 +103,12 @@ def distances(workdir: Path) -> list[str]:
     from bridgejax.evaluation import frechet_distance, frechet_interval
     from bridgejax.evaluation.features import image_features
     from bridgejax.models import load_classifier
-    from bridgejax.studies.reproduce import config_file
-    from bridgejax.studies.run import Study
+    from bridgejax.report.config_text import config_file
+    from bridgejax.studies.study_plan import plan_study
 
     file = workdir.parent / f"{workdir.name}_config.py"
     file.write_text(config_file(json.loads((workdir / "config.json").read_text())))
-    study = Study(load_config(str(file)), load_generators=False)
+    study = plan_study(load_config(str(file)), load_generators=False)
     file.unlink()
     model = load_classifier(study.config.classifier.weights)
 

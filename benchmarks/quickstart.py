@@ -181,9 +181,10 @@ def finding(scratch: Path) -> list[str] | None:
         print(f"finding: left out, {FINDING} is missing", file=sys.stderr)
         return None
     run_study(FINDING, scratch / "finding", scratch / "finding-cache")
-    from bridgejax.studies.summary import read_results, summarise
+    from bridgejax.report.summary import summarise
+    from bridgejax.studies.run_results import read_results
 
-    summary = summarise(read_results(scratch / "finding"), pairs=[("bridged_plus_plus", "mixed")])
+    summary = summarise(read_results(scratch / "finding"), pairs=[("bridged_plus_plus", "mixed")]).to_dict()
     arms = summary["arms"]
     levels = [[e, level(arms[e][METRIC]), str(arms[e][METRIC]["seeds"])] for e in summary["order"]]
     rows = []

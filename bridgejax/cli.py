@@ -127,7 +127,7 @@ def _dispatch(arguments: Sequence[str]) -> int:
         sys.stdout.flush()
         return 0
     if command == "report":
-        from bridgejax.studies.report import write_report
+        from bridgejax.report.write import write_report
 
         print(write_report(options.workdir))
         return 0
@@ -153,25 +153,27 @@ def _dispatch(arguments: Sequence[str]) -> int:
     config = load_config(options.config, overrides)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from bridgejax import runtime
-    from bridgejax.studies import run as studies
+    from bridgejax.studies import commands
 
     runtime.start()
     if command in ("run", "study"):
-        made = studies.run(config, options.workdir, report=command == "run")
+        path = commands.run_study(config, options.workdir)
+        if command == "run" and runtime.is_first():
+            from bridgejax.report.write import update_report
+
+            path = update_report(options.workdir)
     elif command == "generate":
-        made = studies.generate(config, options.workdir)
+        path = commands.generate(config, options.workdir)
     elif command == "invert":
-        from bridgejax.studies.inversion import invert
-
-        made = invert(config, options.workdir, seed=options.seed)
+        path = commands.invert(config, options.workdir, seed=options.seed)
     elif command == "tune":
-        from bridgejax.studies.tune import tune
+        from bridgejax.studies.tuning import tune
 
-        made = tune(config, options.workdir)
+        path = tune(config, options.workdir)
     else:
-        made = studies.train(config, options.workdir, recipe=options.recipe, seed=options.seed)
+        path = commands.train(config, options.workdir, recipe=options.recipe, seed=options.seed)
     if runtime.is_first():
-        print(made)
+        print(path)
     return 0
 
 

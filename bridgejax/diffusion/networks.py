@@ -40,7 +40,7 @@ class Networks(nnx.Module):
 
         Args:
           ids: int32 [n, tokens] for each text encoder.
-          words: embeddings that replace those of some ids, for each text encoder (`bridgejax.diffusion.inversion`).
+          words: embeddings that replace those of some ids, for each text encoder (`bridgejax.inversion.token_step`).
 
         Returns:
           float32 [n, tokens, d] and [n, p] or None. One encoder: its last hidden state. Two: the hidden states

@@ -1,0 +1,1 @@
+"""Studies: which runs they have, carrying them out, their results on disk, tuning."""

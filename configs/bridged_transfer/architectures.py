@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bridgejax.studies.paper import DATA_SETS, MODELS, full_steps, is_full, paper_config, per_class
+from bridgejax.papers.bridged_transfer import DATA_SETS, MODELS, full_steps, is_full, paper_config, per_class
 
 FULL = tuple(
     f"{name},{model},{shots}" for name in DATA_SETS for model in MODELS if model != "resnet18" for shots in ("4", "all")

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bridgejax.studies.paper import paper_config
+from bridgejax.papers.bridged_transfer import paper_config
 
 FULL = tuple(f"{name},{scale:g}" for name in ("aircraft", "cars", "dtd") for scale in (1.5, 2, 3, 5, 7.5, 10))
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from bridgejax.studies.paper import is_full, paper_config, style_inversion
+from bridgejax.papers.bridged_transfer import is_full, paper_config, style_inversion
 
 FULL = ("aircraft", "cars", "dtd")
 

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bridgejax.studies.paper import DATA_SETS, paper_config
+from bridgejax.papers.bridged_transfer import DATA_SETS, paper_config
 
 FULL = tuple(DATA_SETS)
 

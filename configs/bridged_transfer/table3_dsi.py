@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bridgejax.studies.paper import paper_config, style_inversion
+from bridgejax.papers.bridged_transfer import paper_config, style_inversion
 
 FULL = ("aircraft", "cars", "dtd", "food", "sun397")
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bridgejax.studies.paper import paper_config, per_class
+from bridgejax.papers.bridged_transfer import paper_config, per_class
 
 FULL = ("aircraft", "cars", "food")
 

@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from bridgejax.cli import main
-from bridgejax.studies.wording import class_tokens
+from bridgejax.inversion.tokens import class_tokens
 
 OPTIONS = {
     "steps": 30,
@@ -60,11 +60,11 @@ def _without_machine(files: dict[str, bytes]) -> dict[str, object]:
 
 def test_a_word_is_learned_from_the_shots_of_its_seed_alone(inverted, config_file):
     from bridgejax.config import load_config
-    from bridgejax.studies.run import Study
+    from bridgejax.studies.study_plan import plan_study
 
     folder = inverted / "inversion" / "shots-2_seed-1"
     record = json.loads((folder / "inversion.json").read_text())
-    task = Study(load_config(str(config_file))).task(2, 1)
+    task = plan_study(load_config(str(config_file))).task(2, 1)
     assert record["images"] == list(task.train.ids)
     assert len(record["images"]) == 6
     assert not {*record["images"]} & {*task.test.ids}
@@ -217,7 +217,7 @@ def test_class_words_stand_for_their_classes(config_file, tmp_path):
         ({"token": "../style", "mode": "class"}, "should be one word without spaces or slashes"),
         ({"token": "umb"}, "'umb' also stands in 'the number one'"),
         ({"prompt": "a {class} " + "long " * 80 + "{token}"}, "lies beyond the 77 tokens"),
-        ({"mode": "class", "shots": 1}, "class 'the number one' has 1 training image to learn the word"),
+        ({"mode": "class", "shots": 1}, "class 'the number one' has 1 training image to learn the token"),
     ],
 )
 def test_what_cannot_be_learned_is_told_in_a_sentence(config_file, tmp_path, capfd, options, told):

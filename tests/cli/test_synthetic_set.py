@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bridgejax.errors import UserError
-from bridgejax.studies.report import write_report
+from bridgejax.report.write import write_report
 
 
 @pytest.fixture(scope="module")

@@ -130,7 +130,7 @@ def test_a_run_takes_each_arms_rate_and_length_wherever_the_images_lie(tuned, co
         ("--config.task.shots=4", "shots [5], not 4"),
         ("--config.training.batch_size=4", "another batch size (8, not 4)"),
         ("--config.training.weight_decay=0.1", "another recipe of arm 'vanilla_long'"),
-        ("--config.arms=vanilla_long,vanilla", "has nothing for arm 'vanilla'"),
+        ("--config.arms=vanilla_long,vanilla", "has no rates for arm 'vanilla'"),
         ("--config.training.tuned=nowhere.json", "nowhere.json is missing"),
     ],
 )

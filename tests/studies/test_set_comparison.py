@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import types
 
 import jax.numpy as jnp
@@ -14,8 +15,9 @@ from PIL import Image
 from bridgejax.config import default_config
 from bridgejax.data import Examples
 from bridgejax.errors import UserError
-from bridgejax.studies.synthetic_set import compare
-from bridgejax.studies.synthetic_words import synthetic_html, synthetic_markdown
+from bridgejax.report.set_sections import synthetic_html, synthetic_markdown
+from bridgejax.studies.comparison_results import LeepScore, SetComparison, read_comparison, write_comparison_files
+from bridgejax.studies.set_comparison import compare
 
 
 class Eye(nnx.Module):
@@ -48,45 +50,48 @@ def config():
     return made
 
 
-def test_the_nearer_set_is_told_with_an_interval_and_a_copy_is_found(config):
+def test_the_nearer_set_has_an_interval_and_a_copy_is_found(config, tmp_path):
     real = examples(24, 0, 0, "real")
     bright, near = examples(24, 1, 120, "a"), examples(24, 2, 0, "b")
     copied = Examples((*near.images[:5], real.images[7], *near.images[6:]), near.labels, near.ids)
     figures, pairs = compare(Eye(), real, {"": bright, "near|<b>": copied}, config, ("cat", "dog"))
     first, second = figures
-    assert second["frechet"]["estimate"] < first["frechet"]["estimate"]
-    assert second["frechet_less_first"]["high"] < 0
-    assert second["kernel"]["distance"] < first["kernel"]["distance"]
-    assert second["recall"] > first["recall"]
-    closest = second["copies"]["closest"][0]
-    assert (closest["synthetic"], closest["real"], closest["suspected"]) == ("b/5", "real/7", True)
-    assert closest["cosine_distance"] == pytest.approx(0, abs=1e-6)
-    assert second["copies"]["both_suspected"] >= 1
+    assert second.frechet.estimate < first.frechet.estimate
+    assert second.frechet_less_first.high < 0
+    assert second.kernel.distance < first.kernel.distance
+    assert second.recall > first.recall
+    closest = second.copies.closest[0]
+    assert (closest.synthetic, closest.real, closest.suspected) == ("b/5", "real/7", True)
+    assert closest.cosine_distance == pytest.approx(0, abs=1e-6)
+    assert second.copies.both_suspected >= 1
     np.testing.assert_array_equal(pairs[1][0][0], pairs[1][0][1])
-    found = {"against": "train", "real_images": 24, "shots": 12, "classifier": "x", "sets": figures}
+    found = SetComparison(classifier="x", shots=12, against="train", real_images=24, sets=tuple(figures))
+    write_comparison_files(tmp_path, "identity", found, pairs)
+    read, pairs_read = read_comparison(tmp_path)
+    assert json.dumps(read.to_dict()) == json.dumps(found.to_dict())
+    np.testing.assert_array_equal(pairs_read, pairs)
     page = synthetic_html(found, pairs)
     assert page.count("<img") == 48
     assert "near|&lt;b&gt;" in page
     assert "<b>suspected</b>" in page
     text = "\n".join(synthetic_markdown(found, str, lambda heads, rows: repr((heads, rows))))
     assert "24 training images of the first seed (12 per class)" in text
-    assert "less the first set's" in text
+    assert "minus the first set's" in text
 
 
-def test_too_few_images_are_told_and_few_leave_out_precision(config):
+def test_too_few_images_are_refused_and_few_leave_out_precision(config):
     real = examples(3, 0, 0, "real")
     figures, _ = compare(Eye(), real, {"": examples(4, 1, 0, "a")}, config, ("cat", "dog"))
-    assert figures[0]["precision"] is None
-    assert "precision" not in synthetic_html(
-        {"against": "test", "real_images": 3, "shots": None, "classifier": "x", "sets": figures}, []
-    )
+    assert figures[0].precision is None
+    found = SetComparison(classifier="x", shots=None, against="test", real_images=3, sets=tuple(figures))
+    assert "precision" not in synthetic_html(found, [])
     with pytest.raises(UserError, match="there is one of 1"):
         compare(Eye(), real, {"": examples(1, 1, 0, "a")}, config, ("cat", "dog"))
 
 
 def test_leep_of_weights_without_a_head_is_a_dash():
-    rows = [{"network": "pretrained", "images": 8, "outputs": None, "leep": None, "leep_matched": -0.5}]
-    page = synthetic_html({"leep": rows}, [])
+    score = LeepScore(network="pretrained", images=8, outputs=None, leep=None, leep_matched=-0.5)
+    page = synthetic_html(SetComparison(classifier="x", shots=None, leep=(score,)), [])
     assert "–" in page
     assert "−0.500" in page
     assert synthetic_html(None, []) == ""

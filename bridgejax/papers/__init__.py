@@ -1,0 +1,1 @@
+"""The experiments of papers as configs, and what they cost."""

@@ -1,0 +1,1 @@
+"""The report of a workdir, a pure function of its files: statistics, tables, figures, page."""

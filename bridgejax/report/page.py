@@ -1,0 +1,212 @@
+"""report.html: one page that needs nothing but itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from html import escape
+
+import numpy as np
+
+from bridgejax import __version__
+from bridgejax.report import charts
+from bridgejax.report.config_text import ConfigJson, config_file
+from bridgejax.report.gain_table import gain_note, gain_table
+from bridgejax.report.phrases import baseline_differences, counted, duration, finding, recipe_words, stall, timed
+from bridgejax.report.set_sections import synthetic_html
+from bridgejax.report.stylesheet import CSS
+from bridgejax.report.summary import Summary
+from bridgejax.studies.run_results import MEAN_PER_CLASS
+
+
+def title(summary: Summary, config: ConfigJson) -> str:
+    """The task's name as a title."""
+    source = str(config.get("task", {}).get("source") or summary.task or "results")
+    kind, _, name = source.partition(":")
+    return (name.rstrip("/").rsplit("/", 1)[-1] if kind == "folder" else name) or source
+
+
+def facts(summary: Summary) -> list[str]:
+    """What was run, in short phrases."""
+    arms = [summary.arms[entry] for entry in summary.order]
+    shots = list(dict.fromkeys(arm.shots for arm in arms))
+    volumes = list(dict.fromkeys(arm.per_class for arm in arms if arm.per_class))
+    tested = [arm.test_images for arm in arms if arm.test_images]
+    phrases = [counted(len(summary.classes), "class")] if summary.classes else []
+    if shots == [None]:
+        phrases.append("all real training images")
+    else:
+        phrases.append(f"{_either(shots)} real {'image' if shots == [1] else 'images'} per class")
+    if volumes:
+        phrases.append(f"{_either(volumes)} generated per class")
+    if tested:
+        low, high = round(min(tested)), round(max(tested))
+        phrases.append(f"{low:,} test images" if low == high else f"{low:,} to {high:,} test images")
+    phrases.append(f"{counted(len({arm.arm for arm in arms}), 'arm')} × {counted(len(summary.seeds), 'seed')}")
+    if summary.papers_report:
+        phrases.append(f"papers report {summary.papers_report}")
+    return phrases
+
+
+def _either(values: Sequence[int | None]) -> str:
+    words = ["all" if value is None else f"{value:,}" for value in values]
+    return " or ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else words[0]
+
+
+def render(
+    summary: Summary,
+    config: ConfigJson,
+    examples: Mapping[str, np.ndarray] | None,
+    pairs: Sequence[np.ndarray] = (),
+) -> str:
+    """Returns the page.
+
+    Args:
+      summary: of `summarise`, with the workdir's `seconds` of each step and its `synthetic_set`, if it has one.
+      config: the config of the workdir; may be empty.
+      examples: of the workdir's `examples.npz`, or None.
+      pairs: of the workdir's `synthetic_pairs.npz`, one array for each set.
+    """
+    recipes = config.get("recipes") or {}
+    words = {arm: recipe_words(stages) for arm, stages in recipes.items()}
+    stages = {
+        arm: [str(stage.get("data", "")) for stage in stages]
+        for arm, stages in recipes.items()
+        if isinstance(stages, list) and all(isinstance(stage, Mapping) for stage in stages)
+    }
+    name = title(summary, config)
+    sections = [
+        _accuracy(summary, words),
+        _differences(summary),
+        _convergence(summary, stages),
+        _examples(summary, examples),
+        synthetic_html(summary.synthetic_set, pairs),
+        _classes(summary),
+        _section("Gain per class", escape(gain_note(summary)), gain_table(summary)),
+        _confusion(summary),
+        _cost(summary),
+        _reproduce(summary, config),
+    ]
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<link rel="icon" href="data:,">\n'
+        f"<title>{escape(name)} – bridgejax report</title>\n<style>{CSS}</style>\n</head>\n<body>\n<main>\n"
+        f'<header><p class="kicker">bridgejax report</p><h1>{escape(name)}</h1>'
+        f'<p class="facts">{escape(" · ".join(facts(summary)))}</p>'
+        f'<p class="finding">{escape(finding(summary))}</p></header>\n'
+        + "\n".join(section for section in sections if section)
+        + f"\n<footer>Made by bridgejax {escape(__version__)} from results.jsonl; "
+        "every figure is in that file or in summary.json.</footer>\n"
+        "</main>\n</body>\n</html>\n"
+    )
+
+
+def _section(heading: str, note: str, body: str) -> str:
+    return f'<section><h2>{heading}</h2><p class="note">{note}</p>{body}</section>' if body else ""
+
+
+def _accuracy(summary: Summary, words: Mapping[str, str]) -> str:
+    note = "Mean over classes of the share of test images classified correctly, averaged over seeds."
+    if len(summary.seeds) > 1:
+        note += f" Lines and the figures at the end of a row: 95&#8239;% intervals over {summary.bootstrap.over}."
+    else:
+        note += " One seed: no intervals."
+    return _section("Accuracy on real test images", note, charts.bars(summary, words))
+
+
+def _differences(summary: Summary) -> str:
+    main = baseline_differences(summary)
+    if not main:
+        return ""
+    rest = [each for each in summary.differences if each not in main]
+    note = f"Each arm minus {escape(summary.baseline)}, in percentage points, on the same seeds and the same test images."
+    if len(summary.seeds) > 1:
+        note += " A difference whose interval includes zero is not significant."
+        draws = f"{summary.bootstrap.replicates:,}"
+        note += f" Intervals: {draws} bootstrap draws of {summary.bootstrap.over}."
+    body = charts.difference_table(summary, main)
+    if rest:
+        table = charts.difference_table(summary, rest, against=True)
+        body += f"<details><summary>All other pairs ({len(rest)})</summary>{table}</details>"
+    return _section("Paired differences", note, body)
+
+
+def _convergence(summary: Summary, stages: Mapping[str, list[str]]) -> str:
+    curves = [point for entry in summary.order for point in summary.arms[entry].curve]
+    if not curves:
+        return '<section><h2>Convergence</h2><p class="note">The runs have no test accuracies along the way.</p></section>'
+    if all(len(summary.arms[entry].curve) < 2 for entry in summary.order):
+        note = "Each run was tested once, at its end; set training.evaluations to 2 or more for curves."
+        return f'<section><h2>Convergence</h2><p class="note">{note}</p></section>'
+    metric = "Mean per-class" if curves[0].metric == MEAN_PER_CLASS else "Top-1"
+    note = f"{metric} test accuracy in percent while training"
+    note += "; shaded: one standard deviation over seeds" if len(summary.seeds) > 1 else ""
+    note += f'. <span class="key" role="img" aria-label="dashed line"></span>{escape(summary.baseline)}.'
+    if any(summary.arms[entry].switches for entry in summary.order):
+        note += " A vertical line marks where the next stage begins."
+    hidden = sum(bool(summary.arms[entry].curve) for entry in summary.order) - charts.PANELS
+    note += f" The first {charts.PANELS} are shown, {hidden} more are in summary.json." if hidden > 0 else ""
+    return _section("Convergence", note, charts.curves(summary, stages))
+
+
+def _examples(summary: Summary, examples: Mapping[str, np.ndarray] | None) -> str:
+    if not examples:
+        return ""
+    both = "synthetic" in examples
+    note = "Real training images of the first seed" + (" beside generated ones, the first of each class." if both else ".")
+    more = len(examples["class_names"]) - charts.SHEET_CLASSES
+    note += f" The first {charts.SHEET_CLASSES} classes; {more} more are not shown." if more > 0 else ""
+    return _section("Real and generated images" if both else "Real images", note, charts.contact_sheet(examples))
+
+
+def _classes(summary: Summary) -> str:
+    return _section("Accuracy per class", "In percent, averaged over seeds.", charts.class_table(summary))
+
+
+def _confusion(summary: Summary) -> str:
+    count = len(summary.classes)
+    if count > charts.CONFUSION_CLASSES:
+        note = f"Not drawn for {count} classes (at most {charts.CONFUSION_CLASSES}); the counts are in summary.json."
+        return f'<section><h2>Confusion</h2><p class="note">{note}</p></section>'
+    note = "Rows: true class; columns: answer. Counts of test images, summed over seeds; shaded by their share of the row."
+    return _section("Confusion", note, charts.confusions(summary))
+
+
+def _cost(summary: Summary) -> str:
+    names = timed(summary)
+    heads = "".join(f'<th scope="col" class="n">{escape(name)},<br>per run</th>' for name in names)
+    rows = []
+    for entry in summary.order:
+        arm = summary.arms[entry]
+        steps = "–" if arm.train_steps is None else f"{arm.train_steps:,.0f}"
+        values = [*(duration(arm.seconds.get(name)) for name in names), stall(arm.seconds)]
+        cells = "".join(f'<td class="n">{value}</td>' for value in values)
+        rows.append(f'<tr><th scope="row">{escape(entry)}</th><td class="n">{steps}</td>{cells}</tr>')
+    body = charts.scroll(
+        f'<table><thead><tr><th scope="col">arm</th><th scope="col" class="n">optimiser<br>steps</th>{heads}'
+        f'<th scope="col" class="n">of training:<br>input stall</th></tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table>",
+        "Cost of every arm",
+    )
+    note = (
+        "Wall-clock time, averaged over seeds; the first run of a shape also compiles. The input stall is the share of "
+        "training in which the loop waited for images."
+    )
+    if summary.seconds:
+        listed = ", ".join(f"{escape(name)} {duration(value)}" for name, value in summary.seconds.items())
+        note += f" Total: {listed}."
+    return _section("Cost", note, body)
+
+
+def _reproduce(summary: Summary, config: ConfigJson) -> str:
+    if not config:
+        return ""
+    command = "bridgejax run --config study.py --workdir study"
+    text = json.dumps(config, indent=1, sort_keys=True, ensure_ascii=False)
+    body = (
+        f'<pre tabindex="0">{escape(config_file(config))}</pre><pre tabindex="0">{escape(command)}</pre>'
+        f'<details><summary>The whole configuration</summary><pre tabindex="0">{escape(text)}</pre></details>'
+    )
+    note = f"Save this as study.py and run the command, with bridgejax {escape(__version__)}."
+    return _section("Run it again", note, body)

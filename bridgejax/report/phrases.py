@@ -1,0 +1,163 @@
+"""The finding and the figures of a summary, as text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from bridgejax.report.statistics import Estimate
+from bridgejax.report.summary import Difference, Summary
+from bridgejax.studies.run_results import MEAN_PER_CLASS
+
+SPACE = "\u202f"  # narrow, not broken at a line's end
+FEW_SEEDS = 3
+
+
+def percent(value: float | None) -> str:
+    """0.743 → "74.3 %"."""
+    return "–" if value is None else f"{100 * value:.1f}{SPACE}%"
+
+
+def points(value: float | None, signed: bool = True) -> str:
+    """A difference of fractions in percentage points: 0.031 → "+3.1"."""
+    if value is None:
+        return "–"
+    text = f"{100 * value:+.1f}" if signed else f"{100 * value:.1f}"
+    return text.replace("-", "−").replace("+0.0", "0.0").replace("−0.0", "0.0")
+
+
+def interval(estimate: Estimate | None, form: Callable[[float], str] = points) -> str:
+    """The interval of an estimate: "+1.0 to +5.2"; a dash with one seed."""
+    if estimate is None or estimate.low is None or estimate.high is None:
+        return "–"
+    return f"{form(estimate.low)} to {form(estimate.high)}"
+
+
+def counted(number: float, noun: str) -> str:
+    """1, "seed" → "1 seed"; 3, "seed" → "3 seeds"."""
+    plural = noun + ("es" if noun.endswith("s") else "s")
+    return f"{number:,.0f} {noun if number == 1 else plural}"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as a reader wants them: "4.2 s", "3 min 05 s", "2 h 10 min"."""
+    if seconds is None:
+        return "–"
+    if seconds < 59.95:
+        return f"{seconds:.1f}{SPACE}s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60}{SPACE}min {whole % 60:02d}{SPACE}s"
+    return f"{whole // 3600}{SPACE}h {whole % 3600 // 60:02d}{SPACE}min"
+
+
+def timed(summary: Summary) -> list[str]:
+    """What the seconds of runs were spent on, in order; the input stall is a part of training."""
+    names = dict.fromkeys(name for entry in summary.order for name in summary.arms[entry].seconds)
+    return [name for name in names if name != "input_stall"]
+
+
+def stall(seconds: Mapping[str, float | None]) -> str:
+    """The share of training in which the loop waited for images: "3 %"; "–" where it was not measured."""
+    train, waited = seconds.get("train"), seconds.get("input_stall")
+    return "–" if not train or waited is None else f"{100 * waited / train:.0f}{SPACE}%"
+
+
+def verdict(estimate: Estimate | None) -> str:
+    """ "above", "below", "open" (the interval includes zero) or "single" (one seed: no interval)."""
+    if estimate is None or estimate.low is None or estimate.high is None:
+        return "single"
+    if estimate.low > 0:
+        return "above"
+    return "below" if estimate.high < 0 else "open"
+
+
+def difference_sentence(summary: Summary, difference: Difference, metric: str = MEAN_PER_CLASS) -> str:
+    """One difference as an honest sentence, with its setting first where the study has several."""
+    first, second = summary.arms[difference.arm], summary.arms[difference.against]
+    text = _sentence(difference.metric(metric), first.arm, second.arm, metric)
+    if not first.setting:
+        return text
+    start = "the" if text.startswith("The ") else text[:3]
+    return f"With {first.setting}, {start}{text[3:]}"
+
+
+def _sentence(estimate: Estimate | None, arm: str, against: str, metric: str) -> str:
+    name = "mean per-class accuracy" if metric == MEAN_PER_CLASS else "top-1 accuracy"
+    if estimate is None:
+        return f"{arm} and {against} share no seed, so they cannot be compared."
+    size = points(abs(estimate.mean), signed=False)
+    side = "above" if estimate.mean > 0 else "below"
+    if verdict(estimate) == "single":
+        return (
+            f"{arm} is {size} points {side} {against} in {name} in the one seed that both ran; "
+            "one seed gives no interval, so this may be chance."
+        )
+    about = f"95{SPACE}% interval {interval(estimate)}, {counted(estimate.seeds, 'seed')}, paired"
+    if verdict(estimate) == "open":
+        difference = f"The difference between {arm} and {against} in {name}"
+        return f"{difference} is not significant: {points(estimate.mean)} points ({about})."
+    return f"{arm} is {size} points {side} {against} in {name} ({about})."
+
+
+def baseline_differences(summary: Summary) -> list[Difference]:
+    """The differences against the baseline, in the order of the arms."""
+    return [each for each in summary.differences if summary.arms[each.against].arm == summary.baseline]
+
+
+def finding(summary: Summary) -> str:
+    """What the study found, in a paragraph: the method against the baseline, then the other arms, then what to bear in mind."""
+    compared = baseline_differences(summary)
+    if not compared:
+        entry = summary.order[0]
+        reached = summary.arms[entry].test_mean_per_class_accuracy
+        text = f"{entry} reaches {percent(None if reached is None else reached.mean)} mean per-class accuracy."
+        text += " It is the only arm that ran, so there is nothing to compare it with."
+    else:
+        main = [each for each in compared if summary.arms[each.arm].arm == summary.focus]
+        text = " ".join(difference_sentence(summary, each) for each in main)
+        groups: dict[str, list[str]] = {"above": [], "below": [], "open": [], "single": []}
+        for each in compared:
+            if each not in main:
+                groups[verdict(each.test_mean_per_class_accuracy)].append(each.arm)
+        parts: list[str] = []
+        if groups["above"]:
+            parts.append(f"{_listed(groups['above'])} {_be(groups['above'])} above it")
+        if groups["below"]:
+            parts.append(f"{_listed(groups['below'])} {_be(groups['below'])} below it")
+        if groups["open"]:
+            parts.append(f"the difference is not significant for {_listed(groups['open'])}")
+        if parts:
+            text += f" Of the other arms against {summary.baseline}: {'; '.join(parts)}."
+        if summary.baseline_asked != summary.baseline:
+            stand_in = f"{summary.baseline}, the first arm, stands in for it"
+            text += f" The control {summary.baseline_asked} was not run, so {stand_in}."
+    seeds = len(summary.seeds)
+    if seeds == 1:
+        text += " Run more seeds to tell a difference from chance." if compared else " One seed gives no interval."
+    elif seeds < FEW_SEEDS:
+        text += f" With only {seeds} seeds the intervals are likely too narrow."
+    return text
+
+
+def _be(names: Sequence[str]) -> str:
+    return "is" if len(names) == 1 else "are"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def recipe_words(stages: object) -> str:
+    """A recipe's stages in a few words: "synthetic with Mixup → new head → real"; empty if they cannot be read."""
+    if not isinstance(stages, (list, tuple)) or not all(isinstance(stage, Mapping) for stage in stages):
+        return ""
+    parts: list[str] = []
+    for stage in stages:
+        if parts and stage.get("reset") == "head":
+            parts.append("new head")
+        share = stage.get("synthetic_share")
+        words = {"mixed": "real + synthetic"}.get(str(stage.get("data")), str(stage.get("data", "")))
+        words += f" ({100 * share:.0f}{SPACE}% synthetic)" if share else ""
+        words += " with Mixup" if stage.get("mixup_alpha") else ""
+        parts.append(words + (", longer" if stage.get("steps_of") and stage.get("data") == "real" else ""))
+    return " → ".join(parts)

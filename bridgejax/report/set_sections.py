@@ -1,0 +1,180 @@
+"""The report's sections on the synthetic sets, as HTML and as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from html import escape
+
+import numpy as np
+
+from bridgejax.prompts.classes import display_name
+from bridgejax.report.charts import data_uri, scroll
+from bridgejax.report.phrases import percent
+from bridgejax.studies.comparison_results import SetComparison, SetFigures
+
+HEADING, LEEP_HEADING = "The synthetic set", "LEEP"
+
+
+def _rows(figures: SetFigures) -> list[tuple[str, str, str]]:
+    """(what, value, what it means)."""
+    frechet, kernel, copies = figures.frechet, figures.kernel, figures.copies
+    level = f"{100 * frechet.level:.0f} %"
+    rows = [
+        (
+            "Fréchet distance",
+            f"{frechet.estimate:.4g} ({level}: {frechet.low:.4g} to {frechet.high:.4g})",
+            "0 for equal sets; too large for few images, which the interval corrects as far as it can",
+        ),
+        (
+            "kernel distance",
+            f"{kernel.distance:.4g} ± {kernel.standard_error:.2g}",
+            "0 for equal sets, whatever their size; ± one standard error",
+        ),
+    ]
+    less = figures.frechet_less_first
+    if less is not None:
+        rows.append(
+            (
+                "Fréchet distance minus the first set's",
+                f"{less.estimate:+.4g} ({level}: {less.low:+.4g} to {less.high:+.4g})".replace("-", "−"),
+                "below 0: nearer to the real images; the bias of few images cancels",
+            )
+        )
+    if figures.precision is not None:
+        rows += [
+            ("precision", percent(figures.precision), f"synthetic images among the real ones (k = {figures.k})"),
+            ("recall", percent(figures.recall), "real images among the synthetic ones"),
+        ]
+    share = f"{100 * copies.quantile:.0f} %"
+    rows.append(
+        (
+            "suspected copies",
+            f"{copies.suspected:,} by features, {copies.pixel_suspected:,} by pixels, {copies.both_suspected:,} by both",
+            f"as near to a real image as only {share} of real images are to each other; look at the pairs below",
+        )
+    )
+    return rows
+
+
+def _note(comparison: SetComparison) -> str:
+    if comparison.against == "train":
+        shots = "all" if comparison.shots is None else f"{comparison.shots} per class"
+        real = f"the {comparison.real_images:,} training images of the first seed ({shots})"
+    else:
+        real = f"the {comparison.real_images:,} test images of the first seed, for the report only"
+    counts = " and ".join(f"{count:,}" for count in dict.fromkeys(each.synthetic_images for each in comparison.sets))
+    width = comparison.sets[0].feature_width
+    return (
+        f"{counts} synthetic images against {real}, in the {width:,} features of {comparison.classifier}. "
+        "Nothing is chosen by these figures."
+    )
+
+
+def _set_name(comparison: SetComparison, figures: SetFigures) -> str:
+    """What a set is called where there are several; "" for the only one."""
+    return "" if len(comparison.sets) == 1 else f"Set {figures.name!r}" if figures.name else "The config's own set"
+
+
+def _leep_note(comparison: SetComparison) -> str:
+    return (
+        f"How well the network's outputs already predict the classes of the {comparison.leep[0].images:,} real training images "
+        "of the first seed, in nats, at most 0. Plain LEEP depends on how many outputs there are; the matched score gives "
+        "every network as many pseudo-classes as there are classes."
+    )
+
+
+def _leep_cells(comparison: SetComparison) -> list[list[str]]:
+    return [
+        [
+            score.network,
+            "–" if score.outputs is None else f"{score.outputs:,}",
+            _signed(score.leep),
+            _signed(score.leep_matched),
+        ]
+        for score in comparison.leep
+    ]
+
+
+def _signed(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}".replace("-", "−")
+
+
+_LEEP_HEADS = ("network", "outputs", "LEEP", "matched LEEP")
+_PAIR_HEADS = ("synthetic", "nearest real", "cosine distance", "pixel distance")
+
+
+def synthetic_html(comparison: SetComparison | None, pairs: Sequence[np.ndarray]) -> str:
+    """Returns the sections of report.html; empty without figures."""
+    if comparison is None:
+        return ""
+    text = ""
+    if comparison.sets:
+        body = ""
+        for number, figures in enumerate(comparison.sets):
+            name = _set_name(comparison, figures)
+            rows = "".join(
+                f'<tr><th scope="row">{escape(what)}</th><td>{escape(value)}</td><td>{escape(means)}</td></tr>'
+                for what, value, means in _rows(figures)
+            )
+            body += f'<h3 style="margin-top:22px">{escape(name)}</h3>' if name else ""
+            body += scroll(f"<table><tbody>{rows}</tbody></table>", name or HEADING)
+            body += _pairs_html(figures, pairs[number] if number < len(pairs) else None)
+        text += f'<section><h2>{HEADING}</h2><p class="note">{escape(_note(comparison))}</p>{body}</section>'
+    if comparison.leep:
+        heads = "".join(f'<th scope="col"{" class=n" if i else ""}>{head}</th>' for i, head in enumerate(_LEEP_HEADS))
+        rows = "".join(
+            f'<tr><th scope="row">{escape(cells[0])}</th>'
+            + "".join(f'<td class="n">{cell}</td>' for cell in cells[1:])
+            + "</tr>"
+            for cells in _leep_cells(comparison)
+        )
+        table = scroll(f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>", LEEP_HEADING)
+        text += f'<section><h2>{LEEP_HEADING}</h2><p class="note">{escape(_leep_note(comparison))}</p>{table}</section>'
+    return text
+
+
+def _pairs_html(figures: SetFigures, pairs: np.ndarray | None) -> str:
+    """The closest pairs of a set as pictures."""
+    panels = ""
+    for number, pair in enumerate(figures.copies.closest):
+        pictures = ""
+        if pairs is not None and number < len(pairs):
+            names = (f"{display_name(pair.synthetic_class)}, generated", f"{display_name(pair.real_class)}, real")
+            pictures = "".join(
+                f'<img src="{data_uri(image)}" alt="{escape(name)}" loading="lazy">'
+                for image, name in zip(pairs[number], names, strict=True)
+            )
+        caption = f"{escape(display_name(pair.synthetic_class))}: {pair.cosine_distance:.3f}"
+        caption += " <b>suspected</b>" if pair.suspected else ""
+        strip = f'<div class="strip" style="--k:2">{pictures}</div>'
+        panels += f"<figure>{strip}<figcaption><span>{caption}</span></figcaption></figure>"
+    heading = "<h3>The pairs nearest to each other: generated left, real right, and their cosine distance</h3>"
+    return f'<div style="margin-top:22px">{heading}<div class="panels">{panels}</div></div>'
+
+
+def synthetic_markdown(
+    comparison: SetComparison | None, cell: Callable[[str], str], table: Callable[[list[str], list[list[str]]], str]
+) -> list[str]:
+    """Returns the parts of report.md; none without figures.
+
+    Args:
+      comparison: of `read_comparison`.
+      cell, table: how report.md writes a cell and a table.
+    """
+    if comparison is None:
+        return []
+    parts = []
+    if comparison.sets:
+        parts += [f"## {HEADING}", cell(_note(comparison))]
+        for figures in comparison.sets:
+            parts += [f"### {cell(name)}"] if (name := _set_name(comparison, figures)) else []
+            parts.append(table(["figure", "value", "meaning"], [[cell(text) for text in row] for row in _rows(figures)]))
+            rows = [
+                [cell(pair.synthetic), cell(pair.real), f"{pair.cosine_distance:.3f}", f"{pair.pixel_distance:.3f}"]
+                for pair in figures.copies.closest
+            ]
+            parts += ["The pairs nearest to each other:", table(list(_PAIR_HEADS), rows)]
+    if comparison.leep:
+        rows = [[cell(text) for text in row] for row in _leep_cells(comparison)]
+        parts += [f"## {LEEP_HEADING}", cell(_leep_note(comparison)), table(list(_LEEP_HEADS), rows)]
+    return parts

@@ -1,0 +1,212 @@
+"""How near the synthetic sets are to the real images: the figures, in `synthetic_set.json` and `synthetic_pairs.npz`."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bridgejax.errors import UserError
+from bridgejax.evaluation import FrechetInterval
+from bridgejax.identity import write_atomic, write_json
+
+if TYPE_CHECKING:
+    from bridgejax.evaluation import KernelDistance
+
+COMPARISON_FILE, PAIRS_FILE = "synthetic_set.json", "synthetic_pairs.npz"
+
+
+@dataclass(frozen=True)
+class ClosePair:
+    """A synthetic image and its nearest real one: ids, classes, cosine distance of features, distance of pixels in [0, 1]."""
+
+    synthetic: str
+    synthetic_class: str
+    real: str
+    real_class: str
+    cosine_distance: float
+    pixel_distance: float
+    suspected: bool
+
+
+@dataclass(frozen=True)
+class CopyCheck:
+    """How many synthetic images are as near to a real one as a copy would be, by features, by pixels, by both.
+
+    Attributes:
+      quantile: of the real images' own nearest distances: the thresholds.
+      closest: the nearest pairs, nearest first.
+    """
+
+    quantile: float
+    threshold: float
+    suspected: int
+    pixel_threshold: float
+    pixel_suspected: int
+    both_suspected: int
+    closest: tuple[ClosePair, ...]
+
+
+@dataclass(frozen=True)
+class SetFigures:
+    """One synthetic set against the real images.
+
+    Attributes:
+      name: as stages name the set; "" is the config's own.
+      synthetic_images, feature_width: how many of them, and numbers per feature.
+      frechet, kernel: distances.
+      precision, recall: in [0, 1], of the k nearest neighbours; None for too few images.
+      copies: see there.
+      frechet_less_first: the Fréchet distance less that of the first set; None for the first one itself.
+    """
+
+    name: str
+    synthetic_images: int
+    feature_width: int
+    frechet: FrechetInterval
+    kernel: KernelDistance
+    precision: float | None
+    recall: float | None
+    k: int
+    copies: CopyCheck
+    frechet_less_first: FrechetInterval | None = None
+
+
+@dataclass(frozen=True)
+class LeepScore:
+    """LEEP of a network on real training images, in nats; `outputs` and `leep` are None for one without a head of its own."""
+
+    network: str
+    images: int
+    outputs: int | None
+    leep: float | None
+    leep_matched: float
+
+
+@dataclass(frozen=True)
+class SetComparison:
+    """What a config asked about its synthetic sets.
+
+    Attributes:
+      classifier: whose features were compared.
+      shots: real images per class of the split, None for all.
+      against: the real images: "train" or "test"; None where the sets were not compared.
+      real_images: how many.
+      sets: a set each.
+      leep: a network each; empty where that was not asked.
+    """
+
+    classifier: str
+    shots: int | None
+    against: str | None = None
+    real_images: int = 0
+    sets: tuple[SetFigures, ...] = ()
+    leep: tuple[LeepScore, ...] = ()
+
+    def to_dict(self) -> dict[str, object]:
+        """Returns the comparison as plain data; what was not asked is not in it."""
+        plain: dict[str, object] = {"classifier": self.classifier, "shots": self.shots}
+        if self.against is not None:
+            plain |= {"against": self.against, "real_images": self.real_images, "sets": [_set_to_dict(s) for s in self.sets]}
+        return {**plain, "leep": [asdict(score) for score in self.leep]} if self.leep else plain
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> SetComparison:
+        """Reads what `to_dict` gave.
+
+        Raises:
+          KeyError, TypeError: it is something else.
+        """
+        return cls(
+            plain["classifier"],
+            plain["shots"],
+            plain.get("against"),
+            plain.get("real_images", 0),
+            tuple(_set_from_dict(figures) for figures in plain.get("sets") or ()),
+            tuple(LeepScore(**score) for score in plain.get("leep") or ()),
+        )
+
+
+def _set_to_dict(figures: SetFigures) -> dict[str, Any]:
+    plain = asdict(figures)
+    for row in plain["copies"]["closest"]:
+        row["class"] = row.pop("synthetic_class")
+    if figures.frechet_less_first is None:
+        del plain["frechet_less_first"]
+    return plain
+
+
+def _set_from_dict(plain: Mapping[str, Any]) -> SetFigures:
+    from bridgejax.evaluation import KernelDistance  # brings JAX along
+
+    copies, less = plain["copies"], plain.get("frechet_less_first")
+    rows = [{("synthetic_class" if key == "class" else key): row[key] for key in row} for row in copies["closest"]]
+    return SetFigures(
+        **{
+            **plain,
+            "frechet": FrechetInterval(**plain["frechet"]),
+            "kernel": KernelDistance(**plain["kernel"]),
+            "copies": CopyCheck(**{**copies, "closest": tuple(ClosePair(**row) for row in rows)}),
+            "frechet_less_first": None if less is None else FrechetInterval(**less),
+        }
+    )
+
+
+def write_comparison_files(workdir: Path, identity: str, comparison: SetComparison, pairs: Sequence[np.ndarray]) -> None:
+    """Keeps a comparison in the workdir.
+
+    Args:
+      workdir: the folder.
+      identity: digest of what decides the figures.
+      comparison: the figures.
+      pairs: the closest pairs of each set, uint8 [pairs, 2 (synthetic, real), side, side, 3].
+    """
+    if pairs:
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, allow_pickle=False, **{f"pairs{number}": array for number, array in enumerate(pairs)})
+        write_atomic(workdir / PAIRS_FILE, buffer.getvalue())
+    write_json(workdir / COMPARISON_FILE, {"identity": identity, **comparison.to_dict()})
+
+
+def comparison_identity(workdir: Path) -> str | None:
+    """Returns the identity of the figures that a workdir holds, None if it holds none."""
+    return _stored(workdir).get("identity")
+
+
+def read_comparison(workdir: Path) -> tuple[SetComparison | None, list[np.ndarray]]:
+    """Returns the figures that a workdir holds, None if it holds none, and each set's pairs.
+
+    Raises:
+      UserError: a file is damaged.
+    """
+    file, pairs_file = workdir / COMPARISON_FILE, workdir / PAIRS_FILE
+    if not file.is_file():
+        return None, []
+    try:
+        comparison = SetComparison.from_dict(_stored(workdir))
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{file} does not hold the figures of a comparison; delete it and run the study again.") from error
+    pairs = []
+    try:
+        if pairs_file.is_file():
+            with np.load(pairs_file, allow_pickle=False) as stored:
+                pairs = [stored[f"pairs{number}"] for number in range(len(comparison.sets))]
+        if any(array.dtype != np.uint8 or array.ndim != 5 for array in pairs):
+            raise ValueError("not pictures")
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        raise UserError(f"{pairs_file} is damaged; delete it and {COMPARISON_FILE} and run the study again.") from error
+    return comparison, pairs
+
+
+def _stored(workdir: Path) -> dict[str, Any]:
+    try:
+        content = json.loads((workdir / COMPARISON_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

@@ -1,0 +1,44 @@
+"""A few real and synthetic images per class, kept for the report's contact sheet (`examples.npz`)."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from bridgejax.data import Examples
+from bridgejax.data.images import decode_rgb
+from bridgejax.identity import write_atomic
+from bridgejax.studies.study_plan import StudyPlan
+
+EXAMPLES_FILE = "examples.npz"
+PER_CLASS = 4
+SIZE = 96
+
+
+def write_examples(plan: StudyPlan, workdir: Path) -> None:
+    """Writes the first images of each class: those that the first run trains on, and those of the first synthetic set."""
+    from bridgejax.data import synthetic_examples
+
+    first = plan.runs[0]
+    arrays = {"real": contact_sheet(plan.task(first.shots, first.seed).train, len(plan.class_names))}
+    if plan.sets:
+        shown = plan.sets.get("") or next(iter(plan.sets.values()))
+        folder = workdir / shown.folder(first.shots, first.seed)
+        examples = synthetic_examples(folder, class_names=plan.class_names, per_class=min(PER_CLASS, plan.per_class))
+        arrays["synthetic"] = contact_sheet(examples, len(plan.class_names))
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, class_names=np.asarray(plan.class_names), **arrays)
+    write_atomic(workdir / EXAMPLES_FILE, buffer.getvalue())
+
+
+def contact_sheet(examples: Examples, classes: int) -> np.ndarray:
+    """Returns uint8 [classes, k, size, size, 3]: images fitted into white squares; white where a class has fewer than k."""
+    sheet = np.full((classes, PER_CLASS, SIZE, SIZE, 3), 255, np.uint8)
+    for label in range(classes):
+        for column, index in enumerate(np.flatnonzero(examples.labels == label)[:PER_CLASS]):
+            image = Image.fromarray(decode_rgb(examples.images[index]))
+            sheet[label, column] = np.asarray(ImageOps.pad(image, (SIZE, SIZE), color="white"))
+    return sheet

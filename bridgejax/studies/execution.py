@@ -1,0 +1,184 @@
+"""A study's work carried out in its workdir: sets generated, runs trained; what is there already is not done again."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bridgejax import workdir as workdirs
+from bridgejax.config import to_plain
+from bridgejax.data import Examples, Task
+from bridgejax.identity import TEMPORARY_PREFIX, write_json
+from bridgejax.mesh import barrier
+from bridgejax.progress import stage_heading
+from bridgejax.runtime import is_first
+from bridgejax.studies.run_groups import group_runs, group_size, train_seeds
+from bridgejax.studies.run_results import RESULT_FILE, RUNS_FOLDER, add_seconds, read_run_record
+from bridgejax.studies.study_plan import TEST, StudyPlan, StudyRun
+from bridgejax.studies.study_sets import StudySet
+from bridgejax.training.run import RunResult
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
+    from bridgejax.diffusion.pipeline import Pipeline
+
+CLASSIFIER = "classifier"
+
+
+def check_workdir(workdir: Path, config: ConfigDict) -> None:
+    """Checks the workdir in the first process; the others find it half-made."""
+    if is_first():
+        workdirs.check_workdir(workdir, to_plain(config))
+
+
+@contextlib.contextmanager
+def open_workdir(workdir: Path, config: ConfigDict) -> Iterator[None]:
+    """Opens the workdir: the first process locks it for all and leaves it last, when the others have ended their work."""
+    with workdirs.open_workdir(workdir, to_plain(config)) if is_first() else contextlib.nullcontext():
+        if is_first():
+            for leftover in (workdir / RUNS_FOLDER).glob(f"*/*/{TEMPORARY_PREFIX}*"):  # of a command that was killed
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        barrier("bridgejax: workdir open")
+        yield
+        barrier("bridgejax: workdir done")
+
+
+def generate_sets(plan: StudyPlan, workdir: Path, runs: Sequence[StudyRun]) -> None:
+    """Makes what is missing or damaged of the synthetic sets that the runs train with, learning their tokens before."""
+    for study_set in plan.sets.values():
+        users = [run for run in runs if study_set.name in plan.recipes[run.arm].synthetic_sets]
+        if not study_set.learns:
+            if users:
+                _generate_set(plan, study_set, study_set.generator(None), workdir, study_set.folder(None, 0))
+            continue
+        splits = dict.fromkeys((run.shots, run.seed) for run in users)
+        # What is wrong with one shows before any is learned.
+        learners = [study_set.learner(workdir, plan.task(*split), *split) for split in splits]
+        for split, learner in zip(splits, learners, strict=True):
+            began, known = time.monotonic(), learner.finished()
+            learner.learn()
+            if is_first() and not known:
+                add_seconds(workdir, "invert", time.monotonic() - began)
+            _generate_set(plan, study_set, study_set.generator(learner), workdir, study_set.folder(*split))
+
+
+def _generate_set(plan: StudyPlan, study_set: StudySet, pipeline: Pipeline, workdir: Path, folder: Path) -> None:
+    """Makes what is missing or damaged of one synthetic set; a finished one is only verified."""
+    from bridgejax.synthesis import generate_set
+
+    directory, options = workdir / folder, study_set.options
+    named = f" of set {study_set.name!r}" if study_set.name else ""
+    images = f"{plan.per_class * len(plan.class_names)} images of {len(plan.class_names)} classes{named}"
+    stage_heading(f"generate: {images}, {options.sampling.steps} steps each")
+    shards = _shards(directory)
+    began = time.monotonic()
+    if is_first():
+        directory.parent.mkdir(parents=True, exist_ok=True)
+    generate_set(
+        directory,
+        pipeline=pipeline,
+        mesh=plan.generation_mesh,
+        per_class=plan.per_class,
+        batch_size=study_set.config.generator.batch_size,
+        shard_size=study_set.config.synthetic.shard_size,
+        class_names=options.class_names,
+        template=options.template,
+        variants=options.variants,
+        seed=options.seed,
+        **dataclasses.asdict(options.sampling),
+    )
+    if is_first() and _shards(directory) != shards:
+        add_seconds(workdir, "generate", time.monotonic() - began)
+
+
+def _shards(directory: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in directory.glob("*record*")}
+
+
+def train_pending(plan: StudyPlan, workdir: Path, pending: Sequence[StudyRun]) -> None:
+    """Trains the runs, with a line for each."""
+    began = time.monotonic()
+    try:
+        for number, (run, result) in enumerate(train_runs(plan, workdir, pending), start=1):
+            accuracy = result.metrics["test_mean_per_class_accuracy"]
+            about = f"{run.arm}, {run.shots_text} shots, seed {run.seed}"
+            stage_heading(f"  {number}/{len(pending)} {about}: {accuracy:.3f} mean per class")
+    finally:
+        if is_first():
+            add_seconds(workdir, "train", time.monotonic() - began)
+
+
+def train_runs(plan: StudyPlan, workdir: Path, runs: Sequence[StudyRun]) -> Iterator[tuple[StudyRun, RunResult]]:
+    """Trains the runs, recording each result when it is whole.
+
+    Raises:
+      UserError: as `train_seeds`.
+    """
+    from bridgejax.data import synthetic_examples
+
+    loaded: dict[tuple[Path, int], Examples] = {}
+
+    def images_of(run: StudyRun) -> dict[str, Examples]:
+        images = {}
+        for name in plan.recipes[run.arm].synthetic_sets:
+            key = (workdir / plan.sets[name].folder(run.shots, run.seed), run.per_class)
+            if key not in loaded:
+                loaded[key] = synthetic_examples(key[0], class_names=plan.class_names, per_class=run.per_class)
+            images[name] = loaded[key]
+        return images
+
+    for group in group_runs(runs, group_size(plan)):
+        folders = [workdir / RUNS_FOLDER / run.folder for run in group]
+        for folder in folders:
+            folder.mkdir(parents=True, exist_ok=True)
+        results = train_seeds(plan, group, folders, [images_of(run) for run in group])
+        for run, folder, result in zip(group, folders, results, strict=True):
+            content = _result(run, plan.task(run.shots, run.seed), result, plan.eval_split)
+            if is_first():
+                shutil.rmtree(folder / CLASSIFIER, ignore_errors=True)  # of another recipe, that the folder held before
+                write_json(folder / RESULT_FILE, {"identity": plan.identity(run), "result": content})
+                shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+            yield run, result
+
+
+def _result(run: StudyRun, task: Task, result: RunResult, eval_split: str) -> dict[str, object]:
+    """Returns what is kept of a run; what was evaluated on other images does not go by the name of the test part."""
+
+    def named(entry: dict[str, object]) -> dict[str, object]:
+        prefixed = {key: f"{eval_split}_{key.removeprefix('test_')}" if key.startswith("test_") else key for key in entry}
+        return entry if eval_split == TEST else {prefixed[key]: value for key, value in entry.items()}
+
+    return named(
+        {
+            "arm": run.arm,
+            "seed": run.seed,
+            "shots": run.shots,
+            "per_class": run.per_class,
+            "task": task.name,
+            "classes": list(task.class_names),
+            "real_images": len(task.train),
+            "test_images": len(task.test),
+            "test_ids": list(task.test.ids),
+            "test_labels": [int(label) for label in task.test.labels],
+            **result.metrics,
+            "history": [named(entry) for entry in result.history],
+        }
+    )
+
+
+def run_record(plan: StudyPlan, workdir: Path, run: StudyRun) -> dict[str, object]:
+    """Returns what is kept of the training that serves a run; empty unless it was made by the same identity."""
+    trained = plan.trained(run)
+    return read_run_record(workdir / RUNS_FOLDER / trained.folder, plan.identity(run))
+
+
+def load_result(plan: StudyPlan, workdir: Path, run: StudyRun) -> dict[str, object] | None:
+    """Returns the line of a run's result, None if it is not there yet."""
+    result = run_record(plan, workdir, run).get("result")
+    return {**result, "volume": run.per_class} if isinstance(result, dict) else None

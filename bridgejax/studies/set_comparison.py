@@ -1,0 +1,304 @@
+"""How near the synthetic sets are to the real images, seen through the config's classifier: figures by which nothing is chosen.
+
+Asked for with `report.synthetic_set` ("train" or "test": what they are compared with) and `report.leep`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from flax import nnx
+from PIL import Image
+
+from bridgejax.data import Examples, Task, eval_batches
+from bridgejax.errors import UserError
+from bridgejax.evaluation import (
+    frechet_interval,
+    image_features,
+    kernel_distance,
+    leep,
+    leep_matched,
+    nearest_real,
+    precision_recall,
+)
+from bridgejax.evaluation.copies import NearestReal
+from bridgejax.identity import derive_seed, digest
+from bridgejax.progress import stage_heading
+from bridgejax.studies.comparison_results import (
+    ClosePair,
+    CopyCheck,
+    LeepScore,
+    SetComparison,
+    SetFigures,
+    comparison_identity,
+    write_comparison_files,
+)
+from bridgejax.studies.study_plan import StudyPlan
+from bridgejax.training.recipes import Recipe
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
+VERSION = 1
+K = 3  # of precision and recall
+QUANTILE = 0.01  # of the real images' own nearest distances: the threshold of the copy check
+PAIRS = 12
+THUMBNAIL = 96
+PIXELS = 16  # side of the images that are compared pixel by pixel
+REPLICATES = 200
+
+
+def comparison_is_due(plan: StudyPlan, workdir: Path) -> bool:
+    """Whether the config asks for figures that the workdir does not hold yet."""
+    wanted = _identity(plan)
+    return wanted is not None and comparison_identity(workdir) != wanted
+
+
+def _identity(plan: StudyPlan) -> str | None:
+    """Returns the digest of what decides the figures that the config asks for, or None if it asks for none."""
+    config = plan.config
+    if not plan.sets or not (config.report.synthetic_set or config.report.leep):
+        return None
+    shots, task = _largest_split(plan)
+    stages = {arm: dataclasses.asdict(recipe.stages[0]) for arm, recipe in _first_stages(plan).items()}
+    lowered = [] if config.training.dtype == "float32" else [config.training.dtype]
+    return digest(
+        [
+            [VERSION, config.report.synthetic_set, config.report.leep, task.digest],
+            [plan.classifier_digest, config.classifier.image_size, config.classifier.crop],
+            {name: study_set.identity(task, shots, 0, plan.per_class) for name, study_set in plan.sets.items()},
+            [stages, config.training.batch_size, config.seed, *lowered] if config.report.leep else None,
+        ]
+    )
+
+
+def write_comparison(plan: StudyPlan, workdir: Path) -> None:
+    """Computes what the config asks for, if it is not there yet, and keeps it in the workdir."""
+    wanted = _identity(plan)
+    if wanted is None or comparison_identity(workdir) == wanted:
+        return
+    from bridgejax.data import synthetic_examples
+    from bridgejax.models import load_classifier
+
+    config = plan.config
+    stage_heading("compare the synthetic set with the real images")
+    shots, task = _largest_split(plan)
+    sets = {
+        name: synthetic_examples(workdir / each.folder(shots, 0), class_names=plan.class_names, per_class=plan.per_class)
+        for name, each in plan.sets.items()
+    }
+    comparison = SetComparison(config.classifier.weights, shots)
+    pairs: list[np.ndarray] = []
+    if config.report.synthetic_set:
+        real = task.train if config.report.synthetic_set == "train" else task.test
+        model = load_classifier(config.classifier.weights, num_classes=len(plan.class_names))
+        figures, pairs = compare(model, real, sets, config, plan.class_names)
+        comparison = dataclasses.replace(
+            comparison, against=config.report.synthetic_set, real_images=len(real), sets=tuple(figures)
+        )
+    if config.report.leep:
+        comparison = dataclasses.replace(comparison, leep=tuple(_leep_scores(plan, task, sets)))
+    write_comparison_files(workdir, wanted, comparison, pairs)
+
+
+def _largest_split(plan: StudyPlan) -> tuple[int | None, Task]:
+    """Returns the study's largest shot count and its task with the first seed: all that any run of that seed trains on."""
+    counts = [run.shots for run in plan.runs]
+    shots = None if None in counts else max(count for count in counts if count is not None)
+    return shots, plan.task(shots, 0)
+
+
+def compare(
+    model: nnx.Module, real: Examples, sets: Mapping[str, Examples], config: ConfigDict, class_names: tuple[str, ...]
+) -> tuple[list[SetFigures], list[np.ndarray]]:
+    """Compares sets of synthetic images with the real ones.
+
+    Args:
+      model: the backbone; see `image_features`.
+      real: at least 2 images.
+      sets: name → at least 2 images each. From the second on, each is also compared with the first: what its Fréchet
+        distance to the real images is less that of the first, with the same draws of real images.
+      config: its `classifier` and `training.eval_batch_size` say how images are shown.
+      class_names: by label.
+
+    Returns:
+      Of each set the figures, and the closest pairs, uint8 [pairs, 2 (synthetic, real), side, side, 3].
+
+    Raises:
+      UserError: a set has fewer than 2 images.
+    """
+    smallest = min(len(real), *(len(examples) for examples in sets.values()))
+    if smallest < 2:
+        raise UserError(
+            f"report.synthetic_set compares sets of at least 2 images, but there is one of {smallest}; raise "
+            "synthetic.per_class or task.shots, or leave it out."
+        )
+    real_view = _View.of(model, real, config)
+    figures: list[SetFigures] = []
+    pairs: list[np.ndarray] = []
+    first: _View | None = None
+    for name, synthetic in sets.items():
+        view = _View.of(model, synthetic, config)
+        figure, near = _figures(name, view, real_view, class_names)
+        if first is None:
+            first = view
+        else:
+            less = frechet_interval(view.features, real_view.features, minus=first.features, replicates=REPLICATES)
+            figure = dataclasses.replace(figure, frechet_less_first=less)
+        figures.append(figure)
+        closest = near.closest(PAIRS)
+        pictures = [_thumbnails(synthetic, closest, config), _thumbnails(real, near.index[closest], config)]
+        pairs.append(np.stack(pictures, axis=1))
+    return figures, pairs
+
+
+@dataclasses.dataclass(frozen=True)
+class _View:
+    """Images as they are compared: features float [n, d], and pixels shrunk to float32 [n, PIXELS² · 3] in [0, 1]."""
+
+    examples: Examples
+    features: np.ndarray
+    pixels: np.ndarray
+
+    @classmethod
+    def of(cls, model: nnx.Module, examples: Examples, config: ConfigDict) -> _View:
+        """Returns images as evaluation crops them."""
+        shrunk: list[np.ndarray] = []
+
+        def shown() -> Iterator[dict[str, np.ndarray]]:
+            for batch in _batches(examples, config, config.classifier.image_size):
+                for image in batch["image"][batch["mask"] > 0]:
+                    small = Image.fromarray(image).resize((PIXELS, PIXELS), Image.Resampling.BOX)
+                    shrunk.append(np.asarray(small, np.float32).reshape(-1) / 255.0)
+                yield batch
+
+        return cls(examples, image_features(model, shown()), np.stack(shrunk))
+
+
+def _figures(name: str, synthetic: _View, real: _View, class_names: tuple[str, ...]) -> tuple[SetFigures, NearestReal]:
+    """Returns the figures of one set, and its nearest real images."""
+    x, y = real.features, synthetic.features
+    near = nearest_real(y, x, quantile=QUANTILE)
+    near_pixels = nearest_real(synthetic.pixels, real.pixels, metric="pixels", quantile=QUANTILE)
+    distances = np.sqrt(((synthetic.pixels - real.pixels[near.index]) ** 2).mean(axis=1))
+    closest = tuple(
+        ClosePair(
+            synthetic=synthetic.examples.ids[i],
+            synthetic_class=class_names[int(synthetic.examples.labels[i])],
+            real=real.examples.ids[near.index[i]],
+            real_class=class_names[int(real.examples.labels[near.index[i]])],
+            cosine_distance=float(near.distance[i]),
+            pixel_distance=float(distances[i]),
+            suspected=bool(near.suspected[i]),
+        )
+        for i in near.closest(PAIRS)
+    )
+    share = precision_recall(x, y, K) if min(len(x), len(y)) > K else None
+    figures = SetFigures(
+        name=name,
+        synthetic_images=len(y),
+        feature_width=x.shape[1],
+        frechet=frechet_interval(y, x, replicates=REPLICATES),
+        kernel=kernel_distance(y, x),
+        precision=share.precision if share else None,
+        recall=share.recall if share else None,
+        k=K,
+        copies=CopyCheck(
+            quantile=QUANTILE,
+            threshold=near.threshold,
+            suspected=int(near.suspected.sum()),
+            pixel_threshold=near_pixels.threshold,
+            pixel_suspected=int(near_pixels.suspected.sum()),
+            both_suspected=int((near.suspected & near_pixels.suspected).sum()),
+            closest=closest,
+        ),
+    )
+    return figures, near
+
+
+def _batches(examples: Examples, config: ConfigDict, image_size: int) -> Iterator[dict[str, np.ndarray]]:
+    crop = {} if config.classifier.crop is None else {"crop": config.classifier.crop}
+    return iter(eval_batches(examples, batch_size=config.training.eval_batch_size, image_size=image_size, **crop))
+
+
+def _thumbnails(examples: Examples, indices: np.ndarray, config: ConfigDict) -> np.ndarray:
+    batches = _batches(examples.select(indices), config, min(THUMBNAIL, config.classifier.image_size))
+    return np.concatenate([batch["image"][batch["mask"] > 0] for batch in batches])
+
+
+def _first_stages(plan: StudyPlan) -> dict[str, Recipe]:
+    """The arms that go on after a stage on synthetic images, as recipes of that stage alone."""
+    return {
+        arm: dataclasses.replace(recipe, stages=recipe.stages[:1])
+        for arm, recipe in plan.recipes.items()
+        if len(recipe.stages) > 1 and recipe.stages[0].data == "synthetic" and recipe.stages[1].restart_schedule
+    }
+
+
+def _leep_scores(plan: StudyPlan, task: Task, sets: Mapping[str, Examples]) -> list[LeepScore]:
+    """LEEP of the pretrained network and of each network after its synthetic stage, on the real training images.
+
+    The stage is trained once more, from the first seed, as the arm's run trained it.
+    """
+    from bridgejax.models import load_classifier
+    from bridgejax.training.loop import train_recipe
+
+    config = plan.config
+    scores = [_leep_score("pretrained", *_pretrained(config, len(plan.class_names)), task.train, config)]
+    recipes = _first_stages(plan)
+    groups: dict[object, list[str]] = {}
+    for arm, recipe in recipes.items():
+        groups.setdefault(recipe.stages, []).append(arm)
+    seed = derive_seed(config.seed, "train", 0)
+    for arms in groups.values():
+        result = train_recipe(
+            recipes[arms[0]],
+            load_classifier(config.classifier.weights, num_classes=len(task.class_names), seed=seed),
+            task=task,
+            synthetic=sets,
+            batch_size=config.training.batch_size,
+            eval_batch_size=config.training.eval_batch_size,
+            image_size=config.classifier.image_size,
+            crop=config.classifier.crop,
+            seed=seed,
+            evaluations=0,
+            dtype=config.training.dtype,
+            remat=config.training.remat,
+        )
+        network = f"after the first stage of {', '.join(arms)}"
+        scores.append(_leep_score(network, result.state.model, True, task.train, config))
+    return scores
+
+
+def _pretrained(config: ConfigDict, classes: int) -> tuple[nnx.Module, bool]:
+    """Returns the pretrained network and whether it has a head of its own."""
+    from bridgejax.models import load_classifier
+    from bridgejax.models.initial import linear_heads
+
+    try:
+        model = load_classifier(config.classifier.weights)
+    except UserError:  # weights without a head load with a new one alone
+        return load_classifier(config.classifier.weights, num_classes=classes), False
+    if linear_heads(model):
+        return model, True
+    return load_classifier(config.classifier.weights, num_classes=classes), False
+
+
+def _leep_score(network: str, model: nnx.Module, head: bool, examples: Examples, config: ConfigDict) -> LeepScore:
+    from bridgejax.training import make_eval_step
+
+    step = make_eval_step()
+    batches = list(_batches(examples, config, config.classifier.image_size))
+    logits = np.concatenate([np.asarray(step(model, {"image": b["image"]})["logits"])[b["mask"] > 0] for b in batches])
+    shifted = np.exp(np.float64(logits) - logits.max(axis=1, keepdims=True))
+    return LeepScore(
+        network=network,
+        images=len(examples),
+        outputs=logits.shape[1] if head else None,
+        leep=leep(shifted / shifted.sum(axis=1, keepdims=True), examples.labels) if head else None,
+        leep_matched=leep_matched(image_features(model, batches), examples.labels),
+    )

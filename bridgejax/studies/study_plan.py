@@ -1,0 +1,234 @@
+"""Which runs a study has, and what each of them depends on: all of it checked before anything is written."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from jax.sharding import Mesh
+
+from bridgejax.config import to_plain
+from bridgejax.data import Task
+from bridgejax.identity import derive_seed, digest
+from bridgejax.studies.study_sets import StudySet, load_sets
+from bridgejax.studies.tuned_rates import TuningScope, check_scope, study_recipes
+from bridgejax.training.recipes import Recipe
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
+TEST, VALIDATION = "test", "validation"  # eval splits
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyRun:
+    """An arm (a recipe, shots per class, synthetic images per class) with one seed."""
+
+    arm: str
+    seed: int
+    shots: int | None
+    per_class: int
+
+    @property
+    def folder(self) -> str:
+        """The run's folder below `runs/`."""
+        return f"{self.arm}/shots-{self.shots_text}_per_class-{self.per_class}_seed-{self.seed}"
+
+    @property
+    def shots_text(self) -> str:
+        """The number of shots, or "all"."""
+        return "all" if self.shots is None else str(self.shots)
+
+
+class TaskSplits:
+    """The task of a config with the real images that each seed selects; every split is loaded once."""
+
+    def __init__(self, config: ConfigDict) -> None:
+        self._config = config
+        self._loaded: dict[tuple[int | None, int], Task] = {}
+
+    def load(self, shots: int | None, seed: int) -> Task:
+        """Returns the task with `shots` real training images per class (None: all), as this seed of the study selects them.
+
+        Raises:
+          UserError: the source or one of its images is not as it should be, or there are too few images.
+        """
+        from bridgejax.data import load_task
+
+        if (shots, seed) not in self._loaded:
+            task = self._config.task
+            self._loaded[shots, seed] = load_task(
+                task.source,
+                shots=shots,
+                seed=derive_seed(self._config.seed, "split", seed),
+                class_names=tuple(task.class_names) or None,
+                validation_per_class=task.validation_per_class,
+                data_dir=task.data_dir,
+            )
+        return self._loaded[shots, seed]
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyPlan:
+    """Everything that a config names, loaded once.
+
+    Attributes:
+      config: as given.
+      class_names: of the task, in their order.
+      recipes: by arm.
+      classifier_digest: of the pretrained weights.
+      runs: one for each line of the results.
+      sets: the synthetic sets that the recipes use, by name.
+      mesh: the devices that train.
+      generation_mesh: the devices of this process, which generates its own shards on them.
+      splits: the real images.
+      eval_split: the part of the task that accuracies are of, `TEST` or `VALIDATION`.
+    """
+
+    config: ConfigDict
+    class_names: tuple[str, ...]
+    recipes: Mapping[str, Recipe]
+    classifier_digest: str
+    runs: tuple[StudyRun, ...]
+    sets: Mapping[str, StudySet]
+    mesh: Mesh
+    generation_mesh: Mesh
+    splits: TaskSplits
+    eval_split: str = TEST
+
+    @property
+    def per_class(self) -> int:
+        """The largest number of synthetic images per class that a run sees."""
+        return max(run.per_class for run in self.runs)
+
+    def task(self, shots: int | None, seed: int) -> Task:
+        """Returns the task with the real images that this seed selects.
+
+        With `eval_split` `VALIDATION` its test images are not there: those to evaluate on are the validation images.
+        """
+        task = self.splits.load(shots, seed)
+        if self.eval_split == TEST or task.validation is None:
+            return task
+        return dataclasses.replace(task, test=task.validation, digest=digest([self.eval_split, task.digest]))
+
+    def trained(self, run: StudyRun) -> StudyRun:
+        """Returns the run that is trained for this one: without synthetic images (`per_class` 0) one serves every volume."""
+        return run if self.recipes[run.arm].needs_synthetic else dataclasses.replace(run, per_class=0)
+
+    def trainings(self) -> tuple[StudyRun, ...]:
+        """Returns the runs that are trained, each once."""
+        return tuple(dict.fromkeys(map(self.trained, self.runs)))
+
+    def identity(self, run: StudyRun) -> str:
+        """Returns the digest of everything that decides a run's result."""
+        config = self.config
+        recipe = self.recipes[run.arm]
+        task = self.task(run.shots, run.seed)
+        parts: dict[str, object] = {
+            "recipe": dataclasses.asdict(recipe),
+            "task": task.digest,
+            "classifier": [self.classifier_digest, config.classifier.image_size, config.classifier.crop],
+            "training": [config.training.batch_size, config.training.eval_batch_size, config.training.evaluations],
+            "seed": [config.seed, run.seed],
+        }
+        if config.training.dtype != "float32":
+            parts["dtype"] = config.training.dtype
+        if recipe.needs_synthetic:
+            parts["synthetic"] = {
+                name: self.sets[name].identity(task, run.shots, run.seed, run.per_class) for name in recipe.synthetic_sets
+            }
+        return digest(parts)
+
+
+def plan_study(config: ConfigDict, load_generators: bool = True) -> StudyPlan:
+    """Loads and checks what a config names.
+
+    Args:
+      config: a checked config.
+      load_generators: whether to load the generators of the synthetic sets too.
+
+    Raises:
+      UserError: a class, a recipe, a folder or a weight that the config names is not as it should be.
+    """
+    from bridgejax.mesh import generation_mesh, make_mesh
+    from bridgejax.models.registry import classifier_digest
+
+    shots = tuple(config.study.shots) or (config.task.shots,)
+    mesh, own_mesh = make_mesh(config.mesh), generation_mesh(config.mesh)
+    recipes = study_recipes(to_plain(config))
+    weights = classifier_digest(config.classifier.weights)
+    splits = TaskSplits(config)
+    tasks = [splits.load(count, 0) for count in shots]  # a wrong folder or too many shots shows now, not after generation
+    class_names = tasks[0].class_names
+    if config.training.tuned is not None:
+        check_scope(config.training.tuned, tuning_scope(config, tasks[0], weights))
+    _check_recipes(config, recipes.values(), tasks)
+    names = dict.fromkeys(name for recipe in recipes.values() for name in recipe.synthetic_sets)
+    return StudyPlan(
+        config=config,
+        class_names=class_names,
+        recipes=recipes,
+        classifier_digest=weights,
+        runs=study_runs(config),
+        sets=load_sets(config, names, class_names, own_mesh, load_generators),
+        mesh=mesh,
+        generation_mesh=own_mesh,
+        splits=splits,
+    )
+
+
+def study_runs(config: ConfigDict) -> tuple[StudyRun, ...]:
+    """Returns the runs of a config: for each shot count and volume, each arm with each seed."""
+    return tuple(
+        StudyRun(arm, seed, shots, volume)
+        for shots in tuple(config.study.shots) or (config.task.shots,)
+        for volume in tuple(config.study.per_class) or (config.synthetic.per_class,)
+        for arm in config.arms
+        for seed in range(config.study.seeds)
+    )
+
+
+def tuning_scope(config: ConfigDict, task: Task, weights: str) -> TuningScope:
+    """Returns what tuned rates hold for: the task, its images, the classifier, each arm's recipe but for what is tuned.
+
+    Args:
+      config: a checked config.
+      task: of any split.
+      weights: the classifier's digest.
+    """
+    from bridgejax.data.tasks import pool_digest
+
+    plain, source = to_plain(config), config.task
+    names = tuple(source.class_names) or None
+    return TuningScope(
+        task=task.name,
+        class_names=task.class_names,
+        images=pool_digest(source.source, class_names=names, data_dir=source.data_dir),
+        shots=tuple(sorted({run.shots for run in study_runs(config)}, key=str)),
+        classifier=(weights, config.classifier.image_size, config.classifier.crop),
+        batch_size=config.training.batch_size,
+        recipes=TuningScope.recipe_digests(plain),
+    )
+
+
+def _check_recipes(config: ConfigDict, recipes: Collection[Recipe], tasks: Sequence[Task]) -> None:
+    """Checks that the tasks and the classifier have what the recipes ask for; the synthetic images are yet to be made."""
+    from bridgejax.models import load_classifier
+    from bridgejax.training import stages
+    from bridgejax.training.state import Structure, select_parameters
+
+    for recipe in recipes:
+        for task in tasks:
+            stages.check_sources(recipe, task, dict.fromkeys(recipe.synthetic_sets, (0,)), None)
+    # Any classifier has a head; only for recipes that ask for more is it loaded.
+    plain = {("none", ("all",)), ("head", ("all",)), ("none", ("head",)), ("head", ("head",))}
+    asking = [recipe for recipe in recipes if any((stage.reset, stage.trainable) not in plain for stage in recipe.stages)]
+    if not asking:
+        return
+    model = load_classifier(config.classifier.weights, num_classes=len(tasks[0].class_names))
+    parameters = Structure.of(model)[2]
+    for recipe in asking:
+        stages.check_model(recipe, model)
+        for stage in recipe.stages:
+            select_parameters(parameters, stage.trainable)

@@ -1,0 +1,174 @@
+"""The synthetic sets of a study: the config's own, and those of its `synthetic_sets` that stages name."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jax.sharding import Mesh
+
+from bridgejax.config import set_config, to_plain
+from bridgejax.data import Task
+from bridgejax.diffusion.from_config import SamplingOptions, load_generator
+from bridgejax.diffusion.schedulers import make_scheduler
+from bridgejax.identity import canonical_json, derive_seed
+from bridgejax.inversion.learner import TokenLearner
+from bridgejax.inversion.token_plan import TokenPlan, Vocabulary, split_name
+from bridgejax.inversion.tokens import LEARNED_MODES, token_prompts
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
+    from bridgejax.diffusion.pipeline import Pipeline
+
+OWN_FOLDER, NAMED_FOLDER, TOKENS_FOLDER = "synthetic", "synthetic_sets", "inversion"
+_GENERATOR_KEYS = ("weights", "dtype", "loras", "words", "vae", "tokenizer", "prediction_type")
+
+
+@dataclasses.dataclass(frozen=True)
+class SetOptions:
+    """What decides the images of a set besides the generator and their number; fields are named as in `generate_set`."""
+
+    class_names: tuple[str, ...]
+    template: str | tuple[str, ...]
+    variants: Mapping[str, Sequence[str]] | None
+    seed: int
+    sampling: SamplingOptions
+
+    @classmethod
+    def from_config(cls, config: ConfigDict, class_names: tuple[str, ...]) -> SetOptions:
+        """Returns what a set's config says, with the prompts of `inversion.mode` if it is set."""
+        template = config.prompts.template
+        prompts = None if config.inversion.mode is None else token_prompts(config.inversion, class_names)
+        if prompts is not None:
+            template = prompts.templates
+        seed = config.synthetic.seed
+        return cls(
+            class_names=class_names,
+            template=template if isinstance(template, str) else tuple(template),
+            variants=(prompts and prompts.variants) or to_plain(config)["prompts"]["variants"] or None,
+            seed=derive_seed(config.seed, "synthetic") if seed is None else seed,
+            sampling=SamplingOptions.from_config(config),
+        )
+
+    def to_dict(self) -> dict[str, object]:
+        """Returns the options as flat plain data, for digests."""
+        plain = dataclasses.asdict(self)
+        return {**plain.pop("sampling"), **plain}
+
+
+@dataclasses.dataclass(frozen=True)
+class StudySet:
+    """One synthetic set: which generator makes it, of what, and where it lies.
+
+    A set whose prompts hold a learned token exists once for each split of the real images (their count per class and the
+    study's seed), since the token is learned from them; any other set serves all splits.
+
+    Attributes:
+      name: as stages name it; "" is the config's own.
+      config: the study's config with this set's changes.
+      options: what decides its images.
+      mesh: the devices that generate.
+      pipeline: the loaded generator; None where each split has its own, or where generators are not loaded.
+      vocabulary: of the generator, where tokens are learned.
+    """
+
+    name: str
+    config: ConfigDict
+    options: SetOptions
+    mesh: Mesh
+    pipeline: Pipeline | None = None
+    vocabulary: Vocabulary | None = None
+    _token_plans: dict[tuple[int | None, int], TokenPlan] = dataclasses.field(default_factory=dict, repr=False)
+
+    @property
+    def learns(self) -> bool:
+        """Whether its prompts hold tokens learned from the real images."""
+        return self.vocabulary is not None
+
+    def folder(self, shots: int | None, seed: int) -> Path:
+        """Returns where the images lie that a run on this split sees, relative to the workdir."""
+        folder = Path(NAMED_FOLDER, self.name) if self.name else Path(OWN_FOLDER)
+        return folder / split_name(shots, seed) if self.learns else folder
+
+    def learner(self, workdir: Path, task: Task, shots: int | None, seed: int) -> TokenLearner:
+        """Returns what learns the tokens of a split.
+
+        Raises:
+          UserError: the tokens cannot be learned from these images, or are in the vocabulary.
+        """
+        folder = workdir / TOKENS_FOLDER / self.name / split_name(shots, seed)
+        return TokenLearner(self._token_plan(task, shots, seed), folder, self.mesh)
+
+    def identity(self, task: Task, shots: int | None, seed: int, per_class: int) -> list[object]:
+        """Returns what decides the first `per_class` images of each class that a run on this split sees.
+
+        Of tokens that are yet to be learned, what decides them stands for them; the generator is in it.
+        """
+        made_by = self._token_plan(task, shots, seed).identity if self.learns else self._loaded.digest
+        return [made_by, self.config.generator.dtype, self.options.to_dict(), per_class]
+
+    @property
+    def _loaded(self) -> Pipeline:
+        if self.pipeline is None:
+            raise RuntimeError(f"synthetic set {self.name!r} was planned without its generator")
+        return self.pipeline
+
+    def generator(self, learner: TokenLearner | None) -> Pipeline:
+        """Returns the generator, loaded with what `learner` has learned if the set learns tokens."""
+        return self._loaded if learner is None else load_generator(self.config, self.mesh, learner.files)
+
+    def _token_plan(self, task: Task, shots: int | None, seed: int) -> TokenPlan:
+        if self.vocabulary is None:
+            raise RuntimeError(f"synthetic set {self.name!r} learns no tokens")
+        if (shots, seed) not in self._token_plans:
+            self._token_plans[shots, seed] = TokenPlan(self.config, task, shots, seed, self.vocabulary)
+        return self._token_plans[shots, seed]
+
+
+def plan_set(config: ConfigDict, name: str, class_names: tuple[str, ...], mesh: Mesh) -> StudySet:
+    """Returns a set of this name, without its generator.
+
+    Args:
+      config: the study's.
+      name: "" is the config's own set.
+      class_names: of the task.
+      mesh: the devices that generate.
+
+    Raises:
+      UserError: the set is unknown, or its tokens are to be learned with a generator that is not as it should be.
+    """
+    own = set_config(config, name)
+    vocabulary = Vocabulary(own) if own.inversion.mode in LEARNED_MODES else None
+    return StudySet(name, own, SetOptions.from_config(own, class_names), mesh, vocabulary=vocabulary)
+
+
+def load_sets(
+    config: ConfigDict, names: Iterable[str], class_names: tuple[str, ...], mesh: Mesh, load: bool = True
+) -> dict[str, StudySet]:
+    """Returns the sets of these names in their order; sets of the same generator share one pipeline.
+
+    Args:
+      config, class_names, mesh: see `plan_set`.
+      names: "" is the config's own set.
+      load: whether to load the generators of sets that serve all splits.
+
+    Raises:
+      UserError: a set is unknown, a generator is not as it should be, or its scheduler does not support the number of steps.
+    """
+    pipelines: dict[str, Pipeline] = {}
+    sets = {}
+    for name in names:
+        planned = plan_set(config, name, class_names, mesh)
+        if load and not planned.learns:
+            generator = planned.config.generator
+            key = canonical_json([to_plain(planned.config)["generator"][part] for part in _GENERATOR_KEYS])
+            if key not in pipelines:
+                pipelines[key] = load_generator(planned.config, mesh)
+            planned = dataclasses.replace(planned, pipeline=pipelines[key])
+            description = pipelines[key].description
+            make_scheduler(generator.scheduler, description.scheduler, description.scheduler_place).tables(generator.steps)
+        sets[name] = planned
+    return sets

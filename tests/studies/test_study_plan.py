@@ -1,0 +1,79 @@
+"""Which runs a study has, which of them are trained, and what decides their results."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from bridgejax.config import default_config, to_plain
+from bridgejax.studies.commands import with_values
+from bridgejax.studies.study_plan import TEST, VALIDATION, StudyRun, plan_study, study_runs
+
+
+@pytest.fixture
+def config():
+    """Two arms, of which one sees synthetic images, on six photographs."""
+    values = {
+        "task.class_names": ("bird", "fish"),
+        "task.shots": 3,
+        "task.validation_per_class": 1,
+        "arms": ("vanilla", "mixed"),
+        "study.seeds": 2,
+        "study.per_class": (2, 4),
+    }
+    return with_values(default_config(), values)
+
+
+@pytest.fixture
+def plan(config):
+    return plan_study(config, load_generators=False)
+
+
+def test_runs_are_shots_times_volumes_times_arms_times_seeds(config):
+    runs = study_runs(with_values(config, {"study.shots": (1, None)}))
+    assert len(runs) == len(set(runs)) == 2 * 2 * 2 * 2
+    assert runs[:3] == (StudyRun("vanilla", 0, 1, 2), StudyRun("vanilla", 1, 1, 2), StudyRun("mixed", 0, 1, 2))
+    assert runs[-1] == StudyRun("mixed", 1, None, 4)
+    assert len({run.folder for run in runs}) == 16
+    assert runs[-1].folder == "mixed/shots-all_per_class-4_seed-1"
+
+
+def test_an_arm_without_synthetic_images_is_trained_once_for_all_volumes(plan):
+    trained = [(run.arm, run.per_class, run.seed) for run in plan.trainings()]
+    assert trained == [("vanilla", 0, 0), ("vanilla", 0, 1)] + [("mixed", v, s) for v in (2, 4) for s in (0, 1)]
+    assert plan.per_class == 4
+
+
+def test_a_result_depends_on_its_seed_its_images_and_its_training_alone(config, plan):
+    def identity(seed=0, **values):
+        changed = with_values(config, {name.replace("__", "."): value for name, value in values.items()})
+        return plan_study(changed, load_generators=False).identity(StudyRun("vanilla", seed, changed.task.shots, 0))
+
+    same = identity()
+    assert same == plan.identity(plan.runs[0])
+    assert identity(study__seeds=5, study__parallel_seeds="auto", training__checkpoint_seconds=1.0, arms=("vanilla",)) == same
+    others = [
+        identity(seed=1),
+        identity(seed=0, task__shots=2),
+        identity(training__learning_rate=0.5),
+        identity(training__dtype="bfloat16"),
+        identity(classifier__image_size=64),
+    ]
+    assert len({same, *others}) == 6
+
+
+def test_a_study_evaluated_on_validation_images_has_no_test_images(plan):
+    tuning = dataclasses.replace(plan, eval_split=VALIDATION)
+    task = plan.task(3, 0)
+    assert plan.eval_split == TEST
+    assert tuning.task(3, 0).test is task.validation
+    assert not {*task.test.ids} & {*tuning.task(3, 0).test.ids, *tuning.task(3, 0).train.ids}
+    assert tuning.identity(plan.runs[0]) != plan.identity(plan.runs[0])
+
+
+def test_other_values_leave_the_callers_config_alone(config):
+    before = to_plain(config)
+    changed = with_values(config, {"inversion.mode": "dataset", "arms": ("bridged",), "seed": 7})
+    assert to_plain(config) == before
+    assert (changed.inversion.mode, changed.arms, changed.seed) == ("dataset", ("bridged",), 7)
