@@ -311,6 +311,20 @@ def agreed(value: bool) -> bool:
         return bool(multihost_utils.broadcast_one_to_all(np.asarray(value)))
 
 
+def total(count: int) -> int:
+    """Returns the sum of every process's count, in every process.
+
+    Raises:
+      UserError: another process ended.
+    """
+    if jax.process_count() == 1:
+        return count
+    from jax.experimental import multihost_utils
+
+    with _all_there():
+        return int(multihost_utils.process_allgather(np.asarray(count)).sum())
+
+
 @contextlib.contextmanager
 def _all_there() -> Iterator[None]:
     try:

@@ -3,39 +3,41 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from bridgejax.data.examples import Examples, Task
+    from bridgejax.data.examples import Batch, Examples, Task
+    from bridgejax.data.shared_streams import shared_eval_batches, shared_train_batches
     from bridgejax.data.streams import eval_batches, train_batches
     from bridgejax.data.synthetic import synthetic_examples
     from bridgejax.data.tasks import load_task
-    from bridgejax.data.together import eval_batches_together, train_batches_together
 
 _HOMES = {
+    "Batch": "examples",
     "Examples": "examples",
     "Task": "examples",
     "eval_batches": "streams",
-    "eval_batches_together": "together",
     "load_task": "tasks",
+    "shared_eval_batches": "shared_streams",
+    "shared_train_batches": "shared_streams",
     "synthetic_examples": "synthetic",
     "train_batches": "streams",
-    "train_batches_together": "together",
 }
 
 __all__ = [
+    "Batch",
     "Examples",
     "Task",
     "eval_batches",
-    "eval_batches_together",
     "load_task",
+    "shared_eval_batches",
+    "shared_train_batches",
     "synthetic_examples",
     "train_batches",
-    "train_batches_together",
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """Imports on first use: the record reader is shared with rooms that run without TensorFlow."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

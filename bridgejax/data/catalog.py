@@ -31,7 +31,7 @@ class CatalogTask:
       images: training and test images of the whole data, over the task's classes.
       metric: what papers report: "top-1" or "mean per class".
       template: one prompt template, in the words that suit the classes.
-      tfds: NAME or NAME/CONFIG of TensorFlow Datasets, or None where that has no such set.
+      tfds: NAME or NAME/CONFIG of TensorFlow Datasets, or None where it does not have the set.
       version: the first part of the version of that set which the splits and names here are of.
       train, test: its splits, joined by "+", with TFDS's slices.
       archive: where TFDS has none: the folder that the published archive unpacks to, and where that archive is.
@@ -262,8 +262,8 @@ def task_of_tfds(name: str) -> CatalogTask | None:
       name: NAME[/CONFIG], then nothing, :VERSION or /VERSION. Without a config it means the one task of that NAME.
     """
     path, _ = split_version(name)
-    found = [task for task in TASKS.values() if task.tfds is not None and path in (task.tfds, task.tfds.partition("/")[0])]
-    return found[0] if len(found) == 1 else None
+    matching = [task for task in TASKS.values() if task.tfds is not None and path in (task.tfds, task.tfds.partition("/")[0])]
+    return matching[0] if len(matching) == 1 else None
 
 
 def split_version(name: str) -> tuple[str, str]:

@@ -84,14 +84,16 @@ def _read_class_folders(task: CatalogTask, root: Path, class_names: Sequence[str
                 f"{root / part} has {len(folders)} class folders, but task:{task.name} has {task.classes} classes; "
                 "complete it, or name the classes to take in task.class_names."
             )
-        found = [next((folders[plain_key(n)] for n in (key, task.table[key]) if plain_key(n) in folders), None) for key in keys]
-        if None in found:
-            lacking = keys[found.index(None)]
+        matched = [
+            next((folders[plain_key(n)] for n in (key, task.table[key]) if plain_key(n) in folders), None) for key in keys
+        ]
+        if None in matched:
+            lacking = keys[matched.index(None)]
             raise UserError(
                 f"{root / part} has no folder for class {task.table[lacking]!r} of task:{task.name}; add {lacking!r} with its "
                 "images."
             )
-        parts.append(read_class_folders(root / part, [str(name) for name in found], prefix=f"{part}/")[1])
+        parts.append(read_class_folders(root / part, [str(name) for name in matched], prefix=f"{part}/")[1])
     return names, parts[0], parts[1]
 
 

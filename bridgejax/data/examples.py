@@ -1,12 +1,14 @@
-"""Labelled images as encoded files in memory or on disk, and the task made of them."""
+"""Labelled images as encoded files in memory or on disk, the task made of them, and the batches that streams make of both."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 from collections.abc import Iterable, Sequence
+from typing import NotRequired, TypedDict
 
 import numpy as np
+import numpy.typing as npt
 
 from bridgejax.data.stored import StoredImages
 
@@ -22,7 +24,7 @@ class Examples:
     """
 
     images: Sequence[bytes]
-    labels: np.ndarray
+    labels: npt.NDArray[np.int32]
     ids: tuple[str, ...]
 
     def __post_init__(self) -> None:
@@ -40,14 +42,14 @@ class Examples:
         )
         return Examples(images, self.labels[chosen].astype(np.int32), tuple(self.ids[i] for i in chosen))
 
-    def counts(self, num_classes: int) -> np.ndarray:
+    def counts(self, num_classes: int) -> npt.NDArray[np.int64]:
         """Returns the number of examples per class, int64 [num_classes]."""
         return np.bincount(self.labels, minlength=num_classes)
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """Class names with the real images to train on, to choose by and to judge by.
+    """Class names with the real images to train, validate and test on.
 
     `digest` is a SHA-256 over the names and over which images, with which content and label, are in which part.
     """
@@ -60,8 +62,17 @@ class Task:
     digest: str
 
 
-def image_digest(images: Sequence[bytes], position: int, whole: bool) -> str:
-    """Returns a digest of one image: of its bytes, or with `whole=False`, if it lies on disk, of its size alone."""
-    if not whole and isinstance(images, StoredImages):
+class Batch(TypedDict):
+    """What a stream yields, on the host."""
+
+    image: npt.NDArray[np.uint8]  # [b, s, s, 3]
+    label: npt.NDArray[np.int32]  # [b]
+    mask: npt.NDArray[np.float32]  # [b]: 1 for an image, 0 for a row that fills up the last batch
+    source: NotRequired[npt.NDArray[np.int32]]  # [b], of training batches: which of the stream's sources the image is from
+
+
+def image_digest(images: Sequence[bytes], position: int, by_content: bool) -> str:
+    """Returns a digest of one image's bytes; with `by_content=False`, of an image on disk its size instead."""
+    if not by_content and isinstance(images, StoredImages):
         return f"{images.size(position)} bytes"
     return hashlib.sha256(images[position]).hexdigest()

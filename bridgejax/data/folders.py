@@ -76,8 +76,8 @@ def split_folders(root: Path) -> tuple[Path, Path | None]:
         return root, None
     if others:
         raise UserError(
-            f"folder {root} has {train.name}/ and {tests[0].name}/, but also images in {others[0].name}/, which is no part of "
-            f"a task; move {others[0]} elsewhere, or its images into the class folders of {train.name}/."
+            f"folder {root} has {train.name}/ and {tests[0].name}/, but also images in {others[0].name}/, which is not "
+            f"part of a task; move {others[0]} elsewhere, or its images into the class folders of {train.name}/."
         )
     return train, tests[0]
 
@@ -95,19 +95,19 @@ def read_class_folders(root: Path, class_names: Sequence[str] | None, prefix: st
       The class names, and the examples with ids `prefix + path relative to root`, ordered by class and path.
 
     Raises:
-      UserError: there is no class folder, only one class, a class without images, a file that is no readable image, a
+      UserError: there is no class folder, only one class, a class without images, a file that is not a readable image, a
         name without a folder, or two names of one folder.
     """
     folders = {path.name: path for path in _folders(root)}
     if not folders:
         raise UserError(f"folder {root} holds no class folders; expected one folder of images per class.")
     names = tuple(folders) if class_names is None else tuple(class_names)
-    found = match_names(names, folders, f"a folder in {root}")
+    matched = match_names(names, folders, f"a folder in {root}")
     if len(names) < 2:
         raise UserError(f"folder {root} has only one class ({names[0]!r}); a classifier needs at least two class folders.")
     paths: list[Path] = []
     labels: list[int] = []
-    for label, folder in enumerate(found):
+    for label, folder in enumerate(matched):
         files = _class_files(folder)
         if not files:
             raise UserError(f"class folder {folder} holds no images; add PNG, JPEG, WebP, BMP or GIF files, or remove it.")
@@ -138,15 +138,15 @@ def match_names(names: Sequence[str], known: Mapping[str, _T], what: str) -> lis
     """
     meant: dict[_T, str] = {}
     for name in names:
-        found = known[match_name(name, known, what)]
-        if found in meant:
-            raise UserError(f"task.class_names names {what} twice, as {meant[found]!r} and as {name!r}; name each once.")
-        meant[found] = name
+        meaning = known[match_name(name, known, what)]
+        if meaning in meant:
+            raise UserError(f"task.class_names names {what} twice, as {meant[meaning]!r} and as {name!r}; name each once.")
+        meant[meaning] = name
     return list(meant)
 
 
 def match_name(name: str, known: Collection[str], what: str) -> str:
-    """Returns the known name that `name` means: the same text, or the same but for "_" and " ".
+    """Returns the known name that `name` means: the same text, or the same with "_" read as " ".
 
     Raises:
       UserError: there is none.

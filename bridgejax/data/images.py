@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from bridgejax.errors import UserError
@@ -20,7 +21,7 @@ FULL_CHECK_BYTES = 512 << 20
 _ENDS = {"PNG": b"IEND", "JPEG": b"\xff\xd9"}
 
 
-def decode_rgb(data: bytes, shorter_side: int | None = None) -> np.ndarray:
+def decode_rgb(data: bytes, shorter_side: int | None = None) -> npt.NDArray[np.uint8]:
     """Decodes an image file.
 
     Args:
@@ -32,7 +33,7 @@ def decode_rgb(data: bytes, shorter_side: int | None = None) -> np.ndarray:
       uint8 [h, w, 3].
 
     Raises:
-      OSError, ValueError, SyntaxError: the bytes are no image that can be read.
+      OSError, ValueError, SyntaxError: the bytes are not an image that can be read.
     """
     with Image.open(io.BytesIO(data)) as opened:
         if shorter_side is not None and opened.format == "JPEG":
@@ -61,7 +62,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def encode_png(image: np.ndarray) -> bytes:
+def encode_png(image: npt.NDArray[np.uint8]) -> bytes:
     """Returns uint8 [h, w, 3] as the bytes of a PNG file."""
     file = io.BytesIO()
     Image.fromarray(image).save(file, format="PNG", compress_level=1)
@@ -71,18 +72,18 @@ def encode_png(image: np.ndarray) -> bytes:
 def check_files(paths: Sequence[Path]) -> None:
     """Makes sure that every file is an image that decodes, before anything else is done with them.
 
-    A file that was found whole once is not read again by this process while its size and time stay the same.
+    A file that passed once is not read again by this process while its size and time stay the same.
 
     Raises:
-      UserError: names the first file that is no image, or is cut short or damaged.
+      UserError: names the first file that is not an image, or is cut short or damaged.
     """
     try:
         facts = [(path, path.stat()) for path in paths]
     except OSError as error:
         raise UserError(f"{error.filename} could not be read ({error.strerror}); check its permissions.") from error
-    whole = sum(stat.st_size for _, stat in facts) <= FULL_CHECK_BYTES
+    full = sum(stat.st_size for _, stat in facts) <= FULL_CHECK_BYTES
     with concurrent.futures.ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
-        reasons = pool.map(lambda fact: _what_is_wrong(str(fact[0]), fact[1].st_size, fact[1].st_mtime_ns, whole), facts)
+        reasons = pool.map(lambda fact: _what_is_wrong(str(fact[0]), fact[1].st_size, fact[1].st_mtime_ns, full), facts)
         for path, reason in zip(paths, reasons, strict=True):
             if reason:
                 pool.shutdown(wait=False, cancel_futures=True)
@@ -90,7 +91,7 @@ def check_files(paths: Sequence[Path]) -> None:
 
 
 @functools.lru_cache(maxsize=1 << 20)
-def _what_is_wrong(path: str, size: int, changed: int, whole: bool) -> str | None:
+def _what_is_wrong(path: str, size: int, changed: int, full: bool) -> str | None:
     del changed  # part of the key
     if size == 0:
         return "is an empty file, not an image"
@@ -101,9 +102,9 @@ def _what_is_wrong(path: str, size: int, changed: int, whole: bool) -> str | Non
                 return f"is a {kind} file; expected PNG, JPEG, WebP, BMP or GIF"
             if min(image.size) < 1:
                 return "is an image without pixels"
-            if whole:
+            if full:
                 image.load()
-        if not whole and kind in _ENDS:
+        if not full and kind in _ENDS:
             with open(path, "rb") as file:
                 file.seek(max(0, size - 4096))
                 if _ENDS[kind] not in file.read():
@@ -119,7 +120,7 @@ def _what_is_wrong(path: str, size: int, changed: int, whole: bool) -> str | Non
     return None
 
 
-def pad_to_square(image: np.ndarray, value: int = 255) -> np.ndarray:
+def pad_to_square(image: npt.NDArray[np.uint8], value: int = 255) -> npt.NDArray[np.uint8]:
     """Returns uint8 [s, s, 3], s the longer side, with the image in the middle of a plain ground."""
     height, width = image.shape[:2]
     side = max(height, width)

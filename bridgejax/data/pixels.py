@@ -6,22 +6,26 @@ import concurrent.futures
 import os
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from bridgejax.data.examples import Examples
 from bridgejax.data.images import decode_rgb
 from bridgejax.data.tensorflow import import_tensorflow
 from bridgejax.errors import UserError
 
-MEMORY_BYTES = 1 << 30  # decoded pixels kept per process
-_KEEP = 32  # sources whose pixels are kept for the next stream: those of several seeds that train at once
+if TYPE_CHECKING:
+    from tensorflow import Tensor
 
-_kept: OrderedDict[tuple[int, int], tuple[Sequence[bytes], list[np.ndarray]]] = OrderedDict()
+MEMORY_BYTES = 1 << 30  # decoded pixels held per process
+_CACHED_SOURCES = 32  # sources whose pixels stay cached for the next stream: those of several seeds that train at once
+
+_cache: OrderedDict[tuple[int, int], tuple[Sequence[bytes], list[npt.NDArray[np.uint8]]]] = OrderedDict()
 
 
-def decode_example(examples: Examples, position: int, shorter_side: int) -> np.ndarray:
+def decode_example(examples: Examples, position: int, shorter_side: int) -> npt.NDArray[np.uint8]:
     """Returns one image, uint8 [h, w, 3].
 
     Raises:
@@ -35,18 +39,18 @@ def decode_example(examples: Examples, position: int, shorter_side: int) -> np.n
         raise UserError(f"image {examples.ids[position]!r} could not be decoded ({error}); replace or remove it.") from error
 
 
-def _decode_all(examples: Examples, shorter_side: int, budget: int) -> list[np.ndarray] | None:
+def _decode_all(examples: Examples, shorter_side: int, budget: int) -> list[npt.NDArray[np.uint8]] | None:
     """Returns all images decoded, None if they take more than `budget` bytes."""
     key = (id(examples.images), shorter_side)
-    if key in _kept:
-        _kept.move_to_end(key)
-        return _kept[key][1]
-    # A look at a few tells whether all can fit, before any work is lost.
+    if key in _cache:
+        _cache.move_to_end(key)
+        return _cache[key][1]
+    # A sample shows whether all can fit, before any work is wasted.
     probe = range(0, len(examples), max(1, len(examples) // 16))
     sizes = [decode_example(examples, i, shorter_side).nbytes for i in probe]
     if len(examples) * float(np.mean(sizes)) > 1.5 * budget:
         return None
-    images: list[np.ndarray] = []
+    images: list[npt.NDArray[np.uint8]] = []
     total = 0
     with concurrent.futures.ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
         for image in pool.map(lambda i: decode_example(examples, i, shorter_side), range(len(examples))):
@@ -55,9 +59,9 @@ def _decode_all(examples: Examples, shorter_side: int, budget: int) -> list[np.n
                 pool.shutdown(wait=False, cancel_futures=True)
                 return None
             images.append(image)
-    _kept[key] = (examples.images, images)  # the images are held so that their id stays theirs
-    while len(_kept) > _KEEP or sum(i.nbytes for _, kept in _kept.values() for i in kept) > 2 * MEMORY_BYTES:
-        _kept.popitem(last=False)
+    _cache[key] = (examples.images, images)  # holding the encoded images keeps their id from being used again
+    while len(_cache) > _CACHED_SOURCES or sum(i.nbytes for _, cached in _cache.values() for i in cached) > 2 * MEMORY_BYTES:
+        _cache.popitem(last=False)
     return images
 
 
@@ -67,7 +71,7 @@ class Pixels:
     Args:
       sources: the examples.
       shorter_side: images are shrunk so that their shorter side is at most so many pixels.
-      memory_bytes: keep all decoded images if they take no more; else each is decoded when asked for.
+      memory_bytes: hold all decoded images if they take no more; else each is decoded when asked for.
 
     Attributes:
       in_memory: whether `table` can be used; else use `decode`.
@@ -77,7 +81,7 @@ class Pixels:
         self._sources = list(sources)
         self._shorter_side = shorter_side
         self._bounds = np.cumsum([len(source) for source in sources])
-        self._images: list[np.ndarray] | None = []
+        self._images: list[npt.NDArray[np.uint8]] | None = []
         for source in self._sources:
             part = _decode_all(source, shorter_side, memory_bytes) if len(source) else []
             if part is None:
@@ -91,13 +95,13 @@ class Pixels:
     def in_memory(self) -> bool:
         return self._images is not None
 
-    def decode(self, position: int) -> np.ndarray:
+    def decode(self, position: int) -> npt.NDArray[np.uint8]:
         """Returns the image at a position, uint8 [h, w, 3]."""
         source = int(np.searchsorted(self._bounds, position, side="right"))
         examples = self._sources[source]
         return decode_example(examples, position - int(self._bounds[source] - len(examples)), self._shorter_side)
 
-    def table(self) -> tuple[Any, Any, Any]:
+    def table(self) -> tuple[Tensor, Tensor, Tensor]:
         """Returns the images as TensorFlow takes them, in one flat tensor without padding.
 
         Returns:

@@ -67,12 +67,12 @@ def decode_example(data: Buffer) -> dict[str, list[int] | list[bytes] | list[flo
 
 
 def feature_spans(data: Buffer, example: Span) -> dict[str, Span]:
-    """Returns feature name → where its value lies, of an Example that is a stretch of `data`; values are not looked at.
+    """Returns feature name → where its value lies, of an Example that is a stretch of `data`; values are not read.
 
     Raises:
       ValueError: the bytes are not an Example.
     """
-    found: dict[str, Span] = {}
+    spans: dict[str, Span] = {}
     for _, features in _fields(data, example, 1):
         for _, entry in _fields(data, features, 1):
             name, value = "", (entry[1], entry[1])
@@ -81,8 +81,8 @@ def feature_spans(data: Buffer, example: Span) -> dict[str, Span]:
                     name = bytes(data[slice(*part)]).decode()
                 elif number == 2:
                     value = part
-            found[name] = value
-    return found
+            spans[name] = value
+    return spans
 
 
 def decode_feature(data: Buffer, feature: Span) -> list[int] | list[bytes] | list[float]:
@@ -160,7 +160,7 @@ def _fields(data: Buffer, message: Span, wanted: int | None = None) -> Iterator[
 
 def masked_crc32c(data: bytes) -> int:
     """Returns the CRC-32C rotated and offset, as TFRecord frames store it (tensorflow/core/lib/hash/crc32c.h)."""
-    value = google_crc32c.value(data)
+    value: int = google_crc32c.value(data)
     return (((value >> 15) | (value << 17)) + _MASK_DELTA) & 0xFFFFFFFF
 
 
@@ -220,14 +220,14 @@ def record_files(directory: Path, info: Mapping[str, object], split: str = "trai
     """Returns the TFRecord files of a split, in order, from the content of `dataset_info.json`.
 
     Raises:
-      UserError: the dataset has no such split, or is not kept as TFRecord.
+      UserError: the dataset does not have the split, or is not stored as TFRecord.
     """
     splits = info.get("splits")
-    found = [s for s in splits if s.get("name") == split] if isinstance(splits, list) else []
-    if not found or info.get("fileFormat") != "tfrecord":
+    matching = [s for s in splits if s.get("name") == split] if isinstance(splits, list) else []
+    if not matching or info.get("fileFormat") != "tfrecord":
         raise UserError(f"{directory} holds no TFRecord split named {split!r}; give a set that bridgejax generated.")
-    template = found[0].get("filepathTemplate") or "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
-    number = len(found[0]["shardLengths"])
+    template = matching[0].get("filepathTemplate") or "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+    number = len(matching[0]["shardLengths"])
     digits = max(5, len(str(number)))
     files = []
     for shard in range(number):

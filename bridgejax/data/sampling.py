@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bridgejax.data.tensorflow import import_tensorflow
 from bridgejax.errors import UserError
 from bridgejax.identity import derive_seed
+
+if TYPE_CHECKING:
+    from tensorflow import Tensor
 
 _RATIO_BITS = 30
 DRAWS = 5  # uniform numbers per image: area, ratio, row, column, mirror
@@ -46,17 +50,17 @@ class Sampler:
         self._seeds = tf.constant([derive_seed(seed, "augment"), *orders], tf.int64)
         self._plan = _plan(tuple(parts), batch_size)
 
-    def __call__(self, step: Any) -> tuple[Any, Any]:
+    def __call__(self, step: Tensor) -> tuple[Tensor, Tensor]:
         """Returns positions, int64 [b], and uniform numbers in [0, 1), float32 [b, DRAWS], of a step (int64 scalar)."""
         return self._plan(step, self._seeds)
 
 
 @functools.cache
-def _plan(parts: tuple[tuple[int, int, float], ...], batch_size: int) -> Any:
+def _plan(parts: tuple[tuple[int, int, float], ...], batch_size: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """Returns the graph of all samplers of such parts (start, size and share): step and seeds → positions and draws."""
     tf = import_tensorflow()
 
-    def plan(step: Any, seeds: Any) -> tuple[Any, Any]:
+    def plan(step: Tensor, seeds: Tensor) -> tuple[Tensor, Tensor]:
         places = step * batch_size + tf.range(batch_size, dtype=tf.int64)
         free = tf.ones([batch_size], tf.bool)
         positions = tf.zeros([batch_size], tf.int64)
@@ -75,10 +79,11 @@ def _plan(parts: tuple[tuple[int, int, float], ...], batch_size: int) -> Any:
         draws = tf.random.stateless_uniform([batch_size, DRAWS], seed=tf.stack([seeds[0], step]), alg="philox")
         return positions, draws
 
-    return tf.function(plan, autograph=False)
+    graph: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = tf.function(plan, autograph=False)
+    return graph
 
 
-def _shuffled(tf: Any, size: int, turns: Any, seed: Any) -> Any:
+def _shuffled(tf: ModuleType, size: int, turns: Tensor, seed: Tensor) -> Tensor:
     """Returns which of `size` examples each turn, int64 [b], shows: all of them once an epoch, in the epoch's order."""
     if size == 1:
         return tf.zeros_like(turns)

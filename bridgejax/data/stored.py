@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Self, overload
 
 import numpy as np
+import numpy.typing as npt
 
 from bridgejax.errors import UserError
 
@@ -72,7 +73,7 @@ class RecordImages(StoredImages):
       places: int64 [n, 3]: for each image the number of its file, the first byte and the one after the last.
     """
 
-    def __init__(self, files: Sequence[Path], places: np.ndarray):
+    def __init__(self, files: Sequence[Path], places: npt.NDArray[np.int64]):
         self.files = tuple(files)
         self.places = np.asarray(places, np.int64).reshape(-1, 3)
 
@@ -85,12 +86,12 @@ class RecordImages(StoredImages):
         try:
             with open(path, "rb", buffering=0) as file:
                 file.seek(start)
-                found = file.read(end - start)
+                data = file.read(end - start)
         except OSError as error:
             raise UserError(f"record file {path} could not be read ({error.strerror}); make it again.") from error
-        if len(found) != end - start:
+        if len(data) != end - start:
             raise UserError(f"record file {path} was cut short while it was in use; make it again.")
-        return found
+        return data
 
     def select(self, positions: Iterable[int]) -> RecordImages:
         return RecordImages(self.files, self.places[np.fromiter(positions, np.int64)])

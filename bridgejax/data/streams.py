@@ -8,24 +8,31 @@ import functools
 import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
-from bridgejax.data.examples import Examples
+from bridgejax.data.examples import Batch, Examples
 from bridgejax.data.pixels import MEMORY_BYTES, Pixels
 from bridgejax.data.sampling import DRAWS, Sampler
 from bridgejax.data.tensorflow import import_tensorflow
 from bridgejax.errors import UserError
 
-Batch = dict[str, np.ndarray]
+if TYPE_CHECKING:
+    from tensorflow import Tensor
+    from tensorflow.data import Options
+
 EVAL_CROP = 0.875
+ENDLESS = np.iinfo(np.int64).max  # the end of a range of steps that never ends
 SCALE, RATIO = (0.35, 1.0), (3 / 4, 4 / 3)  # of random crops: share of the area, width over height
-# Images that one graph cuts at most, so that it is built quickly, and their pixels, so that its buffers stay in the caches.
+# The most images that one graph crops, so that it is built quickly, and their pixels, so that its buffers stay in the caches.
 _PART, _PART_PIXELS = 16, 1 << 14
 
 # (TensorFlow's module, shapes int32 [n, 2], draws float32 [n, DRAWS]) → corners and sides, int32 [n, 2], mirrored, bool [n]
-Windows = Callable[[Any, Any, Any], tuple[Any, Any, Any]]
+Windows: TypeAlias = "Callable[[ModuleType, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]"
+PixelBatches = Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]]  # positions [b], images [b, s, s, 3]
 
 
 def train_batches(
@@ -52,12 +59,12 @@ def train_batches(
       batch_size: images per batch.
       image_size: side in pixels.
       seed: of order and augmentation.
-      start_step: number of the first batch: a run that goes on at step k sees what it would have seen.
+      start_step: number of the first batch: a run that resumes at step k sees what it would have seen.
       augment: random resized crop and flip; else resize and centre crop as in evaluation.
       scale: range of the crop's area, as a share of the image's.
       ratio: range of the crop's width over its height (log-uniform). A side longer than the image's is cut to it.
       flip: mirror half of the images.
-      memory_bytes: keep decoded images in memory if they take no more.
+      memory_bytes: hold the decoded images in memory if they take no more.
       rows: which rows of each batch to make and yield, for one process of several; None means all b.
 
     Yields:
@@ -69,11 +76,11 @@ def train_batches(
     """
     _check_sizes(batch_size, image_size)
     tf = import_tensorflow()
-    whole = Sampler([len(source) for source in sources], weights, seed, batch_size)
+    sampler = Sampler([len(source) for source in sources], weights, seed, batch_size)
     part = slice(*(slice(None) if rows is None else rows).indices(batch_size))
 
-    def sampler(step: Any) -> tuple[Any, Any]:
-        positions, draws = whole(step)
+    def own_rows(step: Tensor) -> tuple[Tensor, Tensor]:
+        positions, draws = sampler(step)
         return positions[part], draws[part]
 
     pixels = Pixels(sources, 2 * image_size, memory_bytes)
@@ -81,15 +88,14 @@ def train_batches(
     windows = random_windows(scale, ratio, flip) if augment else middle_windows(EVAL_CROP)
     if pixels.in_memory:
 
-        def plan(step: Any) -> tuple[Any, Any, Any]:
-            positions, draws = sampler(step)
+        def plan(step: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            positions, draws = own_rows(step)
             return positions, positions, draws
 
-        endless = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max)
-        batches = transformed(tf, endless, plan, pixels, windows, image_size, part.stop - part.start)
+        batches = transformed(tf, range(start_step, ENDLESS), plan, pixels, windows, image_size, part.stop - part.start)
     else:
-        plans = tf.function(sampler, input_signature=[tf.TensorSpec([], tf.int64)], autograph=False)
-        steps = ([part.numpy() for part in plans(step)] for step in itertools.count(start_step))
+        plans = tf.function(own_rows, input_signature=[tf.TensorSpec([], tf.int64)], autograph=False)
+        steps = ((positions.numpy(), draws.numpy()) for positions, draws in map(plans, itertools.count(start_step)))
         batches = _from_files(tf, pixels, windows, image_size, steps)
     source = np.repeat(np.arange(len(sources), dtype=np.int32), [len(each) for each in sources])
     ones = np.ones(part.stop - part.start, np.float32)
@@ -98,15 +104,21 @@ def train_batches(
 
 
 def transformed(
-    tf: Any, steps: Any, plan: Callable[[Any], Any], pixels: Pixels, windows: Windows, image_size: int, rows: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    tf: ModuleType,
+    steps: range,
+    plan: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]],
+    pixels: Pixels,
+    windows: Windows,
+    image_size: int,
+    rows: int,
+) -> PixelBatches:
     """Yields (places, uint8 [rows, s, s, 3]) batch by batch of images that lie in memory.
 
     Args:
       tf: the TensorFlow module.
-      steps: a dataset of one element per batch.
-      plan: a function from that element to what is returned for the batch's images, [rows], their positions in `pixels`, int64
-        [rows], and their draws, float32 [rows, DRAWS].
+      steps: one number per batch.
+      plan: a function from that number, int64 [], to the places that are yielded for the batch's images, int64 [rows], their
+        positions in `pixels`, int64 [rows], and their draws, float32 [rows, DRAWS].
       pixels: the images, in memory.
       windows: what is cut out of them, of `random_windows` or `middle_windows`.
       image_size: side in pixels, s.
@@ -116,62 +128,64 @@ def transformed(
     part = max(k for k in range(1, _PART + 1) if rows % k == 0 and (k == 1 or k * image_size**2 <= _PART_PIXELS))
     geometry, transform = _geometry(windows, rows // part), _transform(part, image_size)
 
-    @tf.autograph.experimental.do_not_convert
-    def prepare(step: Any) -> tuple[Any, ...]:
+    def prepare(step: Tensor) -> tuple[Tensor, ...]:
         places, positions, draws = plan(step)
         return tf.reshape(places, [rows // part, part]), *geometry(*table[1:], positions, draws)
 
-    @tf.autograph.experimental.do_not_convert
-    def transformed_part(places: Any, *found: Any) -> tuple[Any, Any]:
-        return places, transform(table[0], *found)
+    def transformed_part(places: Tensor, *geometry_of_part: Tensor) -> tuple[Tensor, Tensor]:
+        return places, transform(table[0], *geometry_of_part)
 
     # All geometry is worked out for a batch at once; an image alone costs its slices and its resizing.
-    dataset = steps.map(prepare).unbatch().map(transformed_part, num_parallel_calls=_threads(), deterministic=True)
+    plain = tf.autograph.experimental.do_not_convert
+    dataset = tf.data.Dataset.range(steps.start, steps.stop, steps.step).map(plain(prepare)).unbatch()
+    dataset = dataset.map(plain(transformed_part), num_parallel_calls=_threads(), deterministic=True)
     dataset = dataset.batch(rows // part).prefetch(2).with_options(_options(tf))
     for places, images in dataset.as_numpy_iterator():
         yield places.reshape(rows), images.reshape(rows, *images.shape[2:])
 
 
 @functools.cache
-def _geometry(windows: Windows, parts: int) -> Any:
+def _geometry(windows: Windows, parts: int) -> Callable[..., tuple[Tensor, ...]]:
     """Returns a graph from a `Pixels.table`, positions and draws to what `_transform` takes, cut in so many parts.
 
-    Building a graph takes longer than many a stream needs: those of one kind share theirs.
+    Building a graph takes longer than many streams run: streams of one kind share it.
     """
     tf = import_tensorflow()
 
-    def geometry(starts: Any, shapes: Any, positions: Any, draws: Any) -> tuple[Any, ...]:
+    def geometry(starts: Tensor, shapes: Tensor, positions: Tensor, draws: Tensor) -> tuple[Tensor, ...]:
         shape = tf.gather(shapes, positions)
         corners, sides, mirrored = windows(tf, shape, draws)
         (top, left), (height, width) = (tf.unstack(tf.cast(x, tf.int64), axis=1) for x in (corners, sides))
-        whole = tf.cast(shape[:, 1], tf.int64)
+        full_width = tf.cast(shape[:, 1], tf.int64)
         zero, one, three = (tf.zeros_like(top) + number for number in (0, 1, 3))
         slices = (
-            [tf.gather(starts, positions) + top * whole * 3],  # the window's rows in the flat tensor: where from,
-            [height * whole * 3],  # how many numbers,
-            [one, height, whole, three],  # and their shape;
+            [tf.gather(starts, positions) + top * full_width * 3],  # the window's rows in the flat tensor: where from,
+            [height * full_width * 3],  # how many numbers,
+            [one, height, full_width, three],  # and their shape;
             [zero, zero, left, zero],  # in these rows, the window's columns
             [one, height, width, three],
         )
-        found = (mirrored, sides, *(tf.stack(each, 1) for each in slices))
-        return tuple(tf.reshape(each, [parts, -1, *each.shape[1:]]) for each in found)
+        columns = (mirrored, sides, *(tf.stack(each, 1) for each in slices))
+        return tuple(tf.reshape(column, [parts, -1, *column.shape[1:]]) for column in columns)
 
-    return tf.function(geometry, autograph=False)
+    graph: Callable[..., tuple[Tensor, ...]] = tf.function(geometry, autograph=False)
+    return graph
 
 
 @functools.cache
-def _transform(part: int, image_size: int) -> Any:
+def _transform(part: int, image_size: int) -> Callable[..., Tensor]:
     """Returns a graph from the flat tensor of all images and the geometry of some to these, uint8 [part, s, s, 3]."""
     tf = import_tensorflow()
 
-    def transform(flat: Any, mirrored: Any, sides: Any, *slices: Any) -> Any:
+    def transform(flat: Tensor, mirrored: Tensor, sides: Tensor, *slices: Tensor) -> Tensor:
         images = []
         for side, first, count, shape, begin, size in zip(*(tf.unstack(x, part) for x in (sides, *slices)), strict=True):
             window = tf.slice(tf.reshape(tf.slice(flat, first, count), shape), begin, size)
             images.append(_resize(tf, window, side, image_size))
         return _finish(tf, tf.concat(images, 0), mirrored)
 
-    return tf.function(transform, autograph=False)
+    graph: Callable[..., Tensor] = tf.function(transform, autograph=False)
+    return graph
 
 
 def eval_batches(
@@ -191,7 +205,7 @@ def eval_batches(
       batch_size: images per batch; the last is filled up with black images of label 0 and mask 0.
       image_size: side in pixels.
       crop: share of the shorter side that is kept, in (0, 1].
-      memory_bytes: keep decoded images in memory if they take no more.
+      memory_bytes: hold the decoded images in memory if they take no more.
 
     Yields:
       {"image": uint8 [b, s, s, 3], "label": int32 [b], "mask": float32 [b], 1 for an example}.
@@ -209,30 +223,28 @@ def eval_batches(
     if pixels.in_memory:
         batches = cropped(tf, pixels, len(examples), batch_size, image_size, crop)
     else:
-        everything = np.arange(len(examples))
-        parts = (everything[start : start + batch_size] for start in range(0, len(examples), batch_size))
-        steps = ([part, np.zeros((len(part), DRAWS), np.float32)] for part in parts)
+        starts = range(0, len(examples), batch_size)
+        parts = (np.arange(start, min(start + batch_size, len(examples))) for start in starts)
+        steps = ((part, np.zeros((len(part), DRAWS), np.float32)) for part in parts)
         batches = _from_files(tf, pixels, middle_windows(crop), image_size, steps)
     for positions, images in batches:
         yield padded(images, examples.labels[positions], batch_size)
 
 
-def cropped(
-    tf: Any, pixels: Pixels, count: int, batch_size: int, image_size: int, crop: float
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def cropped(tf: ModuleType, pixels: Pixels, count: int, batch_size: int, image_size: int, crop: float) -> PixelBatches:
     """Yields (positions, uint8 [≤ batch_size, s, s, 3]) of the first `count` images, which lie in memory, in order."""
 
-    def plan(first: Any) -> tuple[Any, Any, Any]:
+    def plan(first: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         positions = tf.minimum(first + tf.range(batch_size, dtype=tf.int64), count - 1)  # the end is filled up
         return positions, positions, tf.zeros([batch_size, DRAWS])
 
-    firsts = tf.data.Dataset.range(0, count, batch_size)
+    firsts = range(0, count, batch_size)
     batches = transformed(tf, firsts, plan, pixels, middle_windows(crop), image_size, batch_size)
-    for first, (positions, images) in zip(range(0, count, batch_size), batches, strict=True):
+    for first, (positions, images) in zip(firsts, batches, strict=True):
         yield positions[: count - first], images[: count - first]
 
 
-def padded(images: np.ndarray, labels: np.ndarray, batch_size: int) -> Batch:
+def padded(images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int32], batch_size: int) -> Batch:
     """Returns an evaluation batch, filled up with black images of label 0 and mask 0."""
     extra = batch_size - len(images)
     return {
@@ -252,7 +264,7 @@ def _threads() -> int:
     return max(1, os.cpu_count() or 1)
 
 
-def _options(tf: Any) -> Any:
+def _options(tf: ModuleType) -> Options:
     options = tf.data.Options()
     options.threading.private_threadpool_size = _threads()
     options.threading.max_intra_op_parallelism = 1
@@ -263,14 +275,18 @@ def _options(tf: Any) -> Any:
 
 
 def _from_files(
-    tf: Any, pixels: Pixels, windows: Windows, image_size: int, steps: Iterator[Sequence[Any]]
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Decodes and transforms images on threads, two batches ahead of the one that is used.
+    tf: ModuleType,
+    pixels: Pixels,
+    windows: Windows,
+    image_size: int,
+    steps: Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]],
+) -> PixelBatches:
+    """Decodes and transforms images on threads, two batches ahead of the one in use.
 
-    No Python runs inside TensorFlow's own threads: a stream that is dropped half-way must not hold up the end of the program.
+    No Python runs inside TensorFlow's own threads: a stream that is dropped half-way must not delay the end of the program.
     """
 
-    def transform(image: Any, draws: Any) -> Any:
+    def transform(image: Tensor, draws: Tensor) -> Tensor:
         corners, sides, mirrored = windows(tf, tf.shape(image)[None, :2], draws[None])
         window = tf.slice(image, tf.concat([corners[0], [0]], 0), tf.concat([sides[0], [3]], 0))
         return _finish(tf, _resize(tf, window[None], sides[0], image_size), mirrored)[0]
@@ -278,11 +294,13 @@ def _from_files(
     signature = [tf.TensorSpec([None, None, 3], tf.uint8), tf.TensorSpec([DRAWS], tf.float32)]
     compiled = tf.function(transform, input_signature=signature, autograph=False)
 
-    def load(position: int, draws: np.ndarray) -> np.ndarray:
-        return compiled(tf.constant(pixels.decode(position)), tf.constant(draws)).numpy()
+    def load(position: int, draws: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+        image: npt.NDArray[np.uint8] = compiled(tf.constant(pixels.decode(position)), tf.constant(draws)).numpy()
+        return image
 
     with concurrent.futures.ThreadPoolExecutor(max_workers=_threads()) as pool:
-        ahead: collections.deque[tuple[np.ndarray, list[concurrent.futures.Future[np.ndarray]]]] = collections.deque()
+        ahead: collections.deque[tuple[npt.NDArray[np.int64], list[concurrent.futures.Future[npt.NDArray[np.uint8]]]]]
+        ahead = collections.deque()
         for positions, draws in steps:
             ahead.append((positions, [pool.submit(load, int(p), d) for p, d in zip(positions, draws, strict=True)]))
             if len(ahead) > 2:
@@ -292,7 +310,7 @@ def _from_files(
             yield first, np.stack([future.result() for future in futures])
 
 
-def _resize(tf: Any, image: Any, sides: Any, size: int) -> Any:
+def _resize(tf: ModuleType, image: Tensor, sides: Tensor, size: int) -> Tensor:
     """Returns uint8 [1, h, w, 3] of sides [h, w] as float32 [1, size, size, 3], bilinear with antialiasing.
 
     The operation in which `tf.image.resize` ends: around it that function spends as much again on shapes.
@@ -308,13 +326,13 @@ def _resize(tf: Any, image: Any, sides: Any, size: int) -> Any:
     return tf.ensure_shape(resized, [1, size, size, 3])
 
 
-def _finish(tf: Any, images: Any, mirrored: Any) -> Any:
-    """Returns resized images, float32 [n, s, s, 3], as uint8, those where `mirrored` [n] is true the other way round."""
+def _finish(tf: ModuleType, images: Tensor, mirrored: Tensor) -> Tensor:
+    """Returns resized images, float32 [n, s, s, 3], as uint8, flipped left to right where `mirrored` [n] is true."""
     images = tf.cast(tf.round(images), tf.uint8)  # means of pixels: only rounding errors leave 0 … 255
     # `tf.reverse` is quick on three dimensions of which the last is 3, and picking whole images is quicker than `tf.where`.
-    turned = tf.reshape(tf.reverse(tf.reshape(images, [-1, *images.shape[2:]]), [1]), tf.shape(images))
+    flipped = tf.reshape(tf.reverse(tf.reshape(images, [-1, *images.shape[2:]]), [1]), tf.shape(images))
     count = images.shape[0]
-    return tf.gather(tf.concat([images, turned], 0), tf.range(count) + count * tf.cast(mirrored, tf.int32))
+    return tf.gather(tf.concat([images, flipped], 0), tf.range(count) + count * tf.cast(mirrored, tf.int32))
 
 
 @functools.cache
@@ -322,13 +340,13 @@ def random_windows(scale: tuple[float, float] = SCALE, ratio: tuple[float, float
     """Returns random resized crops (Szegedy et al. 2014, "Going deeper with convolutions", section 6) and mirroring."""
     low, high = np.log(ratio)
 
-    def windows(tf: Any, shapes: Any, draws: Any) -> tuple[Any, Any, Any]:
-        whole = tf.cast(shapes, tf.float32)
-        area = whole[:, 0] * whole[:, 1] * (scale[0] + draws[:, 0] * (scale[1] - scale[0]))
+    def windows(tf: ModuleType, shapes: Tensor, draws: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        full = tf.cast(shapes, tf.float32)
+        area = full[:, 0] * full[:, 1] * (scale[0] + draws[:, 0] * (scale[1] - scale[0]))
         # In float64: TensorFlow's float32 exponential depends, in its last bit, on how many numbers it is given at once.
         stretch = tf.cast(tf.exp(tf.cast(low + draws[:, 1] * (high - low), tf.float64)), tf.float32)
-        sides = tf.clip_by_value(tf.round(tf.sqrt(tf.stack([area / stretch, area * stretch], 1))), 1.0, whole)
-        corners = tf.minimum(tf.floor(draws[:, 2:4] * (whole - sides + 1.0)), whole - sides)
+        sides = tf.clip_by_value(tf.round(tf.sqrt(tf.stack([area / stretch, area * stretch], 1))), 1.0, full)
+        corners = tf.minimum(tf.floor(draws[:, 2:4] * (full - sides + 1.0)), full - sides)
         return tf.cast(corners, tf.int32), tf.cast(sides, tf.int32), draws[:, 4] < (0.5 if flip else 0.0)
 
     return windows
@@ -338,7 +356,7 @@ def random_windows(scale: tuple[float, float] = SCALE, ratio: tuple[float, float
 def middle_windows(crop: float) -> Windows:
     """Returns the middle squares of `crop` times the shorter side: resizing and a centre crop in one."""
 
-    def windows(tf: Any, shapes: Any, draws: Any) -> tuple[Any, Any, Any]:
+    def windows(tf: ModuleType, shapes: Tensor, draws: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         side = tf.cast(tf.round(tf.cast(tf.reduce_min(shapes, 1, keepdims=True), tf.float32) * crop), tf.int32)
         sides = tf.tile(tf.maximum(side, 1), [1, 2])
         return (shapes - sides) // 2, sides, tf.zeros_like(draws[:, 0], tf.bool)

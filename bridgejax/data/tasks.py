@@ -1,4 +1,4 @@
-"""Tasks: class names with real images to train on, to choose by, and to judge by."""
+"""Tasks: class names with the real images to train, validate and test on."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from bridgejax.data.draw import draw
 from bridgejax.data.examples import Examples, Task, image_digest
 from bridgejax.data.folders import match_names, read_class_folders, split_folders
 from bridgejax.data.images import FULL_CHECK_BYTES, decode_rgb, encode_png, pad_to_square
+from bridgejax.data.splits import split_pool
 from bridgejax.data.stored import StoredImages
 from bridgejax.errors import UserError, nearest
 from bridgejax.identity import digest
@@ -32,24 +32,24 @@ def load_task(
     validation_per_class: int = 0,
     data_dir: str | Path | None = None,
 ) -> Task:
-    """Loads the real images of a task and draws its parts.
+    """Loads the real images of a task and splits them.
 
     Args:
       source: `builtin:tux_photos`; `folder:PATH` with train/ and test/ of class folders, or one folder of class folders
         split by seed; `task:NAME` of the catalogue (`bridgejax.data.catalog`); `tfds:NAME[/CONFIG][:VERSION]` or `tfds:PATH` of
         a prepared set, with the catalogue's splits and names if it is the data of one of its tasks. Nothing is downloaded.
       shots: real training images per class, `validation_per_class` included; None takes all (without a test part of
-        its own, a quarter of each class is kept for testing).
-      seed: of the draw.
+        its own, a quarter of each class is for testing).
+      seed: of the split.
       class_names: the classes to take and their order; None or empty: the source's own.
-      validation_per_class: images per class set aside out of the training part.
+      validation_per_class: images per class set aside from the training part.
       data_dir: where prepared TFDS sets lie; None is $TFDS_DATA_DIR or ~/tensorflow_datasets.
 
     Raises:
       UserError: one sentence on what is wrong with the source, its files, or the counts asked for.
     """
     name, names, pool, groups, test = _read(source, class_names, data_dir)
-    parts = draw(
+    split = split_pool(
         pool.labels,
         pool.ids,
         groups,
@@ -60,14 +60,14 @@ def load_task(
         test_from_pool=test is None,
         where=source,
     )
-    train = pool.select(parts.train)
-    validation = pool.select(parts.validation) if parts.validation else None
-    test = pool.select(parts.test) if test is None else test
+    train = pool.select(split.train)
+    validation = pool.select(split.validation) if split.validation else None
+    test = pool.select(split.test) if test is None else test
     return Task(name, names, train, validation, test, _task_digest(names, train, validation, test))
 
 
 def pool_digest(source: str, *, class_names: Sequence[str] | None = None, data_dir: str | Path | None = None) -> str:
-    """Returns a SHA-256 over the images that a task's training part is drawn from (names, labels, content), whatever the draw.
+    """Returns a SHA-256 over the images that a task's training part is taken from (names, labels, content), whatever the split.
 
     Args:
       source, class_names, data_dir: as `load_task` takes them.
@@ -91,10 +91,11 @@ def _rows(**parts: Examples | None) -> dict[str, list[list[str | int]]]:
     present = {part: examples for part, examples in parts.items() if examples is not None}
     stored = [examples.images for examples in present.values() if isinstance(examples.images, StoredImages)]
     size = sum(images.size(i) for images in stored for i in range(len(images)))
-    whole = size <= FULL_CHECK_BYTES
+    by_content = size <= FULL_CHECK_BYTES
     return {
         part: [
-            [examples.ids[i], int(examples.labels[i]), image_digest(examples.images, i, whole)] for i in range(len(examples))
+            [name, int(label), image_digest(examples.images, i, by_content)]
+            for i, (name, label) in enumerate(zip(examples.ids, examples.labels, strict=True))
         ]
         for part, examples in present.items()
     }
@@ -104,7 +105,7 @@ _Parts = tuple[str, tuple[str, ...], Examples, Sequence[object], Examples | None
 
 
 def _read(source: str, class_names: Sequence[str] | None, data_dir: str | Path | None) -> _Parts:
-    """Returns the name, class names, pool to draw from, groups of near duplicates, and test part (if it has one)."""
+    """Returns the name, class names, pool to split, groups of near duplicates, and test part (if it has one)."""
     kind, separator, rest = source.partition(":")
     if not separator or kind not in _KINDS or not rest:
         known = "builtin:tux_photos, folder:PATH, task:NAME or tfds:NAME"
@@ -131,7 +132,7 @@ def _builtin(name: str, wanted: tuple[str, ...] | None) -> _Parts:
     names, pool, groups = _read_asset(ASSETS / name)
     if wanted is None:
         return name, names, pool, groups, None
-    chosen = match_names(wanted, {one: label for label, one in enumerate(names)}, f"a class of builtin:{name}")
+    chosen = match_names(wanted, {name: label for label, name in enumerate(names)}, f"a class of builtin:{name}")
     if len(chosen) < 2:
         raise UserError(f"task.class_names has only one class ({wanted[0]!r}); a classifier needs at least two.")
     keep = [i for i in range(len(pool)) if int(pool.labels[i]) in chosen]
@@ -166,9 +167,9 @@ def _folder(root: Path, wanted: tuple[str, ...] | None) -> _Parts:
     names, pool = read_class_folders(train_folder, wanted, prefix=f"{train_folder.name}/")
     check_class_names(names)
     test_names = {path.name for path in test_folder.iterdir() if path.is_dir() and not path.name.startswith(".")}
-    odd = sorted(test_names ^ set(names)) if wanted is None else []
-    if odd:
-        with_, without = (test_folder, train_folder) if odd[0] in test_names else (train_folder, test_folder)
-        raise UserError(f"folder {with_} has class {odd[0]!r}, which {without} lacks; give both the same class folders.")
+    unmatched = sorted(test_names ^ set(names)) if wanted is None else []
+    if unmatched:
+        with_, without = (test_folder, train_folder) if unmatched[0] in test_names else (train_folder, test_folder)
+        raise UserError(f"folder {with_} has class {unmatched[0]!r}, which {without} lacks; give both the same class folders.")
     _, test = read_class_folders(test_folder, names, prefix=f"{test_folder.name}/")
     return root.resolve().name, names, pool, pool.ids, test

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 import os
-from typing import Any
+from types import ModuleType
 
 from bridgejax.errors import UserError
 
 
 @functools.cache
-def import_tensorflow() -> Any:
+def import_tensorflow() -> ModuleType:
     """Returns the `tensorflow` module; it sees CPUs only and logs errors only.
 
     Raises:
@@ -33,11 +33,12 @@ def import_tensorflow() -> Any:
     tf.get_logger().setLevel("ERROR")
     # Going over a stream's graph took TensorFlow longer than what it found to improve there.
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
-    return tf
+    module: ModuleType = tf
+    return module
 
 
 @functools.cache
-def import_tfds() -> Any:
+def import_tfds() -> ModuleType:
     """Returns the `tensorflow_datasets` module, with TensorFlow kept off accelerators.
 
     Raises:
@@ -50,4 +51,5 @@ def import_tfds() -> Any:
         packages = "tensorflow-datasets importlib_resources"
         raise UserError(f"task.source=tfds:... needs TFDS ({error}); `pip install {packages}`.") from error
     tfds.disable_progress_bar()
-    return tfds
+    module: ModuleType = tfds
+    return module

@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from bridgejax.data.catalog import INFO_FILE, VERSION, CatalogTask, split_version, spoken_names, task_of_tfds
 from bridgejax.data.examples import Examples
@@ -19,6 +21,9 @@ from bridgejax.data.records import bytes_span, decode_feature, feature_spans, re
 from bridgejax.data.stored import RecordImages
 from bridgejax.data.tensorflow import import_tfds
 from bridgejax.errors import UserError
+
+if TYPE_CHECKING:
+    from tensorflow_datasets.core import DatasetBuilder
 
 _TEST_SPLITS = ("test", "validation", "val")
 
@@ -42,7 +47,7 @@ def read_tfds(
 
     Returns:
       The task's or else the set's name, the class names, the training examples and the test examples (None if the set has
-      no such split).
+      none).
 
     Raises:
       UserError: the set is not there (says how to prepare it), has no image or no class label, or is not the task's.
@@ -61,8 +66,8 @@ def read_tfds(
     if task is not None and spoken is None:
         if strict:
             table = list(task.table)
-            odd = next((one for one in recorded if one not in table), recorded[0] if recorded else "")
-            what = f"{len(recorded)} classes" if len(recorded) != len(table) else f"a class {odd!r}"
+            unknown = next((label for label in recorded if label not in table), recorded[0] if recorded else "")
+            what = f"{len(recorded)} classes" if len(recorded) != len(table) else f"a class {unknown!r}"
             raise UserError(
                 f"{folder} has {what}, but task:{task.name} is a set of {len(table)}, from {table[0]!r} to {table[-1]!r}; "
                 f"prepare {task.tfds} again."
@@ -76,12 +81,12 @@ def read_tfds(
     usual = next((split for split in _TEST_SPLITS if split in splits), None)
     test_split = usual if task is None else task.test
     for part in (train_split, test_split):
-        for one in _joined(part):
-            if one.partition("[")[0] not in splits:
+        for wanted in (split.partition("[")[0] for split in _joined(part)):
+            if wanted not in splits:
                 there = ", ".join(splits)
                 who = f"tfds:{name} has" if task is None else f"{folder}, the data of task:{task.name}, has"
                 advice = "choose a set that has one" if task is None else "prepare the set again"
-                raise UserError(f"{who} no split named {one.partition('[')[0]!r} (it has {there}); {advice}.")
+                raise UserError(f"{who} no split named {wanted!r} (it has {there}); {advice}.")
     parts: list[Examples | None] = []
     for split in (train_split, test_split):
         examples = _read(tfds, builder, _joined(split), image_key, label_key, labels) if split else None
@@ -104,8 +109,8 @@ def _labels(
     """Returns recorded label → label of the task, and the task's class names."""
     known = list(recorded) if spoken is None else list(spoken)
     if class_names is None:
-        kept = [label for label, name in enumerate(known) if name]
-        return {label: place for place, label in enumerate(kept)}, tuple(known[label] for label in kept)
+        named = [label for label, name in enumerate(known) if name]
+        return {label: place for place, label in enumerate(named)}, tuple(known[label] for label in named)
     names = tuple(class_names)
     unnamed = spoken is None and all(name.isdigit() for name in recorded)
     if unnamed and not set(names) <= set(recorded):
@@ -119,8 +124,9 @@ def _labels(
     for label, name in enumerate(recorded):
         if known[label]:
             places.setdefault(name, label)
-    found = match_names(names, places, f"a class of {where}")
-    return {label: place for place, label in enumerate(found)}, names if spoken is None else tuple(known[i] for i in found)
+    matched = match_names(names, places, f"a class of {where}")
+    spelled = names if spoken is None else tuple(known[label] for label in matched)
+    return {label: place for place, label in enumerate(matched)}, spelled
 
 
 def _is_path(name: str) -> bool:
@@ -131,7 +137,7 @@ def tfds_base(data_dir: str | Path | None) -> Path:
     """Returns the folder where prepared sets lie: the one given, $TFDS_DATA_DIR or ~/tensorflow_datasets.
 
     Raises:
-      UserError: what is given is no path.
+      UserError: the value given is not a path.
     """
     if data_dir is not None and not isinstance(data_dir, str | Path):
         raise UserError(f"task.data_dir={data_dir!r} is not a folder; give its path as text, or None for TFDS's default.")
@@ -148,8 +154,8 @@ def prepared_folders(name: str, data_dir: str | Path | None) -> list[Path]:
     """Returns the folders of all prepared versions (of all configs, if none is named)."""
     path, version = split_version(name)
     root = tfds_base(data_dir) / path
-    found = sorted(root.glob(f"{version or '*'}/{INFO_FILE}")) or sorted(root.glob(f"*/{version or '*'}/{INFO_FILE}"))
-    return [file.parent for file in found if re.fullmatch(VERSION, file.parent.name)]
+    files = sorted(root.glob(f"{version or '*'}/{INFO_FILE}")) or sorted(root.glob(f"*/{version or '*'}/{INFO_FILE}"))
+    return [file.parent for file in files if re.fullmatch(VERSION, file.parent.name)]
 
 
 def find_prepared(name: str, data_dir: str | Path | None, task: CatalogTask | None = None) -> Path:
@@ -161,7 +167,8 @@ def find_prepared(name: str, data_dir: str | Path | None, task: CatalogTask | No
       task: the catalogue's task, of whose version the set must be.
 
     Raises:
-      UserError: there is none, or several other configs and none is named, or only other versions, or the version is none.
+      UserError: there is none, or several other configs and none is named, or only other versions, or the version is not a
+        version number.
     """
     if _is_path(name):
         return Path(name).expanduser()
@@ -198,25 +205,28 @@ def find_prepared(name: str, data_dir: str | Path | None, task: CatalogTask | No
     return max(fitting, key=lambda folder: tuple(int(part) for part in folder.name.split(".")))
 
 
-def _find_features(tfds: Any, builder: Any, folder: Path) -> tuple[str, str]:
+def _find_features(tfds: ModuleType, builder: DatasetBuilder, folder: Path) -> tuple[str, str]:
     """Returns the keys of the image and the class label: by type, then by the usual names."""
     features = builder.info.features
     supervised = builder.info.supervised_keys or ()
     keys = []
     for kind, usual in ((tfds.features.Image, "image"), (tfds.features.ClassLabel, "label")):
-        found = [key for key in features if isinstance(features[key], kind)]
-        if not found:
+        candidates = [key for key in features if isinstance(features[key], kind)]
+        if not candidates:
             there = ", ".join(features)
             raise UserError(f"{folder} has no {usual} among its features ({there}); choose an image classification set.")
-        preferred = [key for key in found if key in supervised] or [key for key in found if key == usual] or found
+        preferred = [key for key in candidates if key in supervised] or [key for key in candidates if key == usual]
+        preferred = preferred or candidates
         keys.append(preferred[0])
     return keys[0], keys[1]
 
 
-def _read(tfds: Any, builder: Any, splits: list[str], image_key: str, label_key: str, wanted: dict[int, int]) -> Examples:
+def _read(
+    tfds: ModuleType, builder: DatasetBuilder, splits: list[str], image_key: str, label_key: str, wanted: dict[int, int]
+) -> Examples:
     """Reads the labels, and the encoded images or where they lie, in file order; nothing is decoded.
 
-    Of TFRecord, which is what TFDS writes unless told otherwise, the images stay on disk; of other formats they are read.
+    With TFRecord, TFDS's default, the images stay on disk; with other formats they are read into memory.
     """
     try:
         if builder.info.file_format == tfds.core.FileFormat.TFRECORD:
@@ -227,7 +237,7 @@ def _read(tfds: Any, builder: Any, splits: list[str], image_key: str, label_key:
         decoders = {image_key: tfds.decode.SkipDecoding()}
         for split in splits:
             if builder.info.file_format in tfds.core.FileFormat.with_random_access():
-                rows: Any = builder.as_data_source(split, decoders=decoders)
+                rows: Iterable[Mapping[str, npt.NDArray[np.generic]]] = builder.as_data_source(split, decoders=decoders)
             else:
                 config = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
                 rows = builder.as_dataset(split=split, decoders=decoders, read_config=config).as_numpy_iterator()
@@ -242,7 +252,9 @@ def _read(tfds: Any, builder: Any, splits: list[str], image_key: str, label_key:
     return Examples(tuple(images), np.asarray(labels, np.int32), tuple(ids))
 
 
-def _read_records(builder: Any, splits: list[str], image_key: str, label_key: str, wanted: dict[int, int]) -> Examples:
+def _read_records(
+    builder: DatasetBuilder, splits: list[str], image_key: str, label_key: str, wanted: dict[int, int]
+) -> Examples:
     """Reads the labels of TFRecord files, which TFDS stores under the features' names, and where the images lie.
 
     Files of up to `FULL_CHECK_BYTES` have every record's checksum verified.
@@ -252,8 +264,8 @@ def _read_records(builder: Any, splits: list[str], image_key: str, label_key: st
     labels: list[int] = []
     ids: list[str] = []
     parts = {split: builder.info.splits[split].file_instructions for split in splits}
-    every = {str(part.filename) for found in parts.values() for part in found}
-    small = sum(os.path.getsize(file) for file in every) <= FULL_CHECK_BYTES
+    names = {str(part.filename) for instructions in parts.values() for part in instructions}
+    small = sum(os.path.getsize(name) for name in names) <= FULL_CHECK_BYTES
     for split in splits:
         number = 0
         for part in parts[split]:

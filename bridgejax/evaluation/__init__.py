@@ -7,10 +7,11 @@ block by block on JAX's default device, and `image_features` runs the backbone; 
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bridgejax.evaluation.calibration import Reliability, expected_calibration_error, reliability
 from bridgejax.evaluation.classification import (
+    ClassificationMetrics,
     accuracy,
     classification_metrics,
     confusion_matrix,
@@ -41,6 +42,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "ClassificationMetrics",
     "FrechetInterval",
     "KernelDistance",
     "NearestReal",
@@ -67,7 +69,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

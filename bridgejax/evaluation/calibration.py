@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bridgejax.errors import UserError
-from bridgejax.evaluation.inputs import real_numbers, whole_number, whole_numbers
+from bridgejax.evaluation.inputs import Floats, Integers, real_numbers, whole_number, whole_numbers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,10 +22,10 @@ class Reliability:
       error: the expected calibration error, Σ_b counts_b / n · |accuracy_b - confidence_b|, in [0, 1].
     """
 
-    edges: np.ndarray
-    counts: np.ndarray
-    confidence: np.ndarray
-    accuracy: np.ndarray
+    edges: Floats
+    counts: Integers
+    confidence: Floats
+    accuracy: Floats
     error: float
 
 
@@ -38,7 +38,7 @@ def reliability(probabilities: npt.ArrayLike, labels: npt.ArrayLike, bins: int =
       bins: how many, at least 1.
 
     Raises:
-      UserError: shapes that do not fit, values that are no probabilities, labels out of range, or no such number of bins.
+      UserError: shapes that do not fit, values that are not probabilities, labels out of range, or a wrong number of bins.
     """
     bins = whole_number("bins", bins, 1)
     rows, true = check_probabilities(probabilities, labels)
@@ -61,14 +61,14 @@ def expected_calibration_error(probabilities: npt.ArrayLike, labels: npt.ArrayLi
     return reliability(probabilities, labels, bins).error
 
 
-def check_probabilities(probabilities: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+def check_probabilities(probabilities: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[Floats, Integers]:
     """Returns the probabilities as float64 [n, z] and the labels as int64 [n].
 
     Rows sum to 1 as nearly as their type allows. A softmax in a type of spacing eps rounds twice, the sum and the quotients,
     by at most eps / 2 each: rows miss 1 by at most eps. Twice that is let through (1 / 64 in bfloat16), and 1e-3 in any type.
 
     Raises:
-      UserError: shapes that do not fit, rows that are no distributions, or labels that are no whole numbers from 0.
+      UserError: shapes that do not fit, rows that are not distributions, or labels that are not whole numbers from 0.
     """
     rows, true = real_numbers("probabilities", probabilities), whole_numbers("labels", labels)
     if rows.ndim != 2 or true.ndim != 1 or len(rows) != len(true) or not rows.size:

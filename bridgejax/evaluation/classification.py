@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import numpy.typing as npt
 
 from bridgejax.errors import UserError
-from bridgejax.evaluation.inputs import real_numbers, whole_number, whole_numbers
+from bridgejax.evaluation.inputs import Floats, Integers, real_numbers, whole_number, whole_numbers
 
 
-def confusion_matrix(labels: npt.ArrayLike, predictions: npt.ArrayLike, classes: int) -> np.ndarray:
+class ClassificationMetrics(TypedDict):
+    """What `classification_metrics` returns: plain numbers and lists, ready for JSON."""
+
+    accuracy: float
+    mean_per_class_accuracy: float
+    per_class_accuracy: list[float | None]  # None for a class without images
+    confusion: list[list[int]]  # rows are the true classes
+    correct: list[int]  # 0 or 1 per image
+    loss: float  # mean cross entropy in nats
+    calibration_error: float  # see `expected_calibration_error`
+
+
+def confusion_matrix(labels: npt.ArrayLike, predictions: npt.ArrayLike, classes: int) -> Integers:
     """Returns int64 [classes, classes]: how often an image of the row's class was taken for the column's.
 
     Args:
       labels, predictions: int [n], each in [0, classes).
 
     Raises:
-      UserError: the lengths differ, or a value is no whole number or out of range.
+      UserError: the lengths differ, or a value is not a whole number or is out of range.
     """
     classes = whole_number("classes", classes, 0)
     true, guessed = whole_numbers("labels", labels, classes), whole_numbers("predictions", predictions, classes)
@@ -31,28 +43,29 @@ def accuracy(confusion: npt.ArrayLike) -> float:
     """Returns the share of images on the diagonal of a confusion matrix, in [0, 1]; NaN without images.
 
     Raises:
-      UserError: it is no [classes, classes] table of numbers.
+      UserError: it is not a [classes, classes] table of numbers.
     """
     table = _square(confusion)
     total = table.sum()
     return float(np.trace(table) / total) if total else float("nan")
 
 
-def per_class_accuracy(confusion: npt.ArrayLike) -> np.ndarray:
+def per_class_accuracy(confusion: npt.ArrayLike) -> Floats:
     """Returns float64 [classes]: the share of each class's images that are right; NaN for a class without images.
 
     Raises:
-      UserError: it is no [classes, classes] table of numbers.
+      UserError: it is not a [classes, classes] table of numbers.
     """
     table = _square(confusion)
     counts = table.sum(axis=1)
-    return np.divide(np.diag(table), counts, out=np.full(len(counts), np.nan), where=counts > 0)
+    shares: Floats = np.divide(np.diag(table), counts, out=np.full(len(counts), np.nan), where=counts > 0)
+    return shares
 
 
-def _square(confusion: npt.ArrayLike) -> np.ndarray:
+def _square(confusion: npt.ArrayLike) -> Floats:
     table = real_numbers("confusion", confusion)
     if table.ndim != 2 or table.shape[0] != table.shape[1]:
-        raise UserError(f"confusion {list(table.shape)} is no square table; give the [classes, classes] of confusion_matrix.")
+        raise UserError(f"confusion {list(table.shape)} is not square; give the [classes, classes] table of confusion_matrix.")
     return table
 
 
@@ -60,23 +73,18 @@ def mean_per_class_accuracy(confusion: npt.ArrayLike) -> float:
     """Returns the mean of `per_class_accuracy` over the classes that have images, in [0, 1]; NaN without images.
 
     Raises:
-      UserError: it is no [classes, classes] table of numbers.
+      UserError: it is not a [classes, classes] table of numbers.
     """
     each = per_class_accuracy(confusion)
     return float(np.nanmean(each)) if np.isfinite(each).any() else float("nan")
 
 
-def classification_metrics(labels: npt.ArrayLike, logits: npt.ArrayLike) -> dict[str, Any]:
-    """Returns plain numbers and lists, ready for JSON.
+def classification_metrics(labels: npt.ArrayLike, logits: npt.ArrayLike) -> ClassificationMetrics:
+    """Returns accuracy, loss and calibration of a classifier's logits.
 
     Args:
       labels: int [n] in [0, classes), n ≥ 1.
       logits: float [n, classes]; -inf is a probability of 0.
-
-    Returns:
-      "accuracy", "mean_per_class_accuracy", "per_class_accuracy" (None for a class without images), "confusion" (rows are
-      the true classes), "correct" (0 or 1 per image), "loss" (mean cross entropy in nats) and "calibration_error" (see
-      `expected_calibration_error`).
 
     Raises:
       UserError: shapes that do not fit, labels that are not whole or out of range, or logits without a softmax.

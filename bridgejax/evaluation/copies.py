@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bridgejax.errors import UserError
-from bridgejax.evaluation.inputs import check_features
+from bridgejax.evaluation.inputs import Booleans, Floats, Integers, check_features
 from bridgejax.evaluation.pairs import LARGEST_SQUARED, nearest_rows
 
 
@@ -25,13 +25,13 @@ class NearestReal:
         other. A hint to look at the pair, not a proof.
     """
 
-    index: np.ndarray
-    distance: np.ndarray
-    real_distance: np.ndarray
+    index: Integers
+    distance: Floats
+    real_distance: Floats
     threshold: float
-    suspected: np.ndarray
+    suspected: Booleans
 
-    def closest(self, count: int) -> np.ndarray:
+    def closest(self, count: int) -> Integers:
         """Returns the positions of the `count` synthetic images that are nearest to a real one, nearest first."""
         return np.argsort(self.distance, kind="stable")[:count]
 
@@ -54,7 +54,7 @@ def nearest_real(
       quantile: of the real images' own nearest distances, in [0, 1].
 
     Raises:
-      UserError: shapes that do not fit, values that are no finite real numbers or whose squares overflow, features of length
+      UserError: shapes that do not fit, values that are not finite real numbers or whose squares overflow, features of length
         0, or an unknown metric.
     """
     x, y = check_features(1, LARGEST_SQUARED, synthetic=synthetic, real=real)
@@ -77,8 +77,8 @@ def nearest_real(
     return NearestReal(index[:, 0], distance, own, threshold, distance <= threshold)
 
 
-def _unit(x: np.ndarray) -> np.ndarray:
-    length = np.linalg.norm(x, axis=1, keepdims=True)
+def _unit(x: Floats) -> Floats:
+    length: Floats = np.linalg.norm(x, axis=1, keepdims=True)
     if not length.all():
         raise UserError("a row of features has length 0, so it has no angle; give features of a backbone, or metric='pixels'.")
     return x / length

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 from flax import nnx
 
 from bridgejax.errors import UserError
 
 
-def image_features(model: nnx.Module, batches: Iterable[Mapping[str, Any]]) -> np.ndarray:
+def image_features(model: nnx.Module, batches: Iterable[Mapping[str, object]]) -> npt.NDArray[np.float32]:
     """Returns the features of every image, in order.
 
     Args:
@@ -34,27 +35,27 @@ def image_features(model: nnx.Module, batches: Iterable[Mapping[str, Any]]) -> n
         raise UserError(f"{type(model).__name__} has no features(images) and no encode_image(images); give a classifier.")
     graph, state = nnx.split(model)
     program = _program(graph, method)
-    found = []
+    features = []
     for batch in batches:
         rows = np.asarray(program(state, jnp.asarray(batch["image"])), np.float32)
         mask = batch.get("mask")
-        found.append(rows if mask is None else rows[np.asarray(mask) > 0])
-    if not sum(map(len, found)):
+        features.append(rows if mask is None else rows[np.asarray(mask) > 0])
+    if not sum(map(len, features)):
         raise UserError("there are no images to take features of; give at least one.")
-    return np.concatenate(found)
+    return np.concatenate(features)
 
 
 @functools.lru_cache(maxsize=8)
-def _program(graph: Any, method: str) -> Any:
+def _program(graph: nnx.GraphDef[nnx.Module], method: str) -> Callable[[Any, jax.Array], jax.Array]:
     @jax.jit
     def run(state: Any, images: jax.Array) -> jax.Array:
-        model = nnx.merge(graph, state)
+        model: Any = nnx.merge(graph, state)
         model.eval()
         values = images
         if images.dtype == jnp.uint8:
             mean, std = (jnp.asarray(getattr(model.preprocessing, name), jnp.float32) for name in ("mean", "std"))
             values = (images.astype(jnp.float32) / 255.0 - mean) / std
-        rows = getattr(model, method)(values)
+        rows: jax.Array = getattr(model, method)(values)
         return rows.reshape(rows.shape[0], -1).astype(jnp.float32)
 
     return run

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bridgejax.errors import UserError
-from bridgejax.evaluation.inputs import check_features, whole_number
+from bridgejax.evaluation.inputs import Floats, check_features, whole_number
 
 
 def frechet_distance(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
@@ -26,7 +26,7 @@ def frechet_distance(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
       The distance, at least 0, in the features' units squared.
 
     Raises:
-      UserError: shapes that do not fit, or values that are no finite real numbers or whose squares overflow.
+      UserError: shapes that do not fit, or values that are not finite real numbers or whose squares overflow.
     """
     x, y = check_features(2, 1e140, a=a, b=b)  # float64 ends at 1.8e308: room for squares and their sums
     difference = x.mean(axis=0) - y.mean(axis=0)
@@ -97,18 +97,18 @@ def frechet_interval(
         clouds.append(np.asarray(minus, np.float64))
     pairs = [_Pair(cloud, real) for cloud in clouds]
     rng = np.random.default_rng(seed)
-    found = np.empty(replicates)
+    values = np.empty(replicates)
     for number in range(replicates):
         drawn = _draw(rng, len(real))
         distances = [pair.distance(_draw(rng, len(cloud)), drawn) for pair, cloud in zip(pairs, clouds, strict=True)]
-        found[number] = distances[0] - sum(distances[1:])
-    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
+        values[number] = distances[0] - sum(distances[1:])
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return FrechetInterval(
-        estimate, float(2 * estimate - high), float(2 * estimate - low), float(found.std(ddof=1)), level, replicates
+        estimate, float(2 * estimate - high), float(2 * estimate - low), float(values.std(ddof=1)), level, replicates
     )
 
 
-def _draw(rng: np.random.Generator, count: int) -> np.ndarray:
+def _draw(rng: np.random.Generator, count: int) -> Floats:
     """Returns how often each row is drawn, float64 [count]; at least two different rows, else there is no covariance."""
     while True:
         weights = np.bincount(rng.integers(0, count, count), minlength=count).astype(np.float64)
@@ -124,13 +124,13 @@ class _Pair:
     replicate only centres and scales them.
     """
 
-    def __init__(self, a: np.ndarray, b: np.ndarray) -> None:
+    def __init__(self, a: Floats, b: Floats) -> None:
         self.few = min(len(a), len(b)) <= a.shape[1] and len(a) * len(b) <= 1 << 26
         centre = b.mean(axis=0)
         self.a, self.b = a - centre, b - centre
         self.products = self.a @ self.b.T if self.few else None
 
-    def distance(self, weights_a: np.ndarray, weights_b: np.ndarray) -> float:
+    def distance(self, weights_a: Floats, weights_b: Floats) -> float:
         """Returns the distance of the clouds with rows repeated as often as the weights say."""
         count_a, count_b = weights_a.sum(), weights_b.sum()
         mean_a, mean_b = weights_a @ self.a / count_a, weights_b @ self.b / count_b

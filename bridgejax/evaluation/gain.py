@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from bridgejax.errors import UserError
 from bridgejax.evaluation.few_seeds import widening
-from bridgejax.evaluation.inputs import real_numbers, whole_number, whole_numbers
+from bridgejax.evaluation.inputs import Floats, Integers, real_numbers, whole_number, whole_numbers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,10 +24,10 @@ class PerClassGain:
       level: of the intervals.
     """
 
-    gain: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-    images: np.ndarray
+    gain: Floats
+    low: Floats
+    high: Floats
+    images: Integers
     level: float
 
 
@@ -85,13 +85,13 @@ def per_class_gain(
         if not images[label]:
             continue
         filled, seen = np.nan_to_num(difference), tested.astype(np.float64)
-        one = np.ones((1, images[label]))
-        gain[label] = _mean_gain(one, np.ones((1, seeds)), filled, seen)[0]
+        once = np.ones((1, images[label]))
+        gain[label] = _mean_gain(once, np.ones((1, seeds)), filled, seen)[0]
         if seeds == 1 and images[label] == 1:
             continue
         drawn = _mean_gain(_image_weights(rng, int(images[label]), replicates), seed_weights, filled, seen)
         drawn = drawn[np.isfinite(drawn)]
-        own = _mean_gain(one, np.eye(seeds), filled, seen)
+        own = _mean_gain(once, np.eye(seeds), filled, seen)
         own = own[np.isfinite(own)]
         wider = widening(float(own.std(ddof=1)), len(own), float(drawn.var()), level) if len(own) > 1 else 1.0
         ends = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
@@ -99,16 +99,17 @@ def per_class_gain(
     return PerClassGain(gain, low, high, images, level)
 
 
-def _image_weights(rng: np.random.Generator, images: int, replicates: int) -> np.ndarray:
+def _image_weights(rng: np.random.Generator, images: int, replicates: int) -> Floats:
     """Returns how often each image is drawn, float64 [replicates, images]."""
     drawn = rng.integers(0, images, (replicates, images)) + images * np.arange(replicates)[:, None]
     return np.bincount(drawn.reshape(-1), minlength=replicates * images).reshape(replicates, images).astype(np.float64)
 
 
-def _mean_gain(weights: np.ndarray, seed_weights: np.ndarray, difference: np.ndarray, tested: np.ndarray) -> np.ndarray:
+def _mean_gain(weights: Floats, seed_weights: Floats, difference: Floats, tested: Floats) -> Floats:
     """Image weights [r, n], seed weights [r, s], differences and tested [s, n] → float64 [r]; NaN where nothing is drawn."""
     total, seen = weights @ difference.T, weights @ tested.T
     by_seed = np.divide(total, seen, out=np.zeros_like(total), where=seen > 0)
     used = seed_weights * (seen > 0)
     mass = used.sum(axis=1)
-    return np.divide((used * by_seed).sum(axis=1), mass, out=np.full(len(mass), np.nan), where=mass > 0)
+    mean: Floats = np.divide((used * by_seed).sum(axis=1), mass, out=np.full(len(mass), np.nan), where=mass > 0)
+    return mean

@@ -2,62 +2,64 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
 from bridgejax.errors import UserError
 
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+Booleans = npt.NDArray[np.bool_]
 
-def real_numbers(name: str, values: npt.ArrayLike, *, finite: bool = True) -> np.ndarray:
+
+def real_numbers(name: str, values: npt.ArrayLike, *, finite: bool = True) -> Floats:
     """Returns the values as float64, of any shape.
 
     Raises:
       UserError: rows of different lengths; text, None or complex values; or, with `finite`, NaN or infinity.
     """
-    found = _real(name, values).astype(np.float64, copy=False)
-    if finite and not np.isfinite(found).all():
+    numbers = _real(name, values).astype(np.float64, copy=False)
+    if finite and not np.isfinite(numbers).all():
         raise UserError(f"{name}: there is NaN or infinity among the values; give finite numbers.")
-    return found
+    return numbers
 
 
-def whole_numbers(name: str, values: npt.ArrayLike, below: int | None = None) -> np.ndarray:
+def whole_numbers(name: str, values: npt.ArrayLike, below: int | None = None) -> Integers:
     """Returns the values (of an integer type, or floats that are whole) as int64, of any shape.
 
     Raises:
-      UserError: rows of different lengths, what is no number, or a value that is not whole or not in [0, below).
+      UserError: rows of different lengths, values that are not numbers, or a value that is not whole or not in [0, below).
     """
-    found = _real(name, values)
+    numbers = _real(name, values)
     with np.errstate(invalid="ignore"):  # NaN and infinity become some integer, which they do not equal
-        whole = found.astype(np.int64)
-    if (whole.astype(found.dtype) != found).any() or (whole < 0).any() or (below is not None and (whole >= below).any()):
+        cast = numbers.astype(np.int64)
+    if (cast.astype(numbers.dtype) != numbers).any() or (cast < 0).any() or (below is not None and (cast >= below).any()):
         expected = "of at least 0" if below is None else f"in [0, {below}), as there are {below} classes"
-        raise UserError(f"{name} run from {found.min()} to {found.max()}; give whole numbers {expected}.")
-    return whole
+        raise UserError(f"{name} run from {numbers.min()} to {numbers.max()}; give whole numbers {expected}.")
+    return cast
 
 
-def whole_number(name: str, value: Any, least: int) -> int:
+def whole_number(name: str, value: object, least: int) -> int:
     """Returns the value.
 
     Raises:
-      UserError: it is no whole number of at least `least`.
+      UserError: it is not a whole number of at least `least`.
     """
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
         raise UserError(f"{name} is {value!r}; give a whole number of at least {least}.")
     return int(value)
 
 
-def check_features(least: int, largest: float, **tables: npt.ArrayLike) -> list[np.ndarray]:
+def check_features(least: int, largest: float, **tables: npt.ArrayLike) -> tuple[Floats, Floats]:
     """Returns two tables, given by name, as float64 [n, d] and [m, d].
 
     Args:
       least: how many rows each needs.
-      largest: the root mean square that no row may exceed, lest sums of its powers overflow.
+      largest: the root mean square that no row may exceed, so that sums of its powers do not overflow.
       tables: the two.
 
     Raises:
-      UserError: values that are no finite real numbers, shapes that do not fit, too few rows, or too large values.
+      UserError: values that are not finite real numbers, shapes that do not fit, too few rows, or too large values.
     """
     (first, x), (second, y) = ((name, real_numbers(name, table)) for name, table in tables.items())
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or not x.shape[1] or min(len(x), len(y)) < least:
@@ -72,16 +74,16 @@ def check_features(least: int, largest: float, **tables: npt.ArrayLike) -> list[
             f"{first} and {second} reach {max(np.abs(x).max(), np.abs(y).max()):.1e}, so that sums of powers overflow; "
             f"divide both by one number, so that the root mean square of each row is at most {largest:.0e}."
         )
-    return [x, y]
+    return x, y
 
 
-def _real(name: str, values: npt.ArrayLike) -> np.ndarray:
+def _real(name: str, values: npt.ArrayLike) -> npt.NDArray[np.number | np.bool_]:
     try:
-        found = np.asarray(values)
+        array = np.asarray(values)
         # A cast "of the same kind" leaves text, None (an object), dates and complex numbers out, and lets bfloat16 in.
-        if np.can_cast(found.dtype, np.float64, "same_kind"):
-            return found
-        fault = f"the type is {found.dtype}"
+        if np.can_cast(array.dtype, np.float64, "same_kind"):
+            return array
+        fault = f"the type is {array.dtype}"
     except (TypeError, ValueError):
         fault = "rows differ in length"
     raise UserError(f"{name} cannot be read as real numbers ({fault}); give an array of them, without text or None.")

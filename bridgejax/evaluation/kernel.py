@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import numpy.typing as npt
 
-from bridgejax.evaluation.inputs import check_features, whole_number
+from bridgejax.evaluation.inputs import Floats, check_features, whole_number
 from bridgejax.evaluation.pairs import LARGEST_CUBED, cubic_kernel_sums
 
 
@@ -46,7 +46,7 @@ def kernel_distance(a: npt.ArrayLike, b: npt.ArrayLike) -> KernelDistance:
       b: float [m, d], m ≥ 2.
 
     Raises:
-      UserError: shapes that do not fit, or values that are no finite real numbers or whose cubes overflow.
+      UserError: shapes that do not fit, or values that are not finite real numbers or whose cubes overflow.
     """
     x, y = check_features(2, LARGEST_CUBED, a=a, b=b)
     n, m = len(x), len(y)
@@ -58,9 +58,9 @@ def kernel_distance(a: npt.ArrayLike, b: npt.ArrayLike) -> KernelDistance:
     return KernelDistance(float(g.mean() + h.mean()), float(np.sqrt(variance)), (n, m))
 
 
-def _without_itself(x: np.ndarray) -> np.ndarray:
+def _without_itself(x: Floats) -> Floats:
     """Returns Σ_{j≠i} (k(x_i, x_j) - 1), float64 [n]."""
-    diagonal = (x * x).mean(axis=1)
+    diagonal: Floats = (x * x).mean(axis=1)
     return cubic_kernel_sums(x, x)[0] - ((diagonal + 1.0) ** 3 - 1.0)
 
 
@@ -80,15 +80,15 @@ def kernel_distance_subsets(
       seed: of the draws.
 
     Raises:
-      UserError: shapes that do not fit, values that are no finite real numbers or whose cubes overflow, or fewer than 2
+      UserError: shapes that do not fit, values that are not finite real numbers or whose cubes overflow, or fewer than 2
         subsets or rows.
     """
     subsets, subset_size = whole_number("subsets", subsets, 2), whole_number("subset_size", subset_size, 2)
     x, y = check_features(2, LARGEST_CUBED, a=a, b=b)
     size = min(subset_size, len(x), len(y))
     rng = np.random.default_rng(seed)
-    found = [
+    distances = [
         kernel_distance(x[rng.choice(len(x), size, replace=False)], y[rng.choice(len(y), size, replace=False)]).distance
         for _ in range(subsets)
     ]
-    return KernelDistance(float(np.mean(found)), float(np.std(found, ddof=1) / np.sqrt(subsets)), (size, size), subsets)
+    return KernelDistance(float(np.mean(distances)), float(np.std(distances, ddof=1) / np.sqrt(subsets)), (size, size), subsets)

@@ -1,4 +1,4 @@
-"""LEEP: how well a source model's outputs already tell the target classes."""
+"""LEEP: how well a source model's outputs already predict the target classes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def leep(probabilities: npt.ArrayLike, labels: npt.ArrayLike) -> float:
       labels: int [n], the target classes, from 0.
 
     Raises:
-      UserError: shapes that do not fit, rows that are no distributions, or labels that are no whole numbers from 0.
+      UserError: shapes that do not fit, rows that are not distributions, or labels that are not whole numbers from 0.
     """
     theta, y = check_probabilities(probabilities, labels)
     theta = theta / theta.sum(axis=1, keepdims=True)

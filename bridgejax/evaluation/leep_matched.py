@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bridgejax.errors import UserError
-from bridgejax.evaluation.inputs import real_numbers, whole_number, whole_numbers
+from bridgejax.evaluation.inputs import Floats, real_numbers, whole_number, whole_numbers
 from bridgejax.evaluation.leep import leep
 
 _ROUNDS = 500
@@ -34,7 +34,7 @@ def leep_matched(
       restarts: how many starts, at least 1.
 
     Raises:
-      UserError: shapes that do not fit, values that are not finite, labels that are no whole numbers from 0, or more
+      UserError: shapes that do not fit, values that are not finite, labels that are not whole numbers from 0, or more
         pseudo-classes than different images.
     """
     x, y = real_numbers("features", features), whole_numbers("labels", labels)
@@ -48,14 +48,14 @@ def leep_matched(
     return leep(shared_variance_posteriors(x, count, seed, restarts), y)
 
 
-def shared_variance_posteriors(x: np.ndarray, components: int, seed: int = 0, restarts: int = 5) -> np.ndarray:
+def shared_variance_posteriors(x: Floats, components: int, seed: int = 0, restarts: int = 5) -> Floats:
     """Fits a mixture of spherical Gaussians with one variance by maximum likelihood.
 
     Args:
       x: float64 [n, d].
       components: at most the number of different rows.
       seed: of the starts.
-      restarts: how many starts; the most likely fit is kept.
+      restarts: how many starts; the most likely fit is returned.
 
     Returns:
       float64 [n, components], the posteriors p(z | x_i); rows sum to 1.
@@ -67,13 +67,13 @@ def shared_variance_posteriors(x: np.ndarray, components: int, seed: int = 0, re
     return max(fits, key=lambda fit: fit[0])[1]
 
 
-def _squared(x: np.ndarray, means: np.ndarray) -> np.ndarray:
+def _squared(x: Floats, means: Floats) -> Floats:
     lengths = (x * x).sum(axis=1)[:, None] + (means * means).sum(axis=1)
     squared = lengths - 2.0 * (x @ means.T)
     return np.where(squared > 1e-12 * lengths, squared, 0.0)  # what rounding leaves of equal rows
 
 
-def _starts(x: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+def _starts(x: Floats, count: int, rng: np.random.Generator) -> Floats:
     """Returns k-means++ centres [count, d] (Arthur and Vassilvitskii 2007): rows drawn by their squared distance."""
     chosen = [int(rng.integers(len(x)))]
     away = _squared(x, x[chosen])[:, 0]
@@ -83,7 +83,7 @@ def _starts(x: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
     return x[chosen]
 
 
-def _fit(x: np.ndarray, means: np.ndarray) -> tuple[float, np.ndarray]:
+def _fit(x: Floats, means: Floats) -> tuple[float, Floats]:
     """Returns the mean log likelihood (but for a constant) and the posteriors."""
     n, d = x.shape
     squared = _squared(x, means)
@@ -104,8 +104,8 @@ def _fit(x: np.ndarray, means: np.ndarray) -> tuple[float, np.ndarray]:
         before = likelihood
         mass = posteriors.sum(axis=0)
         weights = mass / n
-        kept = mass > 0  # a component that lost every row keeps its place and its weight of 0
-        means = np.where(kept[:, None], posteriors.T @ x / np.where(kept, mass, 1.0)[:, None], means)
+        used = mass > 0  # a component that lost every row keeps its mean and its weight of 0
+        means = np.where(used[:, None], posteriors.T @ x / np.where(used, mass, 1.0)[:, None], means)
         squared = _squared(x, means)
         variance = max(float((posteriors * squared).sum() / (n * d)), floor)
     return likelihood, posteriors

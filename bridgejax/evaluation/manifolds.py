@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
-import numpy as np
 import numpy.typing as npt
 
-from bridgejax.evaluation.inputs import check_features, whole_number
+from bridgejax.evaluation.inputs import Booleans, check_features, whole_number
 from bridgejax.evaluation.pairs import LARGEST_SQUARED, inside_any_ball, nearest_rows
 
 
@@ -25,8 +24,8 @@ class PrecisionRecall:
 
     precision: float
     recall: float
-    realistic: np.ndarray
-    covered: np.ndarray
+    realistic: Booleans
+    covered: Booleans
     k: int
 
 
@@ -43,8 +42,8 @@ def precision_recall(real: npt.ArrayLike, synthetic: npt.ArrayLike, k: int = 3) 
       k: which neighbour, at least 1; the paper takes 3.
 
     Raises:
-      UserError: shapes that do not fit, values that are no finite real numbers or whose squares overflow, no whole k of at
-        least 1, or too few rows for k.
+      UserError: shapes that do not fit, values that are not finite real numbers or whose squares overflow, a k that is not a
+        whole number of at least 1, or too few rows for k.
     """
     k = whole_number("k", k, 1)
     x, y = check_features(k + 1, LARGEST_SQUARED, real=real, synthetic=synthetic)

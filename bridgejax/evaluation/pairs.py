@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bridgejax.evaluation.inputs import Booleans, Floats, Integers
+
 ROWS, COLUMNS = 2048, 4096
 
 # The root mean squares of rows up to which float32, at most 3.4e38, holds what is summed: with x·y / d at most r², a block of
@@ -21,7 +23,7 @@ ROWS, COLUMNS = 2048, 4096
 LARGEST_CUBED, LARGEST_SQUARED = 5e5, 5e15
 
 
-def cubic_kernel_sums(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def cubic_kernel_sums(a: Floats, b: Floats) -> tuple[Floats, Floats]:
     """Returns Σ_j (k(a_i, b_j) - 1) for every i and Σ_i (k(a_i, b_j) - 1) for every j, with k(x, y) = (x·y / d + 1)³.
 
     The 1 cancels in every difference of means of k; without it no digits are lost to it, and rows of padding (zeros) add
@@ -44,7 +46,7 @@ def cubic_kernel_sums(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndar
     return np.concatenate(over_b)[: len(a)], over_a.reshape(-1)[: len(b)]
 
 
-def nearest_rows(a: np.ndarray, b: np.ndarray, k: int, same: bool = False) -> tuple[np.ndarray, np.ndarray]:
+def nearest_rows(a: Floats, b: Floats, k: int, same: bool = False) -> tuple[Floats, Integers]:
     """Returns the k nearest rows of `b` to each row of `a` by Euclidean distance.
 
     The search runs in float32 on tables centred at b's mean; the distances of what it finds are computed again in float64
@@ -61,11 +63,11 @@ def nearest_rows(a: np.ndarray, b: np.ndarray, k: int, same: bool = False) -> tu
     """
     centre = b.mean(axis=0)
     columns = _blocks(b - centre, COLUMNS)
-    found = []
+    positions = []
     for number, block in enumerate(_row_blocks(a - centre, ROWS)):
         start = number * block.shape[0] if same else -1 - block.shape[0]  # the latter matches no column
-        found.append(np.asarray(_nearest_rows(block, columns, jnp.int32(len(b)), jnp.int32(start), k=k)))
-    index = np.concatenate(found)[: len(a)].astype(np.int64)
+        positions.append(np.asarray(_nearest_rows(block, columns, jnp.int32(len(b)), jnp.int32(start), k=k)))
+    index = np.concatenate(positions)[: len(a)].astype(np.int64)
     distance = np.empty(index.shape)
     step = max(1, (1 << 25) // (k * a.shape[1]))
     for start in range(0, len(a), step):
@@ -75,7 +77,7 @@ def nearest_rows(a: np.ndarray, b: np.ndarray, k: int, same: bool = False) -> tu
     return np.take_along_axis(distance, order, 1), np.take_along_axis(index, order, 1)
 
 
-def inside_any_ball(a: np.ndarray, centres: np.ndarray, radii: np.ndarray) -> np.ndarray:
+def inside_any_ball(a: Floats, centres: Floats, radii: Floats) -> Booleans:
     """Returns bool [n]: whether each row of `a` [n, d] lies within `radii` [m] of any row of `centres` [m, d].
 
     The edge belongs to the ball, up to the rounding of float32: a relative 1e-6 of the squared lengths that are compared.
@@ -85,7 +87,7 @@ def inside_any_ball(a: np.ndarray, centres: np.ndarray, radii: np.ndarray) -> np
     return np.concatenate([np.asarray(_inside(block, columns, reach)) for block in _row_blocks(a - centre, ROWS)])[: len(a)]
 
 
-def _blocks(table: np.ndarray, size: int, fill: float = 0.0) -> jax.Array:
+def _blocks(table: Floats, size: int, fill: float = 0.0) -> jax.Array:
     """Returns float32 [blocks, size, d] on the device; a small table has one block of the next power of two."""
     size = min(size, 1 << max(0, len(table) - 1).bit_length())
     extra = -len(table) % size
@@ -93,7 +95,7 @@ def _blocks(table: np.ndarray, size: int, fill: float = 0.0) -> jax.Array:
     return jnp.asarray(padded.reshape(-1, size, table.shape[1]))
 
 
-def _row_blocks(table: np.ndarray, size: int) -> Iterator[jax.Array]:
+def _row_blocks(table: Floats, size: int) -> Iterator[jax.Array]:
     size = min(size, 1 << max(0, len(table) - 1).bit_length())
     for start in range(0, len(table), size):
         part = table[start : start + size].astype(np.float32)
@@ -108,12 +110,12 @@ def _products(x: jax.Array, y: jax.Array) -> jax.Array:
 def _kernel_rows(x: jax.Array, columns: jax.Array) -> tuple[jax.Array, jax.Array]:
     """[r, d] and [blocks, c, d] → sums over each block's columns [blocks, r] and over the rows [blocks, c]."""
 
-    def one(_: None, y: jax.Array) -> tuple[None, tuple[jax.Array, jax.Array]]:
+    def sum_block(_: None, y: jax.Array) -> tuple[None, tuple[jax.Array, jax.Array]]:
         u = _products(x, y)
         values = u * (u * (u + 3.0) + 3.0)  # (u + 1)³ - 1
         return None, (values.sum(axis=1), values.sum(axis=0))
 
-    return jax.lax.scan(one, None, columns)[1]
+    return jax.lax.scan(sum_block, None, columns)[1]
 
 
 def _squared(x: jax.Array, y: jax.Array) -> jax.Array:
@@ -125,7 +127,9 @@ def _nearest_rows(x: jax.Array, columns: jax.Array, count: jax.Array, start: jax
     """Positions int32 [r, k] of the nearest of the first `count` columns; row i is not compared with column start + i."""
     rows, width = x.shape[0], columns.shape[1]
 
-    def one(best: tuple[jax.Array, jax.Array], block: tuple[jax.Array, jax.Array]) -> tuple[tuple[jax.Array, jax.Array], None]:
+    def merge_block(
+        best: tuple[jax.Array, jax.Array], block: tuple[jax.Array, jax.Array]
+    ) -> tuple[tuple[jax.Array, jax.Array], None]:
         y, number = block
         position = number * width + jnp.arange(width)
         itself = position == (start + jnp.arange(rows))[:, None]
@@ -137,16 +141,16 @@ def _nearest_rows(x: jax.Array, columns: jax.Array, count: jax.Array, start: jax
         return (top, jnp.take_along_axis(places, chosen, axis=1)), None
 
     first = (jnp.full((rows, k), -jnp.inf), jnp.zeros((rows, k), jnp.int32))
-    (_, places), _ = jax.lax.scan(one, first, (columns, jnp.arange(columns.shape[0])))
+    (_, places), _ = jax.lax.scan(merge_block, first, (columns, jnp.arange(columns.shape[0])))
     return places
 
 
 @jax.jit
 def _inside(x: jax.Array, columns: jax.Array, radii: jax.Array) -> jax.Array:
-    def one(found: jax.Array, block: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+    def test_block(inside: jax.Array, block: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
         y, radius = block
         lengths = (x * x).sum(axis=1)[:, None] + (y * y).sum(axis=1)
         near = lengths - 2.0 * _products(x, y) <= radius**2 + 1e-6 * lengths
-        return found | (near & (radius >= 0)).any(axis=1), None
+        return inside | (near & (radius >= 0)).any(axis=1), None
 
-    return jax.lax.scan(one, jnp.zeros(x.shape[0], bool), (columns, radii))[0]
+    return jax.lax.scan(test_block, jnp.zeros(x.shape[0], bool), (columns, radii))[0]

@@ -76,11 +76,9 @@ def _generate_set(plan: StudyPlan, study_set: StudySet, pipeline: Pipeline, work
     named = f" of set {study_set.name!r}" if study_set.name else ""
     images = f"{plan.per_class * len(plan.class_names)} images of {len(plan.class_names)} classes{named}"
     stage_heading(f"generate: {images}, {options.sampling.steps} steps each")
-    shards = _shards(directory)
-    began = time.monotonic()
     if is_first():
         directory.parent.mkdir(parents=True, exist_ok=True)
-    generate_set(
+    made = generate_set(
         directory,
         pipeline=pipeline,
         mesh=plan.generation_mesh,
@@ -93,12 +91,8 @@ def _generate_set(plan: StudyPlan, study_set: StudySet, pipeline: Pipeline, work
         seed=options.seed,
         **dataclasses.asdict(options.sampling),
     )
-    if is_first() and _shards(directory) != shards:
-        add_seconds(workdir, "generate", time.monotonic() - began)
-
-
-def _shards(directory: Path) -> dict[str, int]:
-    return {path.name: path.stat().st_mtime_ns for path in directory.glob("*record*")}
+    if is_first() and made.images_made:
+        add_seconds(workdir, "generate", made.seconds)
 
 
 def train_pending(plan: StudyPlan, workdir: Path, pending: Sequence[StudyRun]) -> None:

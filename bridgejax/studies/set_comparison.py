@@ -14,7 +14,7 @@ import numpy as np
 from flax import nnx
 from PIL import Image
 
-from bridgejax.data import Examples, Task, eval_batches
+from bridgejax.data import Batch, Examples, Task, eval_batches
 from bridgejax.errors import UserError
 from bridgejax.evaluation import (
     frechet_interval,
@@ -169,7 +169,7 @@ class _View:
         """Returns images as evaluation crops them."""
         shrunk: list[np.ndarray] = []
 
-        def shown() -> Iterator[dict[str, np.ndarray]]:
+        def shown() -> Iterator[Batch]:
             for batch in _batches(examples, config, config.classifier.image_size):
                 for image in batch["image"][batch["mask"] > 0]:
                     small = Image.fromarray(image).resize((PIXELS, PIXELS), Image.Resampling.BOX)
@@ -220,9 +220,9 @@ def _figures(name: str, synthetic: _View, real: _View, class_names: tuple[str, .
     return figures, near
 
 
-def _batches(examples: Examples, config: ConfigDict, image_size: int) -> Iterator[dict[str, np.ndarray]]:
+def _batches(examples: Examples, config: ConfigDict, image_size: int) -> Iterator[Batch]:
     crop = {} if config.classifier.crop is None else {"crop": config.classifier.crop}
-    return iter(eval_batches(examples, batch_size=config.training.eval_batch_size, image_size=image_size, **crop))
+    return eval_batches(examples, batch_size=config.training.eval_batch_size, image_size=image_size, **crop)
 
 
 def _thumbnails(examples: Examples, indices: np.ndarray, config: ConfigDict) -> np.ndarray:

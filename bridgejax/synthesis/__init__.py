@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
-from bridgejax.synthesis.generate import generate_set
-from bridgejax.synthesis.plan import Plan, PlanItem, make_plan
-from bridgejax.synthesis.sets import SyntheticSet, open_set
+from bridgejax.synthesis.generate import GeneratedSet, ImageGenerator, generate_set
+from bridgejax.synthesis.plan import GenerationPlan, PlannedImage, make_plan
+from bridgejax.synthesis.reader import SyntheticRecord, SyntheticSet, open_set
 
-__all__ = ["Plan", "PlanItem", "SyntheticSet", "generate_set", "make_plan", "open_set"]
+__all__ = [
+    "GeneratedSet",
+    "GenerationPlan",
+    "ImageGenerator",
+    "PlannedImage",
+    "SyntheticRecord",
+    "SyntheticSet",
+    "generate_set",
+    "make_plan",
+    "open_set",
+]

@@ -1,34 +1,77 @@
-"""From a plan and a generator to a synthetic set on disk; killed at any moment, it goes on where it was."""
+"""From a plan and a generator to a synthetic set on disk; a call that was killed is completed by the next one."""
 
 from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import dataclasses
 import io
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from bridgejax.data.records import encode_example
 from bridgejax.errors import UserError
-from bridgejax.mesh import barrier, data_size
+from bridgejax.mesh import barrier, data_size, total
 from bridgejax.progress import progress
 from bridgejax.synthesis import tfds_files
-from bridgejax.synthesis.plan import Plan, PlanItem, check_count, make_plan
-from bridgejax.synthesis.sets import SyntheticSet, open_set
-from bridgejax.synthesis.store import Store, array_record_installed, check_same_set, exclusive, stored_set
+from bridgejax.synthesis.plan import GenerationPlan, PlannedImage, check_count, make_plan
+from bridgejax.synthesis.reader import SyntheticSet, open_set
+from bridgejax.synthesis.store import SetIdentity, Store, array_record_installed, check_same_set, exclusive, stored_set
+
+if TYPE_CHECKING:
+    import jax
+    from jax.sharding import Mesh
 
 FORMAT_VERSION = 1
+Sample = Callable[[Sequence[PlannedImage]], npt.NDArray[np.uint8]]  # up to a batch of images → [n, height, width, 3]
+
+
+class ImageGenerator(Protocol):
+    """Makes images of prompts: a pipeline of `bridgejax.diffusion.load_pipeline`, or any function called the same way.
+
+    Read as well, where it has them: `digest` (str, over the weights; recorded with every image), `default_height` and
+    `default_width` (pixels, where no size is given), `dtype` (what it computes in) and `mesh` (where no mesh is given).
+    """
+
+    def __call__(
+        self,
+        prompts: Sequence[str],
+        *,
+        seeds: Sequence[int],
+        steps: int,
+        guidance_scale: float,
+        negative_prompt: str,
+        height: int,
+        width: int,
+        scheduler: str | None,
+    ) -> jax.Array | npt.NDArray[np.floating]:
+        """Returns float [n, height, width, 3] in [0, 1]; image i depends on its prompt and seed alone."""
+
+
+@dataclasses.dataclass(frozen=True)
+class GeneratedSet(SyntheticSet):
+    """A finished synthetic set, with what the call that returned it did.
+
+    Attributes:
+      images_made: how many images the call made, over all processes; 0 if the set was there already.
+      seconds: how long the call took in this process.
+    """
+
+    images_made: int
+    seconds: float
 
 
 def generate_set(
     directory: str | Path,
     *,
-    pipeline: Any,
+    pipeline: ImageGenerator,
     class_names: Sequence[str],
     per_class: int,
     template: str | Iterable[str] = "a photo of a {}",
@@ -41,10 +84,10 @@ def generate_set(
     height: int | None = None,
     width: int | None = None,
     shard_size: int | None = None,
-    mesh: Any = None,
+    mesh: Mesh | None = None,
     variants: Mapping[str, Sequence[str]] | None = None,
     array_record: bool | None = None,
-) -> SyntheticSet:
+) -> GeneratedSet:
     """Generates a synthetic set, or what is missing of it, and returns it.
 
     The folder opens with `tfds.builder_from_directory`, both by `as_dataset` and by `as_data_source`. Calling again with
@@ -54,7 +97,7 @@ def generate_set(
 
     Args:
       directory: the folder, made if absent.
-      pipeline: what `bridgejax.diffusion.load_pipeline` returns, or any callable of the same signature with a `digest`.
+      pipeline: what `bridgejax.diffusion.load_pipeline` returns, or anything else that makes images of prompts.
       class_names: the classes; the order decides the labels.
       per_class: images per class.
       template: a text, or several in rotation, with `{}` where the class goes.
@@ -69,31 +112,41 @@ def generate_set(
         that makes at most 256 shards.
       mesh: a mesh whose "data" axis must divide the batch (the batch is rounded up to it); None takes the pipeline's.
       variants: class name → more specific phrases that fill `{}` in rotation by index.
-      array_record: keep every shard as ArrayRecord beside TFRecord, for `as_data_source` (twice the disk space); None
+      array_record: store every shard as ArrayRecord beside TFRecord, for `as_data_source` (twice the disk space); None
         does so where the array_record package is installed.
+
+    Returns:
+      The finished set, how many of its images this call made, and how long that took.
 
     Raises:
       UserError: an argument is wrong, the folder holds another set (says what differs) or cannot be written, or the
         generator makes pixels that are not numbers.
     """
+    began = time.monotonic()
     folder = Path(directory)
-    batch_size = check_count("generator.batch_size", batch_size)
-    identity = _identity(
-        pipeline,
-        steps=check_count("generator.steps", steps),
+    batch_size, steps = check_count("generator.batch_size", batch_size), check_count("generator.steps", steps)
+    height, width = _side(pipeline, "height", height), _side(pipeline, "width", width)
+    if not isinstance(negative_prompt, str):
+        raise UserError(f"prompts.negative={negative_prompt!r} is not text; give a text, or '' for none.")
+    plan = make_plan(class_names, per_class, template, seed, shard_size, variants, batch_size)
+    identity = SetIdentity(
+        generator=str(getattr(pipeline, "digest", None) or f"{type(pipeline).__module__}.{type(pipeline).__qualname__}"),
+        dtype=_dtype_name(pipeline),
+        scheduler=scheduler,
+        steps=steps,
         guidance_scale=float(guidance_scale),
         negative_prompt=negative_prompt,
-        scheduler=scheduler,
         height=height,
         width=width,
         seed=int(seed),
+        class_names=list(plan.class_names),
+        templates=list(plan.templates),
+        variants={name: list(phrases) for name, phrases in plan.variants},
+        format=FORMAT_VERSION,
     )
-    plan = make_plan(class_names, per_class, template, seed, shard_size, variants, batch_size)
-    identity |= {
-        "class_names": list(plan.class_names),
-        "templates": list(plan.templates),
-        "variants": {name: list(phrases) for name, phrases in plan.variants},
-    }
+    tile = getattr(getattr(pipeline, "networks", None), "vae_tile", None)
+    if tile is not None:
+        identity["vae_tile"] = tile
     formats = _formats(array_record)
     stored = stored_set(folder)
     if stored is not None:
@@ -110,21 +163,23 @@ def generate_set(
     # Nobody writes before all have looked at what is there.
     barrier("bridgejax: synthetic set read")
     with exclusive(folder) if process == 0 else contextlib.nullcontext():
-        _make(folder, pipeline, plan, identity, formats, batch_size, mesh, process, processes)
-    return open_set(folder, verify=False)
+        made = _make(folder, pipeline, plan, identity, formats, batch_size, mesh, process, processes)
+    opened = open_set(folder, verify=False)
+    return GeneratedSet(**vars(opened), images_made=made, seconds=time.monotonic() - began)
 
 
 def _make(
     folder: Path,
-    pipeline: Any,
-    plan: Plan,
-    identity: Mapping[str, Any],
+    pipeline: ImageGenerator,
+    plan: GenerationPlan,
+    identity: SetIdentity,
     formats: Sequence[str],
     batch_size: int,
-    mesh: Any,
+    mesh: Mesh | None,
     process: int,
     processes: int,
-) -> None:
+) -> int:
+    """Makes the shards that are missing or damaged; returns how many images that were, over all processes."""
     if process:
         barrier("bridgejax: synthetic set cleared")
     store = Store(folder, plan, identity, formats, process, processes)
@@ -134,7 +189,7 @@ def _make(
     if todo:
         store.remove_info()
         if tfds_files.ARRAY_RECORD in formats and not array_record_installed():
-            raise UserError(f"{folder} keeps its shards as ArrayRecord too; `pip install array_record` to go on with it.")
+            raise UserError(f"{folder} stores its shards as ArrayRecord too; `pip install array_record` to add to it.")
     barrier("bridgejax: synthetic set opened")
     batch = _batch_size(batch_size, plan, mesh if mesh is not None else getattr(pipeline, "mesh", None))
     mine = sum(plan.shard_length(shard) for shard in store.my_shards())
@@ -152,18 +207,20 @@ def _make(
     barrier("bridgejax: shards made")
     if not store.finish():
         raise UserError(f"{folder} lacks shards of other processes; start all {processes} processes on one shared folder.")
+    made = total(ahead)
     barrier("bridgejax: synthetic set finished")
+    return made
 
 
 def _records(
-    items: Sequence[PlanItem],
+    items: Sequence[PlannedImage],
     batch_size: int,
-    sample: Callable[[Sequence[PlanItem]], np.ndarray],
-    identity: Mapping[str, Any],
+    sample: Sample,
+    identity: SetIdentity,
     pool: concurrent.futures.Executor,
-    advance: Callable[[int], Any],
+    advance: Callable[[int], object],
 ) -> Iterator[bytes]:
-    """Yields a shard's serialised examples; PNGs are packed while the next batch is drawn."""
+    """Yields a shard's serialised examples; PNGs are compressed while the next batch is generated."""
     waiting: list[concurrent.futures.Future[bytes]] = []
     for start in range(0, len(items), batch_size):
         part = items[start : start + batch_size]
@@ -176,11 +233,11 @@ def _records(
         yield future.result()
 
 
-def _sampler(pipeline: Any, identity: Mapping[str, Any], batch_size: int) -> Callable[[Sequence[PlanItem]], np.ndarray]:
-    """Returns a function from up to `batch_size` items to uint8 [n, height, width, 3]; the pipeline sees full batches."""
+def _sampler(pipeline: ImageGenerator, identity: SetIdentity, batch_size: int) -> Sample:
+    """Returns what samples up to `batch_size` images; the pipeline sees full batches."""
     shape = (identity["height"], identity["width"], 3)
 
-    def sample(items: Sequence[PlanItem]) -> np.ndarray:
+    def sample(items: Sequence[PlannedImage]) -> npt.NDArray[np.uint8]:
         padded = [*items, *[items[-1]] * (batch_size - len(items))]
         made = pipeline(
             [item.prompt for item in padded],
@@ -202,12 +259,13 @@ def _sampler(pipeline: Any, identity: Mapping[str, Any], batch_size: int) -> Cal
                     f"the generator made pixels that are not finite for {item.prompt!r} (index {item.index}); "
                     "use generator.dtype='float32' or a lower generator.guidance_scale."
                 )
-        return np.rint(np.clip(images, 0.0, 1.0) * 255.0).astype(np.uint8)
+        scaled: npt.NDArray[np.float32] = np.rint(np.clip(images, 0.0, 1.0) * 255.0)
+        return scaled.astype(np.uint8)
 
     return sample
 
 
-def _example(item: PlanItem, image: np.ndarray, identity: Mapping[str, Any]) -> bytes:
+def _example(item: PlannedImage, image: npt.NDArray[np.uint8], identity: SetIdentity) -> bytes:
     file = io.BytesIO()
     Image.fromarray(image).save(file, format="PNG")
     return encode_example(
@@ -224,29 +282,15 @@ def _example(item: PlanItem, image: np.ndarray, identity: Mapping[str, Any]) -> 
     )
 
 
-def _identity(pipeline: Any, **settings: Any) -> dict[str, Any]:
-    """Returns what decides the pixels beside the plan's own rows."""
-    sizes = {}
-    for key in ("height", "width"):
-        value = settings[key] if settings[key] is not None else getattr(pipeline, f"default_{key}", None)
-        if value is None:
-            raise UserError(f"the generator has no default {key}; set generator.{key} in pixels.")
-        sizes[key] = check_count(f"generator.{key}", value)
-    if not isinstance(settings["negative_prompt"], str):
-        raise UserError(f"prompts.negative={settings['negative_prompt']!r} is not text; give a text, or '' for none.")
-    named = getattr(pipeline, "digest", None) or f"{type(pipeline).__module__}.{type(pipeline).__qualname__}"
-    tile = getattr(getattr(pipeline, "networks", None), "vae_tile", None)
-    return {
-        **settings,
-        **sizes,
-        **({} if tile is None else {"vae_tile": tile}),
-        "generator": str(named),
-        "dtype": _dtype_name(pipeline),
-        "format": FORMAT_VERSION,
-    }
+def _side(pipeline: ImageGenerator, key: str, pixels: int | None) -> int:
+    """Returns an image's height or width in pixels: as given, else the generator's own."""
+    value = getattr(pipeline, f"default_{key}", None) if pixels is None else pixels
+    if value is None:
+        raise UserError(f"the generator has no default {key}; set generator.{key} in pixels.")
+    return check_count(f"generator.{key}", value)
 
 
-def _dtype_name(pipeline: Any) -> str | None:
+def _dtype_name(pipeline: ImageGenerator) -> str | None:
     """Returns the name of the type that the generator computes in, None if it does not say."""
     dtype = getattr(pipeline, "dtype", None)
     if dtype is None and hasattr(pipeline, "networks"):
@@ -268,7 +312,7 @@ def _formats(array_record: bool | None) -> tuple[str, ...]:
     return (tfds_files.TFRECORD, tfds_files.ARRAY_RECORD) if both else (tfds_files.TFRECORD,)
 
 
-def _batch_size(batch_size: int, plan: Plan, mesh: Any) -> int:
+def _batch_size(batch_size: int, plan: GenerationPlan, mesh: Mesh | None) -> int:
     """Returns the images per call: no more than a shard holds, and a multiple of the mesh's data axis."""
     size = min(batch_size, plan.shard_length(0))
     parts = data_size(mesh)

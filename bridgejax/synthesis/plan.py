@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from bridgejax.errors import UserError
 from bridgejax.identity import digest, image_seeds
@@ -19,7 +19,7 @@ _MAX_IMAGES = 1 << 32  # an index is folded into the key as 32 bits
 
 
 @dataclasses.dataclass(frozen=True)
-class PlanItem:
+class PlannedImage:
     """One image to make."""
 
     class_name: str
@@ -28,13 +28,13 @@ class PlanItem:
     prompt: str
     seed: int  # in [0, 2⁶³)
 
-    def row(self) -> list[Any]:
+    def row(self) -> list[str | int]:
         """Returns what decides this image, as plain JSON."""
         return [self.class_name, self.label, self.index, self.prompt, self.seed]
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class GenerationPlan:
     """A whole synthetic set before it is made.
 
     Images are ordered by (index, class): each stretch of shards is balanced over classes, and a larger `per_class` only
@@ -60,7 +60,7 @@ class Plan:
         return min(self.shard_size, len(self) - shard * self.shard_size)
 
     @functools.cached_property
-    def _seeds(self) -> np.ndarray:
+    def _seeds(self) -> npt.NDArray[np.int64]:
         """int64 [classes, per_class]"""
         return np.stack([image_seeds(self.seed, name, range(self.per_class)) for name in self.class_names])
 
@@ -68,17 +68,17 @@ class Plan:
     def _variants(self) -> dict[str, tuple[str, ...]]:
         return dict(self.variants)
 
-    def shard(self, shard: int) -> list[PlanItem]:
+    def shard(self, shard: int) -> list[PlannedImage]:
         """Returns the images of a shard, in order."""
         start = shard * self.shard_size
         return [self.item(position) for position in range(start, start + self.shard_length(shard))]
 
-    def item(self, position: int) -> PlanItem:
+    def item(self, position: int) -> PlannedImage:
         """Returns the image at a position of the whole set."""
         index, label = divmod(position, len(self.class_names))
         name = self.class_names[label]
         prompt = prompt_for(name, index, self.templates, self._variants)
-        return PlanItem(name, label, index, prompt, int(self._seeds[label, index]))
+        return PlannedImage(name, label, index, prompt, int(self._seeds[label, index]))
 
     def rows_digest(self, shard: int) -> str:
         """Returns a digest of what decides a shard's content on the side of the plan."""
@@ -101,7 +101,7 @@ def make_plan(
     shard_size: int | None = None,
     variants: Mapping[str, Sequence[str]] | None = None,
     batch_size: int = 32,
-) -> Plan:
+) -> GenerationPlan:
     """Returns the plan of a synthetic set.
 
     Args:
@@ -127,10 +127,10 @@ def make_plan(
     if -(-per_class * len(names) // shard_size) > _MAX_SHARDS:
         raise UserError(f"synthetic.shard_size={shard_size} makes more than {_MAX_SHARDS} shards; give a larger one.")
     used = tuple(sorted((name, class_phrases(name, variants)) for name in names if (variants or {}).get(name)))
-    return Plan(names, per_class, templates, used, int(seed), shard_size)
+    return GenerationPlan(names, per_class, templates, used, int(seed), shard_size)
 
 
-def check_count(key: str, value: Any) -> int:
+def check_count(key: str, value: object) -> int:
     """Returns a whole number of at least 1.
 
     Raises:

@@ -7,7 +7,7 @@
     features.json, label.labels.txt                TFDS's description of the records
     dataset_info.json                              written last: without it TFDS takes the folder for no dataset
 
-A shard is written aside, synced, renamed, and counts only once its sidecar stands. Shard i is made by process
+A shard is written aside, synced, renamed, and counts only once its sidecar is there. Shard i is made by process
 i mod N; nothing else is shared but the folder, so N may change between starts.
 """
 
@@ -22,23 +22,68 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO, NotRequired, TypedDict, cast
 
 from bridgejax.data.records import frame_record
 from bridgejax.errors import UserError
 from bridgejax.identity import TEMPORARY_PREFIX, digest, file_digest, remove_temporary_files, write_json
 from bridgejax.synthesis import tfds_files
-from bridgejax.synthesis.plan import Plan
+from bridgejax.synthesis.plan import GenerationPlan
 
 IDENTITY_FILE, SIDECARS = "identity.json", "sidecars"
 
 
+class SetIdentity(TypedDict):
+    """What decides the pixels of a set, beside the class, index and seed of each image; plain JSON."""
+
+    generator: str  # digest of the weights
+    dtype: str | None  # what the generator computes in, if it says
+    vae_tile: NotRequired[int]
+    scheduler: str | None
+    steps: int
+    guidance_scale: float
+    negative_prompt: str
+    height: int
+    width: int
+    seed: int
+    class_names: list[str]
+    templates: list[str]
+    variants: dict[str, list[str]]
+    format: int
+
+
+class StoredSet(TypedDict):
+    """The content of `identity.json`."""
+
+    identity: SetIdentity
+    per_class: int
+    shard_size: int
+    formats: list[str]
+
+
+class ShardFile(TypedDict):
+    """Size and checksum of one file of a shard."""
+
+    sha256: str
+    bytes: int
+
+
+class Sidecar(TypedDict):
+    """The content of a shard's sidecar."""
+
+    shard: int
+    identity: str  # digest of the set's identity
+    rows: str  # `GenerationPlan.rows_digest`
+    num_examples: int
+    files: dict[str, ShardFile]
+
+
 def array_record_installed() -> bool:
-    """Tells whether shards can be kept as ArrayRecord too."""
+    """Returns whether shards can be stored as ArrayRecord too."""
     return importlib.util.find_spec("array_record") is not None
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
+def read_json(path: Path) -> dict[str, object] | None:
     """Returns the object in a JSON file, None where there is none or it is broken."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -53,8 +98,14 @@ def sidecar_path(directory: Path, shard: int) -> Path:
     return directory / SIDECARS / f"{shard:05d}.json"
 
 
-def stored_set(directory: Path) -> dict[str, Any] | None:
-    """Returns what `identity.json` says of the set in a folder, None where no shard of a set stands.
+def read_sidecar(directory: Path, shard: int) -> Sidecar | None:
+    """Returns a shard's sidecar, None where there is none or it is broken."""
+    value = read_json(sidecar_path(directory, shard))
+    return None if value is None or not set(value) >= {"identity", "rows", "files"} else cast(Sidecar, value)
+
+
+def stored_set(directory: Path) -> StoredSet | None:
+    """Returns the content of `identity.json`, None where the folder has no shard of a set.
 
     Raises:
       UserError: the folder is a file, or holds a dataset that bridgejax did not make.
@@ -62,23 +113,24 @@ def stored_set(directory: Path) -> dict[str, Any] | None:
     if directory.exists() and not directory.is_dir():
         raise UserError(f"{directory} is a file; give a folder for the synthetic set.")
     stored = read_json(directory / IDENTITY_FILE)
-    if stored is not None and {"identity", "per_class", "shard_size", "formats"} <= set(stored):
-        return stored if any((directory / SIDECARS).glob("*.json")) else None
+    if stored is not None and set(StoredSet.__annotations__) <= set(stored):
+        return cast(StoredSet, stored) if any((directory / SIDECARS).glob("*.json")) else None
     if (directory / tfds_files.INFO_FILE).exists() and not (directory / SIDECARS).is_dir():
         raise UserError(f"{directory} holds a dataset that bridgejax did not generate; choose another folder.")
     return None
 
 
-def check_same_set(directory: Path, stored: Mapping[str, Any], identity: Mapping[str, Any], per_class: int) -> None:
+def check_same_set(directory: Path, stored: StoredSet, identity: SetIdentity, per_class: int) -> None:
     """Makes sure that a folder's set is the wanted one, or a smaller part of it.
 
     Raises:
       UserError: it is another set; the sentence says key by key what differs.
     """
-    there = stored["identity"]
-    differing = [key for key in sorted({*there, *identity}) if there.get(key) != identity.get(key)]
+    there: Mapping[str, object] = stored["identity"]
+    here: Mapping[str, object] = identity
+    differing = [key for key in sorted({*there, *here}) if there.get(key) != here.get(key)]
     if differing:
-        shown = "; ".join(f"{key} is {_short(there.get(key))} there and {_short(identity.get(key))} here" for key in differing)
+        shown = "; ".join(f"{key} is {_short(there.get(key))} there and {_short(here.get(key))} here" for key in differing)
         raise UserError(f"{directory} holds another synthetic set ({shown}); choose another folder or delete this one.")
     if stored["per_class"] > per_class:
         raise UserError(
@@ -87,22 +139,22 @@ def check_same_set(directory: Path, stored: Mapping[str, Any], identity: Mapping
         )
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def shard_damage(directory: Path, sidecar: Mapping[str, Any]) -> str | None:
+def shard_damage(directory: Path, sidecar: Sidecar) -> str | None:
     """Returns what is wrong with a shard's files beside its sidecar, None if they are whole."""
-    for name, facts in sidecar["files"].items():
+    for name, recorded in sidecar["files"].items():
         path = directory / name
         try:
             size = path.stat().st_size
         except FileNotFoundError:
             return f"{name} is missing"
-        if size != facts["bytes"]:
-            return f"{name} has {size} bytes instead of {facts['bytes']}"
-        if file_digest(path) != facts["sha256"]:
+        if size != recorded["bytes"]:
+            return f"{name} has {size} bytes instead of {recorded['bytes']}"
+        if file_digest(path) != recorded["sha256"]:
             return f"{name} does not match its checksum"
     return None
 
@@ -128,7 +180,7 @@ class Store:
     Args:
       directory: the folder; made if absent.
       plan: what the set shall hold.
-      identity: all that decides the pixels of an image but its class, index, prompt and seed; plain JSON.
+      identity: what decides the pixels.
       formats: file formats of each shard, the first for `as_dataset`.
       process, processes: this process and how many there are.
 
@@ -139,15 +191,15 @@ class Store:
     def __init__(
         self,
         directory: Path,
-        plan: Plan,
-        identity: Mapping[str, Any],
+        plan: GenerationPlan,
+        identity: SetIdentity,
         formats: Sequence[str],
         process: int = 0,
         processes: int = 1,
     ):
         self.directory = directory
         self.plan = plan
-        self.identity = dict(identity)
+        self.identity = identity
         self.identity_digest = digest(self.identity)
         self.process, self.processes = process, processes
         self.formats = tuple(formats)
@@ -182,8 +234,8 @@ class Store:
         path = sidecar_path(self.directory, shard)
         if not path.exists():
             return ""
-        sidecar = read_json(path)
-        if sidecar is None or not {"identity", "rows", "files"} <= set(sidecar):
+        sidecar = read_sidecar(self.directory, shard)
+        if sidecar is None:
             return f"its sidecar {path.name} cannot be read"
         if sidecar["identity"] != self.identity_digest or sidecar["rows"] != self.plan.rows_digest(shard):
             path.unlink()  # the last shard of a smaller set: it is made again, longer
@@ -197,14 +249,14 @@ class Store:
                 (self.directory / tfds_files.INFO_FILE).unlink(missing_ok=True)
 
     def write_identity(self) -> None:
-        """Writes the identity; it stands before the first shard does."""
+        """Writes the identity, which comes before the first shard."""
         if self.process == 0:
-            content = {
-                "identity": self.identity,
-                "per_class": self.plan.per_class,
-                "shard_size": self.plan.shard_size,
-                "formats": list(self.formats),
-            }
+            content = StoredSet(
+                identity=self.identity,
+                per_class=self.plan.per_class,
+                shard_size=self.plan.shard_size,
+                formats=list(self.formats),
+            )
             if read_json(self.directory / IDENTITY_FILE) != content:
                 write_json(self.directory / IDENTITY_FILE, content)
 
@@ -229,18 +281,20 @@ class Store:
                 number = self._write_aside(list(asides.values()), records)
                 if number != self.plan.shard_length(shard):
                     raise UserError(f"shard {shard} got {number} images instead of {self.plan.shard_length(shard)}.")
-                files = {name: {"sha256": file_digest(aside), "bytes": aside.stat().st_size} for name, aside in asides.items()}
+                files = {
+                    name: ShardFile(sha256=file_digest(aside), bytes=aside.stat().st_size) for name, aside in asides.items()
+                }
                 self.write_identity()
                 for name, aside in asides.items():
                     os.replace(aside, self.directory / name)
                 _sync_folder(self.directory)
-                sidecar = {
-                    "shard": shard,
-                    "identity": self.identity_digest,
-                    "rows": self.plan.rows_digest(shard),
-                    "num_examples": number,
-                    "files": files,
-                }
+                sidecar = Sidecar(
+                    shard=shard,
+                    identity=self.identity_digest,
+                    rows=self.plan.rows_digest(shard),
+                    num_examples=number,
+                    files=files,
+                )
                 write_json(sidecar_path(self.directory, shard), sidecar)
         finally:
             for aside in asides.values():
@@ -274,29 +328,29 @@ class Store:
     # The end
 
     def finish(self) -> bool:
-        """Writes the TFDS files once every shard of every process stands (process 0 only).
+        """Writes the TFDS files once every shard of every process is there (process 0 only).
 
         Returns:
           Whether the set is complete.
         """
-        sidecars = [read_json(sidecar_path(self.directory, shard)) for shard in range(self.plan.num_shards)]
-        whole = [sidecar for sidecar in sidecars if sidecar is not None and sidecar["identity"] == self.identity_digest]
-        if len(whole) < self.plan.num_shards:
+        sidecars = [read_sidecar(self.directory, shard) for shard in range(self.plan.num_shards)]
+        finished = [sidecar for sidecar in sidecars if sidecar is not None and sidecar["identity"] == self.identity_digest]
+        if len(finished) < self.plan.num_shards:
             return False
         if self.process == 0:
             first = self.formats[0]
-            sizes = [s["files"][tfds_files.shard_name(i, first)]["bytes"] for i, s in enumerate(whole)]
+            sizes = [s["files"][tfds_files.shard_name(i, first)]["bytes"] for i, s in enumerate(finished)]
             with writing(self.directory):
                 self.write_identity()
                 tfds_files.write_tfds_files(
                     self.directory,
-                    description=f"Images generated by {self.identity.get('generator', 'a generator')}.",
+                    description=f"Images generated by {self.identity['generator']}.",
                     formats=self.formats,
-                    shard_lengths=[s["num_examples"] for s in whole],
+                    shard_lengths=[s["num_examples"] for s in finished],
                     num_bytes=sum(sizes),
                     class_names=self.plan.class_names,
-                    height=int(self.identity["height"]),
-                    width=int(self.identity["width"]),
+                    height=self.identity["height"],
+                    width=self.identity["width"],
                 )
         return True
 
@@ -311,7 +365,7 @@ class _ArrayRecordFile:
         self._path = path
         try:
             # PNG does not compress further.
-            self._writer: Any = array_record_module.ArrayRecordWriter(str(path), "group_size:1,uncompressed")
+            self._writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1,uncompressed")
         except (RuntimeError, ValueError) as error:
             raise _unwritable(path.parent, error) from error
 
@@ -322,7 +376,7 @@ class _ArrayRecordFile:
             raise _unwritable(self._path.parent, error) from error
 
     def close(self) -> None:
-        with contextlib.suppress(RuntimeError, ValueError):  # `check` tells
+        with contextlib.suppress(RuntimeError, ValueError):  # `check` reports it
             self._writer.close()
 
     def check(self, number: int) -> None:
@@ -331,15 +385,15 @@ class _ArrayRecordFile:
             with open(self._path, "rb") as file:
                 os.fsync(file.fileno())
             reader = self._module.ArrayRecordReader(str(self._path))
-            found = reader.num_records()
+            written = reader.num_records()
             reader.close()
         except (RuntimeError, ValueError) as error:
             raise _unwritable(self._path.parent, error) from error
-        if found != number:
+        if written != number:
             raise _unwritable(self._path.parent, "a file was cut short")
 
 
-def _sync(file: BinaryIO | Any) -> None:
+def _sync(file: BinaryIO) -> None:
     file.flush()
     os.fsync(file.fileno())
 

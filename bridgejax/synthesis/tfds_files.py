@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from bridgejax.identity import write_atomic
 
@@ -28,11 +27,11 @@ def shard_name(shard: int, file_format: str) -> str:
     return TEMPLATE.format(DATASET=NAME, SPLIT=SPLIT, FILEFORMAT=file_format, SHARD_INDEX=f"{shard:05d}")
 
 
-def _text() -> dict[str, Any]:
+def _text() -> dict[str, object]:
     return {"pythonClassName": _CONNECTOR + "text_feature.Text", "text": {}}
 
 
-def _int64() -> dict[str, Any]:
+def _int64() -> dict[str, object]:
     return {
         "pythonClassName": _CONNECTOR + "scalar.Scalar",
         "tensor": {"dtype": "int64", "encoding": "none", "shape": {}},
@@ -58,8 +57,8 @@ def features_json(height: int, width: int, num_classes: int) -> str:
         "seed": _int64(),
         "index": _int64(),
     }
-    whole = {"featuresDict": {"features": features}, "pythonClassName": _CONNECTOR + "features_dict.FeaturesDict"}
-    return json.dumps(whole, indent=4, sort_keys=True)
+    all_features = {"featuresDict": {"features": features}, "pythonClassName": _CONNECTOR + "features_dict.FeaturesDict"}
+    return json.dumps(all_features, indent=4, sort_keys=True)
 
 
 def info_json(description: str, formats: Sequence[str], shard_lengths: Sequence[int], num_bytes: int) -> str:

@@ -12,7 +12,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from bridgejax.errors import UserError
-from bridgejax.evaluation import classification_metrics
+from bridgejax.evaluation import ClassificationMetrics, classification_metrics
 from bridgejax.mesh import local_rows
 from bridgejax.training.state import TrainState
 from bridgejax.training.steps import make_eval_step
@@ -27,7 +27,7 @@ def evaluate(
     *,
     mesh: Mesh | None = None,
     dtype: Any = None,
-) -> dict[str, Any]:
+) -> ClassificationMetrics:
     """Returns `classification_metrics` of a state or model over batches of equal shape; rows of mask 0 are left out.
 
     Args:

@@ -205,7 +205,7 @@ def _prepare(plan: Plan | None, runs: list[Run], pool: concurrent.futures.Execut
 
 def _pipeline(plan: Plan, runs: list[Run]) -> Callable[[], list[Iterator[Any]]] | None:
     """Returns what makes the runs' streams of a stage, or None where they cannot come out of one pipeline."""
-    together = getattr(runs[0].streams, "train_batches_together", None)
+    together = getattr(runs[0].streams, "shared_train_batches", None)
     if together is None or len(runs) == 1:
         return None
     settings = [run.stream_settings(plan) for run in runs]
@@ -216,7 +216,7 @@ def _pipeline(plan: Plan, runs: list[Run]) -> Callable[[], list[Iterator[Any]]] 
 
 def _share_evaluation(runs: list[Run], pool: concurrent.futures.Executor) -> None:
     """Gives the runs the batches of their test parts out of one pipeline, where the streams can; made while they train."""
-    together = None if len(runs) < 2 else getattr(runs[0].streams, "eval_batches_together", None)
+    together = None if len(runs) < 2 else getattr(runs[0].streams, "shared_eval_batches", None)
     if together is None or any(run.crop != runs[0].crop or not run.held(run.task.test) for run in runs):
         return
     made = pool.submit(together, [run.task.test for run in runs], **runs[0].eval_settings())

@@ -353,7 +353,7 @@ class Run:
             elif self.held(examples):
                 self.eval_batches[part] = list(self._to_judge(examples))
         batches = self.eval_batches.get(part) or self._to_judge(examples)
-        return evaluate(self.current, batches, mesh=self.mesh, dtype=self.dtype)
+        return dict(evaluate(self.current, batches, mesh=self.mesh, dtype=self.dtype))
 
     def _to_judge(self, examples: Any) -> Iterable[dict[str, Any]]:
         return self.streams.eval_batches(examples, **self.eval_settings())

@@ -44,9 +44,13 @@ def test_examples_are_those_of_tensorflow(features):
 
 def test_damage_is_found(tmp_path):
     good = frame_record(b"a" * 100)
-    for name, data in (("cut", good[:-5]), ("header", b"\0" + good[1:]), ("payload", good[:50] + b"b" + good[51:])):
-        (tmp_path / name).write_bytes(data)
-        with pytest.raises(UserError, match=name):
-            list(read_records(tmp_path / name, verify=True))
-    with pytest.raises(ValueError, match="Example"):
+    for data, words in (
+        (good[:-5], "it is cut short"),
+        (b"\0" + good[1:], "a record header is broken"),
+        (good[:50] + b"b" + good[51:], "a record's checksum does not match"),
+    ):
+        (tmp_path / "file").write_bytes(data)
+        with pytest.raises(UserError, match=rf"file is damaged; make it again \({words}\)\.$"):
+            list(read_records(tmp_path / "file", verify=True))
+    with pytest.raises(ValueError, match=r"^the record is not a tf\.train\.Example$"):
         decode_example(struct.pack("<Q", 2**60))

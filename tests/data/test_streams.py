@@ -167,18 +167,18 @@ def test_shares_and_sizes_that_cannot_be(make_examples):
         ([some, some], {"weights": [0.0, 0.0]}, "not all 0"),
         ([some, none], {"weights": [0.5, 0.5]}, "without images"),
         ([none], {"weights": None}, "no training images"),
-        ([some], {"weights": None, "batch_size": 0}, "batch_size"),
+        ([some], {"weights": None, "batch_size": 0}, "batch_size=0 is not positive"),
     ):
         with pytest.raises(UserError, match=words):
             first(1, sources, seed=0, **options)
-    with pytest.raises(UserError, match="crop"):
+    with pytest.raises(UserError, match=r"crop=0\.0 is not in \(0, 1\]"):
         next(eval_batches(some, **SIZES, crop=0.0))
 
 
 @pytest.mark.parametrize("memory_bytes", [1 << 30, 0])
 def test_an_image_that_does_not_decode_is_named(memory_bytes):
     broken = Examples((b"no image",), np.zeros(1, np.int32), ("cat/7.png",))
-    with pytest.raises(UserError, match=r"cat/7\.png"):
+    with pytest.raises(UserError, match=r"image 'cat/7\.png' could not be decoded"):
         first(1, [broken], weights=None, seed=0, memory_bytes=memory_bytes)
 
 
@@ -196,16 +196,19 @@ def test_a_synthetic_set_as_examples(tmp_path):
     )
     part = synthetic_examples(tmp_path, class_names=["ü", "c d"], per_class=2)
     assert list(zip(part.ids, part.labels.tolist(), strict=True)) == [("ü/0", 0), ("c_d/0", 1), ("ü/1", 0), ("c_d/1", 1)]
-    for options, words in (({"class_names": ["x"]}, "'x'"), ({"per_class": 5}, "4 images")):
+    for options, words in (
+        ({"class_names": ["x"]}, "names 'x', which is not a class of the synthetic set"),
+        ({"per_class": 5}, "class 'a b' of .* has 4 images, fewer than per_class=5"),
+    ):
         with pytest.raises(UserError, match=words):
             synthetic_examples(tmp_path, **options)
     victim = tmp_path / "bridgejax_synthetic-train.tfrecord-00001"
     data = bytearray(victim.read_bytes())
     data[60] ^= 1
     victim.write_bytes(data)
-    with pytest.raises(UserError, match="damaged"):
+    with pytest.raises(UserError, match="00001 is damaged; make it again"):
         synthetic_examples(tmp_path)
-    with pytest.raises(UserError, match="no finished"):
+    with pytest.raises(UserError, match="holds no finished synthetic set"):
         synthetic_examples(tmp_path / "absent")
 
 
@@ -216,10 +219,10 @@ from PIL import Image
 from bridgejax.data import Examples, train_batches
 file = io.BytesIO(); Image.new("RGB", (64, 64)).save(file, "PNG")
 one = Examples((file.getvalue(),), np.zeros(1, np.int32), ("x",))
-kept = []
+streams = []
 for memory in (0, 1 << 30) * 3:
-    kept.append(train_batches([one], weights=None, batch_size=8, image_size=32, seed=0, memory_bytes=memory))
-    next(kept[-1])
+    streams.append(train_batches([one], weights=None, batch_size=8, image_size=32, seed=0, memory_bytes=memory))
+    next(streams[-1])
 """
     root = str(Path(__file__).parents[2])
     subprocess.run(

@@ -67,7 +67,7 @@ def test_kernel_distance_of_subsets_agrees_with_that_of_all_rows():
     assert kernel_distance_subsets(x, y, 3, 30, seed=1) == kernel_distance_subsets(x, y, 3, 30, seed=1)
     with pytest.raises(UserError, match="do not fit"):
         kernel_distance(x, y[:, :3])
-    with pytest.raises(UserError, match="NaN"):
+    with pytest.raises(UserError, match="there is NaN or infinity among the values"):
         kernel_distance(x, np.where(y > 3, np.nan, y))
 
 
@@ -128,12 +128,12 @@ def test_nearest_real_image_by_pixels():
     assert found.distance[0] == 0.0
     assert found.distance[1] == pytest.approx(0.01)
     assert found.suspected.tolist() == [True, True, False, False, False, False]
-    for wrong, words in (({"metric": "l1"}, "'pixels'"), ({"quantile": 2}, "from 0 to 1")):
+    for wrong, words in (({"metric": "l1"}, "metric is 'l1'; give 'cosine' or 'pixels'"), ({"quantile": 2}, "from 0 to 1")):
         with pytest.raises(UserError, match=words):
             nearest_real(synthetic, real, **wrong)
     with pytest.raises(UserError, match="only one real image"):
         nearest_real(synthetic, real[:1])
-    with pytest.raises(UserError, match="length 0"):
+    with pytest.raises(UserError, match="a row of features has length 0"):
         nearest_real(np.zeros((2, 48)), real)
 
 
@@ -167,7 +167,7 @@ def test_a_frechet_difference_tells_the_nearer_set():
     nothing = frechet_interval(near, real, minus=near, replicates=80)
     assert nothing.low < 0 < nothing.high
     assert frechet_interval(near, real, replicates=5, seed=2) == frechet_interval(near, real, replicates=5, seed=2)
-    with pytest.raises(UserError, match="level"):
+    with pytest.raises(UserError, match="level is 95; give a number between 0 and 1"):
         frechet_interval(near, real, level=95)
 
 
@@ -186,5 +186,5 @@ def test_features_are_the_models_and_padding_is_left_out():
     expected = nnx.jit(lambda model, values: model.features(values))(model, normalised)
     assert found.shape == (4, 1280)
     np.testing.assert_allclose(found, expected, atol=1e-4)
-    with pytest.raises(UserError, match="no images"):
+    with pytest.raises(UserError, match="there are no images to take features of"):
         image_features(model, [])

@@ -61,9 +61,9 @@ def test_matched_leep_of_what_does_not_fit():
     x, y = blobs(3, 2, 0.1)
     for arguments, words in (
         ((x, y[:2]), "do not fit"),
-        ((np.full_like(x, np.inf), y), "NaN"),
+        ((np.full_like(x, np.inf), y), "features: there is NaN or infinity"),
         ((x, y, 7), "at most 6"),
-        ((x, y - 1), "whole numbers"),
+        ((x, y - 1), "labels run from -1 to 0; give whole numbers"),
     ):
         with pytest.raises(UserError, match=words):
             leep_matched(*arguments)

@@ -30,18 +30,46 @@ def test_templates_and_phrases_come_up_in_rotation_by_index():
     assert prompt_for("cat", 0, templates, variants) == "a cat"
 
 
-@pytest.mark.parametrize("template", ["a photo", "{x}", "", (), ("a {}", "b"), (3,)])
-def test_a_template_without_a_place_for_the_class_is_refused(template):
-    with pytest.raises(UserError, match=r"template.*\{\}"):
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        ("a photo", r"^prompts\.template 'a photo' has no \{\}; put \{\} where"),
+        ("{x}", r"^prompts\.template '\{x\}' has no \{\}; put"),
+        ("", r"^prompts\.template '' has no \{\}; put"),
+        ((), r"^prompts\.template is empty; give a text with \{\} where"),
+        (("a {}", "b"), r"^prompts\.template 'b' has no \{\}; put"),
+        ((3,), r"^prompts\.template 3 is not text; give a text with \{\} where"),
+    ],
+)
+def test_a_template_without_a_place_for_the_class_is_refused(template, words):
+    with pytest.raises(UserError, match=words):
         check_templates(template)
 
 
-@pytest.mark.parametrize("names", [[], "cat", ["a", "a"], ["a", ""], [" a"], ["a\nb"], [1]])
-def test_class_names_that_cannot_be_are_refused(names):
-    with pytest.raises(UserError, match="class"):
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        ([], "^class_names is empty; name at least one"),
+        ("cat", r"^class_names is 'cat'; give a list of names such as \['cat', 'dog'\]"),
+        (["a", "a"], "^class name 'a' is given more than once"),
+        (["a", ""], "^class name '' is empty or has spaces around it"),
+        ([" a"], "^class name ' a' is empty or has spaces around it"),
+        (["a\nb"], r"^class name 'a\\nb' holds a control character or a line break"),
+        ([1], "^class name 1 is not text; write it in quotes"),
+    ],
+)
+def test_class_names_that_cannot_be_are_refused(names, words):
+    with pytest.raises(UserError, match=words):
         check_class_names(names)
 
 
-def test_phrases_must_be_a_list_of_texts():
-    with pytest.raises(UserError, match="variants"):
-        prompt_for("bird", 0, ("{}",), {"bird": "robin"})
+@pytest.mark.parametrize(
+    ("phrases", "words"),
+    [
+        ("robin", r"^prompts\.variants of class 'bird' is 'robin'; give a tuple of phrases"),
+        (("robin", " "), r"^prompts\.variants of class 'bird' holds ' '; give non-empty phrases"),
+    ],
+)
+def test_phrases_must_be_a_list_of_texts(phrases, words):
+    with pytest.raises(UserError, match=words):
+        prompt_for("bird", 0, ("{}",), {"bird": phrases})

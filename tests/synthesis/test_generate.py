@@ -26,7 +26,8 @@ def content(folder: Path) -> dict[str, bytes]:
 def test_a_set_holds_the_planned_images(tmp_path, fake):
     made = generate_set(tmp_path / "set", pipeline=fake, **OPTIONS, negative_prompt="blur")
     records = list(made)
-    assert len(records) == len(made) == 10
+    assert len(records) == len(made) == made.images_made == 10
+    assert 0 < made.seconds < 60
     assert set(fake.batches) == {2}
     assert {(r["class_name"], r["label"], r["index"]) for r in records} == {
         (name, label, i) for label, name in enumerate(OPTIONS["class_names"]) for i in range(5)
@@ -55,8 +56,9 @@ def test_a_finished_set_is_not_made_again(tmp_path, fake):
     generate_set(tmp_path, pipeline=fake, **OPTIONS)
     before = content(tmp_path)
     fake.batches.clear()
-    generate_set(tmp_path, pipeline=fake, **OPTIONS | {"batch_size": 5})
+    again = generate_set(tmp_path, pipeline=fake, **OPTIONS | {"batch_size": 5})
     assert fake.batches == []
+    assert again.images_made == 0
     assert content(tmp_path) == before
 
 
@@ -76,10 +78,10 @@ def test_a_damaged_shard_is_named_and_made_again(tmp_path, fake, capfd, harm):
     else:
         (tmp_path / "sidecars" / "00002.json").write_text("{")
     if harm != "sidecar":
-        with pytest.raises(UserError, match="shard 2"):
+        with pytest.raises(UserError, match=r"shard 2 of .* is damaged"):
             open_set(tmp_path)
     fake.batches.clear()
-    generate_set(tmp_path, pipeline=fake, **OPTIONS)
+    assert generate_set(tmp_path, pipeline=fake, **OPTIONS).images_made == 2
     assert "shard 2" in capfd.readouterr().err
     assert fake.batches == [2]
     assert content(tmp_path) == before
@@ -102,11 +104,11 @@ def test_a_larger_set_keeps_what_is_there(tmp_path, fake):
     ("change", "key"),
     [
         ({"steps": 4}, "steps is 3 there and 4 here"),
-        ({"seed": 1}, "seed"),
-        ({"template": "{}"}, "templates"),
-        ({"class_names": ["a b", "c"]}, "class_names"),
-        ({"negative_prompt": "x"}, "negative_prompt"),
-        ({"shard_size": 3}, "shard_size"),
+        ({"seed": 1}, "seed is 0 there and 1 here"),
+        ({"template": "{}"}, r'templates is \["a \{\}", "the \{\}"\] there and \["\{\}"\] here'),
+        ({"class_names": ["a b", "c"]}, r'class_names is \["a b", "ü/<b>"\] there and \["a b", "c"\] here'),
+        ({"negative_prompt": "x"}, 'negative_prompt is "" there and "x" here'),
+        ({"shard_size": 3}, r"holds shards of 2 images, not 3; set synthetic\.shard_size=2"),
     ],
 )
 def test_a_folder_of_another_set_is_left_alone(tmp_path, fake, change, key):
@@ -118,26 +120,26 @@ def test_a_folder_of_another_set_is_left_alone(tmp_path, fake, change, key):
 
 
 def test_a_mistake_leaves_no_folder_behind(tmp_path, fake):
-    with pytest.raises(UserError, match="template"):
+    with pytest.raises(UserError, match=r"^prompts\.template 'x' has no"):
         generate_set(tmp_path / "set", pipeline=fake, **OPTIONS | {"template": "x"})
 
     def broken(prompts, **options):
         return np.full((len(prompts), 8, 12, 3), np.nan, np.float32)
 
-    with pytest.raises(UserError, match="not finite"):
+    with pytest.raises(UserError, match="pixels that are not finite for 'a a b'"):
         generate_set(tmp_path / "set", pipeline=broken, **OPTIONS, height=8, width=12)
     assert not (tmp_path / "set").exists()
 
 
 def test_a_file_or_anothers_data_set_is_refused(tmp_path, fake):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="is a file"):
+    with pytest.raises(UserError, match="file is a file; give a folder"):
         generate_set(tmp_path / "file", pipeline=fake, **OPTIONS)
     (tmp_path / "alien").mkdir()
     (tmp_path / "alien" / "dataset_info.json").write_text("{}")
     with pytest.raises(UserError, match="did not generate"):
         generate_set(tmp_path / "alien", pipeline=fake, **OPTIONS)
-    with pytest.raises(UserError, match="no finished"):
+    with pytest.raises(UserError, match="absent holds no finished synthetic set"):
         open_set(tmp_path / "absent")
 
 
@@ -196,7 +198,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_whole_shards_only(tmp_path, fake
 def test_two_processes_of_a_host_do_not_share_a_folder(tmp_path, fake):
     from bridgejax.synthesis.store import exclusive
 
-    with exclusive(tmp_path / "set"), pytest.raises(UserError, match="another process"):
+    with exclusive(tmp_path / "set"), pytest.raises(UserError, match="another process is generating into"):
         generate_set(tmp_path / "set", pipeline=fake, **OPTIONS)
 
 
@@ -207,7 +209,7 @@ def test_shards_of_several_hosts_make_the_same_set(tmp_path, fake, monkeypatch):
     for process in (1, 2, 0):  # process 0 last: it finds all shards, as it would after the barrier
         monkeypatch.setattr(generate, "_processes", lambda process=process: (process, 3))
         if process:
-            with pytest.raises(UserError, match="lacks shards"):
+            with pytest.raises(UserError, match="lacks shards of other processes; start all 3 processes"):
                 generate_set(tmp_path / "hosts", pipeline=fake, **OPTIONS)
         else:
             together = generate_set(tmp_path / "hosts", pipeline=fake, **OPTIONS)
@@ -224,9 +226,9 @@ def test_a_real_pipeline_makes_a_set_and_goes_on_with_it(tmp_path, tiny_pipeline
     generate_set(tmp_path / "b", pipeline=tiny_pipeline, **options)
     assert content(tmp_path / "a") == content(tmp_path / "b")
     # What changes pixels without changing the generator's files makes another set.
-    for changed, told in (
+    for changed, words in (
         ({"dtype": "bfloat16", "param_dtype": "float32"}, '"bfloat16 on float32 parameters" here'),
         ({"vae_tile": 16}, "vae_tile is null there and 16 here"),
     ):
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=words):
             generate_set(tmp_path / "a", pipeline=load_pipeline(tiny_generator, **changed), **options)

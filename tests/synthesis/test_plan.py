@@ -19,11 +19,11 @@ def rows(plan):
 
 @settings(max_examples=15, deadline=None)
 @given(st.permutations(NAMES), st.integers(1, len(NAMES)), st.integers(1, 7), st.integers(0, 3))
-def test_prompt_and_seed_of_an_image_do_not_depend_on_the_other_classes_or_the_shards(names, kept, shard_size, seed):
+def test_prompt_and_seed_of_an_image_do_not_depend_on_the_other_classes_or_the_shards(names, count, shard_size, seed):
     templates = ("a {}", "the {}", "one {}")
     whole = rows(make_plan(NAMES, 4, templates, seed, 3))
-    part = rows(make_plan(names[:kept], 4, templates, seed, shard_size))
-    assert len(part) == 4 * kept
+    part = rows(make_plan(names[:count], 4, templates, seed, shard_size))
+    assert len(part) == 4 * count
     assert part.items() <= whole.items()
 
 
@@ -47,15 +47,17 @@ def test_the_chosen_shard_size_is_whole_batches_and_at_most_256_shards():
 
 
 @pytest.mark.parametrize(
-    ("change", "key"),
+    ("change", "words"),
     [
-        ({"per_class": 0}, "per_class"),
-        ({"shard_size": 0}, "shard_size"),
-        ({"class_names": []}, "class_names"),
-        ({"template": "x"}, "template"),
+        ({"per_class": 0}, r"^synthetic\.per_class=0 is not a whole number of at least 1"),
+        ({"shard_size": 0}, r"^synthetic\.shard_size=0 is not a whole number of at least 1"),
+        ({"class_names": []}, "^class_names is empty"),
+        ({"template": "x"}, r"^prompts\.template 'x' has no \{\}"),
+        ({"per_class": 1 << 31}, r"^synthetic\.per_class=2147483648 for . classes is too many"),
+        ({"per_class": 100_000, "shard_size": 1}, r"^synthetic\.shard_size=1 makes more than 99999 shards"),
     ],
 )
-def test_a_plan_that_cannot_be_names_the_key(change, key):
+def test_a_plan_that_cannot_be_names_the_key(change, words):
     options = {"class_names": NAMES, "per_class": 2, "template": "{}", "seed": 0, "shard_size": 2} | change
-    with pytest.raises(UserError, match=key):
+    with pytest.raises(UserError, match=words):
         make_plan(**options)

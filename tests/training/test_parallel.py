@@ -145,7 +145,7 @@ class Shared(Streams):
         super().__init__(on_batch)
         self.groups = []
 
-    def train_batches_together(self, runs, *, seeds, **settings):
+    def shared_train_batches(self, runs, *, seeds, **settings):
         self.groups.append(len(runs))
         return [self.train_batches(run, seed=seed, **settings) for run, seed in zip(runs, seeds, strict=True)]
 
@@ -163,8 +163,8 @@ def test_the_next_pipeline_is_made_while_a_stage_trains(how):
     second = threading.Event()
 
     class Waiting(Shared):
-        def train_batches_together(self, runs, **settings):
-            made = super().train_batches_together(runs, **settings)
+        def shared_train_batches(self, runs, **settings):
+            made = super().shared_train_batches(runs, **settings)
             if len(self.groups) == 2:
                 second.set()
             return made

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from bridgejax.data import eval_batches, eval_batches_together, train_batches, train_batches_together
+from bridgejax.data import eval_batches, shared_eval_batches, shared_train_batches, train_batches
 from bridgejax.data.examples import Examples
 from bridgejax.data.images import encode_png
 
@@ -30,7 +30,7 @@ def runs():
 @pytest.mark.parametrize(("weights", "augment", "start"), [(None, True, 0), ([0.5, 0.5], True, 3), (None, False, 1)])
 def test_each_run_gets_its_own_batches(runs, memory_bytes, weights, augment, start):
     options = {**SIZES, "weights": weights, "augment": augment, "start_step": start}
-    together = train_batches_together(runs, seeds=[3, 4, 5], memory_bytes=memory_bytes, **options)
+    together = shared_train_batches(runs, seeds=[3, 4, 5], memory_bytes=memory_bytes, **options)
     given = list(itertools.islice(zip(*together, strict=True), 5))
     for number, (sources, seed) in enumerate(zip(runs, (3, 4, 5), strict=True)):
         alone = train_batches(sources, seed=seed, **options)
@@ -42,7 +42,7 @@ def test_each_run_gets_its_own_batches(runs, memory_bytes, weights, augment, sta
 
 
 def test_runs_may_draw_apart_and_end_at_different_steps(runs):
-    streams = train_batches_together(runs, seeds=[3, 4, 5], weights=None, **SIZES)
+    streams = shared_train_batches(runs, seeds=[3, 4, 5], weights=None, **SIZES)
     first = list(itertools.islice(streams[0], 4))
     streams[2].close()
     second = list(itertools.islice(streams[1], 6))
@@ -55,7 +55,7 @@ def test_runs_may_draw_apart_and_end_at_different_steps(runs):
 @pytest.mark.parametrize("memory_bytes", [1 << 30, 0])
 def test_each_run_gets_its_own_evaluation(memory_bytes):
     parts = [pictures(9, 0), pictures(4, 1), pictures(9, 0)]
-    made = eval_batches_together(parts, crop=0.9, memory_bytes=memory_bytes, **SIZES)
+    made = shared_eval_batches(parts, crop=0.9, memory_bytes=memory_bytes, **SIZES)
     for part, found in zip(parts, made, strict=True):
         expected = list(eval_batches(part, crop=0.9, **SIZES))
         assert len(found) == len(expected)

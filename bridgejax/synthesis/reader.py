@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, cast
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from bridgejax.data.records import decode_example, read_records
@@ -17,21 +17,33 @@ from bridgejax.errors import UserError
 from bridgejax.identity import digest
 from bridgejax.synthesis import tfds_files
 from bridgejax.synthesis.plan import check_count
-from bridgejax.synthesis.store import read_json, shard_damage, sidecar_path, stored_set
+from bridgejax.synthesis.store import SetIdentity, read_json, read_sidecar, shard_damage, stored_set
+
+
+class SyntheticRecord(TypedDict):
+    """One image of a synthetic set."""
+
+    image: npt.NDArray[np.uint8]  # [height, width, 3]
+    label: int
+    class_name: str
+    prompt: str
+    negative_prompt: str
+    generator: str  # digest
+    seed: int
+    index: int  # its number within its class, from 0
 
 
 @dataclasses.dataclass(frozen=True)
 class SyntheticSet:
     """Generated images with their labels, prompts and seeds.
 
-    Iterating yields one dict per image in the order (index, class): "image" uint8 [height, width, 3], "label" int,
-    "class_name", "prompt", "negative_prompt", "generator" (str), "seed", "index" (int).
+    Iterating yields one `SyntheticRecord` per image in the order (index, class); a damaged shard raises a `UserError`.
     """
 
     directory: Path
     class_names: tuple[str, ...]
     per_class: int  # images per class that are read; the folder may hold more
-    identity: Mapping[str, Any]  # what decides the pixels
+    identity: SetIdentity
     shard_files: tuple[Path, ...]
 
     @property
@@ -42,30 +54,14 @@ class SyntheticSet:
     def __len__(self) -> int:
         return len(self.class_names) * self.per_class
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        return self.records()
-
-    def records(self, decode: bool = True) -> Iterator[dict[str, Any]]:
-        """Yields the records; with `decode=False` "image" is the PNG file's bytes.
-
-        Raises:
-          UserError: a shard is damaged.
-        """
+    def __iter__(self) -> Iterator[SyntheticRecord]:
         for file in self.shard_files:
             for payload in read_records(file):
-                record = _plain(decode_example(payload))
-                if record["index"] < self.per_class:
-                    if decode:
-                        record["image"] = np.asarray(Image.open(io.BytesIO(record["image"])).convert("RGB"))
-                    yield record
-
-
-def _plain(features: Mapping[str, list[Any]]) -> dict[str, Any]:
-    record = {}
-    for name, values in features.items():
-        value = values[0] if values else b""
-        record[name] = value.decode() if isinstance(value, bytes) and name != "image" else value
-    return record
+                values = {name: feature[0] if feature else b"" for name, feature in decode_example(payload).items()}
+                if int(values["index"]) < self.per_class:
+                    image = np.asarray(Image.open(io.BytesIO(cast(bytes, values.pop("image")))).convert("RGB"))
+                    plain = {name: value.decode() if isinstance(value, bytes) else value for name, value in values.items()}
+                    yield cast(SyntheticRecord, {**plain, "image": image})
 
 
 def open_set(directory: str | Path, per_class: int | None = None, verify: bool = True) -> SyntheticSet:
@@ -81,21 +77,20 @@ def open_set(directory: str | Path, per_class: int | None = None, verify: bool =
     """
     folder = Path(directory)
     stored = stored_set(folder)
-    info = read_json(folder / tfds_files.INFO_FILE)
-    if stored is None or info is None:
+    if stored is None or read_json(folder / tfds_files.INFO_FILE) is None:
         raise UserError(f"{folder} holds no finished synthetic set; run `bridgejax generate` on it first.")
     there = stored["per_class"]
     wanted = there if per_class is None else check_count("per_class", per_class)
     if wanted > there:
         raise UserError(f"{folder} holds {there} images per class, fewer than the {wanted} asked for; generate more into it.")
-    number = len(info["splits"][0]["shardLengths"])
+    number = -(-len(stored["identity"]["class_names"]) * there // stored["shard_size"])
     for shard in range(number):
-        sidecar = read_json(sidecar_path(folder, shard))
+        sidecar = read_sidecar(folder, shard)
         damage = f"its sidecar {shard:05d}.json is missing" if sidecar is None else None
         if verify and sidecar is not None:
             damage = shard_damage(folder, sidecar)
         if damage:
             raise UserError(f"shard {shard} of {folder} is damaged ({damage}); run `bridgejax generate` again to make it anew.")
     files = tuple(folder / tfds_files.shard_name(shard, tfds_files.TFRECORD) for shard in range(number))
-    identity = json.loads(json.dumps(stored["identity"]))
+    identity = stored["identity"]
     return SyntheticSet(folder, tuple(identity["class_names"]), wanted, identity, files)
