@@ -38,7 +38,7 @@ def milliseconds(call: Callable[..., Any], *arguments: Any) -> float:
     """Returns the time of the quickest of four calls after one that compiles."""
     import jax
 
-    from bridgejax.programs import compiler_options
+    from bridgejax.compilation import compiler_options
 
     program = jax.jit(call, compiler_options=compiler_options())
     jax.block_until_ready(program(*arguments))

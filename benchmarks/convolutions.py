@@ -114,9 +114,9 @@ def calls(shape: Shape, direction: str) -> Iterator[tuple[str, Callable[[], Any]
     import jax
     from jax import lax
 
+    from bridgejax.compilation import compiler_options
     from bridgejax.models import unfolded, winograd
     from bridgejax.models.convolution import ways
-    from bridgejax.programs import compiler_options
 
     x, kernel, grad = arrays(shape)
     stride, pads = shape.stride, shape.pads

@@ -203,7 +203,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--emoji", type=Path, default=Path("emoji_task"), help="the folder of tools/build_emoji_task.py")
     parser.add_argument("--fashion", type=Path, default=Path("fashion_task"), help="the folder of tools/build_fashion_task.py")
     options = parser.parse_args(arguments)
-    from bridgejax.identity import write_atomic
+    from bridgejax.files import write_atomic
 
     workdirs = options.workdirs.resolve()
     arguments_of = {

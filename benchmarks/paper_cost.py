@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seconds-per-step", type=float, default=0.05, help="assumed, of an optimiser step of 64 images")
     parser.add_argument("--quick", action="store_true", help="print the page and leave the file as it is")
     options = parser.parse_args(arguments)
-    from bridgejax.identity import write_atomic
+    from bridgejax.files import write_atomic
     from bridgejax.papers.bridged_transfer import full_arguments, full_cost, rounded
 
     rates = {"seconds_per_image": options.seconds_per_image, "seconds_per_step": options.seconds_per_step}

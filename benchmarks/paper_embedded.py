@@ -153,7 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", nargs="+", choices=list(STUDIES), default=list(STUDIES))
     parser.add_argument("--workdirs", type=Path, default=Path("paper_embedded"), help="where the studies' workdirs are kept")
     options = parser.parse_args(arguments)
-    from bridgejax.identity import write_atomic
+    from bridgejax.files import write_atomic
 
     workdirs = options.workdirs.resolve()
     for name in options.only:

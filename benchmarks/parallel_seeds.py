@@ -228,7 +228,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--record", type=Path, default=RECORD, help="what was measured before, and now")
     options = parser.parse_args(arguments)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    from bridgejax.identity import write_atomic
+    from bridgejax.files import write_atomic
 
     if options.quick:
         name = options.only or next(iter(BACKBONES))

@@ -236,7 +236,7 @@ COMMANDS = {
 
 def write_results(measured: Mapping[str, list[str]]) -> None:
     """Replaces the measured parts of docs/results/quickstart.md and keeps the others."""
-    from bridgejax.identity import write_atomic
+    from bridgejax.files import write_atomic
 
     kept: dict[str, str] = {}
     if RESULTS.is_file():

@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--workdirs", type=Path, default=Path("tuning"), help="where the studies' workdirs are kept")
     parser.add_argument("--task", type=Path, default=Path("emoji_task"), help="the folder of tools/build_emoji_task.py")
     options = parser.parse_args(arguments)
-    from bridgejax.identity import write_atomic
+    from bridgejax.files import write_atomic
 
     text = (
         "# Settings chosen on 3D emoji\n\n`python -m benchmarks tuning`: mean per-class accuracy on the emoji in %, over shots "

@@ -16,7 +16,7 @@ from typing import Any
 
 from bridgejax.config_checks import check_values
 from bridgejax.errors import UserError, nearest
-from bridgejax.identity import canonical_json
+from bridgejax.files import canonical_json
 from bridgejax.recipes import all_recipes
 
 # Changing these continues a workdir: none of them decides a result that is already there.

@@ -52,9 +52,10 @@ def report(config: Any = None) -> str:
     from bridgejax.runtime import cache_directory
 
     lines.append(f"cache   {cache_directory()} (programs; BRIDGEJAX_CACHE_DIR moves it)")
-    assets = Path(__file__).parent / "assets"
+    from bridgejax.files import asset_folder
+
     for name in ("tux_photos", "efficientnet_lite0", "tiny_diffusion"):
-        problem = _check_asset(assets / name)
+        problem = _check_asset(asset_folder(name))
         lines.append(f"asset   builtin:{name:<22}{'whole' if problem is None else 'damaged'}")
         if problem:
             problems.append(problem)
@@ -185,7 +186,8 @@ def _plan(config: Any, problems: list[str]) -> list[str]:
     try:
         from flax import nnx
 
-        from bridgejax.diffusion.folder import find_generator, load_networks, parse_dtype
+        from bridgejax.diffusion.find import find_generator
+        from bridgejax.diffusion.load import load_networks, parse_dtype
         from bridgejax.generator_options import loading_options
         from bridgejax.mesh import bytes_per_device, data_size, make_abstract_put, make_mesh, parameter_rules
         from bridgejax.models.registry import abstract_classifier

@@ -1,4 +1,4 @@
-"""Digests, seeds and atomic files: what makes a result the same result.
+"""Digests and seeds: what makes a result the same result.
 
 An image is its identity: its noise comes from a threefry key folded from (seed, class name, index), so it does
 not depend on the batch, the order of the classes, the devices or the hosts that happen to make it.
@@ -7,42 +7,23 @@ not depend on the batch, the order of the classes, the devices or the hosts that
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-import secrets
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bridgejax.errors import UserError
+from bridgejax.files import canonical_json
 
 if TYPE_CHECKING:
     import jax
 
 _CHUNK_BYTES = 1 << 20
-TEMPORARY_PREFIX = ".tmp-"
 
 
-def canonical_json(value: Any) -> str:
-    """Returns JSON with sorted keys and no spaces: equal values give equal text."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, default=_plain)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, Path):
-        return str(value)
-    if hasattr(value, "to_dict"):
-        return value.to_dict()
-    raise TypeError(f"{type(value).__name__} has no canonical JSON form")
-
-
-def digest(value: Any) -> str:
+def digest(value: object) -> str:
     """Returns the SHA-256 (64 hex digits) of the canonical JSON of `value`."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
@@ -108,37 +89,3 @@ def keys_from_seeds(seeds: Iterable[int]) -> jax.Array:
         words.append(((value >> 32) & 0xFFFFFFFF, value & 0xFFFFFFFF))
     data = jax.numpy.asarray(np.asarray(words, np.uint32).reshape(-1, 2))
     return jax.random.wrap_key_data(data, impl="threefry2x32")
-
-
-def write_atomic(path: str | os.PathLike[str], content: bytes | str) -> None:
-    """Writes a file whole or not at all: aside, synced to disk, then renamed.
-
-    Raises:
-      UserError: the disk is full or the folder cannot be written; nothing is left behind.
-    """
-    target = Path(path)
-    aside = target.with_name(f"{TEMPORARY_PREFIX}{target.name}.{secrets.token_hex(4)}")
-    data = content.encode() if isinstance(content, str) else content
-    try:
-        with open(aside, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, target)
-    except OSError as error:
-        raise UserError(f"{target} could not be written ({error.strerror}); free space or choose another --workdir.") from error
-    finally:
-        aside.unlink(missing_ok=True)
-
-
-def write_json(path: str | os.PathLike[str], value: Any) -> None:
-    """Writes `value` as indented, key-sorted JSON, atomically."""
-    plain = json.loads(canonical_json(value))
-    write_atomic(path, json.dumps(plain, indent=1, sort_keys=True) + "\n")
-
-
-def remove_temporary_files(folder: str | os.PathLike[str]) -> None:
-    """Removes what `write_atomic` left in `folder` (not below it) when its process was killed."""
-    for leftover in Path(folder).glob(f"{TEMPORARY_PREFIX}*"):
-        if leftover.is_file():
-            leftover.unlink(missing_ok=True)

@@ -7,11 +7,12 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.typing import ArrayLike, DTypeLike
 
 from bridgejax.config_checks import mesh_axes
 from bridgejax.errors import UserError
@@ -21,6 +22,9 @@ MODEL_AXIS = "model"
 
 # A regular expression, searched in a parameter's dotted path, and the mesh axes of its leading dimensions.
 ParameterRule = tuple[str, PartitionSpec]
+Axes = str | Sequence[str] | None  # that one dimension is split over
+ParameterRuleLike = tuple[str, PartitionSpec | Sequence[Axes]]
+Tree = TypeVar("Tree")
 Index = tuple[slice, ...]
 
 _OUT = r"(to_[qkv]|add_[qkv]_proj|[qkv]_proj|[qkv]|query|key|value|net\.0\.proj|fc1|wi(_\d)?|linear_1|proj_in|time_emb_proj)"
@@ -38,7 +42,7 @@ PARAMETER_RULES: tuple[ParameterRule, ...] = (
 _FORBIDDEN_FLAGS = ("xla_tpu_spmd_rng_bit_generator_unsafe",)
 
 
-def _setting(name: str) -> Any:
+def _setting(name: str) -> object:
     return getattr(jax.config, name)  # JAX declares its settings at run time, out of a type checker's sight
 
 
@@ -65,7 +69,7 @@ def check_randomness() -> None:
                 raise UserError(f"{variable} sets {name}, under which noise changes with the device count; remove it.")
 
 
-def make_mesh(axes: Iterable[tuple[str, int]] | None = None, devices: list[Any] | None = None) -> Mesh:
+def make_mesh(axes: Iterable[tuple[str, int]] | None = None, devices: list[jax.Device] | None = None) -> Mesh:
     """Returns a mesh with automatic sharding over the given axes.
 
     Args:
@@ -75,19 +79,19 @@ def make_mesh(axes: Iterable[tuple[str, int]] | None = None, devices: list[Any] 
     Raises:
       UserError: `axes` are no such pairs, or the sizes do not multiply to the number of devices.
     """
-    found = jax.devices() if devices is None else devices
+    devices = jax.devices() if devices is None else devices
     pairs = mesh_axes(axes or [(DATA_AXIS, -1)])
     names = tuple(name for name, _ in pairs)
     sizes = [size for _, size in pairs]
     shown = ", ".join(f"{name}={size}" for name, size in pairs)
     fixed = math.prod(size for size in sizes if size != -1)
-    if -1 in sizes and len(found) % fixed == 0:
-        sizes[sizes.index(-1)] = len(found) // fixed
-    if math.prod(sizes) != len(found):
+    if -1 in sizes and len(devices) % fixed == 0:
+        sizes[sizes.index(-1)] = len(devices) // fixed
+    if math.prod(sizes) != len(devices):
         raise UserError(
-            f"mesh {shown} does not fit {len(found)} devices; make the sizes multiply to {len(found)} or use -1 for one."
+            f"mesh {shown} does not fit {len(devices)} devices; make the sizes multiply to {len(devices)} or use -1 for one."
         )
-    return Mesh(np.asarray(found).reshape(sizes), names, axis_types=(AxisType.Auto,) * len(names))
+    return Mesh(np.asarray(devices).reshape(sizes), names, axis_types=(AxisType.Auto,) * len(names))
 
 
 def data_sharding(mesh: Mesh) -> NamedSharding:
@@ -105,7 +109,7 @@ def data_size(mesh: Mesh | None) -> int:
     return 1 if mesh is None else int(mesh.shape.get(DATA_AXIS, 1))
 
 
-def shard_batch(mesh: Mesh | None, batch: Any) -> Any:
+def shard_batch(mesh: Mesh | None, batch: object) -> Any:
     """Puts this process's part of a batch on its devices, split over "data".
 
     Args:
@@ -118,7 +122,7 @@ def shard_batch(mesh: Mesh | None, batch: Any) -> Any:
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch)
 
 
-def parameter_rules(pairs: Iterable[Sequence[Any]] = ()) -> tuple[ParameterRule, ...]:
+def parameter_rules(pairs: Iterable[ParameterRuleLike] = ()) -> tuple[ParameterRule, ...]:
     """Returns the rules of a user, checked, followed by `PARAMETER_RULES`.
 
     Args:
@@ -173,7 +177,7 @@ def parameter_sharding(
     return replicated(mesh)
 
 
-def _fitting(mesh: Mesh, axis: Any, size: int) -> Any:
+def _fitting(mesh: Mesh, axis: Axes, size: int) -> str | tuple[str, ...] | None:
     names = () if axis is None else (axis,) if isinstance(axis, str) else tuple(axis)
     names = tuple(name for name in names if name in mesh.shape)
     if not names or size % math.prod(mesh.shape[name] for name in names):
@@ -181,15 +185,17 @@ def _fitting(mesh: Mesh, axis: Any, size: int) -> Any:
     return names if len(names) > 1 else names[0]
 
 
-def make_put(mesh: Mesh, rules: Sequence[ParameterRule] = PARAMETER_RULES) -> Callable[..., jax.Array]:
+def make_put(
+    mesh: Mesh, rules: Sequence[ParameterRule] = PARAMETER_RULES
+) -> Callable[[str, Sequence[int], DTypeLike, Callable[[Index], np.ndarray]], jax.Array]:
     """Returns `put(path, shape, dtype, read)`, which places one parameter: every slice is read once, straight into its devices.
 
     `read(index)` returns the slice of the parameter at a tuple of `slice`s, as a contiguous array of `dtype`. A process reads
     only what its own devices hold.
     """
 
-    def put(path: str, shape: Sequence[int], dtype: Any, read: Callable[[Index], np.ndarray]) -> jax.Array:
-        parts: dict[Any, np.ndarray] = {}
+    def put(path: str, shape: Sequence[int], dtype: DTypeLike, read: Callable[[Index], np.ndarray]) -> jax.Array:
+        parts: dict[tuple[tuple[int | None, int | None], ...], np.ndarray] = {}
 
         def part(index: Index | None) -> np.ndarray:
             where = tuple(index or ())
@@ -203,16 +209,18 @@ def make_put(mesh: Mesh, rules: Sequence[ParameterRule] = PARAMETER_RULES) -> Ca
     return put
 
 
-def make_abstract_put(mesh: Mesh, rules: Sequence[ParameterRule] = PARAMETER_RULES) -> Callable[..., jax.ShapeDtypeStruct]:
+def make_abstract_put(
+    mesh: Mesh, rules: Sequence[ParameterRule] = PARAMETER_RULES
+) -> Callable[[str, Sequence[int], DTypeLike, object], jax.ShapeDtypeStruct]:
     """Returns a `put` like `make_put`'s that reads nothing and gives shape, dtype and sharding alone."""
 
-    def put(path: str, shape: Sequence[int], dtype: Any, read: Any) -> jax.ShapeDtypeStruct:
+    def put(path: str, shape: Sequence[int], dtype: DTypeLike, read: object) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(tuple(shape), dtype, sharding=parameter_sharding(mesh, path, shape, rules))
 
     return put
 
 
-def bytes_per_device(tree: Any) -> int:
+def bytes_per_device(tree: object) -> int:
     """Returns what each device holds of a tree of arrays (or of their shapes with shardings), in bytes.
 
     A leaf without a sharding counts whole.
@@ -252,35 +260,35 @@ def local_rows(mesh: Mesh | None, rows: int) -> slice:
     if mesh is None or jax.process_count() == 1:
         return slice(0, rows)
     indices = data_sharding(mesh).addressable_devices_indices_map((rows,)).values()
-    found = {(slice(None) if index is None else index[0]).indices(rows)[:2] for index in indices}
-    start, stop = min(first for first, _ in found), max(last for _, last in found)
-    if sum(last - first for first, last in found) != stop - start:
+    spans = {(slice(None) if index is None else index[0]).indices(rows)[:2] for index in indices}
+    start, stop = min(first for first, _ in spans), max(last for _, last in spans)
+    if sum(last - first for first, last in spans) != stop - start:
         raise UserError(
             f"mesh {dict(mesh.shape)} gives a process rows of a batch that do not lie together; put the 'data' axis first."
         )
     return slice(start, stop)
 
 
-def replicate(tree: Any, mesh: Mesh) -> Any:
+def replicate(tree: Tree, mesh: Mesh) -> Tree:
     """Returns the tree with a whole copy of each array on each device of the mesh; every process holds the same values."""
-    whole = replicated(mesh)
+    sharding = replicated(mesh)
 
-    def put(x: Any) -> Any:
-        if isinstance(x, jax.Array) and x.sharding == whole:
+    def put(x: ArrayLike) -> jax.Array:
+        if isinstance(x, jax.Array) and x.sharding == sharding:
             return x
         if not isinstance(x, jax.Array) or not jax.numpy.issubdtype(x.dtype, jax.dtypes.prng_key):
             host = np.asarray(x)
-            return jax.make_array_from_callback(host.shape, whole, lambda _: host, dtype=host.dtype)
+            return jax.make_array_from_callback(host.shape, sharding, lambda _: host, dtype=host.dtype)
         data = put(jax.random.key_data(x))
         return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
 
-    return jax.device_put(tree, whole) if jax.process_count() == 1 else jax.tree.map(put, tree)
+    return jax.device_put(tree, sharding) if jax.process_count() == 1 else jax.tree.map(put, tree)
 
 
-def local_copy(x: Any) -> Any:
+def local_copy(x: Tree) -> Tree:
     """Returns a replicated array of a mesh of several processes as an array of this process alone; others as they are."""
     if isinstance(x, jax.Array) and not x.is_fully_addressable:
-        return x.addressable_data(0)
+        return x.addressable_data(0)  # type: ignore[return-value]
     return x
 
 
@@ -331,5 +339,5 @@ def _all_there() -> Iterator[None]:
         yield
     except jax.errors.JaxRuntimeError as error:
         raise UserError(
-            "another process of this run ended or could not be reached; its own message says why. The same command continues."
+            "another process of this run ended or could not be reached; its own message says why; rerun the command to resume."
         ) from error

@@ -35,15 +35,15 @@ def cache_directory() -> Path:
 def start() -> None:
     """Checks the random number settings, joins the other processes, and turns on the cache folder.
 
-    There JAX keeps compiled programs and `bridgejax.kept` the rest. A compilation cache that JAX has already is left alone,
-    and then nothing else is kept either. With several processes only the first one fills JAX's.
+    It holds JAX's compiled programs and the entries of `bridgejax.disk_cache`. If JAX has a compilation cache already, that one
+    stays and the disk cache is off. With several processes only the first one fills JAX's.
 
     Raises:
       UserError: noise would depend on the device count under the present settings, or the processes cannot be joined.
     """
     import jax
 
-    from bridgejax import kept
+    from bridgejax import disk_cache
     from bridgejax.allocator import keep_freed_memory
     from bridgejax.mesh import check_randomness
 
@@ -58,7 +58,7 @@ def start() -> None:
         except OSError:
             return  # no home to write to: everything works, only the second start is slower
         jax.config.update("jax_compilation_cache_dir", str(directory))
-        kept.keep_in(cache_directory())
+        disk_cache.use(cache_directory())
         # The default thresholds skip programs that take seconds on a CPU in sum.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

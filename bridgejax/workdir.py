@@ -15,7 +15,7 @@ from typing import Any
 
 from bridgejax.config import differences
 from bridgejax.errors import UserError
-from bridgejax.identity import TEMPORARY_PREFIX, remove_temporary_files, write_json
+from bridgejax.files import TEMPORARY_PREFIX, remove_temporary_files, write_json
 
 CONFIG_FILE = "config.json"
 LOCK_FILE = ".lock"

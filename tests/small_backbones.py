@@ -81,13 +81,14 @@ def write_clip(folder: Path) -> Path:
 
     from bridgejax.models.clip import TEXT_RULES
     from bridgejax.models.clip_text import CLIPTextModel
-    from bridgejax.models.published import describe
-    from bridgejax.models.weights import export, save_tensors
+    from bridgejax.models.published import classifier_spec
+    from bridgejax.models.safetensors_files import save_tensors
+    from bridgejax.models.weights import export
 
     write_tokenizer(folder)
     (folder / "config.json").write_text(json.dumps(CLIP_CONFIG))
     (folder / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR))
-    found = describe(folder)
+    found = classifier_spec(folder)
     rngs = np.random.default_rng(0)
 
     def fill(leaf: jax.ShapeDtypeStruct) -> jax.Array:

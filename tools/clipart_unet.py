@@ -185,9 +185,9 @@ def make_training_set(
 
 def alphas_cumulative() -> np.ndarray:
     """ᾱ of every timestep, float32 [1000]: the cosine schedule as diffusers' ``squaredcos_cap_v2`` computes it."""
-    from bridgejax.diffusion.schedulers import Settings
+    from bridgejax.diffusion.schedulers import SchedulerSettings
 
-    return Settings.from_config(SCHEDULER_CONFIG).alphas_cumulative().astype(np.float32)
+    return SchedulerSettings.from_config(SCHEDULER_CONFIG).alphas_cumulative().astype(np.float32)
 
 
 class Denoiser(nnx.Module):

@@ -89,9 +89,11 @@ def cached_latents(
 
 def published(folder: Path, text: dict[str, Any], tokenizer: Tokenizer) -> dict[str, Any]:
     """Parameters of a folder that ``export`` wrote, by network: "text_encoder", "unet" and "vae"."""
-    from bridgejax.models.clip_text import CLIPTextModel
-    from bridgejax.models.unet import UNet2DCondition
-    from bridgejax.models.weights import CLIP_TEXT_RULES, UNET_LINEAR_RULES, VAE_RULES, assign, read_tensors
+    from bridgejax.models.clip_text import CLIP_TEXT_RULES, CLIPTextModel
+    from bridgejax.models.safetensors_files import read_tensors
+    from bridgejax.models.unet import UNET_LINEAR_RULES, UNet2DCondition
+    from bridgejax.models.vae import VAE_RULES
+    from bridgejax.models.weights import assign
 
     vocabulary = json.loads((folder / "tokenizer/vocab.json").read_text(encoding="utf-8"))
     if vocabulary != tokenizer.vocabulary:
@@ -216,8 +218,11 @@ def export(
     note: dict[str, Any],
 ) -> None:
     """Writes the diffusers folder: configurations, float16 weights in PyTorch's layout, licence, provenance, checksums."""
-    from bridgejax.identity import write_json
-    from bridgejax.models.weights import CLIP_TEXT_RULES, UNET_LINEAR_RULES, VAE_RULES, save_tensors
+    from bridgejax.files import write_json
+    from bridgejax.models.clip_text import CLIP_TEXT_RULES
+    from bridgejax.models.safetensors_files import save_tensors
+    from bridgejax.models.unet import UNET_LINEAR_RULES
+    from bridgejax.models.vae import VAE_RULES
     from bridgejax.models.weights import export as export_tensors
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -157,7 +157,7 @@ def _generator_values(dtype: str, smoke: bool) -> Iterator[tuple[str, Value]]:
     side = pipe.default_height // pipe.vae_factor
     rng = np.random.default_rng(0)
     latents = rng.standard_normal((2, side, side, 4), np.float32)
-    hidden = rng.standard_normal((2, 77, pipe.description.unet["cross_attention_dim"]), np.float32)
+    hidden = rng.standard_normal((2, 77, pipe.spec.unet["cross_attention_dim"]), np.float32)
     unet, decoder = one_call_products(load("float32").networks, side)
     yield "UNet call", Value(np.asarray(pipe.predict(latents, 500, hidden)), unet.count, unet.longest)
     yield "VAE decode", Value(np.asarray(pipe.decode(latents)), decoder.count, decoder.longest)

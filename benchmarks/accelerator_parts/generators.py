@@ -13,9 +13,9 @@ from flax import nnx
 from benchmarks.accelerator_parts.filled import filled
 from benchmarks.accelerator_parts.products import Products, products
 from benchmarks.random_generator import SIZES, TOKENIZER
-from bridgejax.diffusion.folder import Description
 from bridgejax.diffusion.networks import Networks
 from bridgejax.diffusion.pipeline import Pipeline
+from bridgejax.diffusion.spec import GeneratorSpec
 from bridgejax.models.building import ShapesOnly
 from bridgejax.models.clip_text import CLIPTextModel
 from bridgejax.models.tokenizer import TokenizerSource
@@ -88,7 +88,7 @@ def random_pipeline(size: str, dtype: Any) -> Pipeline:
     """Returns a pipeline of a size in `PLANS` with random weights on the default device, with the embedded tokenizer."""
     plan = PLANS[size]
     count = len(plan["text"])
-    description = Description(
+    description = GeneratorSpec(
         folder=Path(size.replace(" ", "_")),
         index={"_class_name": "StableDiffusionPipeline" if count == 1 else "StableDiffusionXLPipeline"},
         unet=plan["unet"],

@@ -15,10 +15,10 @@ from bridgejax.data.images import FULL_CHECK_BYTES, decode_rgb, encode_png, pad_
 from bridgejax.data.splits import split_pool
 from bridgejax.data.stored import StoredImages
 from bridgejax.errors import UserError, nearest
+from bridgejax.files import asset_folder
 from bridgejax.identity import digest
 from bridgejax.prompts import check_class_names
 
-ASSETS = Path(__file__).resolve().parent.parent / "assets"
 BUILTIN = ("tux_photos",)
 _KINDS = ("builtin", "folder", "task", "tfds")
 
@@ -129,7 +129,7 @@ def _read(source: str, class_names: Sequence[str] | None, data_dir: str | Path |
 def _builtin(name: str, wanted: tuple[str, ...] | None) -> _Parts:
     if name not in BUILTIN:
         raise UserError(f"task.source='builtin:{name}' is not known; there is builtin:tux_photos{nearest(name, BUILTIN)}.")
-    names, pool, groups = _read_asset(ASSETS / name)
+    names, pool, groups = _read_asset(asset_folder(name))
     if wanted is None:
         return name, names, pool, groups, None
     chosen = match_names(wanted, {name: label for label, name in enumerate(names)}, f"a class of builtin:{name}")

@@ -5,26 +5,22 @@ from __future__ import annotations
 import secrets
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bridgejax.diffusion.folder import (
-    TEXT_ENCODERS,
-    Description,
-    content_digest,
-    describe,
-    find_generator,
-    load_networks,
-    parse_dtype,
-    save_folder,
-)
+from bridgejax.diffusion.find import find_generator
+from bridgejax.diffusion.folder import read_folder, save_folder
+from bridgejax.diffusion.load import load_networks, parse_dtype
+from bridgejax.diffusion.lora import LoraFiles
+from bridgejax.diffusion.single_file import ModelConfig
+from bridgejax.diffusion.spec import TEXT_ENCODERS, GeneratorSpec, content_digest
 from bridgejax.errors import UserError
-from bridgejax.identity import TEMPORARY_PREFIX, file_digest, write_atomic
+from bridgejax.files import TEMPORARY_PREFIX, write_atomic
+from bridgejax.identity import file_digest
 
 DIGESTS_FILE = "SHA256SUMS"
 
@@ -36,8 +32,8 @@ def import_weights(
     dtype: str | None = None,
     tokenizer: str | Path | None = None,
     prediction_type: str | None = None,
-    model_config: Mapping[str, Any] | str | Path | None = None,
-    loras: Mapping[str | Path, float] | Sequence[Any] = (),
+    model_config: ModelConfig | None = None,
+    loras: LoraFiles = (),
     embeddings: Mapping[str, str | Path] | None = None,
 ) -> str:
     """Writes a generator as a folder that `load_pipeline` and PyTorch diffusers open, whole or not at all.
@@ -61,7 +57,7 @@ def import_weights(
         parse_dtype(dtype)
     target = Path(output).expanduser()
     _check_target(target)
-    description = find_generator(
+    spec = find_generator(
         source,
         tokenizer=tokenizer,
         prediction_type=prediction_type,
@@ -69,28 +65,28 @@ def import_weights(
         loras=loras,
         embeddings=embeddings,
     )
-    kind = parse_dtype(_common_dtype(description) if dtype is None else dtype)
+    kind = parse_dtype(_common_dtype(spec) if dtype is None else dtype)
     # An interrupted import of the same name leaves such a folder behind; it is of no use to anyone.
     for leftover in target.parent.glob(f"{TEMPORARY_PREFIX}{target.name}.import.*"):
         shutil.rmtree(leftover, ignore_errors=True)
     aside = target.with_name(f"{TEMPORARY_PREFIX}{target.name}.import.{secrets.token_hex(4)}")
     # Weights are only cast and copied here, so an accelerator would be a detour.
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
-        networks = load_networks(description, kind, None)
+        networks = load_networks(spec, kind, None)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             save_folder(
                 aside,
                 networks,
-                unet=description.unet,
-                vae=description.vae,
-                text_encoders=description.text_encoders,
-                scheduler=description.scheduler,
-                tokenizers=description.tokenizers,
-                index=description.index,
+                unet=spec.unet,
+                vae=spec.vae,
+                text_encoders=spec.text_encoders,
+                scheduler=spec.scheduler,
+                tokenizers=spec.tokenizers,
+                index=spec.index,
             )
-            written = describe(aside)
-            verify(description, written, kind)
+            written = read_folder(aside)
+            verify(spec, written, kind)
             names = sorted(path.relative_to(aside).as_posix() for path in aside.rglob("*") if path.is_file())
             lines = [f"{file_digest(aside / name)}  {name}\n" for name in names]
             write_atomic(aside / DIGESTS_FILE, "".join(lines))
@@ -107,7 +103,7 @@ def import_weights(
     return result
 
 
-def verify(source: Description, written: Description, dtype: Any) -> int:
+def verify(source: GeneratorSpec, written: GeneratorSpec, dtype: np.dtype) -> int:
     """Compares every tensor of a written folder with its source, cast to `dtype` or kept in float32, bit by bit.
 
     Returns:
@@ -118,24 +114,24 @@ def verify(source: Description, written: Description, dtype: Any) -> int:
     """
     compared = 0
     for part in ("unet", "vae", *TEXT_ENCODERS[: len(source.text_encoders)]):
-        expected, found = source.tensors(part), written.tensors(part)
+        expected, actual = source.tensors(part), written.tensors(part)
         names = {name for name in expected if not name.endswith(("position_ids", "num_batches_tracked"))}
-        if names != set(found):
+        if names != set(actual):
             raise UserError(
-                f"{written.where(part)}: tensor {min(names ^ set(found))} is not in both the source and what was written; "
+                f"{written.where(part)}: tensor {min(names ^ set(actual))} is not in both the source and what was written; "
                 "the import was given up."
             )
         for name in sorted(names):
             # A part that overflows in half precision (SDXL's autoencoder) may be kept in float32.
             with np.errstate(over="ignore"):
-                wanted = np.asarray(expected[name]).astype(np.float32 if found[name].dtype == np.float32 else dtype)
+                wanted = np.asarray(expected[name]).astype(np.float32 if actual[name].dtype == np.float32 else dtype)
             if not np.isfinite(wanted.astype(np.float32)).all():
                 raise UserError(f"{source.where(part)}: tensor {name} does not fit in {wanted.dtype}; choose another --dtype.")
-            if found[name].dtype != wanted.dtype or found[name].shape != wanted.shape:
+            if actual[name].dtype != wanted.dtype or actual[name].shape != wanted.shape:
                 raise UserError(
                     f"{written.where(part)}: tensor {name} was written with another shape or dtype; the import was given up."
                 )
-            if np.ascontiguousarray(wanted).tobytes() != np.ascontiguousarray(found[name]).tobytes():
+            if np.ascontiguousarray(wanted).tobytes() != np.ascontiguousarray(actual[name]).tobytes():
                 raise UserError(
                     f"{written.where(part)}: tensor {name} differs from its source; check the disk and import again."
                 )
@@ -143,13 +139,13 @@ def verify(source: Description, written: Description, dtype: Any) -> int:
     return compared
 
 
-def _common_dtype(description: Description) -> str:
+def _common_dtype(spec: GeneratorSpec) -> str:
     """Returns the dtype of most numbers of the source's UNet that a folder can be written in."""
     counts: Counter[str] = Counter()
-    tensors = description.parts["unet"] if description.parts is not None else description.tensors("unet")
+    tensors = spec.parts["unet"] if spec.parts is not None else spec.tensors("unet")
     for name in tensors:
         # Changed weights are float32 until they are cast; the others tell.
-        if name not in description.deltas.get("unet", {}):
+        if name not in spec.deltas.get("unet", {}):
             array = tensors[name]
             counts[jnp.dtype(array.dtype).name] += array.size
     known = [name for name, _ in counts.most_common() if name in ("float32", "bfloat16", "float16")]

@@ -18,13 +18,14 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
 from bridgejax.errors import UserError
+from bridgejax.files import JSONObject
 from bridgejax.models.original_layout import unet_table_of_config
-from bridgejax.models.weights import read_metadata, read_tensors
+from bridgejax.models.safetensors_files import read_metadata, read_tensors
 
 # Names inside a file after the layer's own name → which of the two matrices.
 _ENDINGS = re.compile(
@@ -45,6 +46,10 @@ _OTHER_KINDS = (
     (r"^(base_model\.model\.)", "a bare PEFT adapter, which does not say what it changes"),
 )
 _METADATA = "lora_adapter_metadata"
+
+
+LoraFile: TypeAlias = str | Path | tuple[str | Path, float]  # a file, with the scale of its changes if not 1
+LoraFiles: TypeAlias = Mapping[str | Path, float] | Sequence[LoraFile]
 
 
 class Delta(NamedTuple):
@@ -85,7 +90,7 @@ class Merged(Mapping[str, np.ndarray]):
         return len(self._tensors)
 
 
-def lora_list(loras: Mapping[str | Path, float] | Sequence[Any]) -> list[tuple[Path, float]]:
+def lora_list(loras: LoraFiles) -> list[tuple[Path, float]]:
     """Returns (path, scale) pairs of what a caller gave: {path: scale}, or a list of pairs or of paths (scale 1).
 
     Raises:
@@ -105,7 +110,7 @@ def lora_list(loras: Mapping[str | Path, float] | Sequence[Any]) -> list[tuple[P
     return result
 
 
-def _pair(value: Any) -> tuple[Any, Any]:
+def _pair(value: object) -> tuple[object, object]:
     return (value[0], value[1]) if isinstance(value, (tuple, list)) and len(value) == 2 else (None, None)
 
 
@@ -116,17 +121,17 @@ def weights_file(path: Path, what: str, names: Sequence[str]) -> Path:
       UserError: there is none.
     """
     if path.is_dir():
-        found = next((path / name for name in names if (path / name).is_file()), None)
-        if found is None:
+        file = next((path / name for name in names if (path / name).is_file()), None)
+        if file is None:
             raise UserError(f"{path} holds no {what}; expected {' or '.join(names)} in it, or give the file.")
-        return found
+        return file
     if not path.is_file():
         raise UserError(f"{path} is missing; give the safetensors file of a {what}.")
     return path
 
 
 def read_lora(
-    path: Path, scale: float, tensors: Mapping[str, Mapping[str, np.ndarray]], unet_config: Mapping[str, Any]
+    path: Path, scale: float, tensors: Mapping[str, Mapping[str, np.ndarray]], unet_config: JSONObject
 ) -> dict[str, dict[str, Delta]]:
     """Reads a LoRA file.
 
@@ -145,7 +150,7 @@ def read_lora(
     file = weights_file(path, "LoRA", ("pytorch_lora_weights.safetensors",))
     content = read_tensors(file)
     if not content:
-        raise UserError(f"{file} holds no tensors, so it is no LoRA; get it again.")
+        raise UserError(f"{file} holds no tensors, so it is not a LoRA; get it again.")
     for name, array in content.items():
         for pattern, kind in _OTHER_KINDS:
             if re.search(pattern, name):
@@ -218,7 +223,7 @@ def _check_shapes(file: Path, names: Mapping[str, str], down: np.ndarray, up: np
 class _Layers:
     """The layers of a generator that a LoRA may change, under the names that files give them."""
 
-    def __init__(self, tensors: Mapping[str, Mapping[str, np.ndarray]], unet_config: Mapping[str, Any]):
+    def __init__(self, tensors: Mapping[str, Mapping[str, np.ndarray]], unet_config: JSONObject):
         self._weights: dict[str, set[str]] = {}
         self._flat: dict[str, tuple[str, str]] = {}
         table = unet_table_of_config(unet_config)
@@ -263,14 +268,14 @@ class _Layers:
         return (part, weight) if weight in self._weights.get(part, ()) else None
 
 
-def _settings(file: Path) -> dict[str, dict[str, Any]]:
+def _settings(file: Path) -> dict[str, JSONObject]:
     """Returns the PEFT settings in a file's metadata, by part."""
     text = read_metadata(file).get(_METADATA)
     if not text:
         return {}
     try:
         values = json.loads(text)
-        settings: dict[str, dict[str, Any]] = {}
+        settings: dict[str, JSONObject] = {}
         for key, value in values.items():
             part, _, name = key.partition(".")
             settings.setdefault(part, {})[name] = value
@@ -282,7 +287,7 @@ def _settings(file: Path) -> dict[str, dict[str, Any]]:
     return settings
 
 
-def _factor(settings: Mapping[str, Any] | None, layer: str, rank: int, alpha: float | None) -> float:
+def _factor(settings: JSONObject | None, layer: str, rank: int, alpha: float | None) -> float:
     """Returns alpha / rank by PEFT's rules (`LoraConfig`) or kohya's; 1 if the file says nothing."""
     if alpha is not None or not settings:
         return 1.0 if alpha is None else alpha / rank

@@ -10,12 +10,31 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
+from bridgejax.errors import UserError
+from bridgejax.files import JSONObject
 from bridgejax.models.clip_text import CLIPTextModel, Words
 from bridgejax.models.unet import UNet2DCondition
-from bridgejax.models.vae import AutoencoderKL
-from bridgejax.models.vae_tiny import AutoencoderTiny
+from bridgejax.models.vae import VAE_RULES, AutoencoderKL
+from bridgejax.models.vae_tiny import VAE_TINY_RULES, AutoencoderTiny
+from bridgejax.models.weights import Rule
 
 Autoencoder = AutoencoderKL | AutoencoderTiny
+_VAE_CLASSES: dict[str, tuple[type[Autoencoder], tuple[Rule, ...]]] = {
+    "AutoencoderKL": (AutoencoderKL, VAE_RULES),
+    "AutoencoderTiny": (AutoencoderTiny, VAE_TINY_RULES),
+}
+
+
+def vae_class(config: JSONObject) -> tuple[type[Autoencoder], tuple[Rule, ...]]:
+    """Returns the class of an autoencoder's config and its weight table.
+
+    Raises:
+      UserError: the class is not supported; it is named.
+    """
+    kind = str(config.get("_class_name") or "AutoencoderKL")
+    if kind not in _VAE_CLASSES:
+        raise UserError(f"the autoencoder {kind} is not supported; it must be one of {', '.join(_VAE_CLASSES)}.")
+    return _VAE_CLASSES[kind]
 
 
 class Networks(nnx.Module):
@@ -59,22 +78,22 @@ class Networks(nnx.Module):
     def moments(self, images: jax.Array) -> jax.Array:
         """Returns the autoencoder's posterior of images in [0, 1], not scaled: see `moments` of the autoencoder."""
 
-        def whole(pixels: jax.Array) -> jax.Array:
+        def moments_of(pixels: jax.Array) -> jax.Array:
             if self.vae_tile is None:
                 return self.vae.moments(pixels)
             return tiled(self.vae.moments, pixels, self.vae_tile, self.vae_tile // self.vae.factor)
 
-        return self._sliced(whole, images * 2.0 - 1.0)
+        return self._sliced(moments_of, images * 2.0 - 1.0)
 
     def decode(self, latents: jax.Array) -> jax.Array:
         """Returns images float32 [n, h, w, 3] in [0, 1] of latents as the UNet sees them."""
 
-        def whole(z: jax.Array) -> jax.Array:
+        def images_of(z: jax.Array) -> jax.Array:
             if self.vae_tile is None:
                 return self.vae.decode(z)
             return tiled(self.vae.decode, z, self.vae_tile // self.vae.factor, self.vae_tile)
 
-        return jnp.clip(self._sliced(whole, latents / self.vae.scaling_factor) / 2.0 + 0.5, 0.0, 1.0)
+        return jnp.clip(self._sliced(images_of, latents / self.vae.scaling_factor) / 2.0 + 0.5, 0.0, 1.0)
 
     def _sliced(self, function: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
         """Returns function(x), computed for `vae_slice` images per device at a time, one after another."""

@@ -7,28 +7,34 @@ import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
+from jax.typing import ArrayLike, DTypeLike
 
-from bridgejax.diffusion.folder import Description, content_digest, find_generator, load_networks, parse_dtype, save_folder
+from bridgejax.compilation import PrefetchedProgram, compiler_options
+from bridgejax.diffusion.find import find_generator
+from bridgejax.diffusion.folder import save_folder
+from bridgejax.diffusion.load import load_networks, parse_dtype
+from bridgejax.diffusion.lora import LoraFiles
 from bridgejax.diffusion.networks import Networks
-from bridgejax.diffusion.sampler import make_sampler
+from bridgejax.diffusion.sampler import SamplerInputs, make_sampler
 from bridgejax.diffusion.schedulers import CLASS_NAMES, LCM, Scheduler, Tables, make_scheduler
+from bridgejax.diffusion.single_file import ModelConfig
+from bridgejax.diffusion.spec import GeneratorSpec, content_digest
 from bridgejax.errors import UserError
 from bridgejax.identity import keys_from_seeds
-from bridgejax.mesh import check_randomness, data_sharding, data_size, make_put, parameter_rules, replicated
+from bridgejax.mesh import ParameterRuleLike, check_randomness, data_sharding, data_size, make_put, parameter_rules, replicated
 from bridgejax.models.clip_text import Words
 from bridgejax.models.tokenizer import Tokenizer
-from bridgejax.programs import Foreseen, compiler_options
 
 
-class Schedule(NamedTuple):
-    """The model calls of one request."""
+class ModelCalls(NamedTuple):
+    """Which calls of the UNet one request makes."""
 
     method: Scheduler
     tables: Tables
@@ -43,18 +49,18 @@ class Schedule(NamedTuple):
 
 def load_pipeline(
     folder_or_hub_name: str | Path,
-    dtype: Any = "float32",
+    dtype: DTypeLike = "float32",
     mesh: Mesh | None = None,
     *,
-    mesh_rules: Iterable[Sequence[Any]] = (),
-    param_dtype: Any = None,
+    mesh_rules: Iterable[ParameterRuleLike] = (),
+    param_dtype: DTypeLike | None = None,
     vae: str | Path | None = None,
     vae_slice: int | None = None,
     vae_tile: int | None = None,
     tokenizer: str | Path | None = None,
     prediction_type: str | None = None,
-    model_config: Mapping[str, Any] | str | Path | None = None,
-    loras: Mapping[str | Path, float] | Sequence[Any] = (),
+    model_config: ModelConfig | None = None,
+    loras: LoraFiles = (),
     embeddings: Mapping[str, str | Path] | None = None,
 ) -> Pipeline:
     """Loads a text-to-image model.
@@ -84,8 +90,8 @@ def load_pipeline(
     """
     check_randomness()
     kind = parse_dtype(dtype)
-    foreseen = Foreseen(f"{folder_or_hub_name} {kind}") if mesh is None else None
-    description = find_generator(
+    prefetched = PrefetchedProgram(f"{folder_or_hub_name} {kind}") if mesh is None else None
+    spec = find_generator(
         folder_or_hub_name,
         tokenizer=tokenizer,
         prediction_type=prediction_type,
@@ -95,10 +101,10 @@ def load_pipeline(
         vae=vae,
     )
     put = None if mesh is None else make_put(mesh, parameter_rules(mesh_rules))
-    networks = load_networks(description, kind, put, None if param_dtype is None else parse_dtype(param_dtype))
+    networks = load_networks(spec, kind, put, None if param_dtype is None else parse_dtype(param_dtype))
     networks.vae_slice, networks.vae_tile = _checked_parts(vae_slice, vae_tile, networks.vae.factor)
     networks.parts = data_size(mesh)
-    return Pipeline(description, networks, mesh, foreseen)
+    return Pipeline(spec, networks, mesh, prefetched)
 
 
 def _checked_parts(vae_slice: int | None, vae_tile: int | None, factor: int) -> tuple[int | None, int | None]:
@@ -122,19 +128,23 @@ class Pipeline:
     """
 
     def __init__(
-        self, description: Description, networks: Networks, mesh: Mesh | None = None, foreseen: Foreseen | None = None
+        self,
+        spec: GeneratorSpec,
+        networks: Networks,
+        mesh: Mesh | None = None,
+        prefetched: PrefetchedProgram | None = None,
     ):
         """Wraps loaded networks; `load_pipeline` is the usual way here."""
-        self.description = description
+        self.spec = spec
         self.networks = networks
         self.mesh = mesh
-        self.folder = description.folder
+        self.folder = spec.folder
         self.vae_factor = networks.vae.factor
-        side = description.unet.get("sample_size") or 64
+        side = spec.unet.get("sample_size") or 64
         height, width = side if isinstance(side, (list, tuple)) else (side, side)
         self.default_height, self.default_width = int(height) * self.vae_factor, int(width) * self.vae_factor
         self._graph, self._state = nnx.split(networks)
-        self._sampler = make_sampler(self._graph, foreseen)
+        self._sampler = make_sampler(self._graph, prefetched)
         graph = self._graph
         jit = functools.partial(jax.jit, compiler_options=compiler_options())
         self._encode_text = jit(lambda state, ids: nnx.merge(graph, state).encode_text(ids))
@@ -150,18 +160,16 @@ class Pipeline:
     @functools.cached_property
     def digest(self) -> str:
         """SHA-256 (hex) over configs, weights, tokenizers, LoRA and words: what decides the pixels of a prompt and seed."""
-        return content_digest(self.description)
+        return content_digest(self.spec)
 
     @functools.cached_property
     def tokenizers(self) -> tuple[Tokenizer, ...]:
         """One tokenizer per text encoder, read when first needed."""
         encoders = self.networks.text_encoders
-        return tuple(
-            Tokenizer(path, encoder.max_tokens) for path, encoder in zip(self.description.tokenizers, encoders, strict=True)
-        )
+        return tuple(Tokenizer(path, encoder.max_tokens) for path, encoder in zip(self.spec.tokenizers, encoders, strict=True))
 
     @property
-    def split(self) -> tuple[Any, nnx.State]:
+    def split(self) -> tuple[nnx.GraphDef[Networks], nnx.State]:
         """The networks' graph definition and arrays, for jitted programs of one's own: `nnx.merge(graph, state)` inside."""
         return self._graph, self._state
 
@@ -193,7 +201,7 @@ class Pipeline:
 
         SD-Turbo and SDXL-Turbo come with an Euler sampler on trailing timesteps; no other file tells them from SD 2.1 and SDXL.
         """
-        config = self.description.scheduler
+        config = self.spec.scheduler
         euler = CLASS_NAMES.get(str(config.get("_class_name"))) in ("euler", "euler_ancestral")
         return euler and config.get("timestep_spacing") == "trailing" and not config.get("rescale_betas_zero_snr")
 
@@ -213,9 +221,9 @@ class Pipeline:
         height: int | None = None,
         width: int | None = None,
         scheduler: str | None = None,
-        latents: Any = None,
-        step_noise: Any = None,
-        init_images: Any = None,
+        latents: ArrayLike | None = None,
+        step_noise: ArrayLike | None = None,
+        init_images: ArrayLike | None = None,
         strength: float = 0.8,
     ) -> jax.Array:
         """Samples one image per prompt, as one batch.
@@ -259,46 +267,46 @@ class Pipeline:
         height, width = self._size(height, width, first_image)
         if first_image is not None:
             _array(first_image, "init_images", (n, height, width, 3))
-        method, tables, first, calls = self.schedule(steps, scheduler, None if first_image is None else strength)
+        method, tables, first, calls = self.model_calls(steps, scheduler, None if first_image is None else strength)
         shape = (height // self.vae_factor, width // self.vae_factor, self.networks.vae.latent_channels)
         guide = guidance_scale > 1 and not self.takes_guidance
         negatives = [negative_prompt] if isinstance(negative_prompt, str) else list(negative_prompt)
         if len(negatives) not in (1, n):
             raise UserError(f"there are {len(negatives)} negative prompts for {n} prompts; give one, or one per prompt.")
         if self.takes_guidance and any(negatives):
-            warnings.warn("this latent consistency model has no use for negative_prompt; it was left out.", stacklevel=2)
+            warnings.warn("this latent consistency model does not use negative_prompt, so it was ignored.", stacklevel=2)
         if guide and self.without_guidance:
             warnings.warn(
                 f"guidance_scale = {guidance_scale:g}, but the scheduler of {self.folder.name} is set as that of a model "
                 "distilled to sample without guidance (SD-Turbo, SDXL-Turbo); guidance_scale=0 suits such a model.",
                 stacklevel=2,
             )
-        zero = guide and self.is_xl and bool(self.description.index.get("force_zeros_for_empty_prompt", True))
+        zero = guide and self.is_xl and bool(self.spec.index.get("force_zeros_for_empty_prompt", True))
         zero = zero and not any(negatives)
 
-        batched: dict[str, Any] = {
+        noise = None
+        if step_noise is not None and method.stochastic:
+            noise = _array(step_noise, "step_noise", (None, n, *shape))
+            if noise.shape[0] < calls:
+                raise UserError(f"step_noise has {noise.shape[0]} steps, but the scheduler makes {calls}.")
+        inputs: dict[str, object] = {
             "ids": [tokenizer(texts) for tokenizer in self.tokenizers],
-            "keys": keys_from_seeds(seed_list),
-            "latents": None if latents is None else _array(latents, "latents", (n, *shape)),
-            "init_images": first_image,
-        }
-        shared: dict[str, Any] = {
             "negative_ids": [tokenizer(negatives) for tokenizer in self.tokenizers] if guide and not zero else None,
+            "keys": keys_from_seeds(seed_list),
             "tables": tables,
             "first": np.int32(first),
             "calls": np.int32(calls),
             "guidance": np.float32(guidance_scale),
-            "step_noise": None,
+            "latents": None if latents is None else _array(latents, "latents", (n, *shape)),
+            "step_noise": noise,
+            "init_images": first_image,
         }
-        if step_noise is not None and method.stochastic:
-            shared["step_noise"] = _array(step_noise, "step_noise", (None, n, *shape))
-            if shared["step_noise"].shape[0] < calls:
-                raise UserError(f"step_noise has {shared['step_noise'].shape[0]} steps, but the scheduler makes {calls}.")
-        inputs = self._place(batched, shared, n)
-        images = self._sampler(self._state, inputs, scheduler=method.program, shape=shape, guide=guide, zero_negative=zero)
+        images = self._sampler(
+            self._state, self._place(inputs, n), scheduler=method.program, shape=shape, guide=guide, zero_negative=zero
+        )
         return images if images.shape[0] == n else images[:n]
 
-    def schedule(self, steps: int, scheduler: str | None = None, strength: float | None = None) -> Schedule:
+    def model_calls(self, steps: int, scheduler: str | None = None, strength: float | None = None) -> ModelCalls:
         """Returns which model calls `steps` mean.
 
         Args:
@@ -309,19 +317,19 @@ class Pipeline:
         Raises:
           UserError: the scheduler, its config, the steps or the strength do not fit.
         """
-        method = make_scheduler(scheduler, self.description.scheduler, self.description.scheduler_place)
+        method = make_scheduler(scheduler, self.spec.scheduler, self.spec.scheduler_place)
         first = 0
         if strength is not None:
             if not 0 < strength <= 1:
                 raise UserError(f"strength = {strength!r} must be above 0 and at most 1.")
-            if isinstance(method, LCM) and str(self.description.index.get("_class_name")).startswith("LatentConsistency"):
+            if isinstance(method, LCM) and str(self.spec.index.get("_class_name")).startswith("LatentConsistency"):
                 method = method.shortened(strength)
             else:
                 first = method.first_call(steps, strength)
         tables, calls = method.tables(steps), method.calls(steps)
         if first >= calls:
             raise UserError(f"strength = {strength!r} of {steps} steps leaves none to make; raise strength or steps.")
-        return Schedule(method, tables, first, calls)
+        return ModelCalls(method, tables, first, calls)
 
     def encode_prompts(self, prompts: str | Sequence[str]) -> tuple[jax.Array, jax.Array | None]:
         """Returns the UNet's text context [n, 77, d] and, for SDXL, the pooled embedding [n, p] (else None); float32."""
@@ -330,10 +338,10 @@ class Pipeline:
 
     def predict(
         self,
-        latents: Any,
-        timestep: Any,
-        hidden: Any,
-        pooled: Any = None,
+        latents: ArrayLike,
+        timestep: ArrayLike,
+        hidden: ArrayLike,
+        pooled: ArrayLike | None = None,
         height: int | None = None,
         width: int | None = None,
         guidance_scale: float | None = None,
@@ -344,7 +352,7 @@ class Pipeline:
           latents: [n, h/f, w/f, c], as scaled by the scheduler.
           timestep: scalar or [n], in training timesteps.
           hidden: [n, tokens, d] from `encode_prompts`; likewise `pooled`, [n, p], for SDXL.
-          height: image size in pixels told to SDXL; None means that of the latents. Likewise `width`.
+          height: image size in pixels that SDXL is given; None means that of the latents. Likewise `width`.
           guidance_scale: embedded guidance, for UNets that take it (LCM).
 
         Returns:
@@ -355,11 +363,11 @@ class Pipeline:
         scale = None if guidance_scale is None else jnp.float32(guidance_scale)
         return self._predict(self._state, x, jnp.asarray(timestep, jnp.float32), jnp.asarray(hidden), pooled, size, scale)
 
-    def decode(self, latents: Any) -> jax.Array:
+    def decode(self, latents: ArrayLike) -> jax.Array:
         """Returns images float32 [n, h, w, 3] in [0, 1] of latents [n, h/f, w/f, c] as the UNet sees them."""
         return self._decode(self._state, jnp.asarray(latents, jnp.float32))
 
-    def encode(self, images: Any) -> jax.Array:
+    def encode(self, images: ArrayLike) -> jax.Array:
         """Returns latents as the UNet sees them (posterior mean × scaling factor) of images [n, h, w, 3] in [0, 1]."""
         pixels = _array(images, "images", (None, None, None, 3))
         if pixels.shape[1] % self.vae_factor or pixels.shape[2] % self.vae_factor:
@@ -375,7 +383,7 @@ class Pipeline:
         Raises:
           UserError: the folder holds files already, or cannot be written.
         """
-        d = self.description
+        d = self.spec
         save_folder(
             folder,
             self.networks,
@@ -395,28 +403,26 @@ class Pipeline:
                 raise UserError(f"{name} = {value!r} must be a positive multiple of {self.vae_factor} pixels.")
         return int(size[0]), int(size[1])
 
-    def _place(self, batched: dict[str, Any], shared: dict[str, Any], n: int) -> dict[str, Any]:
-        """Returns all inputs; with a mesh, the batch is padded (last row repeated) and split over "data"."""
-        if self.mesh is None:
-            return {**batched, **shared}
-        missing = -n % data_size(self.mesh)
-
-        def pad(x: Any, axis: int = 0) -> Any:
-            if not missing:
-                return x
-            rows = np.minimum(np.arange(n + missing), n - 1)
-            return x[rows] if axis == 0 else np.take(x, rows, axis=axis)
-
-        split, whole = data_sharding(self.mesh), replicated(self.mesh)
-        if shared["negative_ids"] is not None and shared["negative_ids"][0].shape[0] == n > 1:
-            batched = {**batched, "negative_ids": shared["negative_ids"]}
-        if shared["step_noise"] is not None:
-            shared = {**shared, "step_noise": pad(shared["step_noise"], axis=1)}
-        placed = jax.device_put(jax.tree.map(pad, batched), split)
-        return {**jax.device_put(shared, whole), **placed}
+    def _place(self, inputs: dict[str, object], n: int) -> SamplerInputs:
+        """Returns the inputs; with a mesh, what is per image is padded (last row repeated) and split over "data"."""
+        if self.mesh is not None:
+            rows = np.minimum(np.arange(n + -n % data_size(self.mesh)), n - 1)
+            split, everywhere = data_sharding(self.mesh), replicated(self.mesh)
+            per_image = {"ids", "keys", "latents", "init_images"}
+            if (negative := inputs["negative_ids"]) is not None and np.asarray(negative).shape[1] == n > 1:
+                per_image.add("negative_ids")
+            if (noise := inputs["step_noise"]) is not None:
+                inputs = {**inputs, "step_noise": np.asarray(noise)[:, rows]}
+            inputs = {
+                name: jax.device_put(jax.tree.map(lambda x: x[rows], value), split)
+                if name in per_image
+                else jax.device_put(value, everywhere)
+                for name, value in inputs.items()
+            }
+        return cast(SamplerInputs, inputs)
 
 
-def _array(value: Any, name: str, shape: tuple[int | None, ...]) -> np.ndarray:
+def _array(value: ArrayLike, name: str, shape: tuple[int | None, ...]) -> np.ndarray:
     """Returns `value` as float32 after checking its shape; None in `shape` fits any size."""
     array = np.asarray(value, np.float32)
     if array.ndim != len(shape) or any(want not in (None, have) for want, have in zip(shape, array.shape, strict=True)):

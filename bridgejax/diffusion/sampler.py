@@ -2,18 +2,41 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypedDict
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
+from bridgejax.compilation import CachedFunction, PrefetchedProgram
 from bridgejax.diffusion.networks import Networks
 from bridgejax.diffusion.schedulers import Carry, Scheduler, Tables
-from bridgejax.programs import Foreseen, Program
 
-Inputs = dict[str, Any]
+
+class SamplerInputs(TypedDict):
+    """What the sampler takes beside the networks.
+
+    Attributes:
+      ids, negative_ids: one int32 [n, 77] per text encoder; the negative ones may have a single row, or be absent.
+      keys: threefry keys [n].
+      tables, first, calls: the scheduler's tables and the range of calls to make.
+      guidance: float32 scalar.
+      latents: float32 [n, h, w, c] or None, unit noise in place of that of the keys.
+      step_noise: float32 [steps, n, h, w, c] or None.
+      init_images: float32 [n, H, W, 3] in [0, 1] or None.
+    """
+
+    ids: list[jax.Array]
+    negative_ids: list[jax.Array] | None
+    keys: jax.Array
+    tables: Tables
+    first: jax.Array
+    calls: jax.Array
+    guidance: jax.Array
+    latents: jax.Array | None
+    step_noise: jax.Array | None
+    init_images: jax.Array | None
 
 
 def initial_noise(keys: jax.Array, shape: tuple[int, int, int]) -> jax.Array:
@@ -31,39 +54,31 @@ def guided(conditional: jax.Array, unconditional: jax.Array, scale: jax.Array) -
     return unconditional + scale * (conditional - unconditional)
 
 
-def make_sampler(graph: Any, foreseen: Foreseen | None = None) -> Program:
+def make_sampler(graph: nnx.GraphDef[Networks], prefetched: PrefetchedProgram | None = None) -> CachedFunction:
     """Returns the jitted sampler of networks with this graph definition.
 
     The returned function takes (state, inputs, *, scheduler, shape, guide, zero_negative). Only the keyword
-    arguments, the shapes and which optional inputs are present are compiled in. `inputs` holds
-
-      ids, negative_ids: one int32 [n, 77] per text encoder; the negative ones may have a single row, or be absent
-      keys: threefry keys [n]
-      tables, first, calls: the scheduler's tables and the range of calls to make
-      guidance: float32 scalar
-      latents: float32 [n, h, w, c] or None, unit noise in place of that of the keys
-      step_noise: float32 [steps, n, h, w, c] or None
-      init_images: float32 [n, H, W, 3] in [0, 1] or None
+    arguments, the shapes and which optional inputs are present are compiled in.
     """
 
     def sample(
         state: nnx.State,
-        inputs: Inputs,
+        inputs: SamplerInputs,
         *,
         scheduler: Scheduler,
         shape: tuple[int, int, int],
         guide: bool,
         zero_negative: bool,
     ) -> jax.Array:
-        networks: Networks = nnx.merge(graph, state)
-        tables: Tables = inputs["tables"]
+        networks = nnx.merge(graph, state)
+        tables = inputs["tables"]
         first, keys = inputs["first"], inputs["keys"]
         batch, factor = keys.shape[0], networks.vae.factor
         size = (shape[0] * factor, shape[1] * factor)
 
-        ids = inputs["ids"]
-        if guide and not zero_negative:
-            ids = [_interleave(empty, full) for empty, full in zip(inputs["negative_ids"], ids, strict=True)]
+        ids, negative_ids = inputs["ids"], inputs["negative_ids"]
+        if guide and negative_ids is not None:
+            ids = [_interleave(empty, full) for empty, full in zip(negative_ids, ids, strict=True)]
         context, pooled = networks.encode_text(ids)
         if guide and zero_negative:
             context = _interleave(jnp.zeros_like(context), context)
@@ -90,10 +105,12 @@ def make_sampler(graph: Any, foreseen: Foreseen | None = None) -> Program:
         carry = lax.fori_loop(first, inputs["calls"], call, carry)
         return networks.decode(carry["latents"])
 
-    return Program(sample, graph, static_argnames=("scheduler", "shape", "guide", "zero_negative"), foreseen=foreseen)
+    return CachedFunction(
+        sample, graph, static_argnames=("scheduler", "shape", "guide", "zero_negative"), prefetched=prefetched
+    )
 
 
-def _interleave(empty: Any, full: jax.Array) -> jax.Array:
+def _interleave(empty: jax.Array, full: jax.Array) -> jax.Array:
     """Returns [2n, ...]: empty, full, empty, full, …; pairs stay together when the batch is split over devices."""
     empty = jnp.broadcast_to(empty, full.shape)
     return jnp.stack([empty, full], axis=1).reshape(2 * full.shape[0], *full.shape[1:])

@@ -11,23 +11,24 @@ import abc
 import dataclasses
 import json
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import ClassVar
 
 import jax
 import numpy as np
 
 from bridgejax.errors import UserError
+from bridgejax.files import JSONObject
+from bridgejax.names import PREDICTION_TYPES
 
-Tables = dict[str, Any]  # str → float32 [rows] or scalar
+Tables = dict[str, np.ndarray]  # float32 [rows] or scalar; inside a program, tracers of such
 Carry = dict[str, jax.Array]  # "latents" [n, h, w, c] and whatever the method remembers
 
-PREDICTIONS = ("epsilon", "v_prediction", "sample")
 SPACINGS = ("leading", "trailing", "linspace")
 BETAS = ("linear", "scaled_linear", "squaredcos_cap_v2")
 # The values of each option that are available; an option is looked at only if the method's original reads it.
-CHOICES: dict[str, tuple[Any, ...]] = {
-    "prediction_type": PREDICTIONS,
+CHOICES: dict[str, tuple[object, ...]] = {
+    "prediction_type": PREDICTION_TYPES,
     "timestep_spacing": (None, *SPACINGS),
     "beta_schedule": BETAS,
     "thresholding": (False,),
@@ -69,7 +70,7 @@ ELSEWHERE = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class SchedulerSettings:
     """The noise schedule of a folder's `scheduler_config.json`; the defaults are those of diffusers."""
 
     num_train_timesteps: int = 1000
@@ -100,11 +101,11 @@ class Settings:
     @classmethod
     def from_config(
         cls,
-        config: Mapping[str, Any],
+        config: JSONObject,
         where: str = "scheduler_config.json",
         reads: Sequence[str] = (),
         own: bool = False,
-    ) -> Settings:
+    ) -> SchedulerSettings:
         """Reads a diffusers scheduler config as a method does whose original reads the options `reads`.
 
         Options that only other methods have are passed over, as diffusers does when it makes one scheduler of
@@ -120,7 +121,7 @@ class Settings:
           UserError: a value or a key is not supported; it is named.
         """
         known = {field.name for field in dataclasses.fields(cls)}
-        values: dict[str, Any] = {}
+        values: JSONObject = {}
         for key, value in config.items():
             if key.startswith("_") or key in PASSED_OVER:
                 continue
@@ -178,7 +179,7 @@ class Settings:
 class Scheduler(abc.ABC):
     """What every method shares; a method overrides `rows`, `start`, `step` and, if it must, the rest."""
 
-    settings: Settings
+    settings: SchedulerSettings
     name: ClassVar[str] = ""
     stochastic: ClassVar[bool] = False
     same_class_as: ClassVar[str | None] = None  # another name for the same class of diffusers
@@ -190,7 +191,7 @@ class Scheduler(abc.ABC):
     @property
     def program(self) -> Scheduler:
         """The method with nothing set but what its arithmetic reads: two with the same program share a compilation."""
-        return type(self)(Settings(**{key: getattr(self.settings, key) for key in self.compiled}))
+        return type(self)(SchedulerSettings(**{key: getattr(self.settings, key) for key in self.compiled}))
 
     @property
     def max_steps(self) -> int:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bridgejax.diffusion.scheduler_base import Carry, Scheduler, Settings, Tables, split_prediction
+from bridgejax.diffusion.scheduler_base import Carry, Scheduler, SchedulerSettings, Tables, split_prediction
 from bridgejax.diffusion.solvers import LCM, PNDM, DPMSolver, DPMSolverKarras, Euler, EulerAncestral
 from bridgejax.errors import UserError, nearest
+from bridgejax.files import JSONObject
+from bridgejax.names import SCHEDULERS
 
-__all__ = ["CLASS_NAMES", "SCHEDULERS", "Carry", "Scheduler", "Settings", "Tables", "make_scheduler"]
+__all__ = ["CLASS_NAMES", "SCHEDULER_TYPES", "Carry", "Scheduler", "SchedulerSettings", "Tables", "make_scheduler"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +63,7 @@ class DDIM(Scheduler):
         return {"latents": tables["next_alpha"][index] * sample + tables["next_sigma"][index] * epsilon}
 
 
-SCHEDULERS: dict[str, type[Scheduler]] = {
+SCHEDULER_TYPES: dict[str, type[Scheduler]] = {
     kind.name: kind for kind in (DDIM, PNDM, Euler, EulerAncestral, DPMSolver, DPMSolverKarras, LCM)
 }
 # The class names of diffusers that a folder may name.
@@ -76,11 +77,11 @@ CLASS_NAMES: dict[str, str] = {
 }
 
 
-def make_scheduler(name: str | None, config: Mapping[str, Any], where: str = "scheduler_config.json") -> Scheduler:
+def make_scheduler(name: str | None, config: JSONObject, where: str = "scheduler_config.json") -> Scheduler:
     """Returns the scheduler `name` with the noise schedule of a folder.
 
     Args:
-      name: one of `SCHEDULERS`; None means the folder's own.
+      name: one of `bridgejax.names.SCHEDULERS`; None means the folder's own.
       config: the folder's `scheduler_config.json`.
       where: that file, for error messages.
 
@@ -95,11 +96,11 @@ def make_scheduler(name: str | None, config: Mapping[str, Any], where: str = "sc
         name = CLASS_NAMES[kind]
     if name not in SCHEDULERS:
         raise UserError(f"scheduler {name!r} is not available; it must be one of {known}{nearest(str(name), SCHEDULERS)}.")
-    method = SCHEDULERS[name]
+    method = SCHEDULER_TYPES[name]
     own = CLASS_NAMES.get(str(config.get("_class_name")), "") in (name, method.same_class_as)
     if own and name == "pndm" and not config.get("skip_prk_steps"):
         raise UserError(
             f"{where}: skip_prk_steps = {json.dumps(config.get('skip_prk_steps', False))} (Runge-Kutta steps first) is not "
             "supported; it must be true, or pass another scheduler=."
         )
-    return method(Settings.from_config(config, where, method.reads, own))
+    return method(SchedulerSettings.from_config(config, where, method.reads, own))

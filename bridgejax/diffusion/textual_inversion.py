@@ -10,18 +10,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from bridgejax.diffusion.lora import weights_file
 from bridgejax.errors import UserError
+from bridgejax.files import JSONObject
+from bridgejax.models.safetensors_files import read_tensors, save_tensors
 from bridgejax.models.tokenizer import Tokenizer, TokenizerSource
-from bridgejax.models.weights import read_tensors, save_tensors
 
 _XL_NAMES = ("clip_l", "clip_g")
-# The name of a text encoder's token embeddings.
-TOKEN_TABLE = "embeddings.token_embedding.weight"
 
 
 def read_embedding(path: Path, widths: Sequence[int]) -> list[np.ndarray]:
@@ -42,7 +41,7 @@ def read_embedding(path: Path, widths: Sequence[int]) -> list[np.ndarray]:
     pair = set(content) == set(_XL_NAMES)
     if not pair and len(content) != 1:
         raise UserError(
-            f"{file} holds {len(content)} tensors, so it is no textual-inversion embedding; "
+            f"{file} holds {len(content)} tensors, so it is not a textual-inversion embedding; "
             "expected one tensor, or clip_l and clip_g."
         )
     if pair != (len(widths) == 2):
@@ -73,9 +72,9 @@ def read_embedding(path: Path, widths: Sequence[int]) -> list[np.ndarray]:
 def extend_vocabulary(
     sources: Sequence[TokenizerSource],
     tables: Sequence[np.ndarray],
-    configs: Sequence[Mapping[str, Any]],
+    configs: Sequence[JSONObject],
     embeddings: Mapping[str, Path],
-) -> tuple[tuple[TokenizerSource, ...], list[np.ndarray], tuple[dict[str, Any], ...]]:
+) -> tuple[tuple[TokenizerSource, ...], list[np.ndarray], tuple[JSONObject, ...]]:
     """Appends words to tokenizers and to the token tables of text encoders.
 
     Args:
@@ -90,14 +89,14 @@ def extend_vocabulary(
       words have larger ones.
 
     Raises:
-      UserError: a word stands in a vocabulary already, or is no word; a file does not fit.
+      UserError: a word stands in a vocabulary already, or is not a single word; a file does not fit.
     """
     tokenizers = [Tokenizer(source, 77) for source in sources]
     read: list[tuple[list[str], list[np.ndarray]]] = []
     taken: set[str] = set()
     for word, path in embeddings.items():
         if not isinstance(word, str) or not word or word != word.strip() or any(letter.isspace() for letter in word):
-            raise UserError(f"embeddings: {word!r} is no word; give something like '<my-style>', without spaces.")
+            raise UserError(f"embeddings: {word!r} is not a single word; give something like '<my-style>', without spaces.")
         vectors = read_embedding(Path(path).expanduser(), [table.shape[1] for table in tables])
         words = [word, *(f"{word}_{i}" for i in range(1, len(vectors[0])))]
         # `<t>_1` would make `<t>` a word of two vectors, even where `<t>` has one.
@@ -133,7 +132,7 @@ def extend_vocabulary(
     return tuple(new_sources), new_tables, tuple(new_configs)
 
 
-def save_embedding(path: str | Path, token: str, array: Any) -> None:
+def save_embedding(path: str | Path, token: str, array: ArrayLike | tuple[ArrayLike, ArrayLike]) -> None:
     """Writes a learned word as a safetensors file that `embeddings=` and PyTorch diffusers' `load_textual_inversion` read.
 
     Args:
@@ -148,9 +147,9 @@ def save_embedding(path: str | Path, token: str, array: Any) -> None:
     if Path(path).suffix != ".safetensors":
         raise UserError(f"{path} must end in .safetensors.")
     if not token or token != token.strip() or any(letter.isspace() for letter in token):
-        raise UserError(f"token {token!r} is no word; give something like '<my-style>', without spaces.")
+        raise UserError(f"token {token!r} is not a single word; give something like '<my-style>', without spaces.")
     pair = isinstance(array, (tuple, list)) and len(array) == 2 and np.ndim(array[0]) >= 1
-    arrays = dict(zip(_XL_NAMES, array, strict=True)) if pair else {token: array}
+    arrays: dict[str, ArrayLike] = dict(zip(_XL_NAMES, array, strict=True)) if pair else {token: array}  # type: ignore[arg-type, dict-item]
     tensors = {}
     for name, value in arrays.items():
         vectors = np.ascontiguousarray(np.asarray(value), np.float32)

@@ -23,7 +23,8 @@ from bridgejax.data.images import decode_rgb
 from bridgejax.diffusion.from_config import SamplingOptions, load_generator
 from bridgejax.diffusion.textual_inversion import save_embedding
 from bridgejax.errors import UserError
-from bridgejax.identity import derive_seed, digest, file_digest, image_seeds, remove_temporary_files, write_json
+from bridgejax.files import remove_temporary_files, write_json
+from bridgejax.identity import derive_seed, digest, file_digest, image_seeds
 from bridgejax.inversion.sample_sheets import write_sheet
 from bridgejax.inversion.token_loop import TokenExamples, TokenResult, TokenSettings, learn_token
 from bridgejax.inversion.token_plan import TokenPlan

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
-from bridgejax.identity import write_atomic
+from bridgejax.files import write_atomic
 
 MARGIN = 4
 CAPTION = 14  # pixels above each row for its class name

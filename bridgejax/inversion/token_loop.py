@@ -15,7 +15,8 @@ import jax
 import numpy as np
 
 from bridgejax.errors import UserError
-from bridgejax.identity import derive_seed, write_atomic
+from bridgejax.files import write_atomic
+from bridgejax.identity import derive_seed
 from bridgejax.inversion.token_step import Inversion, InversionState, TokenBatch
 from bridgejax.progress import progress
 from bridgejax.runtime import is_first

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bridgejax.data import Examples, Task
-from bridgejax.diffusion.folder import TEXT_ENCODERS, Description, content_digest, find_generator
-from bridgejax.diffusion.textual_inversion import TOKEN_TABLE
+from bridgejax.diffusion.find import find_generator
+from bridgejax.diffusion.spec import TEXT_ENCODERS, GeneratorSpec, content_digest
 from bridgejax.errors import UserError
 from bridgejax.generator_options import loading_options
 from bridgejax.identity import derive_seed, digest
 from bridgejax.inversion.tokens import LearnedToken, fixed_texts, token_prompts
+from bridgejax.models.clip_text import TOKEN_TABLE
 from bridgejax.models.tokenizer import Tokenizer
 from bridgejax.prompts import display_name
 
@@ -44,7 +45,7 @@ class Vocabulary:
         Raises:
           UserError: it is missing, damaged or not supported.
         """
-        self.description: Description = find_generator(config.generator.weights, **loading_options(config.generator))
+        self.description: GeneratorSpec = find_generator(config.generator.weights, **loading_options(config.generator))
         self.tokenizers = tuple(Tokenizer(source, CONTEXT_LENGTH) for source in self.description.tokenizers)
 
     @functools.cached_property

@@ -136,7 +136,7 @@ class Inversion:
         self.pipeline = pipeline
         self.mesh = pipeline.mesh if mesh is None else mesh
         self.batch_size = batch_size
-        description = pipeline.description
+        description = pipeline.spec
         settings = make_scheduler(None, description.scheduler, description.scheduler_place).settings
         self.prediction = settings.prediction_type
         self._alphas = jnp.asarray(settings.alphas_cumulative(), jnp.float32)

@@ -9,8 +9,8 @@ from bridgejax.allocator import keep_freed_memory
 if TYPE_CHECKING:
     from bridgejax.models.classifier import Preprocessing
     from bridgejax.models.efficientnet_lite import EfficientNetLite
-    from bridgejax.models.initial import reinitialise, reset_blocks, reset_head
     from bridgejax.models.registry import load_classifier, save_classifier
+    from bridgejax.models.reset import reinitialise, reset_blocks, reset_head
 
 __all__ = [
     "EfficientNetLite",
@@ -26,9 +26,9 @@ _HOME = {
     "EfficientNetLite": "bridgejax.models.efficientnet_lite",
     "Preprocessing": "bridgejax.models.classifier",
     "load_classifier": "bridgejax.models.registry",
-    "reinitialise": "bridgejax.models.initial",
-    "reset_blocks": "bridgejax.models.initial",
-    "reset_head": "bridgejax.models.initial",
+    "reinitialise": "bridgejax.models.reset",
+    "reset_blocks": "bridgejax.models.reset",
+    "reset_head": "bridgejax.models.reset",
     "save_classifier": "bridgejax.models.registry",
 }
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 import functools
 import math
 import warnings
-from typing import Any
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
+from jax.typing import DTypeLike
 
 from bridgejax.models.building import traced_once
-from bridgejax.models.conv import Conv2d, GroupNorm, layer_norm, linear
+from bridgejax.models.layers import ZEROS, Conv2d, GroupNorm, LayerOptions, layer_norm, linear
 
-DType = Any
 # Scores of one call beyond this many values are computed in blocks of queries (1 GiB of float32).
 _MAX_SCORES = 1 << 28
 # On a CPU one head's, up to that many (2 MiB), stay in its caches, where each pass over them is several times quicker than
@@ -60,7 +60,7 @@ def attention(query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Arra
     return jnp.swapaxes(jnp.moveaxis(out, 0, 2).reshape(n, heads, length, width), 1, 2)
 
 
-def fused(dtype: DType, width: int) -> bool:
+def fused(dtype: DTypeLike, width: int) -> bool:
     """Returns whether attention without a mask runs in cuDNN's fused kernel: half precision and heads that fit it, on a GPU."""
     kind = jnp.dtype(dtype).name
     if kind not in ("bfloat16", "float16") or width % 8 or width > 128 or jax.default_backend() != "gpu":
@@ -140,13 +140,13 @@ class Attention(nnx.Module):
         *,
         context_features: int | None = None,
         qkv_bias: bool = False,
-        dtype: DType = jnp.float32,
-        param_dtype: DType = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
         """Makes the layer; `context_features` is the width of keys and values (None: self-attention)."""
         context_features = features if context_features is None else context_features
-        options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        options: LayerOptions = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.to_q = linear(features, features, use_bias=qkv_bias, **options)
         self.to_k = linear(context_features, features, use_bias=qkv_bias, **options)
         self.to_v = linear(context_features, features, use_bias=qkv_bias, **options)
@@ -166,7 +166,7 @@ class Attention(nnx.Module):
 class GatedGelu(nnx.Module):
     """x · W₁ times the exact GELU of x · W₂, both from one product `proj` (GEGLU of diffusers)."""
 
-    def __init__(self, features_in: int, features_out: int, **options: Any):
+    def __init__(self, features_in: int, features_out: int, **options: Unpack[LayerOptions]):
         self.proj = linear(features_in, 2 * features_out, **options)
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -184,7 +184,7 @@ class Identity(nnx.Module):
 class FeedForward(nnx.Module):
     """`net.0` gated GELU, `net.2` output."""
 
-    def __init__(self, features: int, **options: Any):
+    def __init__(self, features: int, **options: Unpack[LayerOptions]):
         self.net = nnx.List(
             [GatedGelu(features, 4 * features, **options), Identity(), linear(4 * features, features, **options)]
         )
@@ -198,7 +198,7 @@ class FeedForward(nnx.Module):
 class TransformerBlock(nnx.Module):
     """Self-attention, attention to the text, feed-forward; each pre-normalised and residual."""
 
-    def __init__(self, features: int, heads: int, context_features: int, **options: Any):
+    def __init__(self, features: int, heads: int, context_features: int, **options: Unpack[LayerOptions]):
         self.norm1 = layer_norm(features, **options)
         self.attn1 = Attention(features, heads, **options)
         self.norm2 = layer_norm(features, **options)
@@ -224,15 +224,15 @@ class SpatialTransformer(nnx.Module):
         layers: int,
         groups: int,
         linear_projection: bool,
-        **options: Any,
+        **options: Unpack[LayerOptions],
     ):
         self.norm = GroupNorm(groups, features, epsilon=1e-6, **options)
         if linear_projection:
             self.proj_in: nnx.Module = linear(features, features, **options)
-            self.proj_out: nnx.Module = linear(features, features, zero_init=True, **options)
+            self.proj_out: nnx.Module = linear(features, features, kernel_init=ZEROS, **options)
         else:
             self.proj_in = Conv2d(features, features, 1, **options)
-            self.proj_out = Conv2d(features, features, 1, zero_init=True, **options)
+            self.proj_out = Conv2d(features, features, 1, kernel_init=ZEROS, **options)
         self.transformer_blocks = nnx.List(
             [TransformerBlock(features, heads, context_features, **options) for _ in range(layers)]
         )

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 import jax
 from flax import nnx
+from jax.typing import DTypeLike
 
-Call = TypeVar("Call", bound=Callable[..., Any])
-Initializer = Callable[..., Any]
+Module = TypeVar("Module", bound=nnx.Module)
+Inputs = ParamSpec("Inputs")
+InitFunction = Callable[..., jax.Array]  # (key, shape, dtype) → initial values
 
 
 class ShapesOnly(nnx.Rngs):
@@ -29,16 +31,16 @@ class ShapesOnly(nnx.Rngs):
         """Returns no key, since nothing is drawn."""
 
 
-def initial(init: Initializer, rngs: nnx.Rngs | None) -> Initializer:
+def initial(init: InitFunction, rngs: nnx.Rngs | None) -> InitFunction:
     """Returns `init`, or what gives the mere shape and dtype in its place where `rngs` is `ShapesOnly`."""
-    return _shape_only if isinstance(rngs, ShapesOnly) else init
+    return cast(InitFunction, _shape_only) if isinstance(rngs, ShapesOnly) else init
 
 
-def _shape_only(key: Any, shape: Sequence[int], dtype: Any) -> jax.ShapeDtypeStruct:
+def _shape_only(key: jax.Array | None, shape: Sequence[int], dtype: DTypeLike) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(tuple(shape), dtype)
 
 
-def traced_once(call: Call) -> Call:
+def traced_once(call: Callable[Concatenate[Module, Inputs], jax.Array]) -> Callable[Concatenate[Module, Inputs], jax.Array]:
     """Makes a module's call a jitted function of its own, for blocks that a network holds many times.
 
     Python runs and XLA's input is written once per kind of block and shape, not once per block; XLA puts the blocks back
@@ -47,11 +49,11 @@ def traced_once(call: Call) -> Call:
     """
 
     @functools.partial(jax.jit, static_argnums=0)
-    def block(graph: Any, state: Any, *arguments: Any) -> Any:
-        return call(nnx.merge(graph, state), *arguments)
+    def block(graph: nnx.GraphDef[Module], state: nnx.State, *arguments: Any) -> jax.Array:
+        return call(nnx.merge(graph, state), *arguments)  # type: ignore[call-arg]
 
     @functools.wraps(call)
-    def wrapped(self: nnx.Module, *arguments: Any) -> Any:
-        return block(*nnx.split(self), *arguments)
+    def wrapped(self: Module, *arguments: Inputs.args, **options: Inputs.kwargs) -> jax.Array:
+        return cast(jax.Array, block(*nnx.split(self), *arguments, **options))
 
-    return wrapped  # type: ignore[return-value]
+    return wrapped

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import ArrayLike
 
 from bridgejax.errors import UserError
-from bridgejax.models.initial import Start
+from bridgejax.models.initializers import Initializer
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Preprocessing:
     crop: float
 
 
-def normalised(images: Any) -> jax.Array:
+def normalised(images: ArrayLike) -> jax.Array:
     """Returns `images` as an array that a classifier takes: float [n, h, w, 3], already resized and normalised.
 
     Raises:
@@ -46,7 +47,7 @@ def normalised(images: Any) -> jax.Array:
 
 
 class Classifier(nnx.Module):
-    """A network with a linear head, or the mean of several. Subclasses set the attributes, `features` and `starts`.
+    """A network with a linear head, or the mean of several. Subclasses set the attributes, `features` and `initializers`.
 
     Attributes:
       architecture: the name of the network's kind, as the registry knows it.
@@ -61,14 +62,14 @@ class Classifier(nnx.Module):
     after_blocks: ClassVar[tuple[str, ...]] = ()
     num_classes: int
     preprocessing: Preprocessing
-    head: Any
+    head: nnx.Module
     blocks: nnx.List
 
     def features(self, images: jax.Array) -> jax.Array:
         """Returns what the head sees, float32 [n, d], of normalised images, float [n, h, w, 3]."""
         raise NotImplementedError
 
-    def starts(self) -> Sequence[Start]:
+    def initializers(self) -> Sequence[Initializer]:
         """Returns how each parameter starts: the first rule whose pattern matches the end of its dotted path holds."""
         raise NotImplementedError
 

@@ -7,9 +7,8 @@ tower stands beside the module, not in it: it makes the head once, and is neithe
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,10 +16,11 @@ import numpy as np
 from flax import nnx
 
 from bridgejax.errors import UserError
+from bridgejax.files import JSONObject
 from bridgejax.models.classifier import Preprocessing
-from bridgejax.models.clip_text import DEFAULTS, CLIPTextModel
-from bridgejax.models.conv import linear
-from bridgejax.models.layout import Layout, number, whole
+from bridgejax.models.clip_text import CLIPTextModel
+from bridgejax.models.layers import linear
+from bridgejax.models.layout import Layout
 from bridgejax.models.tokenizer import Tokenizer, TokenizerSource
 from bridgejax.models.vit import VisionTransformer, ViTConfig
 from bridgejax.models.vit_layouts import clip_part
@@ -47,7 +47,7 @@ class TextTower:
       logit_scale: the logarithm of the factor of the cosine.
     """
 
-    def __init__(self, folder: Path, config: Mapping[str, Any], tensors: Mapping[str, np.ndarray], where: str):
+    def __init__(self, folder: Path, config: JSONObject, tensors: Mapping[str, np.ndarray], where: str):
         """Reads the tensors of the text side, `logit_scale` included.
 
         Raises:
@@ -56,13 +56,9 @@ class TextTower:
         self.folder = folder.resolve()
         place = f"{folder / 'config.json'}: text_config"
         text = clip_part(config, "text_config", str(folder / "config.json"))
-        for key, default in DEFAULTS.items():
-            if isinstance(default, int):
-                whole(text, key, place, default)
-        number(text, "layer_norm_eps", place, DEFAULTS["layer_norm_eps"])
         self.config = {**text, "projection_dim": config.get("projection_dim", 512)}
         parts = {name: array for name, array in tensors.items() if name.startswith(_TEXT_PREFIXES)}
-        abstract = nnx.eval_shape(lambda: CLIPTextModel(self.config, projection=True, rngs=nnx.Rngs(0)))
+        abstract = nnx.eval_shape(lambda: CLIPTextModel(self.config, projection=True, rngs=nnx.Rngs(0), where=place))
         self._model = assign(abstract, parts, TEXT_RULES, where)
         scale = np.asarray(tensors.get(LOGIT_SCALE, np.zeros(0)))
         if scale.size != 1 or not np.isfinite(scale.astype(np.float32)).all():
@@ -129,13 +125,13 @@ class CLIP(VisionTransformer):
         """Returns the embeddings of texts, float32 [n, projection], not normalised; longer texts are cut, with a warning.
 
         Raises:
-          UserError: the model was built without its text tower, or `texts` is no list of strings.
+          UserError: the model was built without its text tower, or `texts` is not a list of strings.
         """
         if self.texts is None:
             raise UserError("this CLIP model has no text tower; load it from its folder with load_classifier.")
         if isinstance(texts, str):
             raise UserError(f"texts is the string {texts!r}; give a list of strings.")
-        return self.texts(listed(texts, "texts"))
+        return self.texts(as_strings(texts, "texts"))
 
     def features(self, images: jax.Array) -> jax.Array:
         """Returns the image embeddings at length 1, float32 [n, projection]."""
@@ -143,11 +139,11 @@ class CLIP(VisionTransformer):
         return embeddings / jnp.linalg.norm(embeddings, axis=-1, keepdims=True)
 
 
-def listed(values: Any, name: str) -> tuple[Any, ...]:
-    """Returns what stands in `values`, one string alone included.
+def as_strings(values: Iterable[str], name: str) -> tuple[str, ...]:
+    """Returns the strings in `values`; a string alone counts as one.
 
     Raises:
-      UserError: it is no list; `name` is named.
+      UserError: it is not a list; `name` is named.
     """
     if isinstance(values, str):
         return (values,)
@@ -171,8 +167,8 @@ def set_classes(model: CLIP, class_names: Sequence[str], templates: Sequence[str
     Raises:
       UserError: no or doubled class names, or a template without `{}`.
     """
-    names = listed(class_names, "class_names")
-    sentences = TEMPLATES if templates is None else listed(templates, "templates")
+    names = as_strings(class_names, "class_names")
+    sentences = TEMPLATES if templates is None else as_strings(templates, "templates")
     if not names or any(not isinstance(name, str) or not name.strip() for name in names):
         raise UserError(f"class_names is {list(names)!r}; give a list of names, one per class.")
     if len(set(names)) != len(names):
@@ -206,11 +202,11 @@ def image_side(layout: Layout, *, keep_head: bool, keep_projection: bool) -> Lay
     """Returns a CLIP layout that reads the image side of a whole file, with or without projection and stored head."""
 
     def read(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        kept = {name: array for name, array in layout.read(tensors).items() if not is_text_tensor(name)}
+        image = {name: array for name, array in layout.read(tensors).items() if not is_text_tensor(name)}
         if not keep_projection:
-            kept.pop("visual_projection.weight", None)
+            image.pop("visual_projection.weight", None)
         if not keep_head:
-            kept = {name: array for name, array in kept.items() if not name.startswith("classifier.")}
-        return kept
+            image = {name: array for name, array in image.items() if not name.startswith("classifier.")}
+        return image
 
     return layout._replace(read=read)

@@ -5,43 +5,81 @@ Source: Radford et al. 2021 (arXiv:2103.00020), section 2.4; parameter names fol
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 
 from bridgejax.errors import UserError
+from bridgejax.files import JSONObject
+from bridgejax.models.activations import ACTIVATIONS, checked_activation
 from bridgejax.models.attention import attention
 from bridgejax.models.building import initial, traced_once
-from bridgejax.models.conv import layer_norm, linear
+from bridgejax.models.config_values import positive_int, positive_number
+from bridgejax.models.layers import LayerOptions, layer_norm, linear
+from bridgejax.models.weights import torch_rules
 
-DType = Any
-
-DEFAULTS: dict[str, Any] = {
-    "vocab_size": 49408,
-    "hidden_size": 512,
-    "intermediate_size": 2048,
-    "projection_dim": 512,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 8,
-    "max_position_embeddings": 77,
-    "hidden_act": "quick_gelu",
-    "layer_norm_eps": 1e-5,
-    "eos_token_id": 49407,
-}
+CLIP_TEXT_RULES = torch_rules()
+TOKEN_TABLE = "embeddings.token_embedding.weight"  # the published name of the token embeddings
 
 
-def quick_gelu(x: jax.Array) -> jax.Array:
-    """Returns x · sigmoid(1.702 x), the GELU of OpenAI's CLIP."""
-    return x * jax.nn.sigmoid(1.702 * x)
+def plain_text_names(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns text-encoder tensors without the `text_model.` prefix of published files."""
+    return {name.removeprefix("text_model."): array for name, array in tensors.items()}
 
 
-ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "quick_gelu": quick_gelu,
-    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
-}
+@dataclass(frozen=True)
+class LayerConfig:
+    """The sizes of a transformer layer; `activation` is a key of `bridgejax.models.activations.ACTIVATIONS`."""
+
+    hidden_size: int
+    heads: int
+    intermediate_size: int
+    activation: str
+    epsilon: float
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """A CLIP text encoder: its layers, and the numbers of a transformers `config.json` under their names there."""
+
+    layer: LayerConfig
+    vocab_size: int
+    projection_dim: int
+    num_hidden_layers: int
+    max_position_embeddings: int
+    eos_token_id: int
+
+    @classmethod
+    def read(cls, config: JSONObject, where: str) -> TextConfig:
+        """Reads a `config.json`; what it leaves out is as in transformers.
+
+        Raises:
+          UserError: a value is wrong or not supported; the file and the key are named.
+        """
+        text = config.get("text_config", config)
+        layer = LayerConfig(
+            hidden_size=positive_int(text, "hidden_size", where, 512),
+            heads=positive_int(text, "num_attention_heads", where, 8),
+            intermediate_size=positive_int(text, "intermediate_size", where, 2048),
+            activation=checked_activation(text.get("hidden_act", "quick_gelu"), f"{where}: hidden_act"),
+            epsilon=positive_number(text, "layer_norm_eps", where, 1e-5),
+        )
+        if layer.hidden_size % layer.heads:
+            raise UserError(f"{where}: num_attention_heads = {layer.heads} must divide hidden_size = {layer.hidden_size}.")
+        return cls(
+            layer,
+            vocab_size=positive_int(text, "vocab_size", where, 49408),
+            projection_dim=positive_int(text, "projection_dim", where, 512),
+            num_hidden_layers=positive_int(text, "num_hidden_layers", where, 12),
+            max_position_embeddings=positive_int(text, "max_position_embeddings", where, 77),
+            eos_token_id=positive_int(text, "eos_token_id", where, 49407),
+        )
 
 
 class Words(NamedTuple):
@@ -62,11 +100,10 @@ class TextOutput(NamedTuple):
 class Embeddings(nnx.Module):
     """Token and position tables."""
 
-    def __init__(self, c: Mapping[str, Any], dtype: DType, param_dtype: DType, rngs: nnx.Rngs):
-        init = initial(nnx.initializers.normal(0.02), rngs)
-        options: dict[str, Any] = {"embedding_init": init, "dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        self.token_embedding = nnx.Embed(c["vocab_size"], c["hidden_size"], **options)
-        self.position_embedding = nnx.Embed(c["max_position_embeddings"], c["hidden_size"], **options)
+    def __init__(self, config: TextConfig, **options: Unpack[LayerOptions]):
+        init, width = initial(nnx.initializers.normal(0.02), options["rngs"]), config.layer.hidden_size
+        self.token_embedding = nnx.Embed(config.vocab_size, width, embedding_init=init, **options)
+        self.position_embedding = nnx.Embed(config.max_position_embeddings, width, embedding_init=init, **options)
 
     def __call__(self, ids: jax.Array, words: Words | None = None) -> jax.Array:
         tokens = self.token_embedding(ids)
@@ -80,7 +117,7 @@ class Embeddings(nnx.Module):
 class SelfAttention(nnx.Module):
     """Multi-head self-attention with biases; the mask (causal for text, None for images) comes with the call."""
 
-    def __init__(self, features: int, heads: int, **options: Any):
+    def __init__(self, features: int, heads: int, **options: Unpack[LayerOptions]):
         self.q_proj = linear(features, features, **options)
         self.k_proj = linear(features, features, **options)
         self.v_proj = linear(features, features, **options)
@@ -95,7 +132,7 @@ class SelfAttention(nnx.Module):
 class Mlp(nnx.Module):
     """Two dense layers."""
 
-    def __init__(self, features: int, hidden: int, activation: str, **options: Any):
+    def __init__(self, features: int, hidden: int, activation: str, **options: Unpack[LayerOptions]):
         self.fc1 = linear(features, hidden, **options)
         self.fc2 = linear(hidden, features, **options)
         self.activation = activation
@@ -107,11 +144,11 @@ class Mlp(nnx.Module):
 class Layer(nnx.Module):
     """Pre-normalised attention and MLP, residual."""
 
-    def __init__(self, c: Mapping[str, Any], **options: Any):
-        features, epsilon = c["hidden_size"], c["layer_norm_eps"]
-        self.self_attn = SelfAttention(features, c["num_attention_heads"], **options)
+    def __init__(self, config: LayerConfig, **options: Unpack[LayerOptions]):
+        features, epsilon = config.hidden_size, config.epsilon
+        self.self_attn = SelfAttention(features, config.heads, **options)
         self.layer_norm1 = layer_norm(features, epsilon=epsilon, **options)
-        self.mlp = Mlp(features, c["intermediate_size"], c["hidden_act"], **options)
+        self.mlp = Mlp(features, config.intermediate_size, config.activation, **options)
         self.layer_norm2 = layer_norm(features, epsilon=epsilon, **options)
 
     @traced_once
@@ -123,8 +160,8 @@ class Layer(nnx.Module):
 class Transformer(nnx.Module):
     """The stack of layers."""
 
-    def __init__(self, c: Mapping[str, Any], **options: Any):
-        self.layers = nnx.List([Layer(c, **options) for _ in range(c["num_hidden_layers"])])
+    def __init__(self, config: TextConfig, **options: Unpack[LayerOptions]):
+        self.layers = nnx.List([Layer(config.layer, **options) for _ in range(config.num_hidden_layers)])
 
 
 class CLIPTextModel(nnx.Module):
@@ -132,38 +169,29 @@ class CLIPTextModel(nnx.Module):
 
     def __init__(
         self,
-        config: Mapping[str, Any],
+        config: JSONObject,
         *,
         projection: bool = False,
-        dtype: DType = jnp.float32,
-        param_dtype: DType = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
+        where: str = "text encoder config",
     ):
         """Builds the network of a transformers `config.json` (CLIPTextModel, or …WithProjection if `projection`).
 
         Raises:
-          UserError: the activation is not supported or the heads do not divide the width; the key is named.
+          UserError: a value is wrong or not supported; the file (`where`) and the key are named.
         """
-        text = config.get("text_config", config)
-        c = {key: text.get(key, default) for key, default in DEFAULTS.items()}
-        if c["hidden_act"] not in ACTIVATIONS:
-            raise UserError(
-                f"text encoder config: hidden_act = {c['hidden_act']!r} is not "
-                f"supported; it must be one of {', '.join(ACTIVATIONS)}."
-            )
-        if c["hidden_size"] % c["num_attention_heads"]:
-            raise UserError(
-                f"text encoder config: num_attention_heads = {c['num_attention_heads']} "
-                f"must divide hidden_size = {c['hidden_size']}."
-            )
-        options: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        self.embeddings = Embeddings(c, dtype, param_dtype, rngs)
+        c = TextConfig.read(config, where)
+        width = c.layer.hidden_size
+        options: LayerOptions = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        self.embeddings = Embeddings(c, **options)
         self.encoder = Transformer(c, **options)
-        self.final_layer_norm = layer_norm(c["hidden_size"], epsilon=c["layer_norm_eps"], **options)
-        self.text_projection = linear(c["hidden_size"], c["projection_dim"], use_bias=False, **options) if projection else None
-        self.eos_token_id = int(c["eos_token_id"])
-        self.max_tokens = int(c["max_position_embeddings"])
-        self.width = int(c["hidden_size"])
+        self.final_layer_norm = layer_norm(width, epsilon=c.layer.epsilon, **options)
+        self.text_projection = linear(width, c.projection_dim, use_bias=False, **options) if projection else None
+        self.eos_token_id = c.eos_token_id
+        self.max_tokens = c.max_position_embeddings
+        self.width = width
 
     def __call__(self, ids: jax.Array, words: Words | None = None) -> TextOutput:
         """Encodes token ids, int32 [n, tokens], some of whose embeddings may be given; the outputs are float32."""

@@ -8,6 +8,7 @@ of the networks here and names each shape for which `ways` does not choose the q
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import NamedTuple
 
@@ -24,6 +25,17 @@ from bridgejax.models.unfolded import Pads
 WINOGRAD_CHANNELS, WINOGRAD_TILES = 32, 64
 # In its kernel gradient the channels bound the products on both sides.
 WINOGRAD_GRADIENT_CHANNELS = 128
+
+
+def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
+    """Returns TensorFlow's SAME padding (before, after) of one axis: the odd pixel goes after."""
+    total = max((math.ceil(size / stride) - 1) * stride + kernel - size, 0)
+    return total // 2, total - total // 2
+
+
+def widened(x: jax.Array) -> jax.Array:
+    """Returns `x` in float32 at least: statistics and sums of shorter floats are taken in float32."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 class Ways(NamedTuple):
@@ -79,8 +91,7 @@ def _xla(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Array:
 
 
 def _on_cpu(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Array:
-    wide = jnp.promote_types(x.dtype, jnp.float32)
-    return _computed(x.astype(wide), kernel.astype(wide), stride, pads).astype(x.dtype)
+    return _computed(widened(x), widened(kernel), stride, pads).astype(x.dtype)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -97,8 +108,10 @@ def _computed_fwd(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads):  # 
     return _computed(x, kernel, stride, pads), (x, kernel)
 
 
-def _computed_bwd(stride: int, pads: Pads, kept: tuple[jax.Array, jax.Array], grad: jax.Array) -> tuple[jax.Array, jax.Array]:
-    x, kernel = kept
+def _computed_bwd(
+    stride: int, pads: Pads, residuals: tuple[jax.Array, jax.Array], grad: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    x, kernel = residuals
     way = ways(x.shape, kernel.shape, stride, pads)
     if way.input_gradient == "winograd":
         d_x = winograd.input_gradient(grad, kernel, pads)

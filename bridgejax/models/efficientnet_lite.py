@@ -14,9 +14,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from bridgejax.models.activations import relu6
+from bridgejax.models.batch_norm import BatchNorm
 from bridgejax.models.classifier import Classifier, Preprocessing, normalised
-from bridgejax.models.initial import NORM_STARTS, Start, he_depthwise, he_fan_out
-from bridgejax.models.layers import BatchNorm, Conv, relu6
+from bridgejax.models.depthwise import DepthwiseConv2d
+from bridgejax.models.initializers import NORM_INITIALIZERS, Initializer, he_depthwise, he_fan_out
+from bridgejax.models.layers import HE_FAN_OUT, Conv2d
 from bridgejax.models.weights import Rule
 
 # As the original: TensorFlow's momentum 0.99 is PyTorch's 0.01.
@@ -27,7 +30,7 @@ HEAD_CHANNELS = 1280
 
 
 @dataclass(frozen=True)
-class Stage:
+class BlockRow:
     """A row of the architecture: `repeats` blocks, the first of which has the stride and changes the channels."""
 
     repeats: int
@@ -38,13 +41,13 @@ class Stage:
 
 
 LITE0 = (
-    Stage(1, 3, 1, 1, 16),
-    Stage(2, 3, 2, 6, 24),
-    Stage(2, 5, 2, 6, 40),
-    Stage(3, 3, 2, 6, 80),
-    Stage(3, 5, 1, 6, 112),
-    Stage(4, 5, 2, 6, 192),
-    Stage(1, 3, 1, 6, 320),
+    BlockRow(1, 3, 1, 1, 16),
+    BlockRow(2, 3, 2, 6, 24),
+    BlockRow(2, 5, 2, 6, 40),
+    BlockRow(3, 3, 2, 6, 80),
+    BlockRow(3, 5, 1, 6, 112),
+    BlockRow(4, 5, 2, 6, 192),
+    BlockRow(1, 3, 1, 6, 320),
 )
 # The published weights take (x - 127) / 128 for x in 0..255.
 LITE0_PREPROCESSING = Preprocessing(size=224, mean=(127 / 255,) * 3, std=(128 / 255,) * 3, crop=0.875)
@@ -68,6 +71,20 @@ def _batch_norm(channels: int, rngs: nnx.Rngs) -> BatchNorm:
     return BatchNorm(channels, use_running_average=True, momentum=BATCH_NORM_MOMENTUM, epsilon=BATCH_NORM_EPSILON, rngs=rngs)
 
 
+def _conv(channels_in: int, channels_out: int, kernel: int, stride: int, rngs: nnx.Rngs) -> Conv2d:
+    return Conv2d(
+        channels_in,
+        channels_out,
+        kernel,
+        stride=stride,
+        padding="SAME",
+        use_bias=False,
+        kernel_init=HE_FAN_OUT,
+        dtype=None,
+        rngs=rngs,
+    )
+
+
 class InvertedResidual(nnx.Module):
     """Expand (1×1), depthwise (k×k), project (1×1), each batch-normalised; the input is added where shapes allow.
 
@@ -81,11 +98,11 @@ class InvertedResidual(nnx.Module):
     def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int, expand: int, *, rngs: nnx.Rngs) -> None:
         inner = in_channels * expand
         self.residual = stride == 1 and in_channels == out_channels
-        self.expand_conv = Conv(in_channels, inner, 1, use_bias=False, rngs=rngs) if expand != 1 else None
+        self.expand_conv = _conv(in_channels, inner, 1, 1, rngs) if expand != 1 else None
         self.bn0 = _batch_norm(inner, rngs) if expand != 1 else None
-        self.depthwise_conv = Conv(inner, inner, kernel, stride, groups=inner, use_bias=False, rngs=rngs)
+        self.depthwise_conv = DepthwiseConv2d(inner, kernel, stride, rngs=rngs)
         self.bn1 = _batch_norm(inner, rngs)
-        self.project_conv = Conv(inner, out_channels, 1, use_bias=False, rngs=rngs)
+        self.project_conv = _conv(inner, out_channels, 1, 1, rngs)
         self.bn2 = _batch_norm(out_channels, rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -116,17 +133,17 @@ class EfficientNetLite(Classifier):
     def __init__(self, num_classes: int = 1000, preprocessing: Preprocessing = LITE0_PREPROCESSING, *, rngs: nnx.Rngs) -> None:
         self.num_classes = num_classes
         self.preprocessing = preprocessing
-        self.conv_stem = Conv(3, STEM_CHANNELS, 3, 2, use_bias=False, rngs=rngs)
+        self.conv_stem = _conv(3, STEM_CHANNELS, 3, 2, rngs)
         self.bn0 = _batch_norm(STEM_CHANNELS, rngs)
         blocks = []
         channels = STEM_CHANNELS
-        for stage in LITE0:
-            for repeat in range(stage.repeats):
-                stride = stage.stride if repeat == 0 else 1
-                blocks.append(InvertedResidual(channels, stage.channels, stage.kernel, stride, stage.expand, rngs=rngs))
-                channels = stage.channels
+        for row in LITE0:
+            for repeat in range(row.repeats):
+                stride = row.stride if repeat == 0 else 1
+                blocks.append(InvertedResidual(channels, row.channels, row.kernel, stride, row.expand, rngs=rngs))
+                channels = row.channels
         self.blocks = nnx.List(blocks)
-        self.conv_head = Conv(channels, HEAD_CHANNELS, 1, use_bias=False, rngs=rngs)
+        self.conv_head = _conv(channels, HEAD_CHANNELS, 1, 1, rngs)
         self.bn1 = _batch_norm(HEAD_CHANNELS, rngs)
         self.head = nnx.Linear(HEAD_CHANNELS, num_classes, rngs=rngs)
 
@@ -145,6 +162,6 @@ class EfficientNetLite(Classifier):
         x = relu6(self.bn1(self.conv_head(x)))
         return jnp.mean(x, (1, 2), dtype=jnp.promote_types(x.dtype, jnp.float32))
 
-    def starts(self) -> Sequence[Start]:
+    def initializers(self) -> Sequence[Initializer]:
         """Returns the initial values of Google's EfficientNet: normal by fan-out, depthwise by its single channel."""
-        return (Start(r"depthwise_conv\.kernel", he_depthwise), Start("kernel", he_fan_out), *NORM_STARTS)
+        return (Initializer(r"depthwise_conv\.kernel", he_depthwise), Initializer("kernel", he_fan_out), *NORM_INITIALIZERS)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from flax import nnx
 
 from bridgejax.errors import UserError
+from bridgejax.files import JSONObject
 from bridgejax.models.classifier import Classifier, Preprocessing
+from bridgejax.models.config_values import require
 from bridgejax.models.weights import Rule
 
 Tensors = Mapping[str, np.ndarray]
+Build = Callable[[int, nnx.Rngs], Classifier]
 
 
 class Layout(NamedTuple):
@@ -33,8 +36,8 @@ class Layout(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Found:
-    """A classifier folder's config, understood.
+class ClassifierSpec:
+    """A classifier, as its folder's config describes it.
 
     Attributes:
       build: makes the model, given the number of classes and rngs; called under `nnx.eval_shape`.
@@ -43,49 +46,10 @@ class Found:
       preprocessing: what images must be.
     """
 
-    build: Callable[..., Classifier]
+    build: Build
     layout: Layout
     num_classes: int | None
     preprocessing: Preprocessing
-
-
-def whole(config: Mapping[str, Any], key: str, where: str, default: int | None = None) -> int:
-    """Returns a positive whole number of a config.
-
-    Raises:
-      UserError: the key is missing without a default, or its value is something else.
-    """
-    value = config.get(key, default)
-    if isinstance(value, (list, tuple)) and len(set(value)) == 1:
-        value = value[0]
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise UserError(f"{where}: {key} is {value!r}; expected a positive whole number, get the published config.json.")
-    return value
-
-
-def number(config: Mapping[str, Any], key: str, where: str, default: float) -> float:
-    """Returns a positive number of a config.
-
-    Raises:
-      UserError: the value is something else.
-    """
-    value = config.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise UserError(f"{where}: {key} is {value!r}; expected a positive number, get the published config.json.")
-    return float(value)
-
-
-def demand(config: Mapping[str, Any], where: str, wanted: Mapping[str, Any]) -> None:
-    """Checks that options which change the network, where present, have the only value that is supported.
-
-    Raises:
-      UserError: one has another; it is named.
-    """
-    for key, value in wanted.items():
-        if config.get(key, value) != value:
-            raise UserError(
-                f"{where}: {key} = {config[key]!r} is not supported, only {value!r}; take a published model without it."
-            )
 
 
 # Arguments of timm's constructors that say nothing about a network's function in evaluation.
@@ -93,7 +57,7 @@ _TIMM_HARMLESS = {"num_classes", "drop_rate", "drop_path_rate", "proj_drop_rate"
 _TIMM_HARMLESS |= {"patch_drop_rate", "dynamic_img_size", "strict_img_size", "weight_init", "zero_init_last", "pretrained"}
 
 
-def timm_arguments(config: Mapping[str, Any], where: str, known: tuple[str, ...], fixed: Mapping[str, Any]) -> dict[str, Any]:
+def timm_arguments(config: JSONObject, where: str, known: tuple[str, ...], fixed: Mapping[str, object]) -> JSONObject:
     """Returns the constructor's arguments that a timm config carries in `model_args`.
 
     Args:
@@ -108,7 +72,7 @@ def timm_arguments(config: Mapping[str, Any], where: str, known: tuple[str, ...]
     arguments = config.get("model_args") or {}
     if not isinstance(arguments, dict):
         raise UserError(f"{where}: model_args must be a JSON object; get the published config.json.")
-    demand(arguments, f"{where}: model_args", {"in_chans": 3, **fixed})
+    require(arguments, f"{where}: model_args", {"in_chans": 3, **fixed})
     for key in arguments:
         if key not in known and key not in _TIMM_HARMLESS and key not in fixed and key != "in_chans":
             raise UserError(f"{where}: model_args.{key} is not supported, only {', '.join(known)}; take a model without it.")

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from bridgejax.errors import UserError
+from bridgejax.files import JSONObject
 
 UNET_PREFIX = "model.diffusion_model."
 VAE_PREFIX = "first_stage_model."
@@ -50,7 +51,7 @@ _OPEN_CLIP_LAYER = {
     "mlp.c_proj": "mlp.fc2",
     "attn.out_proj": "self_attn.out_proj",
 }
-_OPEN_CLIP_WHOLE = {"positional_embedding": "embeddings.position_embedding.weight", "text_projection": "text_projection.weight"}
+_OPEN_CLIP_EXACT = {"positional_embedding": "embeddings.position_embedding.weight", "text_projection": "text_projection.weight"}
 
 
 class NameTable(NamedTuple):
@@ -58,12 +59,12 @@ class NameTable(NamedTuple):
 
     blocks: Mapping[str, str]  # original block → diffusers block, both without a final dot
     inner: Sequence[tuple[str, Mapping[str, str]]] = ()  # (text in the diffusers block, names inside: original → diffusers)
-    whole: Mapping[str, str] = {}  # full names that follow no block
+    exact: Mapping[str, str] = {}  # full names that follow no block
 
     def to_diffusers(self, name: str) -> str | None:
         """Returns the diffusers name of an original one; None if the network has no such block."""
-        if name in self.whole:
-            return self.whole[name]
+        if name in self.exact:
+            return self.exact[name]
         block, rest = _split(name, self.blocks)
         if block is None:
             return None
@@ -72,7 +73,7 @@ class NameTable(NamedTuple):
 
     def to_original(self, name: str) -> str | None:
         """Returns the original name of a diffusers one; None if the network has no such block."""
-        for original, diffusers in self.whole.items():
+        for original, diffusers in self.exact.items():
             if name == diffusers:
                 return original
         blocks = {diffusers: original for original, diffusers in self.blocks.items()}
@@ -145,7 +146,7 @@ def unet_table(layers: Sequence[int], attends: Sequence[bool]) -> NameTable:
     return NameTable(blocks, ((".resnets.", _RESNET),))
 
 
-def unet_table_of_config(config: Mapping[str, Any]) -> NameTable:
+def unet_table_of_config(config: JSONObject) -> NameTable:
     """Returns the names of the UNet of a diffusers `config.json`."""
     kinds = list(config.get("down_block_types", ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",)))
     layers = config.get("layers_per_block", 2)
@@ -182,7 +183,7 @@ def open_clip_table(layers: int) -> NameTable:
     """Returns the names of an OpenCLIP text encoder, but for the joint query, key and value projections of its layers."""
     blocks = {"token_embedding": "embeddings.token_embedding", "ln_final": "final_layer_norm"}
     blocks |= {f"transformer.resblocks.{layer}": f"encoder.layers.{layer}" for layer in range(layers)}
-    return NameTable(blocks, ((".layers.", _OPEN_CLIP_LAYER),), _OPEN_CLIP_WHOLE)
+    return NameTable(blocks, ((".layers.", _OPEN_CLIP_LAYER),), _OPEN_CLIP_EXACT)
 
 
 def translate(tensors: Mapping[str, np.ndarray], table: NameTable, prefix: str, where: str) -> dict[str, np.ndarray]:

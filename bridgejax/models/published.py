@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 from bridgejax.errors import UserError, nearest
+from bridgejax.files import JSONObject, read_json_object
 from bridgejax.models import resnet, vit_layouts
 from bridgejax.models.classifier import Classifier, Preprocessing
 from bridgejax.models.clip import CLIP
 from bridgejax.models.efficientnet_lite import EFFICIENTNET_LITE_RULES, EfficientNetLite
-from bridgejax.models.layout import Found, Layout
+from bridgejax.models.layout import Build, ClassifierSpec, Layout
 from bridgejax.models.resnet import TIMM_RESNETS, ResNet
 from bridgejax.models.vit import VisionTransformer, ViTConfig
 
@@ -37,44 +36,40 @@ _KNOWN = ("efficientnet_lite0", *TIMM_RESNETS, "vit_small_patch16_224", "vit_bas
 _KNOWN = (*_KNOWN, "deit_small_patch16_224", "deit_small_distilled_patch16_224", "vit_base_patch32_clip_224")
 
 
-def read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> JSONObject:
     """Returns the object in a classifier folder's `config.json`.
 
     Raises:
-      UserError: it is missing or not JSON.
+      UserError: it is missing or not a JSON object.
     """
     file = folder / CONFIG_FILE
     if not file.exists():
         raise UserError(f"{file} is missing; a classifier folder needs {CONFIG_FILE} beside {WEIGHTS_FILE}.")
-    config = _json(file)
-    return config if isinstance(config, dict) else {}
+    return _object(file)
 
 
-def _json(file: Path) -> Any:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} is not readable JSON ({error}); get the published file, or save the folder again.") from error
+def _object(file: Path) -> JSONObject:
+    return read_json_object(file, "get the published file, or save the folder again")
 
 
-def preprocessor_file(folder: Path) -> tuple[Path, Any] | None:
+def preprocessor_file(folder: Path) -> tuple[Path, JSONObject] | None:
     """Returns the file of a transformers folder that says how images are made ready, and what it says; None without one.
 
     As in transformers, a `processor_config.json` that says it (so do all that version 5 writes) goes before a
     `preprocessor_config.json`.
 
     Raises:
-      UserError: a file is not JSON.
+      UserError: a file is not a JSON object.
     """
     both = folder / PROCESSOR_FILE
-    content = _json(both) if both.is_file() else None
-    if isinstance(content, dict) and "image_processor" in content:
+    content = _object(both) if both.is_file() else {}
+    if "image_processor" in content:
         return both, content["image_processor"]
     alone = folder / PREPROCESSOR_FILE
-    return (alone, _json(alone)) if alone.is_file() else None
+    return (alone, _object(alone)) if alone.is_file() else None
 
 
-def describe(folder: Path) -> Found:
+def classifier_spec(folder: Path) -> ClassifierSpec:
     """Reads the JSON files of a classifier folder.
 
     Raises:
@@ -95,7 +90,7 @@ def describe(folder: Path) -> Found:
     )
 
 
-def _efficientnet_lite(config: Mapping[str, Any], where: str) -> Found:
+def _efficientnet_lite(config: JSONObject, where: str) -> ClassifierSpec:
     try:
         classes = int(config["num_classes"])
         wanted = config["preprocessing"]
@@ -105,7 +100,7 @@ def _efficientnet_lite(config: Mapping[str, Any], where: str) -> Found:
             f"{where} must hold num_classes and preprocessing with size, mean (3 numbers), std (3 numbers) and crop; "
             f"got a wrong or missing {error}."
         ) from error
-    return Found(
+    return ClassifierSpec(
         lambda classes, rngs: EfficientNetLite(classes, preprocessing, rngs=rngs),
         Layout(EFFICIENTNET_LITE_RULES),
         _classes(classes, where),
@@ -113,7 +108,7 @@ def _efficientnet_lite(config: Mapping[str, Any], where: str) -> Found:
     )
 
 
-def _timm(name: str, config: Mapping[str, Any], where: str) -> Found:
+def _timm(name: str, config: JSONObject, where: str) -> ClassifierSpec:
     # Old files have one flat object.
     pretrained = config.get("pretrained_cfg", config)
     try:
@@ -132,11 +127,11 @@ def _timm(name: str, config: Mapping[str, Any], where: str) -> Found:
     return _vit(vit_layouts.timm_config(name, config, where), known, preprocessing)
 
 
-def _transformers(folder: Path, config: Mapping[str, Any], where: str) -> Found:
+def _transformers(folder: Path, config: JSONObject, where: str) -> ClassifierSpec:
     kind = config["model_type"]
     if kind not in MODEL_TYPES:
         raise UserError(
-            f"{where}: model_type {kind!r} is no classifier that is supported; expected one of {', '.join(MODEL_TYPES)}, or a "
+            f"{where}: model_type {kind!r} is not a supported classifier; expected one of {', '.join(MODEL_TYPES)}, or a "
             "timm folder with an architecture."
         )
     kinds = config.get("architectures") or []
@@ -145,10 +140,10 @@ def _transformers(folder: Path, config: Mapping[str, Any], where: str) -> Found:
     if kind == "clip":
         ours = config.get(vit_layouts.OURS) or {}
         names = ours.get("class_names")
-        found = vit_layouts.clip_config(config, where)
-        preprocessing = _preprocessor(folder, kind, found.image_size)
+        network = vit_layouts.clip_config(config, where)
+        preprocessing = _preprocessor(folder, kind, network.image_size)
         known = ours.get("num_classes", len(names) if names else None)
-        return Found(_builder(CLIP, found, preprocessing), vit_layouts.layout(found), known, preprocessing)
+        return ClassifierSpec(_builder(CLIP, network, preprocessing), vit_layouts.layout(network), known, preprocessing)
     wrong = [name for name in kinds if not name.endswith(("Model", "ForImageClassification", "WithTeacher"))]
     if wrong:
         raise UserError(
@@ -163,35 +158,37 @@ def _transformers(folder: Path, config: Mapping[str, Any], where: str) -> Found:
     return _vit(network, known, _preprocessor(folder, kind, network.image_size))
 
 
-def _resnet(config: resnet.ResNetConfig, classes: int | None, preprocessing: Preprocessing) -> Found:
-    return Found(_builder(ResNet, config, preprocessing), resnet.layout(config), classes, preprocessing)
+def _resnet(config: resnet.ResNetConfig, classes: int | None, preprocessing: Preprocessing) -> ClassifierSpec:
+    return ClassifierSpec(_builder(ResNet, config, preprocessing), resnet.layout(config), classes, preprocessing)
 
 
-def _vit(config: ViTConfig, classes: int | None, preprocessing: Preprocessing) -> Found:
-    return Found(_builder(VisionTransformer, config, preprocessing), vit_layouts.layout(config), classes, preprocessing)
+def _vit(config: ViTConfig, classes: int | None, preprocessing: Preprocessing) -> ClassifierSpec:
+    return ClassifierSpec(
+        _builder(VisionTransformer, config, preprocessing), vit_layouts.layout(config), classes, preprocessing
+    )
 
 
-def _builder(build: Any, config: Any, preprocessing: Preprocessing) -> Any:
-    return lambda classes, rngs: build(config, classes, preprocessing, rngs=rngs)
+def _builder(network: Callable[..., Classifier], config: object, preprocessing: Preprocessing) -> Build:
+    return lambda classes, rngs: network(config, classes, preprocessing, rngs=rngs)
 
 
-def _classes(value: Any, where: str) -> int:
+def _classes(value: object, where: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise UserError(f"{where}: the number of classes is {value!r}; it should be at least 1, correct the file.")
     return value
 
 
-def _preprocessing(size: Any, mean: Any, std: Any, crop: Any, where: str) -> Preprocessing:
+def _preprocessing(size: float, mean: Iterable[float], std: Iterable[float], crop: float, where: str) -> Preprocessing:
     means, deviations = (tuple(float(value) for value in values) for values in (mean, std))
     if len(means) != 3 or len(deviations) != 3:
         raise ValueError(f"list of {len(means) if len(means) != 3 else len(deviations)} numbers")
-    found = Preprocessing(int(size), (means[0], means[1], means[2]), (deviations[0], deviations[1], deviations[2]), float(crop))
-    if found.size < 1 or min(found.std) <= 0 or not 0 < found.crop <= 1:
+    made = Preprocessing(int(size), (means[0], means[1], means[2]), (deviations[0], deviations[1], deviations[2]), float(crop))
+    if made.size < 1 or min(made.std) <= 0 or not 0 < made.crop <= 1:
         raise UserError(f"{where}: the image size must be at least 1, std above 0 and the crop in (0, 1]; correct the file.")
-    return found
+    return made
 
 
-def _side(value: Any) -> int:
+def _side(value: float | Mapping[str, float]) -> int:
     """Returns the side of a transformers size: a number, {"height", "width"} or {"shortest_edge"}."""
     if isinstance(value, Mapping):
         value = value["shortest_edge"] if "shortest_edge" in value else value["height"]
@@ -247,11 +244,11 @@ def layout_of(model: Classifier) -> Layout:
 
 def _vit_config(model: Classifier) -> ViTConfig:
     if not isinstance(model, VisionTransformer):
-        raise UserError(f"{type(model).__name__} is no classifier of this package, so its published layout is not known.")
+        raise UserError(f"{type(model).__name__} is not a classifier of this package, so its published layout is unknown.")
     return model.config
 
 
-def config_files(model: Classifier) -> dict[str, dict[str, Any]]:
+def config_files(model: Classifier) -> dict[str, JSONObject]:
     """Returns the JSON files of a model's folder: name → content."""
     made = model.preprocessing
     if isinstance(model, EfficientNetLite):
@@ -282,7 +279,7 @@ def config_files(model: Classifier) -> dict[str, dict[str, Any]]:
     return {CONFIG_FILE: network, PREPROCESSOR_FILE: _preprocessor_file("resnet" if is_resnet else "vit", made)}
 
 
-def _clip_file(model: CLIP, vision: dict[str, Any]) -> dict[str, Any]:
+def _clip_file(model: CLIP, vision: JSONObject) -> JSONObject:
     text = model.texts.config if model.texts is not None else {}
     ours = {"num_classes": model.num_classes, "class_names": list(model.class_names), "templates": list(model.templates)}
     return {
@@ -295,7 +292,7 @@ def _clip_file(model: CLIP, vision: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _preprocessor_file(kind: str, made: Preprocessing) -> dict[str, Any]:
+def _preprocessor_file(kind: str, made: Preprocessing) -> JSONObject:
     """Returns a `preprocessor_config.json` that transformers reads; our own key keeps the exact crop."""
     square = {"height": made.size, "width": made.size}
     resized = round(made.size / made.crop)

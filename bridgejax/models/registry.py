@@ -10,38 +10,39 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
 
-from bridgejax.errors import UserError, nearest
-from bridgejax.identity import derive_seed, folder_digest, write_json
+from bridgejax.errors import UserError
+from bridgejax.files import write_json
+from bridgejax.identity import derive_seed, folder_digest
 from bridgejax.models.classifier import Classifier
-from bridgejax.models.clip import CLIP, TextTower, image_side, listed, set_classes
-from bridgejax.models.hub import fetch, is_hub_name
-from bridgejax.models.initial import reinitialise, reset_head, whole_classes
-from bridgejax.models.layout import Found, Layout
+from bridgejax.models.clip import CLIP, TextTower, as_strings, image_side, set_classes
+from bridgejax.models.layout import ClassifierSpec, Layout
 from bridgejax.models.published import (
     CONFIG_FILE,
     PREPROCESSOR_FILE,
     PROCESSOR_FILE,
     WEIGHTS_FILE,
+    classifier_spec,
     config_files,
-    describe,
     layout_of,
     preprocessor_file,
     read_config,
 )
+from bridgejax.models.reset import checked_num_classes, reinitialise, reset_head
+from bridgejax.models.safetensors_files import find_weights, read_tensors, save_tensors
 from bridgejax.models.vit import VisionTransformer, with_image_size
 from bridgejax.models.vit_layouts import clip_config, layout, timm_tower
-from bridgejax.models.weights import assign, export, find_weights, read_tensors, save_tensors
+from bridgejax.models.weight_sources import WeightSources
+from bridgejax.models.weights import assign, export
+from bridgejax.names import BUILTIN_CLASSIFIERS
 
-ASSETS = Path(__file__).resolve().parent.parent / "assets"
-BUILTIN = {"builtin:efficientnet_lite0": ASSETS / "efficientnet_lite0"}
 _HUB_FILES: tuple[str, ...] = (CONFIG_FILE, "*processor_config.json", "model*.safetensors", "model.safetensors.index.json")
 _HUB_FILES = (*_HUB_FILES, "vocab.json", "merges.txt", "tokenizer*.json", "special_tokens_map.json")
+CLASSIFIERS = WeightSources("classifier", f"{CONFIG_FILE} and {WEIGHTS_FILE}", _HUB_FILES, BUILTIN_CLASSIFIERS)
 
 
 def load_classifier(
@@ -53,7 +54,7 @@ def load_classifier(
     templates: Sequence[str] | str | None = None,
     image_size: int | None = None,
     pretrained: bool = True,
-) -> Any:
+) -> Classifier:
     """Loads a classifier with its weights, in evaluation mode.
 
     Args:
@@ -76,47 +77,47 @@ def load_classifier(
       UserError: the folder, its config or its weights are missing, damaged, not supported or do not fit together, or an
         argument is wrong.
     """
-    folder = _folder(folder_or_name)
+    folder = CLASSIFIERS.resolve(folder_or_name)
     if num_classes is not None:
-        num_classes = whole_classes(num_classes)
+        num_classes = checked_num_classes(num_classes)
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
         raise UserError(f"seed is {seed!r}; give a whole number.")
-    found = describe(folder)
+    spec = classifier_spec(folder)
     is_clip = read_config(folder).get("model_type") == "clip"
     if (class_names is not None or templates is not None) and not is_clip:
         raise UserError(
-            f"{folder} is no CLIP model, so class_names and templates make no head for it; give num_classes instead."
+            f"{folder} is not a CLIP model, so class_names and templates cannot make a head for it; give num_classes instead."
         )
     if templates is not None and class_names is None:
         raise UserError("templates are given without class_names; name the classes of the zero-shot head.")
-    names = () if class_names is None else listed(class_names, "class_names")
+    names = () if class_names is None else as_strings(class_names, "class_names")
     if names and num_classes not in (None, len(names)):
         raise UserError(f"num_classes is {num_classes}, but class_names holds {len(names)}; leave num_classes out.")
     model: Classifier
-    if is_clip and (class_names is not None or num_classes in (None, found.num_classes)):
-        model = _load_zero_shot(folder, found, names if class_names is not None else None, templates, pretrained)
+    if is_clip and (class_names is not None or num_classes in (None, spec.num_classes)):
+        model = _load_zero_shot(folder, spec, names if class_names is not None else None, templates, pretrained)
     else:
         if is_clip:
-            found = _tower(folder, found)
-        model = _load(folder, found, num_classes, seed, pretrained)
+            spec = _tower(folder, spec)
+        model = _load(folder, spec, num_classes, seed, pretrained)
     if image_size is not None:
         _resize(model, image_size)
     return model
 
 
-def _load(folder: Path, found: Found, num_classes: int | None, seed: int, pretrained: bool) -> Classifier:
-    classes = found.num_classes if num_classes is None else num_classes
+def _load(folder: Path, spec: ClassifierSpec, num_classes: int | None, seed: int, pretrained: bool) -> Classifier:
+    classes = spec.num_classes if num_classes is None else num_classes
     if classes is None:
         raise UserError(f"{folder} holds a network without a head; give num_classes (or, for CLIP, class_names).")
-    known = found.num_classes if pretrained and found.num_classes is not None else classes
-    abstract = nnx.eval_shape(lambda: found.build(known, nnx.Rngs(0)))
+    known = spec.num_classes if pretrained and spec.num_classes is not None else classes
+    abstract = nnx.eval_shape(lambda: spec.build(known, nnx.Rngs(0)))
     if not pretrained:
         return reinitialise(abstract, jax.random.key(derive_seed(seed, "initial")))
     tensors, where = _read(folder)
-    model = _fill(abstract, tensors, found.layout, where, headless=found.num_classes is None)
+    model = _fill(abstract, tensors, spec.layout, where, headless=spec.num_classes is None)
     if isinstance(model, VisionTransformer) and model.config.layout == "clip":
         model.config = timm_tower(model.config)
-    if found.num_classes != classes:
+    if spec.num_classes != classes:
         reset_head(model, jax.random.key(derive_seed(seed, "head")), classes)
     return model
 
@@ -126,33 +127,33 @@ def _read(folder: Path) -> tuple[dict[str, np.ndarray], str]:
     return read_tensors(weights if weights.is_file() else folder), str(weights if weights.is_file() else folder)
 
 
-def _fill(abstract: Classifier, tensors: dict[str, np.ndarray], found: Layout, where: str, *, headless: bool) -> Classifier:
-    named = found.read(tensors)
+def _fill(abstract: Classifier, tensors: dict[str, np.ndarray], layout: Layout, where: str, *, headless: bool) -> Classifier:
+    named = layout.read(tensors)
     if headless:  # a head of zeros stands in until the caller makes one
         zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), nnx.state(abstract.head))
-        named |= export(nnx.Dict(head=nnx.merge(nnx.graphdef(abstract.head), zeros)), found.rules)
-    return assign(abstract, named, found.rules, where, spell=found.spell)
+        named |= export(nnx.Dict(head=nnx.merge(nnx.graphdef(abstract.head), zeros)), layout.rules)
+    return assign(abstract, named, layout.rules, where, spell=layout.spell)
 
 
-def _tower(folder: Path, found: Found) -> Found:
+def _tower(folder: Path, spec: ClassifierSpec) -> ClassifierSpec:
     """Returns the image tower of a CLIP folder alone."""
     config = replace(clip_config(read_config(folder), str(folder / CONFIG_FILE)), projection=0)
     image = image_side(layout(config), keep_head=False, keep_projection=False)
 
     def build(classes: int, rngs: nnx.Rngs) -> VisionTransformer:
-        return VisionTransformer(config, classes, found.preprocessing, rngs=rngs)
+        return VisionTransformer(config, classes, spec.preprocessing, rngs=rngs)
 
-    return Found(build, image, None, found.preprocessing)
+    return ClassifierSpec(build, image, None, spec.preprocessing)
 
 
 def _load_zero_shot(
     folder: Path,
-    found: Found,
+    spec: ClassifierSpec,
     names: Sequence[str] | None,
     templates: Sequence[str] | str | None,
     pretrained: bool,
 ) -> CLIP:
-    if names is None and found.num_classes is None:
+    if names is None and spec.num_classes is None:
         raise UserError(
             f"{folder} is a CLIP model, which has no classes of its own; give class_names (zero-shot) or num_classes "
             "(a new head)."
@@ -161,9 +162,9 @@ def _load_zero_shot(
         raise UserError("a zero-shot head needs pretrained weights; give num_classes instead of class_names.")
     tensors, where = _read(folder)
     stored = names is None
-    classes = (found.num_classes or 0) if names is None else max(len(names), 1)
-    abstract = nnx.eval_shape(lambda: found.build(classes, nnx.Rngs(0)))
-    image = image_side(found.layout, keep_head=stored, keep_projection=True)
+    classes = (spec.num_classes or 0) if names is None else max(len(names), 1)
+    abstract = nnx.eval_shape(lambda: spec.build(classes, nnx.Rngs(0)))
+    image = image_side(spec.layout, keep_head=stored, keep_projection=True)
     model = _fill(abstract, tensors, image, where, headless=not stored)
     if not isinstance(model, CLIP):
         raise UserError(f"{folder} holds no CLIP model.")
@@ -184,7 +185,7 @@ def _resize(model: Classifier, image_size: int) -> None:
     model.preprocessing = replace(model.preprocessing, size=int(image_size))
 
 
-def abstract_classifier(folder_or_name: str | Path, num_classes: int | None = None) -> Any:
+def abstract_classifier(folder_or_name: str | Path, num_classes: int | None = None) -> Classifier:
     """Returns a classifier of shapes and dtypes without weights (`nnx.eval_shape`), as its config says.
 
     Args:
@@ -194,12 +195,12 @@ def abstract_classifier(folder_or_name: str | Path, num_classes: int | None = No
     Raises:
       UserError: as `load_classifier`.
     """
-    folder = _folder(folder_or_name)
-    found = describe(folder)
+    folder = CLASSIFIERS.resolve(folder_or_name)
+    spec = classifier_spec(folder)
     if read_config(folder).get("model_type") == "clip":
-        found = _tower(folder, found)
-    classes = num_classes or found.num_classes or 1
-    return nnx.eval_shape(lambda: found.build(classes, nnx.Rngs(0)))
+        spec = _tower(folder, spec)
+    classes = num_classes or spec.num_classes or 1
+    return nnx.eval_shape(lambda: spec.build(classes, nnx.Rngs(0)))
 
 
 def classifier_digest(folder_or_name: str | Path) -> str:
@@ -208,8 +209,8 @@ def classifier_digest(folder_or_name: str | Path) -> str:
     Raises:
       UserError: the folder or one of its files is missing.
     """
-    folder = _folder(folder_or_name)
-    describe(folder)
+    folder = CLASSIFIERS.resolve(folder_or_name)
+    classifier_spec(folder)
     said = preprocessor_file(folder)
     files = [folder / CONFIG_FILE, *find_weights(folder), *(() if said is None else (said[0],))]
     return folder_digest(folder, (file.name for file in files))
@@ -255,20 +256,3 @@ def save_classifier(model: Classifier, folder: str | Path) -> None:
         write_json(target / name, content)
     if PREPROCESSOR_FILE in files:  # one that came with the tokenizer, or lay there, would go before the new file
         (target / PROCESSOR_FILE).unlink(missing_ok=True)
-
-
-def _folder(folder_or_name: str | Path) -> Path:
-    name = str(folder_or_name)
-    if name in BUILTIN:
-        return BUILTIN[name]
-    if name.startswith("builtin:"):
-        raise UserError(f"classifier {name!r} is not built in; expected one of {', '.join(BUILTIN)}{nearest(name, BUILTIN)}.")
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return folder
-    if isinstance(folder_or_name, str) and is_hub_name(name) and not folder.exists():
-        return fetch(name, _HUB_FILES)
-    raise UserError(
-        f"classifier folder {name!r} does not exist; give a folder with {CONFIG_FILE} and {WEIGHTS_FILE}, a hub name "
-        f"(owner/name) or {', '.join(BUILTIN)}."
-    )

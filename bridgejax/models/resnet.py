@@ -6,19 +6,22 @@ otherwise (`downsample_in_bottleneck`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from bridgejax.errors import UserError
+from bridgejax.files import JSONObject
+from bridgejax.models.activations import ACTIVATIONS, checked_activation
+from bridgejax.models.batch_norm import BatchNorm
 from bridgejax.models.classifier import Classifier, Preprocessing, normalised
-from bridgejax.models.initial import NORM_STARTS, Start, he_fan_out
-from bridgejax.models.layers import BatchNorm, Conv
-from bridgejax.models.layout import Layout, demand, timm_arguments, whole
+from bridgejax.models.config_values import positive_int, require
+from bridgejax.models.initializers import NORM_INITIALIZERS, Initializer, he_fan_out
+from bridgejax.models.layers import HE_FAN_OUT, Conv2d
+from bridgejax.models.layout import Layout, timm_arguments
 from bridgejax.models.weights import Rule
 
 # torch's BatchNorm2d: momentum 0.1 there is 0.9 here.
@@ -47,6 +50,7 @@ class ResNetConfig:
       bottleneck: blocks of three convolutions, the inner ones a quarter as wide, instead of two.
       first_stride: of the first stage.
       early_stride: a bottleneck's stride lies in its first convolution instead of the second.
+      activation: a key of `bridgejax.models.activations.ACTIVATIONS`.
     """
 
     layout: str
@@ -57,6 +61,7 @@ class ResNetConfig:
     bottleneck: bool
     first_stride: int = 1
     early_stride: bool = False
+    activation: str = "relu"
 
     @property
     def places(self) -> list[tuple[int, int]]:
@@ -68,8 +73,10 @@ def _norm(channels: int, rngs: nnx.Rngs) -> BatchNorm:
     return BatchNorm(channels, use_running_average=True, momentum=BATCH_NORM_MOMENTUM, epsilon=BATCH_NORM_EPSILON, rngs=rngs)
 
 
-def _conv(channels_in: int, channels_out: int, kernel: int, stride: int, rngs: nnx.Rngs) -> Conv:
-    return Conv(channels_in, channels_out, kernel, stride, kernel // 2, use_bias=False, rngs=rngs)
+def _conv(channels_in: int, channels_out: int, kernel: int, stride: int, rngs: nnx.Rngs) -> Conv2d:
+    return Conv2d(
+        channels_in, channels_out, kernel, stride=stride, use_bias=False, kernel_init=HE_FAN_OUT, dtype=None, rngs=rngs
+    )
 
 
 def max_pool(x: jax.Array) -> jax.Array:
@@ -104,10 +111,11 @@ class ResidualBlock(nnx.Module):
     """
 
     def __init__(self, channels_in: int, channels_out: int, stride: int, config: ResNetConfig, *, rngs: nnx.Rngs) -> None:
+        self.activation = config.activation
         if config.bottleneck:
             inner = channels_out // 4
             first, second = (stride, 1) if config.early_stride else (1, stride)
-            third: tuple[Conv | None, BatchNorm | None] = (_conv(inner, channels_out, 1, 1, rngs), _norm(channels_out, rngs))
+            third: tuple[Conv2d | None, BatchNorm | None] = (_conv(inner, channels_out, 1, 1, rngs), _norm(channels_out, rngs))
             self.conv1, self.bn1 = _conv(channels_in, inner, 1, first, rngs), _norm(inner, rngs)
             self.conv2, self.bn2 = _conv(inner, inner, 3, second, rngs), _norm(inner, rngs)
         else:
@@ -121,12 +129,13 @@ class ResidualBlock(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps [n, h, w, channels_in] to [n, ⌈h / stride⌉, ⌈w / stride⌉, channels_out], at least 0."""
-        y = self.bn2(self.conv2(jax.nn.relu(self.bn1(self.conv1(x)))))
+        act = ACTIVATIONS[self.activation]
+        y = self.bn2(self.conv2(act(self.bn1(self.conv1(x)))))
         if self.conv3 is not None and self.bn3 is not None:
-            y = self.bn3(self.conv3(jax.nn.relu(y)))
+            y = self.bn3(self.conv3(act(y)))
         if self.shortcut is not None and self.shortcut_bn is not None:
             x = self.shortcut_bn(self.shortcut(x))
-        return jax.nn.relu(x + y)
+        return act(x + y)
 
 
 class ResNet(Classifier):
@@ -153,20 +162,20 @@ class ResNet(Classifier):
 
     def features(self, images: jax.Array) -> jax.Array:
         """Returns the pooled features, float32 [n, widths[-1]], at least 0, of normalised images, float [n, h, w, 3]."""
-        x = max_pool(jax.nn.relu(self.bn1(self.conv1(normalised(images)))))
+        x = max_pool(ACTIVATIONS[self.config.activation](self.bn1(self.conv1(normalised(images)))))
         for block in self.blocks:
             x = block(x)
         return jnp.mean(x, (1, 2), dtype=jnp.promote_types(x.dtype, jnp.float32))
 
-    def starts(self) -> Sequence[Start]:
+    def initializers(self) -> Sequence[Initializer]:
         """Returns He et al.'s normal by fan-out and plain batch norms, as torch and transformers start theirs.
 
         timm also sets the last scale of each block to zero, which would make reset blocks the identity; not so here.
         """
-        return (Start("kernel", he_fan_out), *NORM_STARTS)
+        return (Initializer("kernel", he_fan_out), *NORM_INITIALIZERS)
 
 
-def timm_config(name: str, config: Mapping[str, Any], where: str) -> ResNetConfig:
+def timm_config(name: str, config: JSONObject, where: str) -> ResNetConfig:
     """Returns the network of a timm `config.json` whose architecture is in `TIMM_RESNETS`.
 
     Raises:
@@ -176,14 +185,14 @@ def timm_config(name: str, config: Mapping[str, Any], where: str) -> ResNetConfi
     arguments = timm_arguments(config, where, ("layers", "channels"), {"global_pool": "avg"})
     depths = _numbers(arguments.get("layers", depths), f"{where}: model_args.layers")
     channels = _numbers(arguments.get("channels", (64, 128, 256, 512)), f"{where}: model_args.channels")
-    demand(config, where, {"global_pool": "avg"})
+    require(config, where, {"global_pool": "avg"})
     if len(depths) != len(channels):
         raise UserError(f"{where}: model_args.layers and model_args.channels must be equally long; correct the file.")
     widths = tuple(4 * width for width in channels) if bottleneck else channels
     return ResNetConfig("timm", name, depths, widths, 64, bottleneck)
 
 
-def transformers_config(config: Mapping[str, Any], where: str) -> ResNetConfig:
+def transformers_config(config: JSONObject, where: str) -> ResNetConfig:
     """Returns the network of a transformers `config.json` with model_type resnet.
 
     Raises:
@@ -196,26 +205,28 @@ def transformers_config(config: Mapping[str, Any], where: str) -> ResNetConfig:
         raise UserError(f"{where}: layer_type is {kind!r}; expected 'basic' or 'bottleneck', get the published config.json.")
     if len(depths) != len(widths):
         raise UserError(f"{where}: depths and hidden_sizes must be equally long; correct the file.")
-    demand(config, where, {"hidden_act": "relu", "num_channels": 3})
+    require(config, where, {"num_channels": 3})
+    hidden_act = checked_activation(config.get("hidden_act", "relu"), f"{where}: hidden_act")
     return ResNetConfig(
         "transformers",
         "resnet",
         depths,
         widths,
-        whole(config, "embedding_size", where, 64),
+        positive_int(config, "embedding_size", where, 64),
         kind == "bottleneck",
         2 if config.get("downsample_in_first_stage") else 1,
         bool(config.get("downsample_in_bottleneck")),
+        hidden_act,
     )
 
 
-def _numbers(values: Any, where: str) -> tuple[int, ...]:
+def _numbers(values: object, where: str) -> tuple[int, ...]:
     if not isinstance(values, (list, tuple)) or not values or any(not isinstance(v, int) or v < 1 for v in values):
         raise UserError(f"{where} is {values!r}; expected a list of positive whole numbers, get the published config.json.")
     return tuple(values)
 
 
-def config_file(config: ResNetConfig) -> dict[str, Any]:
+def config_file(config: ResNetConfig) -> JSONObject:
     """Returns what `config.json` says of the network (without classes and preprocessing), in its layout."""
     if config.layout == "timm":
         channels = tuple(width // 4 for width in config.widths) if config.bottleneck else config.widths
@@ -230,7 +241,7 @@ def config_file(config: ResNetConfig) -> dict[str, Any]:
         "hidden_sizes": list(config.widths),
         "embedding_size": config.stem,
         "layer_type": "bottleneck" if config.bottleneck else "basic",
-        "hidden_act": "relu",
+        "hidden_act": config.activation,
         "num_channels": 3,
         "downsample_in_first_stage": config.first_stride == 2,
         "downsample_in_bottleneck": config.early_stride,

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from bridgejax import disk_cache
 from bridgejax.errors import UserError
 from bridgejax.identity import digest, folder_digest
-from bridgejax.kept import kept, versions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +104,7 @@ class Tokenizer:
     A word that was added with several vectors stands for all of them: `<t>` in a prompt is read as `<t> <t>_1 <t>_2 …`,
     as diffusers does.
 
-    transformers reads the folder's files, whose forms are many; what it made of them is kept (`bridgejax.kept`), since
+    transformers reads the folder's files, whose forms are many; the result goes to the disk cache, since
     importing it takes longer than importing jax. Prompts go to the library that it is built on, tokenizers.
     """
 
@@ -129,15 +129,20 @@ class Tokenizer:
             return json.dumps({**ids, "backend": tokenizer.backend_tokenizer.to_str()}).encode()
 
         files = [file.name for file in self.folder.glob("*") if file.suffix in (".json", ".txt")]
-        about = [folder_digest(self.folder, files), source.added, source.pad, versions(("transformers", "tokenizers"))]
-        found = json.loads(kept("tokenizers", digest(about), read))
+        about = [
+            folder_digest(self.folder, files),
+            source.added,
+            source.pad,
+            disk_cache.versions(("transformers", "tokenizers")),
+        ]
+        settings = json.loads(disk_cache.get_or_make("tokenizers", digest(about), read))
         import tokenizers
 
-        self._backend = tokenizers.Tokenizer.from_str(found["backend"])
+        self._backend = tokenizers.Tokenizer.from_str(settings["backend"])
         # What a tokenizer.json may say of lengths is decided here instead.
         self._backend.no_truncation()
         self._backend.no_padding()
-        self.end_id, self._pad_id = int(found["end"]), int(found["pad"])
+        self.end_id, self._pad_id = int(settings["end"]), int(settings["pad"])
         self._expansions = self._find_expansions()
 
     @property

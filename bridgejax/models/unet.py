@@ -6,51 +6,45 @@ Source: Rombach et al. 2022 (arXiv:2112.10752), section 3; parameter names follo
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from bridgejax.errors import UserError
+from bridgejax.files import JSONObject
+from bridgejax.models.activations import ACTIVATIONS, DIFFUSERS, checked_activation
 from bridgejax.models.attention import SpatialTransformer
-from bridgejax.models.building import initial, traced_once
-from bridgejax.models.conv import Conv2d, GroupNorm, layer_norm, linear, upsample_nearest
+from bridgejax.models.building import InitFunction, initial, traced_once
+from bridgejax.models.config_values import read_known
+from bridgejax.models.layers import (
+    UNIFORM_FAN_IN,
+    ZEROS,
+    Conv2d,
+    GroupNorm,
+    LayerOptions,
+    layer_norm,
+    linear,
+    upsample_nearest,
+)
+from bridgejax.models.unfolded import Pads
+from bridgejax.models.weights import Rule, torch_rules
 
-DType = Any
-
-DEFAULTS: dict[str, Any] = {
-    "in_channels": 4,
-    "out_channels": 4,
-    "flip_sin_to_cos": True,
-    "freq_shift": 0,
-    "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
-    "mid_block_type": "UNetMidBlock2DCrossAttn",
-    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
-    "block_out_channels": (320, 640, 1280, 1280),
-    "layers_per_block": 2,
-    "downsample_padding": 1,
-    "norm_num_groups": 32,
-    "norm_eps": 1e-5,
-    "cross_attention_dim": 1280,
-    "transformer_layers_per_block": 1,
-    "attention_head_dim": 8,
-    "use_linear_projection": False,
-    "addition_embed_type": None,
-    "addition_embed_type_num_heads": 64,
-    "addition_time_embed_dim": None,
-    "projection_class_embeddings_input_dim": None,
-    "time_cond_proj_dim": None,
-    "conv_in_kernel": 3,
-    "conv_out_kernel": 3,
-}
+# Which kernels of diffusers' networks are convolutions, by their path.
+CONVOLUTIONS = r"(?:.+\.)?(?:conv\w*|quant_conv|post_quant_conv|proj_in|proj_out)"
+# The weight tables of UNets whose spatial projections are 1×1 convolutions, or dense.
+_POOL_TOKEN = Rule(r"(.+\.positional_embedding)", r"\1")
+UNET_RULES = torch_rules(_POOL_TOKEN, conv=CONVOLUTIONS)
+UNET_LINEAR_RULES = torch_rules(_POOL_TOKEN, conv=r"(?:.+\.)?conv\w*")
 # Values that only this one setting of is supported; anything else is refused by name.
-FIXED: dict[str, tuple[Any, ...]] = {
+FIXED: dict[str, tuple[object, ...]] = {
     "center_input_sample": (False,),
     "only_cross_attention": (False,),
     "mid_block_scale_factor": (1,),
-    "act_fn": ("silu", "swish"),
     "num_attention_heads": (None,),
     "reverse_transformer_layers_per_block": (None,),
     "encoder_hid_dim": (None,),
@@ -75,40 +69,51 @@ FIXED: dict[str, tuple[Any, ...]] = {
 IGNORED = ("sample_size", "upcast_attention")
 
 
-def read_config(
-    config: Mapping[str, Any],
-    defaults: Mapping[str, Any],
-    fixed: Mapping[str, tuple[Any, ...]],
-    ignored: Sequence[str],
-    what: str,
-) -> dict[str, Any]:
-    """Returns `defaults` overlaid with `config`.
-
-    Raises:
-      UserError: a value or a key that this implementation does not support; it is named.
-    """
-    values = dict(defaults)
-    for key, value in config.items():
-        if key.startswith("_") or key in ignored:
-            continue
-        if key in fixed:
-            if value not in fixed[key]:
-                allowed = " or ".join(repr(option) for option in fixed[key])
-                raise UserError(f"{what} config: {key} = {value!r} is not supported; it must be {allowed}.")
-        elif key in defaults:
-            values[key] = value
-        else:
-            raise UserError(f"{what} config: the key {key!r} is not known, so the model might differ from the published one.")
-    return values
+PerBlock = int | Sequence[int]  # one number for all blocks, or one each
 
 
-def per_block(value: Any, blocks: int, key: str) -> list[Any]:
-    """Returns one value per block from a number or a list of the right length."""
-    if isinstance(value, (list, tuple)):
-        if len(value) != blocks:
-            raise UserError(f"UNet config: {key} has {len(value)} values for {blocks} blocks; give one number or {blocks}.")
-        return list(value)
-    return [value] * blocks
+@dataclass(frozen=True)
+class UNetConfig:
+    """The keys of a UNet2DConditionModel's `config.json` that are read, with the defaults of diffusers."""
+
+    in_channels: int = 4
+    out_channels: int = 4
+    flip_sin_to_cos: bool = True
+    freq_shift: float = 0
+    down_block_types: Sequence[str] = (*("CrossAttnDownBlock2D",) * 3, "DownBlock2D")
+    mid_block_type: str | None = "UNetMidBlock2DCrossAttn"
+    up_block_types: Sequence[str] = ("UpBlock2D", *("CrossAttnUpBlock2D",) * 3)
+    block_out_channels: Sequence[int] = (320, 640, 1280, 1280)
+    layers_per_block: PerBlock = 2
+    downsample_padding: int = 1
+    norm_num_groups: int = 32
+    norm_eps: float = 1e-5
+    cross_attention_dim: PerBlock = 1280
+    transformer_layers_per_block: PerBlock = 1
+    attention_head_dim: PerBlock = 8  # the number of heads
+    use_linear_projection: bool = False
+    addition_embed_type: str | None = None
+    addition_embed_type_num_heads: int = 64
+    addition_time_embed_dim: int | None = None
+    projection_class_embeddings_input_dim: int | None = None
+    time_cond_proj_dim: int | None = None
+    conv_in_kernel: int = 3
+    conv_out_kernel: int = 3
+    act_fn: str = "silu"
+
+
+def unet_rules(config: JSONObject) -> tuple[Rule, ...]:
+    """Returns the weight table of a UNet: its projections are dense layers or 1×1 convolutions."""
+    return UNET_LINEAR_RULES if config.get("use_linear_projection") else UNET_RULES
+
+
+def per_block(value: PerBlock, blocks: int, where: str) -> list[int]:
+    """Returns one value per block from a number or a list of the right length; `where` is the file and the key."""
+    if not isinstance(value, Sequence):
+        return [value] * blocks
+    if len(value) != blocks:
+        raise UserError(f"{where} has {len(value)} values for {blocks} blocks; give one number or {blocks}.")
+    return list(value)
 
 
 def timestep_embedding(timesteps: jax.Array, width: int, flip_sin_to_cos: bool, freq_shift: float) -> jax.Array:
@@ -121,9 +126,17 @@ def timestep_embedding(timesteps: jax.Array, width: int, flip_sin_to_cos: bool, 
 
 
 class TimestepEmbedding(nnx.Module):
-    """Two dense layers with SiLU between; `cond_proj` adds a projected guidance embedding (LCM)."""
+    """Two dense layers with an activation between; `cond_proj` adds a projected guidance embedding (LCM)."""
 
-    def __init__(self, features_in: int, features: int, cond_features: int | None = None, **options: Any):
+    def __init__(
+        self,
+        features_in: int,
+        features: int,
+        cond_features: int | None = None,
+        activation: str = "silu",
+        **options: Unpack[LayerOptions],
+    ):
+        self.activation = activation
         self.linear_1 = linear(features_in, features, **options)
         self.linear_2 = linear(features, features, **options)
         self.cond_proj = linear(cond_features, features_in, use_bias=False, **options) if cond_features else None
@@ -131,11 +144,11 @@ class TimestepEmbedding(nnx.Module):
     def __call__(self, x: jax.Array, cond: jax.Array | None = None) -> jax.Array:
         if cond is not None and self.cond_proj is not None:
             x = x + self.cond_proj(cond)
-        return self.linear_2(jax.nn.silu(self.linear_1(x)))
+        return self.linear_2(ACTIVATIONS[self.activation](self.linear_1(x)))
 
 
 class ResnetBlock(nnx.Module):
-    """Norm, SiLU, convolution twice, with the time embedding added between (ResnetBlock2D of diffusers)."""
+    """Norm, activation, convolution twice, with the time embedding added between (ResnetBlock2D of diffusers)."""
 
     def __init__(
         self,
@@ -144,37 +157,40 @@ class ResnetBlock(nnx.Module):
         time_features: int | None,
         groups: int,
         epsilon: float,
-        zero_init: bool = False,
-        **options: Any,
+        last_init: InitFunction = UNIFORM_FAN_IN,
+        activation: str = "silu",
+        **options: Unpack[LayerOptions],
     ):
+        self.activation = activation
         self.norm1 = GroupNorm(groups, features_in, epsilon=epsilon, **options)
         self.conv1 = Conv2d(features_in, features, **options)
         self.time_emb_proj = linear(time_features, features, **options) if time_features else None
         self.norm2 = GroupNorm(groups, features, epsilon=epsilon, **options)
-        self.conv2 = Conv2d(features, features, zero_init=zero_init, **options)
+        self.conv2 = Conv2d(features, features, kernel_init=last_init, **options)
         self.conv_shortcut = Conv2d(features_in, features, 1, **options) if features_in != features else None
 
     @traced_once
     def __call__(self, x: jax.Array, time: jax.Array | None = None) -> jax.Array:
         """Maps `x` [n, h, w, features_in] and `time` [n, time_features] to [n, h, w, features]."""
-        y = self.conv1(jax.nn.silu(self.norm1(x)))
+        act = ACTIVATIONS[self.activation]
+        y = self.conv1(act(self.norm1(x)))
         if self.time_emb_proj is not None and time is not None:
-            y = y + self.time_emb_proj(jax.nn.silu(time))[:, None, None]
-        y = self.conv2(jax.nn.silu(self.norm2(y)))
+            y = y + self.time_emb_proj(act(time))[:, None, None]
+        y = self.conv2(act(self.norm2(y)))
         return (x if self.conv_shortcut is None else self.conv_shortcut(x)) + y
 
 
 class Resample(nnx.Module):
     """One convolution `conv`, after nearest-neighbour enlargement when a target size is given."""
 
-    def __init__(self, features: int, stride: int, padding: Any, **options: Any):
+    def __init__(self, features: int, stride: int, padding: int | Pads, **options: Unpack[LayerOptions]):
         self.conv = Conv2d(features, features, stride=stride, padding=padding, **options)
 
     def __call__(self, x: jax.Array, size: tuple[int, int] | None = None) -> jax.Array:
         return self.conv(x if size is None else upsample_nearest(x, *size))
 
 
-class Stage(nnx.Module):
+class Resolution(nnx.Module):
     """One resolution of the UNet: ResNet blocks, each followed by a spatial transformer if it attends."""
 
     def __init__(
@@ -211,14 +227,10 @@ class MidBlock(nnx.Module):
 class TextPool(nnx.Module):
     """One attention query, the mean token, over all tokens and itself (diffusers' AttentionPooling)."""
 
-    def __init__(self, features: int, heads: int, **options: Any):
-        if not heads or features % heads:
-            raise UserError(
-                f"UNet config: addition_embed_type_num_heads = {heads!r} must divide cross_attention_dim = {features}."
-            )
+    def __init__(self, features: int, heads: int, **options: Unpack[LayerOptions]):
         shape = (1, features)
         init = initial(nnx.initializers.normal(1.0 / math.sqrt(features)), options["rngs"])
-        self.positional_embedding = nnx.Param(init(options["rngs"].params(), shape, options["param_dtype"]))
+        self.positional_embedding = nnx.Param(init(options["rngs"].params(), shape, options.get("param_dtype", jnp.float32)))
         self.q_proj, self.k_proj, self.v_proj = (linear(features, features, **options) for _ in range(3))
         self.heads = heads
 
@@ -238,7 +250,7 @@ class TextPool(nnx.Module):
 class TextTimeEmbedding(nnx.Module):
     """Adds the pooled text to the time embedding, so that every residual block sees it."""
 
-    def __init__(self, features: int, time_features: int, heads: int, **options: Any):
+    def __init__(self, features: int, time_features: int, heads: int, **options: Unpack[LayerOptions]):
         self.norm1 = layer_norm(features, **options)
         self.pool = TextPool(features, heads, **options)
         self.proj = linear(features, time_features, **options)
@@ -253,94 +265,104 @@ class UNet2DCondition(nnx.Module):
     """Predicts noise, velocity or sample from noisy latents, a timestep and text embeddings."""
 
     def __init__(
-        self, config: Mapping[str, Any], *, dtype: DType = jnp.float32, param_dtype: DType = jnp.float32, rngs: nnx.Rngs
+        self,
+        config: JSONObject,
+        *,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+        where: str = "UNet config",
     ):
         """Builds the network of a diffusers `config.json` (UNet2DConditionModel).
 
         Raises:
-          UserError: the config asks for something that is not supported; the key is named.
+          UserError: the config asks for something that is not supported; the file (`where`) and the key are named.
         """
-        c = read_config(config, DEFAULTS, FIXED, IGNORED, "UNet")
-        channels = [int(n) for n in c["block_out_channels"]]
+        c = read_known(UNetConfig, config, FIXED, IGNORED, where)
+        checked_activation(c.act_fn, f"{where}: act_fn", DIFFUSERS)
+        channels = [int(n) for n in c.block_out_channels]
         blocks = len(channels)
-        groups, epsilon = c["norm_num_groups"], c["norm_eps"]
-        for key, kinds in (
-            ("down_block_types", ("DownBlock2D", "CrossAttnDownBlock2D")),
-            ("up_block_types", ("UpBlock2D", "CrossAttnUpBlock2D")),
+        groups, epsilon = c.norm_num_groups, c.norm_eps
+        for key, types, kinds in (
+            ("down_block_types", c.down_block_types, ("DownBlock2D", "CrossAttnDownBlock2D")),
+            ("up_block_types", c.up_block_types, ("UpBlock2D", "CrossAttnUpBlock2D")),
         ):
-            if len(c[key]) != blocks:
-                raise UserError(f"UNet config: {key} has {len(c[key])} entries for {blocks} block_out_channels.")
-            for kind in c[key]:
+            if len(types) != blocks:
+                raise UserError(f"{where}: {key} has {len(types)} entries for {blocks} block_out_channels.")
+            for kind in types:
                 if kind not in kinds:
                     raise UserError(
-                        f"UNet config: {key} holds {kind!r}, which is not supported; it must be one of {', '.join(kinds)}."
+                        f"{where}: {key} holds {kind!r}, which is not supported; it must be one of {', '.join(kinds)}."
                     )
         if not groups or any(n % groups for n in channels):
-            raise UserError(f"UNet config: norm_num_groups = {groups!r} must divide every block_out_channels ({channels}).")
-        heads = per_block(c["attention_head_dim"], blocks, "attention_head_dim")
-        layers = per_block(c["layers_per_block"], blocks, "layers_per_block")
-        depth = per_block(c["transformer_layers_per_block"], blocks, "transformer_layers_per_block")
-        context = per_block(c["cross_attention_dim"], blocks, "cross_attention_dim")
-        options: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+            raise UserError(f"{where}: norm_num_groups = {groups!r} must divide every block_out_channels ({channels}).")
+        heads = per_block(c.attention_head_dim, blocks, f"{where}: attention_head_dim")
+        layers = per_block(c.layers_per_block, blocks, f"{where}: layers_per_block")
+        depth = per_block(c.transformer_layers_per_block, blocks, f"{where}: transformer_layers_per_block")
+        context = per_block(c.cross_attention_dim, blocks, f"{where}: cross_attention_dim")
+        options: LayerOptions = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         time_features = 4 * channels[0]
 
         def resnet(features_in: int, features: int) -> ResnetBlock:
-            return ResnetBlock(features_in, features, time_features, groups, epsilon, zero_init=True, **options)
+            return ResnetBlock(features_in, features, time_features, groups, epsilon, ZEROS, c.act_fn, **options)
 
         def transformer(block: int) -> SpatialTransformer:
             if channels[block] % heads[block]:
                 raise UserError(
-                    f"UNet config: attention_head_dim = {heads[block]} (the number of heads) "
+                    f"{where}: attention_head_dim = {heads[block]} (the number of heads) "
                     f"must divide the {channels[block]} channels of its block."
                 )
             return SpatialTransformer(
-                channels[block], heads[block], context[block], depth[block], groups, c["use_linear_projection"], **options
+                channels[block], heads[block], context[block], depth[block], groups, c.use_linear_projection, **options
             )
 
-        self.conv_in = Conv2d(c["in_channels"], channels[0], c["conv_in_kernel"], **options)
-        self.time_embedding = TimestepEmbedding(channels[0], time_features, c["time_cond_proj_dim"], **options)
-        self.addition = c["addition_embed_type"]
+        self.conv_in = Conv2d(c.in_channels, channels[0], c.conv_in_kernel, **options)
+        self.time_embedding = TimestepEmbedding(channels[0], time_features, c.time_cond_proj_dim, c.act_fn, **options)
+        self.addition = c.addition_embed_type
         added: TimestepEmbedding | TextTimeEmbedding | None = None
         if self.addition == "text_time":
-            added = TimestepEmbedding(c["projection_class_embeddings_input_dim"], time_features, **options)
+            added = TimestepEmbedding(c.projection_class_embeddings_input_dim or 0, time_features, **options)
         elif self.addition == "text":
-            added = TextTimeEmbedding(context[0], time_features, c["addition_embed_type_num_heads"], **options)
+            if not (pool_heads := c.addition_embed_type_num_heads) or context[0] % pool_heads:
+                raise UserError(
+                    f"{where}: addition_embed_type_num_heads = {pool_heads!r} must divide cross_attention_dim = {context[0]}."
+                )
+            added = TextTimeEmbedding(context[0], time_features, pool_heads, **options)
         elif self.addition is not None:
             raise UserError(
-                f"UNet config: addition_embed_type = {self.addition!r} is not supported; "
-                "it must be None, 'text' or 'text_time'."
+                f"{where}: addition_embed_type = {self.addition!r} is not supported; it must be None, 'text' or 'text_time'."
             )
         self.add_embedding = added
 
         down = []
-        for i, kind in enumerate(c["down_block_types"]):
+        for i, kind in enumerate(c.down_block_types):
             entering = [channels[max(i - 1, 0)]] + [channels[i]] * (layers[i] - 1)
             down.append(
-                Stage(
+                Resolution(
                     [resnet(n, channels[i]) for n in entering],
                     [transformer(i) for _ in entering] if kind == "CrossAttnDownBlock2D" else [],
-                    downsampler=Resample(channels[i], 2, c["downsample_padding"], **options) if i < blocks - 1 else None,
+                    downsampler=Resample(channels[i], 2, c.downsample_padding, **options) if i < blocks - 1 else None,
                 )
             )
         self.down_blocks = nnx.List(down)
 
         last = channels[-1]
-        if c["mid_block_type"] not in (None, "UNetMidBlock2DCrossAttn"):
+        if c.mid_block_type not in (None, "UNetMidBlock2DCrossAttn"):
             raise UserError(
-                f"UNet config: mid_block_type = {c['mid_block_type']!r} is not "
+                f"{where}: mid_block_type = {c.mid_block_type!r} is not "
                 "supported; it must be 'UNetMidBlock2DCrossAttn' or None."
             )
-        middle = c["mid_block_type"] is not None
+        middle = c.mid_block_type is not None
         self.mid_block = MidBlock([resnet(last, last), resnet(last, last)], [transformer(blocks - 1)]) if middle else None
 
         up = []
-        for i, kind in enumerate(c["up_block_types"]):
+        for i, kind in enumerate(c.up_block_types):
             block = blocks - 1 - i
             below, count = channels[min(block + 1, blocks - 1)], layers[block] + 1
             skips = [channels[block]] * (count - 1) + [channels[max(block - 1, 0)]]
             inputs = [below] + [channels[block]] * (count - 1)
             up.append(
-                Stage(
+                Resolution(
                     [resnet(a + b, channels[block]) for a, b in zip(inputs, skips, strict=True)],
                     [transformer(block) for _ in skips] if kind == "CrossAttnUpBlock2D" else [],
                     upsampler=Resample(channels[block], 1, 1, **options) if i < blocks - 1 else None,
@@ -348,10 +370,11 @@ class UNet2DCondition(nnx.Module):
             )
         self.up_blocks = nnx.List(up)
         self.conv_norm_out = GroupNorm(groups, channels[0], epsilon=epsilon, **options)
-        self.conv_out = Conv2d(channels[0], c["out_channels"], c["conv_out_kernel"], zero_init=True, **options)
+        self.conv_out = Conv2d(channels[0], c.out_channels, c.conv_out_kernel, kernel_init=ZEROS, **options)
         self.time_channels = channels[0]
-        self.flip_sin_to_cos, self.freq_shift = bool(c["flip_sin_to_cos"]), c["freq_shift"]
-        self.addition_time_width = c["addition_time_embed_dim"]
+        self.flip_sin_to_cos, self.freq_shift = bool(c.flip_sin_to_cos), c.freq_shift
+        self.addition_time_width = c.addition_time_embed_dim or 0
+        self.activation = c.act_fn
         self.dtype = dtype
 
     def __call__(
@@ -395,18 +418,18 @@ class UNet2DCondition(nnx.Module):
 
         x = self.conv_in(latents)
         skips = [x]
-        for stage in self.down_blocks:
-            for i in range(len(stage.resnets)):
-                x = stage.layer(i, x, time, context)
+        for block in self.down_blocks:
+            for i in range(len(block.resnets)):
+                x = block.layer(i, x, time, context)
                 skips.append(x)
-            if stage.downsamplers:
-                x = stage.downsamplers[0](x)
+            if block.downsamplers:
+                x = block.downsamplers[0](x)
                 skips.append(x)
         if self.mid_block is not None:
             x = self.mid_block(x, time, context)
-        for stage in self.up_blocks:
-            for i in range(len(stage.resnets)):
-                x = stage.layer(i, jnp.concatenate([x, skips.pop()], -1), time, context)
-            if stage.upsamplers:
-                x = stage.upsamplers[0](x, size=(skips[-1].shape[1], skips[-1].shape[2]))
-        return self.conv_out(jax.nn.silu(self.conv_norm_out(x))).astype(jnp.float32)
+        for block in self.up_blocks:
+            for i in range(len(block.resnets)):
+                x = block.layer(i, jnp.concatenate([x, skips.pop()], -1), time, context)
+            if block.upsamplers:
+                x = block.upsamplers[0](x, size=(skips[-1].shape[1], skips[-1].shape[2]))
+        return self.conv_out(ACTIVATIONS[self.activation](self.conv_norm_out(x))).astype(jnp.float32)

@@ -5,51 +5,51 @@ Source: Ollin Boer Bohan, "Tiny AutoEncoder for Stable Diffusion", 2023 (github.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from bridgejax.errors import UserError
+from bridgejax.files import JSONObject
+from bridgejax.models.activations import ACTIVATIONS, DIFFUSERS, checked_activation
 from bridgejax.models.attention import Identity
-from bridgejax.models.conv import Conv2d, upsample_nearest
-from bridgejax.models.unet import read_config
+from bridgejax.models.config_values import read_known
+from bridgejax.models.layers import Conv2d, LayerOptions, upsample_nearest
 from bridgejax.models.weights import torch_rules
-
-DType = Any
 
 VAE_TINY_RULES = torch_rules(conv=r".+")
 
-DEFAULTS: dict[str, Any] = {
-    "in_channels": 3,
-    "out_channels": 3,
-    "encoder_block_out_channels": (64, 64, 64, 64),
-    "decoder_block_out_channels": (64, 64, 64, 64),
-    "act_fn": "relu",
-    "latent_channels": 4,
-    "num_encoder_blocks": (1, 3, 3, 3),
-    "num_decoder_blocks": (3, 3, 3, 1),
-    "scaling_factor": 1.0,
-}
-FIXED: dict[str, tuple[Any, ...]] = {
+
+@dataclass(frozen=True)
+class TinyVAEConfig:
+    """The keys of an AutoencoderTiny's `config.json` that are read, with the defaults of diffusers."""
+
+    in_channels: int = 3
+    out_channels: int = 3
+    encoder_block_out_channels: Sequence[int] = (64, 64, 64, 64)
+    decoder_block_out_channels: Sequence[int] = (64, 64, 64, 64)
+    act_fn: str = "relu"
+    latent_channels: int = 4
+    num_encoder_blocks: Sequence[int] = (1, 3, 3, 3)
+    num_decoder_blocks: Sequence[int] = (3, 3, 3, 1)
+    scaling_factor: float = 1.0
+
+
+FIXED: dict[str, tuple[object, ...]] = {
     "upsample_fn": ("nearest",),
     "upsampling_scaling_factor": (2,),
     "shift_factor": (0.0, None),
 }
 # Only the byte packing of latents reads the magnitude and the shift; block_out_channels repeats the decoder's.
 IGNORED = ("latent_magnitude", "latent_shift", "force_upcast", "block_out_channels", "sample_size")
-ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "relu": jax.nn.relu,
-    "silu": jax.nn.silu,
-    "swish": jax.nn.silu,
-    "mish": jax.nn.mish,
-    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
-}
 
 
-class Activation(nnx.Module):
+class ActivationLayer(nnx.Module):
     """An activation in a numbered list of layers."""
 
     def __init__(self, name: str):
@@ -69,11 +69,11 @@ class Enlarge(nnx.Module):
 class Block(nnx.Module):
     """Three convolutions with activations between, added to the input, then ReLU."""
 
-    def __init__(self, features: int, activation: str, **options: Any):
+    def __init__(self, features: int, activation: str, **options: Unpack[LayerOptions]):
         def conv() -> Conv2d:
             return Conv2d(features, features, **options)
 
-        self.conv = nnx.List([conv(), Activation(activation), conv(), Activation(activation), conv()])
+        self.conv = nnx.List([conv(), ActivationLayer(activation), conv(), ActivationLayer(activation), conv()])
         self.skip = Identity()
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -95,27 +95,27 @@ class Layers(nnx.Module):
         return x
 
 
-def _encoder(c: Mapping[str, Any], options: dict[str, Any]) -> Layers:
-    channels = c["encoder_block_out_channels"]
+def _encoder(c: TinyVAEConfig, options: LayerOptions) -> Layers:
+    channels = c.encoder_block_out_channels
     layers: list[nnx.Module] = []
-    for i, (features, blocks) in enumerate(zip(channels, c["num_encoder_blocks"], strict=True)):
+    for i, (features, blocks) in enumerate(zip(channels, c.num_encoder_blocks, strict=True)):
         if i == 0:
-            layers.append(Conv2d(c["in_channels"], features, **options))
+            layers.append(Conv2d(c.in_channels, features, **options))
         else:
             layers.append(Conv2d(features, features, stride=2, use_bias=False, **options))
-        layers += [Block(features, c["act_fn"], **options) for _ in range(blocks)]
-    return Layers([*layers, Conv2d(channels[-1], c["latent_channels"], **options)])
+        layers += [Block(features, c.act_fn, **options) for _ in range(blocks)]
+    return Layers([*layers, Conv2d(channels[-1], c.latent_channels, **options)])
 
 
-def _decoder(c: Mapping[str, Any], options: dict[str, Any]) -> Layers:
-    channels = c["decoder_block_out_channels"]
-    layers: list[nnx.Module] = [Conv2d(c["latent_channels"], channels[0], **options), Activation(c["act_fn"])]
-    for i, (features, blocks) in enumerate(zip(channels, c["num_decoder_blocks"], strict=True)):
+def _decoder(c: TinyVAEConfig, options: LayerOptions) -> Layers:
+    channels = c.decoder_block_out_channels
+    layers: list[nnx.Module] = [Conv2d(c.latent_channels, channels[0], **options), ActivationLayer(c.act_fn)]
+    for i, (features, blocks) in enumerate(zip(channels, c.num_decoder_blocks, strict=True)):
         last = i == len(channels) - 1
-        layers += [Block(features, c["act_fn"], **options) for _ in range(blocks)]
+        layers += [Block(features, c.act_fn, **options) for _ in range(blocks)]
         if not last:
             layers.append(Enlarge())
-        layers.append(Conv2d(features, c["out_channels"] if last else features, use_bias=last, **options))
+        layers.append(Conv2d(features, c.out_channels if last else features, use_bias=last, **options))
     return Layers(layers)
 
 
@@ -123,33 +123,38 @@ class AutoencoderTiny(nnx.Module):
     """Images in [-1, 1] to latents and back, without a posterior; the scaling factor is applied by the caller."""
 
     def __init__(
-        self, config: Mapping[str, Any], *, dtype: DType = jnp.float32, param_dtype: DType = jnp.float32, rngs: nnx.Rngs
+        self,
+        config: JSONObject,
+        *,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+        where: str = "VAE config",
     ):
         """Builds the network of a diffusers `config.json` (AutoencoderTiny).
 
         Raises:
-          UserError: the config asks for something that is not supported; the key is named.
+          UserError: the config asks for something that is not supported; the file (`where`) and the key are named.
         """
-        c = read_config(config, DEFAULTS, FIXED, IGNORED, "VAE")
-        if c["act_fn"] not in ACTIVATIONS:
-            raise UserError(
-                f"VAE config: act_fn = {c['act_fn']!r} is not supported; it must be one of {', '.join(ACTIVATIONS)}."
-            )
-        for side in ("encoder", "decoder"):
-            channels, blocks = list(c[f"{side}_block_out_channels"]), list(c[f"num_{side}_blocks"])
+        c = read_known(TinyVAEConfig, config, FIXED, IGNORED, where)
+        checked_activation(c.act_fn, f"{where}: act_fn", DIFFUSERS)
+        for side, channels, blocks in (
+            ("encoder", list(c.encoder_block_out_channels), list(c.num_encoder_blocks)),
+            ("decoder", list(c.decoder_block_out_channels), list(c.num_decoder_blocks)),
+        ):
             if len(channels) != len(blocks) or len(set(channels)) != 1:
                 raise UserError(
-                    f"VAE config: {side}_block_out_channels = {channels} must repeat one width, "
+                    f"{where}: {side}_block_out_channels = {channels} must repeat one width, "
                     f"once for each of num_{side}_blocks = {blocks}."
                 )
-        if len(c["num_encoder_blocks"]) != len(c["num_decoder_blocks"]):
-            raise UserError("VAE config: num_encoder_blocks and num_decoder_blocks must be equally long.")
-        options: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        if len(c.num_encoder_blocks) != len(c.num_decoder_blocks):
+            raise UserError(f"{where}: num_encoder_blocks and num_decoder_blocks must be equally long.")
+        options: LayerOptions = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.encoder = _encoder(c, options)
         self.decoder = _decoder(c, options)
-        self.scaling_factor = float(c["scaling_factor"])
-        self.latent_channels = int(c["latent_channels"])
-        self.factor = 2 ** (len(c["num_decoder_blocks"]) - 1)
+        self.scaling_factor = float(c.scaling_factor)
+        self.latent_channels = int(c.latent_channels)
+        self.factor = 2 ** (len(c.num_decoder_blocks) - 1)
 
     def moments(self, images: jax.Array) -> jax.Array:
         """Returns the latents alone, [n, h/f, w/f, latent_channels] float32: this autoencoder has no variance."""

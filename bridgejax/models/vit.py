@@ -17,10 +17,10 @@ from flax import nnx
 
 from bridgejax.errors import UserError
 from bridgejax.models.classifier import Classifier, Preprocessing, normalised
-from bridgejax.models.clip_text import ACTIVATIONS, Layer
-from bridgejax.models.conv import layer_norm
+from bridgejax.models.clip_text import Layer, LayerConfig
 from bridgejax.models.dense import dense
-from bridgejax.models.initial import NORM_STARTS, Start, normal, uniform, zeros
+from bridgejax.models.initializers import NORM_INITIALIZERS, Initializer, normal, uniform, zeros
+from bridgejax.models.layers import layer_norm
 from bridgejax.models.positions import resample
 
 
@@ -33,7 +33,7 @@ class ViTConfig:
       name: timm's architecture, or the transformers model_type.
       image_size, patch_size: sides in pixels; the position embeddings are those of image_size.
       hidden_size, layers, heads, intermediate_size: of the transformer.
-      activation: a key of `bridgejax.models.clip_text.ACTIVATIONS`.
+      activation: a key of `bridgejax.models.activations.ACTIVATIONS`.
       epsilon: of every layer normalisation.
       pre_norm: normalise before the blocks; the patches then have no bias (CLIP).
       distillation: a second token (DeiT).
@@ -72,10 +72,6 @@ def check(config: ViTConfig, where: str) -> ViTConfig:
     """
     if config.hidden_size % config.heads:
         raise UserError(f"{where}: {config.heads} attention heads do not divide a width of {config.hidden_size}; correct it.")
-    if config.activation not in ACTIVATIONS:
-        raise UserError(
-            f"{where}: the activation {config.activation!r} is not supported; it must be one of {', '.join(ACTIVATIONS)}."
-        )
     if config.image_size < config.patch_size:
         raise UserError(f"{where}: an image of {config.image_size} pixels holds no patch of {config.patch_size}; correct it.")
     return config
@@ -99,8 +95,8 @@ class PatchEmbedding(nnx.Module):
         """Maps [n, h, w, 3] to [n, ⌊h / size⌋, ⌊w / size⌋, features]; pixels beyond the last whole patch are left out."""
         n, side = images.shape[0], self.size
         rows, columns = images.shape[1] // side, images.shape[2] // side
-        whole = images[:, : rows * side, : columns * side].reshape(n, rows, side, columns, side, 3)
-        patches = whole.swapaxes(2, 3).reshape(n, rows, columns, side * side * 3)
+        cut = images[:, : rows * side, : columns * side].reshape(n, rows, side, columns, side, 3)
+        patches = cut.swapaxes(2, 3).reshape(n, rows, columns, side * side * 3)
         kernel = self.kernel[...].astype(images.dtype)
         out = dense(patches, kernel.reshape(side * side * 3, -1))
         return out if self.bias is None else out + self.bias[...].astype(images.dtype)
@@ -152,14 +148,8 @@ class VisionTransformer(Classifier):
         self.positions = nnx.Param(jnp.zeros((1, config.prefix + side * side, width), jnp.float32))
         self.patch = PatchEmbedding(config.patch_size, width, use_bias=not config.pre_norm)
         self.pre_norm = layer_norm(width, epsilon=config.epsilon, rngs=rngs) if config.pre_norm else None
-        parts = {
-            "hidden_size": width,
-            "layer_norm_eps": config.epsilon,
-            "num_attention_heads": config.heads,
-            "intermediate_size": config.intermediate_size,
-            "hidden_act": config.activation,
-        }
-        self.blocks = nnx.List([Layer(parts, rngs=rngs) for _ in range(config.layers)])
+        layer = LayerConfig(width, config.heads, config.intermediate_size, config.activation, config.epsilon)
+        self.blocks = nnx.List([Layer(layer, rngs=rngs) for _ in range(config.layers)])
         self.norm = layer_norm(width, epsilon=config.epsilon, rngs=rngs)
         self.head = (
             MeanHead(width, num_classes, rngs=rngs)
@@ -206,7 +196,7 @@ class VisionTransformer(Classifier):
         seen = tokens if self.config.both_heads else tokens[:, :1]
         return seen.reshape(seen.shape[0], -1).astype(jnp.promote_types(seen.dtype, jnp.float32))
 
-    def starts(self) -> Sequence[Start]:
+    def initializers(self) -> Sequence[Initializer]:
         """Returns the initial values of the library that published the layout.
 
         timm: normal with deviation 0.02 (its truncation at 100 deviations cuts nothing), class tokens 1e-6, patches as torch's
@@ -218,20 +208,23 @@ class VisionTransformer(Classifier):
             wide = c.hidden_size**-0.5
             inward = normal(wide * (2 * c.layers) ** -0.5)
             return (
-                Start("class_token", normal(wide)),
-                Start(r"[qkv]_proj\.kernel", inward),
-                Start(r"(out_proj|projection)\.kernel", normal(wide)),
-                Start(r"fc1\.kernel", normal((2 * c.hidden_size) ** -0.5)),
-                Start(r"fc2\.kernel", inward),
-                Start(r"(kernel|positions)", narrow),
-                *NORM_STARTS,
+                Initializer("class_token", normal(wide)),
+                Initializer(r"[qkv]_proj\.kernel", inward),
+                Initializer(r"(out_proj|projection)\.kernel", normal(wide)),
+                Initializer(r"fc1\.kernel", normal((2 * c.hidden_size) ** -0.5)),
+                Initializer(r"fc2\.kernel", inward),
+                Initializer(r"(kernel|positions)", narrow),
+                *NORM_INITIALIZERS,
             )
         if c.layout == "timm":
             bound = 1.0 / math.sqrt(3 * c.patch_size**2)
-            special: tuple[Start, ...] = (Start("class_token", normal(1e-6)), Start(r"patch\.(kernel|bias)", uniform(bound)))
+            special: tuple[Initializer, ...] = (
+                Initializer("class_token", normal(1e-6)),
+                Initializer(r"patch\.(kernel|bias)", uniform(bound)),
+            )
         else:
-            special = (Start(r"patch\.bias", zeros),)
-        return (*special, Start(r"(kernel|positions|class_token|distillation_token)", narrow), *NORM_STARTS)
+            special = (Initializer(r"patch\.bias", zeros),)
+        return (*special, Initializer(r"(kernel|positions|class_token|distillation_token)", narrow), *NORM_INITIALIZERS)
 
 
 def with_image_size(model: VisionTransformer, image_size: int) -> VisionTransformer:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
 from bridgejax.errors import UserError
-from bridgejax.models.layout import Layout, Tensors, demand, number, timm_arguments, whole
+from bridgejax.files import JSONObject
+from bridgejax.models.activations import checked_activation
+from bridgejax.models.config_values import positive_int, positive_number, require
+from bridgejax.models.layout import Layout, Tensors, timm_arguments
 from bridgejax.models.vit import ViTConfig, check
 from bridgejax.models.weights import Rule, torch_rules
 
@@ -20,6 +22,11 @@ _TIMM_NAME = re.compile(
     r"(?P<kind>vit|deit)_(?P<size>tiny|small|base|large)(?P<distilled>_distilled)?_patch(?P<patch>8|14|16|32)"
     r"(?P<clip>_clip)?(?P<quick>_quickgelu)?_(?P<image>\d+)"
 )
+# timm's names of activations (`model_args.act_layer`), and ours.
+_TIMM_ACTIVATIONS = {
+    "gelu_tanh": "gelu_pytorch_tanh",
+    **{name: name for name in ("gelu", "mish", "quick_gelu", "relu", "silu", "swish")},
+}
 # timm's own defaults lie in its code; this key of ours says where a network differs from them.
 OURS = "bridgejax"
 
@@ -32,7 +39,7 @@ def is_timm_name(name: str) -> bool:
     return not match["clip"] if match["kind"] == "deit" else not match["distilled"]
 
 
-def timm_config(name: str, config: Mapping[str, Any], where: str) -> ViTConfig:
+def timm_config(name: str, config: JSONObject, where: str) -> ViTConfig:
     """Returns the network of a timm `config.json` whose architecture `is_timm_name`.
 
     Raises:
@@ -42,25 +49,27 @@ def timm_config(name: str, config: Mapping[str, Any], where: str) -> ViTConfig:
     if match is None:
         raise UserError(f"{where}: architecture {name!r} is not known.")
     width, layers, heads = _SIZES[match["size"]]
-    keys = ("img_size", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio")
+    keys = ("img_size", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "act_layer")
     fixed = {"global_pool": "token", "class_token": True, "qkv_bias": True, "pre_norm": bool(match["clip"]), "fc_norm": None}
     arguments = timm_arguments(config, where, keys, fixed)
-    demand(config, where, {"global_pool": "token"})
+    require(config, where, {"global_pool": "token"})
     pretrained = config.get("pretrained_cfg", config)
     published = (pretrained.get("input_size") or (3, int(match["image"]), int(match["image"])))[-1]
-    width = whole(arguments, "embed_dim", where, width)
+    width = positive_int(arguments, "embed_dim", where, width)
     ours = config.get(OURS) or {}
+    act_layer = arguments.get("act_layer") or ("quick_gelu" if match["quick"] else "gelu")
+    checked_activation(act_layer, f"{where}: model_args.act_layer", _TIMM_ACTIVATIONS)
     return check(
         ViTConfig(
             layout="timm",
             name=name,
-            image_size=whole(arguments, "img_size", where, published),
-            patch_size=whole(arguments, "patch_size", where, int(match["patch"])),
+            image_size=positive_int(arguments, "img_size", where, published),
+            patch_size=positive_int(arguments, "patch_size", where, int(match["patch"])),
             hidden_size=width,
-            layers=whole(arguments, "depth", where, layers),
-            heads=whole(arguments, "num_heads", where, heads),
-            intermediate_size=int(width * number(arguments, "mlp_ratio", f"{where}: model_args", 4.0)),
-            activation="quick_gelu" if match["quick"] else "gelu",
+            layers=positive_int(arguments, "depth", where, layers),
+            heads=positive_int(arguments, "num_heads", where, heads),
+            intermediate_size=int(width * positive_number(arguments, "mlp_ratio", f"{where}: model_args", 4.0)),
+            activation=_TIMM_ACTIVATIONS[act_layer],
             epsilon=1e-5 if match["clip"] else 1e-6,
             pre_norm=bool(match["clip"]),
             distillation=bool(match["distilled"]),
@@ -71,27 +80,27 @@ def timm_config(name: str, config: Mapping[str, Any], where: str) -> ViTConfig:
     )
 
 
-def transformers_config(config: Mapping[str, Any], where: str) -> ViTConfig:
+def transformers_config(config: JSONObject, where: str) -> ViTConfig:
     """Returns the network of a transformers `config.json` with model_type vit or deit.
 
     Raises:
       UserError: a value is missing, wrong or not supported; it is named.
     """
     kind = str(config["model_type"])
-    demand(config, where, {"qkv_bias": True, "num_channels": 3})
+    require(config, where, {"qkv_bias": True, "num_channels": 3})
     kinds = config.get("architectures") or []
     return check(
         ViTConfig(
             layout=kind,
             name=kind,
-            image_size=whole(config, "image_size", where, 224),
-            patch_size=whole(config, "patch_size", where, 16),
-            hidden_size=whole(config, "hidden_size", where, 768),
-            layers=whole(config, "num_hidden_layers", where, 12),
-            heads=whole(config, "num_attention_heads", where, 12),
-            intermediate_size=whole(config, "intermediate_size", where, 3072),
-            activation=str(config.get("hidden_act", "gelu")),
-            epsilon=number(config, "layer_norm_eps", where, 1e-12),
+            image_size=positive_int(config, "image_size", where, 224),
+            patch_size=positive_int(config, "patch_size", where, 16),
+            hidden_size=positive_int(config, "hidden_size", where, 768),
+            layers=positive_int(config, "num_hidden_layers", where, 12),
+            heads=positive_int(config, "num_attention_heads", where, 12),
+            intermediate_size=positive_int(config, "intermediate_size", where, 3072),
+            activation=checked_activation(config.get("hidden_act", "gelu"), f"{where}: hidden_act"),
+            epsilon=positive_number(config, "layer_norm_eps", where, 1e-12),
             distillation=kind == "deit",
             both_heads="DeiTForImageClassificationWithTeacher" in kinds,
             antialias=False,
@@ -100,7 +109,7 @@ def transformers_config(config: Mapping[str, Any], where: str) -> ViTConfig:
     )
 
 
-def clip_config(config: Mapping[str, Any], where: str) -> ViTConfig:
+def clip_config(config: JSONObject, where: str) -> ViTConfig:
     """Returns the image tower of a transformers `config.json` with model_type clip.
 
     Raises:
@@ -108,32 +117,32 @@ def clip_config(config: Mapping[str, Any], where: str) -> ViTConfig:
     """
     vision = clip_part(config, "vision_config", where)
     place = f"{where}: vision_config"
-    demand(vision, place, {"num_channels": 3})
+    require(vision, place, {"num_channels": 3})
     return check(
         ViTConfig(
             layout="clip",
             name="clip",
-            image_size=whole(vision, "image_size", place, 224),
-            patch_size=whole(vision, "patch_size", place, 32),
-            hidden_size=whole(vision, "hidden_size", place, 768),
-            layers=whole(vision, "num_hidden_layers", place, 12),
-            heads=whole(vision, "num_attention_heads", place, 12),
-            intermediate_size=whole(vision, "intermediate_size", place, 3072),
-            activation=str(vision.get("hidden_act", "quick_gelu")),
-            epsilon=number(vision, "layer_norm_eps", place, 1e-5),
+            image_size=positive_int(vision, "image_size", place, 224),
+            patch_size=positive_int(vision, "patch_size", place, 32),
+            hidden_size=positive_int(vision, "hidden_size", place, 768),
+            layers=positive_int(vision, "num_hidden_layers", place, 12),
+            heads=positive_int(vision, "num_attention_heads", place, 12),
+            intermediate_size=positive_int(vision, "intermediate_size", place, 3072),
+            activation=checked_activation(vision.get("hidden_act", "quick_gelu"), f"{place}: hidden_act"),
+            epsilon=positive_number(vision, "layer_norm_eps", place, 1e-5),
             pre_norm=True,
             antialias=False,
-            projection=whole(config, "projection_dim", where, 512),
+            projection=positive_int(config, "projection_dim", where, 512),
         ),
         where,
     )
 
 
-def clip_part(config: Mapping[str, Any], part: str, where: str) -> dict[str, Any]:
+def clip_part(config: JSONObject, part: str, where: str) -> JSONObject:
     """Returns `vision_config` or `text_config` of a CLIP config; `…_dict` of old files goes before, as in transformers.
 
     Raises:
-      UserError: it is no JSON object.
+      UserError: it is not a JSON object.
     """
     values = [config.get(part) or {}, config.get(f"{part}_dict") or {}]
     if not all(isinstance(value, dict) for value in values):
@@ -152,7 +161,7 @@ def timm_tower(config: ViTConfig) -> ViTConfig:
     return replace(config, layout="timm", name=name, projection=0)
 
 
-def config_file(config: ViTConfig) -> dict[str, Any]:
+def config_file(config: ViTConfig) -> JSONObject:
     """Returns what `config.json` says of the network (without classes and preprocessing), in its layout."""
     if config.layout == "timm":
         usual = timm_config(config.name, {}, "")
@@ -163,6 +172,7 @@ def config_file(config: ViTConfig) -> dict[str, Any]:
             "depth": (config.layers, usual.layers),
             "num_heads": (config.heads, usual.heads),
             "mlp_ratio": (config.intermediate_size / config.hidden_size, 4.0),
+            "act_layer": (_timm_activation(config.activation), _timm_activation(usual.activation)),
         }
         arguments = {key: value for key, (value, default) in pairs.items() if value != default}
         return {
@@ -188,6 +198,10 @@ def config_file(config: ViTConfig) -> dict[str, Any]:
     heads = "WithTeacher" if config.both_heads else ""
     kind = "ViTForImageClassification" if config.layout == "vit" else f"DeiTForImageClassification{heads}"
     return {"architectures": [kind], "model_type": config.layout, "qkv_bias": True, **parts}
+
+
+def _timm_activation(name: str) -> str:
+    return "gelu_tanh" if name in ("gelu_new", "gelu_pytorch_tanh") else name
 
 
 # Inside a block: our names and those of the layouts. timm's fused qkv is cut into q, k and v first.

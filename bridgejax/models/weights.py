@@ -7,41 +7,37 @@ inverse.
 
 from __future__ import annotations
 
-import json
 import mmap
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from types import EllipsisType
+from typing import NamedTuple, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 
 from bridgejax.errors import UserError
 
 Model = TypeVar("Model", bound=nnx.Module)
+ParameterPath = tuple[str | int, ...]  # of a parameter within its model
+Index = tuple[slice, ...]
 
-_NAMES = ("model", "diffusion_pytorch_model")
-_VARIANTS = ("", ".fp32", ".fp16", ".bf16", ".non_ema")
-PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+
+class Put(Protocol):
+    """Places one parameter, such as `bridgejax.mesh.make_put` makes it."""
+
+    def __call__(
+        self, path: str, shape: Sequence[int], dtype: DTypeLike, read: Callable[[Index], np.ndarray], /
+    ) -> jax.Array | jax.ShapeDtypeStruct:
+        """Returns the parameter at the dotted `path`; `read(index)` is a slice of it, a contiguous array of `dtype`."""
+
+
 # The axes of a source tensor in the order in which the model wants them, and back.
 _TRANSPOSE: dict[str, tuple[int, ...]] = {"conv": (2, 3, 1, 0), "linear": (1, 0)}
 _INVERSE: dict[str, tuple[int, ...]] = {"conv": (3, 2, 0, 1), "linear": (1, 0)}
-_DTYPES: dict[str, Any] = {
-    "F64": np.float64,
-    "F32": np.float32,
-    "F16": np.float16,
-    "BF16": ml_dtypes.bfloat16,
-    "I64": np.int64,
-    "I32": np.int32,
-    "I16": np.int16,
-    "I8": np.int8,
-    "U8": np.uint8,
-    "BOOL": np.bool_,
-}
 _TOGETHER_BYTES = 1 << 25  # of parameters that go to a device in one call
 # A constant that old text encoders saved beside their weights.
 _CONSTANTS = re.compile(r"(^|\.)(position_ids|num_batches_tracked)$")
@@ -71,99 +67,7 @@ def torch_rules(*special: Rule, conv: str = r"(?!)") -> tuple[Rule, ...]:
     )
 
 
-def find_weights(folder: Path) -> list[Path]:
-    """Returns the safetensors files of a model folder (several if there is an index).
-
-    Raises:
-      UserError: there are none; a pickle in their place is named.
-    """
-    for name in _NAMES:
-        for variant in _VARIANTS:
-            file = folder / f"{name}{variant}.safetensors"
-            if file.is_file():
-                return [file]
-            for index in (
-                folder / f"{name}.safetensors.index{variant}.json",
-                folder / f"{name}{variant}.safetensors.index.json",
-            ):
-                if index.is_file():
-                    return [folder / part for part in sorted(set(_index_parts(index)))]
-    pickles = sorted(file.name for file in folder.glob("*") if file.suffix in PICKLES) if folder.is_dir() else []
-    if pickles:
-        raise UserError(
-            f"{folder / pickles[0]} is a pickle, which could run code and is not read; convert it to safetensors first."
-        )
-    raise UserError(f"{folder} holds no safetensors weights; expected {' or '.join(f'{n}.safetensors' for n in _NAMES)} in it.")
-
-
-def _index_parts(index: Path) -> Iterable[str]:
-    try:
-        parts = list(json.loads(index.read_text())["weight_map"].values())
-    except (ValueError, KeyError, AttributeError) as error:
-        raise UserError(
-            f"{index} is not a safetensors index (a JSON object with weight_map); fetch the folder again."
-        ) from error
-    if any(not isinstance(part, str) or "/" in part or "\\" in part for part in parts):
-        raise UserError(f"{index} names files outside its folder; fetch the folder again.")
-    return parts
-
-
-def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
-    """Returns the tensors of a safetensors file, or of a model folder, by name, in the file's own dtypes.
-
-    Raises:
-      UserError: the file is missing, a pickle, cut short or not safetensors.
-    """
-    location = Path(path)
-    files = find_weights(location) if location.is_dir() or not location.exists() else [location]
-    tensors: dict[str, np.ndarray] = {}
-    for file in files:
-        if file.suffix in PICKLES:
-            raise UserError(f"{file} is a pickle, which could run code and is not read; convert it to safetensors first.")
-        tensors.update(_read_file(file))
-    return tensors
-
-
-def _read_header(file: Path) -> tuple[int, dict[str, Any]]:
-    """Returns the size and the content of a safetensors file's header, which the library checks."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(file, framework="np"):
-            pass
-        with open(file, "rb") as stream:
-            size = int.from_bytes(stream.read(8), "little")
-            return size, json.loads(stream.read(size))
-    except FileNotFoundError as error:
-        raise UserError(f"{file} is missing; fetch the folder again.") from error
-    except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"{file} is cut short or not a safetensors file ({error}); fetch it again.") from error
-
-
-def read_metadata(path: str | Path) -> dict[str, str]:
-    """Returns the free text that a safetensors file carries beside its tensors, by key.
-
-    Raises:
-      UserError: the file is missing, cut short or not safetensors.
-    """
-    return dict(_read_header(Path(path))[1].get("__metadata__") or {})
-
-
-def _read_file(file: Path) -> dict[str, np.ndarray]:
-    """Maps a safetensors file into memory; NumPy reads it (bfloat16 too)."""
-    size, header = _read_header(file)
-    header.pop("__metadata__", None)
-    content = np.memmap(file, np.uint8, "r", offset=8 + size) if header else np.zeros(0, np.uint8)
-    tensors = {}
-    for name, entry in header.items():
-        if entry["dtype"] not in _DTYPES:
-            raise UserError(f"{file}: tensor {name} has dtype {entry['dtype']}; expected one of {', '.join(_DTYPES)}.")
-        begin, end = entry["data_offsets"]
-        tensors[name] = content[begin:end].view(_DTYPES[entry["dtype"]]).reshape(entry["shape"])
-    return tensors
-
-
-def _dotted(path: Sequence[Any]) -> str:
+def _dotted(path: ParameterPath) -> str:
     return ".".join(str(part) for part in path)
 
 
@@ -180,9 +84,9 @@ def _some(names: Iterable[str]) -> str:
     return ", ".join(listed[:3]) + more
 
 
-def _parameters(model: nnx.Module) -> tuple[Any, dict[tuple[Any, ...], Any]]:
+def _parameters(model: Model) -> tuple[nnx.GraphDef[Model], dict[ParameterPath, nnx.Variable]]:
     graph, state = nnx.split(model)
-    return graph, dict(nnx.to_flat_state(state))
+    return graph, dict(nnx.to_flat_state(state))  # type: ignore[arg-type]
 
 
 def assign(
@@ -191,8 +95,8 @@ def assign(
     rules: Sequence[Rule],
     where: str,
     *,
-    dtype: Any = None,
-    put: Callable[..., Any] | None = None,
+    dtype: DTypeLike | None = None,
+    put: Put | None = None,
     spell: Callable[[str], str] = str,
 ) -> Model:
     """Returns a copy of `model` (abstract or not) with every parameter filled.
@@ -221,8 +125,8 @@ def assign(
         raise UserError(
             f"{where}: {len(names)} tensors have no place in the model ({_some(names)}); the file does not fit the config."
         )
-    filled: dict[tuple[Any, ...], Any] = {}
-    waiting: dict[tuple[Any, ...], np.ndarray] = {}
+    filled: dict[ParameterPath, jax.Array | jax.ShapeDtypeStruct] = {}
+    waiting: dict[ParameterPath, np.ndarray] = {}
     size = 0
     for path, (source, transform) in plan.items():
         variable = parameters[path]
@@ -244,7 +148,9 @@ def assign(
         if dtype is not None and jnp.issubdtype(target, jnp.floating):
             target = dtype
 
-        def read(index: Any, array: np.ndarray = array, target: Any = target, name: str = spell(source)) -> np.ndarray:
+        def read(
+            index: Index | EllipsisType, array: np.ndarray = array, target: DTypeLike = target, name: str = spell(source)
+        ) -> np.ndarray:
             part = array[index]
             if not np.isfinite(part.astype(np.float32, copy=False)).all():
                 raise UserError(f"{where}: tensor {name} holds NaN or infinity; the file is damaged, fetch it again.")
@@ -260,10 +166,11 @@ def assign(
             filled[path] = put(_dotted(path), expected, target, read)
         _forget(original)
     filled |= _placed(waiting)
-    return nnx.merge(graph, nnx.from_flat_state({path: parameters[path].replace(value) for path, value in filled.items()}))
+    variables = {path: parameters[path].replace(value) for path, value in filled.items()}
+    return nnx.merge(graph, nnx.from_flat_state(variables))  # type: ignore[arg-type]
 
 
-def _placed(waiting: dict[tuple[Any, ...], np.ndarray]) -> dict[tuple[Any, ...], jax.Array]:
+def _placed(waiting: dict[ParameterPath, np.ndarray]) -> dict[ParameterPath, jax.Array]:
     """Moves arrays to the default device and empties `waiting`: one call for many small ones, and no program for any shape."""
     placed = dict(zip(waiting, jax.device_put(list(waiting.values())), strict=True))
     waiting.clear()
@@ -272,7 +179,7 @@ def _placed(waiting: dict[tuple[Any, ...], np.ndarray]) -> dict[tuple[Any, ...],
 
 def _forget(array: np.ndarray) -> None:
     """Takes the pages of a memory-mapped file out of this process's memory; they are read again if wanted."""
-    base: Any = array
+    base: object = array
     while base is not None and not isinstance(base, mmap.mmap):
         base = getattr(base, "base", None)
     if base is not None and hasattr(mmap, "MADV_DONTNEED"):
@@ -295,45 +202,3 @@ def export(model: nnx.Module, rules: Sequence[Rule]) -> dict[str, np.ndarray]:
             array = array.transpose(_INVERSE[transform])
         tensors[source] = np.ascontiguousarray(array)
     return tensors
-
-
-def save_tensors(path: str | Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """Writes a safetensors file, whole or not at all, with the metadata that transformers and diffusers look for."""
-    from safetensors.numpy import save
-
-    from bridgejax.identity import write_atomic
-
-    write_atomic(path, save(dict(tensors), metadata={"format": "pt"}))
-
-
-_CONVS = r"(?:.+\.)?(?:conv\w*|quant_conv|post_quant_conv|proj_in|proj_out)"
-_POOL_TOKEN = Rule(r"(.+\.positional_embedding)", r"\1")
-UNET_RULES = torch_rules(_POOL_TOKEN, conv=_CONVS)
-UNET_LINEAR_RULES = torch_rules(_POOL_TOKEN, conv=r"(?:.+\.)?conv\w*")
-VAE_RULES = torch_rules(
-    Rule(r"(.*attentions\.\d+)\.attention\.(.+)\.kernel", r"\1.\2.weight", "linear"),
-    Rule(r"(.*attentions\.\d+)\.attention\.(.+)\.bias", r"\1.\2.bias"),
-    conv=_CONVS,
-)
-CLIP_TEXT_RULES = torch_rules()
-
-_OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-
-
-def modern_vae_names(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Returns VAE tensors under today's names: attention used to be query, key, value, proj_attn (some as 1×1 convolutions)."""
-    renamed = {}
-    for name, array in tensors.items():
-        match = re.fullmatch(r"(.*attentions\.\d+)\.(query|key|value|proj_attn|to_q|to_k|to_v|to_out\.0)\.(weight|bias)", name)
-        if match:
-            block, layer, kind = match.groups()
-            name = f"{block}.{_OLD_ATTENTION.get(layer, layer)}.{kind}"
-            if array.ndim == 4 and array.shape[2:] == (1, 1):
-                array = array[:, :, 0, 0]
-        renamed[name] = array
-    return renamed
-
-
-def plain_text_names(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Returns text-encoder tensors without the `text_model.` prefix of published files."""
-    return {name.removeprefix("text_model."): array for name, array in tensors.items()}

@@ -89,8 +89,8 @@ def kernel_gradient(x: jax.Array, grad: jax.Array, pads: Pads) -> jax.Array:
 
     def strip(number: jax.Array | int) -> jax.Array:
         part = lax.dynamic_slice_in_dim(padded, number * 2 * high, 2 * high + 2, 1)
-        told = lax.dynamic_slice_in_dim(grad, number * 2 * high, 2 * high, 1)
-        return lax.dot_general(_input_tiles(part), _gradient_tiles(told), (((1,), (1,)), ((0,), (0,))))
+        band = lax.dynamic_slice_in_dim(grad, number * 2 * high, 2 * high, 1)
+        return lax.dot_general(_input_tiles(part), _gradient_tiles(band), (((1,), (1,)), ((0,), (0,))))
 
     if strips == 1:
         tiles = strip(0)

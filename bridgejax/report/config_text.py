@@ -6,7 +6,7 @@ import keyword
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from bridgejax.identity import canonical_json
+from bridgejax.files import canonical_json
 
 ConfigJson = Mapping[str, Any]  # what config.json holds
 

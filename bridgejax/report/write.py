@@ -12,7 +12,8 @@ import numpy as np
 
 from bridgejax.data.catalog import metric_of
 from bridgejax.errors import UserError
-from bridgejax.identity import file_digest, write_atomic, write_json
+from bridgejax.files import write_atomic, write_json
+from bridgejax.identity import file_digest
 from bridgejax.progress import stage_heading
 from bridgejax.report.config_text import ConfigJson
 from bridgejax.report.markdown import markdown

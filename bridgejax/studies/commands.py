@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 
 from bridgejax.config import set_config
 from bridgejax.errors import UserError, nearest
-from bridgejax.identity import TEMPORARY_PREFIX
+from bridgejax.files import TEMPORARY_PREFIX
 from bridgejax.inversion.tokens import LEARNED_MODES
 from bridgejax.progress import stage_heading
 from bridgejax.runtime import is_first

@@ -14,7 +14,7 @@ import numpy as np
 
 from bridgejax.errors import UserError
 from bridgejax.evaluation import FrechetInterval
-from bridgejax.identity import write_atomic, write_json
+from bridgejax.files import write_atomic, write_json
 
 if TYPE_CHECKING:
     from bridgejax.evaluation import KernelDistance

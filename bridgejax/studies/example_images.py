@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 
 from bridgejax.data import Examples
 from bridgejax.data.images import decode_rgb
-from bridgejax.identity import write_atomic
+from bridgejax.files import write_atomic
 from bridgejax.studies.study_plan import StudyPlan
 
 EXAMPLES_FILE = "examples.npz"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from bridgejax import workdir as workdirs
 from bridgejax.config import to_plain
 from bridgejax.data import Examples, Task
-from bridgejax.identity import TEMPORARY_PREFIX, write_json
+from bridgejax.files import TEMPORARY_PREFIX, write_json
 from bridgejax.mesh import barrier
 from bridgejax.progress import stage_heading
 from bridgejax.runtime import is_first

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bridgejax.errors import UserError
-from bridgejax.identity import write_atomic, write_json
+from bridgejax.files import write_atomic, write_json
 
 RUNS_FOLDER = "runs"
 RESULT_FILE = "result.json"

@@ -277,7 +277,7 @@ def _leep_scores(plan: StudyPlan, task: Task, sets: Mapping[str, Examples]) -> l
 def _pretrained(config: ConfigDict, classes: int) -> tuple[nnx.Module, bool]:
     """Returns the pretrained network and whether it has a head of its own."""
     from bridgejax.models import load_classifier
-    from bridgejax.models.initial import linear_heads
+    from bridgejax.models.reset import linear_heads
 
     try:
         model = load_classifier(config.classifier.weights)

@@ -13,7 +13,8 @@ from bridgejax.config import set_config, to_plain
 from bridgejax.data import Task
 from bridgejax.diffusion.from_config import SamplingOptions, load_generator
 from bridgejax.diffusion.schedulers import make_scheduler
-from bridgejax.identity import canonical_json, derive_seed
+from bridgejax.files import canonical_json
+from bridgejax.identity import derive_seed
 from bridgejax.inversion.learner import TokenLearner
 from bridgejax.inversion.token_plan import TokenPlan, Vocabulary, split_name
 from bridgejax.inversion.tokens import LEARNED_MODES, token_prompts
@@ -168,7 +169,7 @@ def load_sets(
             if key not in pipelines:
                 pipelines[key] = load_generator(planned.config, mesh)
             planned = dataclasses.replace(planned, pipeline=pipelines[key])
-            description = pipelines[key].description
+            description = pipelines[key].spec
             make_scheduler(generator.scheduler, description.scheduler, description.scheduler_place).tables(generator.steps)
         sets[name] = planned
     return sets

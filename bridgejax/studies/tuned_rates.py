@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from bridgejax.errors import UserError
-from bridgejax.identity import canonical_json, digest
+from bridgejax.files import canonical_json
+from bridgejax.identity import digest
 from bridgejax.training.recipes import Recipe, recipe_from_config
 
 Plain = Mapping[str, Any]  # a config or a group of its keys, as plain data

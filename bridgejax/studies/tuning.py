@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from bridgejax.config import to_plain
 from bridgejax.errors import UserError
-from bridgejax.identity import write_atomic, write_json
+from bridgejax.files import write_atomic, write_json
 from bridgejax.mesh import barrier
 from bridgejax.progress import stage_heading
 from bridgejax.runtime import is_first

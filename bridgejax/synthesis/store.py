@@ -26,7 +26,8 @@ from typing import BinaryIO, NotRequired, TypedDict, cast
 
 from bridgejax.data.records import frame_record
 from bridgejax.errors import UserError
-from bridgejax.identity import TEMPORARY_PREFIX, digest, file_digest, remove_temporary_files, write_json
+from bridgejax.files import TEMPORARY_PREFIX, remove_temporary_files, write_json
+from bridgejax.identity import digest, file_digest
 from bridgejax.synthesis import tfds_files
 from bridgejax.synthesis.plan import GenerationPlan
 

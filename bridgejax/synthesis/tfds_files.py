@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from bridgejax.identity import write_atomic
+from bridgejax.files import write_atomic
 
 NAME = "bridgejax_synthetic"
 VERSION = "1.0.0"

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from bridgejax.errors import UserError
 from bridgejax.identity import derive_seed
-from bridgejax.models.initial import linear_heads
+from bridgejax.models.reset import linear_heads
 from bridgejax.training.optimizers import Schedule, make_optimizer
 from bridgejax.training.recipes import Recipe, Stage, reset_depth
 from bridgejax.training.state import TrainState

@@ -18,9 +18,9 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
+from bridgejax.compilation import compiler_options
 from bridgejax.errors import UserError, nearest
 from bridgejax.mesh import data_sharding, replicate, replicated
-from bridgejax.programs import compiler_options
 from bridgejax.training import batches, losses, traced
 from bridgejax.training.feed import PlacedBatch
 from bridgejax.training.optimizers import Optimizer

@@ -18,7 +18,7 @@ from flax import nnx
 
 from bridgejax.config_checks import TRAINING_DTYPES
 from bridgejax.errors import UserError, nearest
-from bridgejax.models.layers import BatchNorm
+from bridgejax.models.batch_norm import BatchNorm
 
 _ROW_MASK: contextvars.ContextVar[jax.Array | None] = contextvars.ContextVar("row_mask", default=None)
 

@@ -12,7 +12,8 @@ from safetensors.numpy import load_file, save_file
 
 from bridgejax.cli import main
 from bridgejax.diffusion import load_pipeline
-from bridgejax.diffusion.folder import describe, find_generator
+from bridgejax.diffusion.find import find_generator
+from bridgejax.diffusion.folder import read_folder
 from bridgejax.identity import file_digest
 from tests import original_files as originals
 
@@ -63,7 +64,7 @@ def test_every_family_is_written_whole(capfd, tmp_path: Path, family: str, dtype
     file = originals.write_single_file(tmp_path, family, np.float16)
     code, _, errors = run(capfd, file, "--output", tmp_path / "out", *(("--dtype", dtype) if dtype else ()))
     assert code == 0, errors
-    written, read = describe(tmp_path / "out"), find_generator(file)
+    written, read = read_folder(tmp_path / "out"), find_generator(file)
     for part, tensors in originals.random_parts(family).items():
         found = written.tensors(part)
         assert set(found) == set(tensors)

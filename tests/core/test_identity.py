@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridgejax.errors import UserError
-from bridgejax.identity import derive_seed, digest, image_seeds, keys_from_seeds, write_atomic
+from bridgejax.files import write_atomic
+from bridgejax.identity import derive_seed, digest, image_seeds, keys_from_seeds
 
 
 def test_seeds_are_those_of_jax_key():

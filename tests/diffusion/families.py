@@ -529,7 +529,7 @@ def compare_images(
     )
     used = noise
     if stochastic and more:
-        used = noise[ours.schedule(case["steps"], scheduler, case["strength"]).first :]
+        used = noise[ours.model_calls(case["steps"], scheduler, case["strength"]).first :]
     images = [
         original.images(
             family,

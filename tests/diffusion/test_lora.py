@@ -11,7 +11,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from bridgejax.diffusion import load_pipeline
-from bridgejax.diffusion.folder import describe, find_generator
+from bridgejax.diffusion.find import find_generator
+from bridgejax.diffusion.folder import read_folder
 from bridgejax.errors import UserError
 from tests import original_files as originals
 
@@ -104,7 +105,7 @@ def write(file: Path, fill: Any, **metadata: str) -> Path:
 def test_every_naming_changes_the_same_weights(tiny_folder: Path, tmp_path: Path, naming: str) -> None:
     fill, factor = NAMINGS[naming]
     file = write(tmp_path / "lora.safetensors", fill)
-    before, after = describe(tiny_folder), find_generator(tiny_folder, loras=[(file, 0.8)])
+    before, after = read_folder(tiny_folder), find_generator(tiny_folder, loras=[(file, 0.8)])
     every = {("unet", name): shape for name, shape in UNET.items()} | {("text_encoder", n): s for n, s in TEXT.items()}
     expected = {key: 0.8 * factor * change(shape, 3, seed) for seed, (key, shape) in enumerate(every.items())}
     for part in ("unet", "text_encoder"):
@@ -119,7 +120,7 @@ def test_every_naming_changes_the_same_weights(tiny_folder: Path, tmp_path: Path
 def test_the_alphas_of_peft_metadata_count(tiny_folder: Path, tmp_path: Path, rslora: bool, factor: float) -> None:
     settings = {"unet.lora_alpha": 4, "unet.r": 3, "unet.use_rslora": rslora, "unet.alpha_pattern": {"attn2.to_k": 6}}
     file = write(tmp_path / "lora.safetensors", peft, lora_adapter_metadata=json.dumps(settings))
-    before, after = describe(tiny_folder).tensors("unet"), find_generator(tiny_folder, loras={file: 1}).tensors("unet")
+    before, after = read_folder(tiny_folder).tensors("unet"), find_generator(tiny_folder, loras={file: 1}).tensors("unet")
     for seed, (name, scale) in enumerate([(f"{BLOCK}.attn1.to_q", factor), (f"{BLOCK}.attn2.to_k", factor * 6 / 4)]):
         delta = after[f"{name}.weight"] - before[f"{name}.weight"]
         np.testing.assert_allclose(delta, scale * change(UNET[name], 3, seed), rtol=1e-4, atol=1e-6)
@@ -255,7 +256,7 @@ def test_the_same_weights_as_fused_by_diffusers(tiny_folder: Path, tmp_path: Pat
     theirs.fuse_lora(lora_scale=0.7)
     theirs.unload_lora_weights()
     ours = find_generator(tiny_folder, loras=[(file, 0.7)])
-    before = describe(tiny_folder)
+    before = read_folder(tiny_folder)
     for part in ("unet", "text_encoder"):
         mine = ours.tensors(part)
         state = {n.removeprefix("text_model."): a.detach().numpy() for n, a in getattr(theirs, part).state_dict().items()}

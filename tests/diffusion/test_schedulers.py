@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bridgejax.diffusion.schedulers import LCM, SCHEDULERS, Settings, make_scheduler
+from bridgejax.diffusion.schedulers import LCM, SCHEDULER_TYPES, SchedulerSettings, make_scheduler
 from bridgejax.errors import UserError
+from bridgejax.names import PREDICTION_TYPES, SCHEDULERS
 
 
 @pytest.mark.parametrize(
@@ -14,18 +15,18 @@ from bridgejax.errors import UserError
     [("leading", 1, [751, 501, 251, 1]), ("trailing", 0, [999, 749, 499, 249]), ("linspace", 0, [999, 666, 333, 0])],
 )
 def test_timesteps_of_each_spacing(spacing: str, offset: int, expected: list[int]) -> None:
-    settings = Settings(timestep_spacing=spacing, steps_offset=offset)
+    settings = SchedulerSettings(timestep_spacing=spacing, steps_offset=offset)
     np.testing.assert_array_equal(settings.timesteps(4, "leading"), expected)
 
 
 def test_zero_terminal_snr() -> None:
-    alphas = Settings(rescale_betas_zero_snr=True).alphas_cumulative()
-    plain = Settings().alphas_cumulative()
+    alphas = SchedulerSettings(rescale_betas_zero_snr=True).alphas_cumulative()
+    plain = SchedulerSettings().alphas_cumulative()
     assert alphas[-1] == 0
     np.testing.assert_allclose(alphas[0], plain[0])
 
 
-@pytest.mark.parametrize("name", sorted(SCHEDULERS))
+@pytest.mark.parametrize("name", sorted(SCHEDULER_TYPES))
 def test_tables_have_one_length_for_all_steps(name: str) -> None:
     scheduler = make_scheduler(name, {})
     shapes = [{key: np.shape(row) for key, row in scheduler.tables(steps).items()} for steps in (1, 7, scheduler.max_steps)]
@@ -33,25 +34,58 @@ def test_tables_have_one_length_for_all_steps(name: str) -> None:
     assert hash(scheduler) == hash(make_scheduler(name, {}))
 
 
-@pytest.mark.parametrize("name", sorted(SCHEDULERS))
-def test_exact_noise_predictions_lead_back_to_the_sample(name: str) -> None:
-    """With a model that always tells the truth about x = α · sample + σ · noise, every method ends at the sample."""
-    scheduler = make_scheduler(
-        name, {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "clip_sample": False}
-    )
-    rng = np.random.default_rng(0)
-    sample, noise = rng.normal(size=(2, 1, 4, 4, 4)).astype(np.float32)
-    tables, steps = scheduler.tables(20), 20
-    alphas = Settings.from_config(
-        {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
-    ).alphas_cumulative()
-    first = scheduler.first_call(steps, 0.8)
-    carry = scheduler.start(tables, first, noise, sample)
-    for index in range(first, scheduler.calls(steps)):
-        alpha = alphas[int(tables["timesteps"][index])]
-        seen = np.asarray(scheduler.model_input(tables, index, carry))
-        carry = scheduler.step(tables, index, carry, (seen - alpha**0.5 * sample) / (1 - alpha) ** 0.5, noise)
-    np.testing.assert_allclose(carry["latents"], sample, atol=0.1)
+ORDERS = [
+    *((name, prediction, 1) for name in ("ddim", "euler") for prediction in PREDICTION_TYPES),
+    *(("dpmpp_2m", prediction, 2) for prediction in PREDICTION_TYPES),
+    ("pndm", "epsilon", 2),
+    # As in diffusers: velocities of several calls are combined before the last latents turn them into noise.
+    ("pndm", "v_prediction", 1),
+]
+DEVIATION = 2.0  # of the data, a normal distribution, for which the best prediction and the sampled path are known
+ODE = {
+    "num_train_timesteps": 1024,
+    "timestep_spacing": "trailing",  # then the timesteps of twice as many steps hold those of the half
+    "clip_sample": False,
+    "skip_prk_steps": True,
+}
+
+
+def _error_at_half_time(name: str, steps: int, prediction: str) -> float:
+    """Samples from T down to T / 2 and returns the largest distance from the exact solution.
+
+    Of data N(0, s²), x at alpha α and sigma σ has the variance v = α² s² + σ². The best prediction of its noise is σ x / v, of
+    its sample α s² x / v, and the probability-flow ODE (Song et al. 2020, arXiv:2011.13456) carries x along √v.
+    """
+    config = {**ODE, "prediction_type": prediction}
+    scheduler = make_scheduler(name, config)
+    tables = scheduler.tables(steps)
+    alphas_cumulative = SchedulerSettings.from_config(config).alphas_cumulative()
+
+    def levels(call: int) -> tuple[float, float, float]:
+        share = alphas_cumulative[round(float(tables["timesteps"][call]))]
+        return np.sqrt(share), np.sqrt(1 - share), share * DEVIATION**2 + 1 - share
+
+    carry = scheduler.start(tables, 0, np.asarray([1.0, -0.7], np.float32), None)
+    first = np.asarray(scheduler.model_input(tables, 0, carry))
+    last = scheduler.calls(steps) - steps // 2
+    for call in range(last):
+        x, (alpha, sigma, variance) = np.asarray(scheduler.model_input(tables, call, carry)), levels(call)
+        noise, sample = sigma * x / variance, alpha * DEVIATION**2 * x / variance
+        output = {"epsilon": noise, "sample": sample, "v_prediction": alpha * noise - sigma * sample}[prediction]
+        carry = scheduler.step(tables, call, carry, output.astype(np.float32), None)
+    assert tables["timesteps"][last] == 511
+    exact = first * np.sqrt(levels(last)[2] / levels(0)[2])
+    return float(np.abs(np.asarray(scheduler.model_input(tables, last, carry)) - exact).max())
+
+
+@pytest.mark.parametrize(("name", "prediction", "order"), ORDERS)
+def test_half_the_step_divides_the_error_by_two_to_the_order(name: str, prediction: str, order: int) -> None:
+    errors = [_error_at_half_time(name, steps, prediction) for steps in (32, 64, 128)]
+    np.testing.assert_allclose(np.divide(errors[:-1], errors[1:]), 2.0**order, rtol=0.15)
+
+
+def test_the_names_that_configs_accept_are_those_that_exist() -> None:
+    assert tuple(SCHEDULER_TYPES) == SCHEDULERS
 
 
 @pytest.mark.parametrize(
@@ -87,7 +121,7 @@ def test_unsupported_settings_are_named(name: str, config: dict, named: str) -> 
 def test_options_of_other_schedulers_are_passed_over() -> None:
     """As in diffusers, a scheduler made of another's config takes what it knows."""
     config = {"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "sde-dpmsolver++", "steps_offset": 1, "new": 1}
-    assert make_scheduler("euler", config).settings == Settings(steps_offset=1)
+    assert make_scheduler("euler", config).settings == SchedulerSettings(steps_offset=1)
     # Published Euler configs carry the options of the scheduler that they were made of.
     make_scheduler(None, {"_class_name": "EulerDiscreteScheduler", "clip_sample": False, "skip_prk_steps": True})
 
@@ -122,7 +156,7 @@ def test_what_only_the_tables_know_is_not_compiled_in() -> None:
 
 
 def test_unknown_schedulers_list_what_exists() -> None:
-    with pytest.raises(UserError, match="'ddim'"):
+    with pytest.raises(UserError, match=r"scheduler 'ddmi' is not available; it must be one of .*did you mean 'ddim'"):
         make_scheduler("ddmi", {})
     with pytest.raises(UserError, match="HeunDiscreteScheduler is not available; pass scheduler="):
         make_scheduler(None, {"_class_name": "HeunDiscreteScheduler"})

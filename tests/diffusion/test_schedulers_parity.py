@@ -13,7 +13,7 @@ pytestmark = pytest.mark.parity
 pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 
-from bridgejax.diffusion.schedulers import SCHEDULERS, make_scheduler  # noqa: E402
+from bridgejax.diffusion.schedulers import SCHEDULER_TYPES, make_scheduler  # noqa: E402
 from tests.diffusion.families import SCHEDULER_CLASSES, Original, measure_scheduler  # noqa: E402
 
 
@@ -23,7 +23,7 @@ def originals(tiny_folder: Path) -> list[Original]:
 
 
 def test_the_table_is_complete() -> None:
-    assert set(SCHEDULER_CLASSES) == set(SCHEDULERS)
+    assert set(SCHEDULER_CLASSES) == set(SCHEDULER_TYPES)
 
 
 @pytest.mark.parametrize("start", [False, True], ids=["from noise", "from an image"])
@@ -90,6 +90,6 @@ def test_every_option_of_the_originals_is_honoured_or_refused_by_name() -> None:
 
     for name, (kind, _) in SCHEDULER_CLASSES.items():
         options = set(inspect.signature(getattr(diffusers, kind).__init__).parameters) - {"self"}
-        assert options <= {*COMMON, *SCHEDULERS[name].reads, *PASSED_OVER}, name
-        assert set(SCHEDULERS[name].reads) <= options
-        assert set(SCHEDULERS[name].reads) <= set(KNOWN)
+        assert options <= {*COMMON, *SCHEDULER_TYPES[name].reads, *PASSED_OVER}, name
+        assert set(SCHEDULER_TYPES[name].reads) <= options
+        assert set(SCHEDULER_TYPES[name].reads) <= set(KNOWN)

@@ -80,7 +80,7 @@ def test_what_does_not_fit_is_named(tiny_folder: Path, style: Path, tmp_path: Pa
     for word, file, sentence in (
         ("a", style, "'a' is in the vocabulary"),
         ("<|endoftext|>", style, "is in the vocabulary"),
-        ("two words", style, "is no word"),
+        ("two words", style, "is not a single word"),
         ("<w>", "wide.safetensors", r"shape \[1, 768\].*32 numbers.*another base"),
         ("<w>", "three.safetensors", "holds 3 tensors"),
         ("<w>", "integers.safetensors", "dtype int32"),
@@ -99,7 +99,7 @@ def test_what_does_not_fit_is_named(tiny_folder: Path, style: Path, tmp_path: Pa
 def test_a_bad_embedding_is_not_written(tmp_path: Path) -> None:
     for name, token, array, sentence in (
         ("x.pt", "<t>", STYLE, "must end in .safetensors"),
-        ("x.safetensors", "a b", STYLE, "is no word"),
+        ("x.safetensors", "a b", STYLE, "is not a single word"),
         ("x.safetensors", "<t>", np.zeros((1, 2, 3)), "expected .d. or .k, d."),
         ("x.safetensors", "<t>", [np.nan], "NaN"),
     ):

@@ -15,8 +15,9 @@ from flax import nnx
 from bridgejax.diffusion import load_pipeline
 from bridgejax.diffusion.networks import tiled
 from bridgejax.errors import UserError
+from bridgejax.models.safetensors_files import save_tensors
 from bridgejax.models.vae_tiny import VAE_TINY_RULES, AutoencoderTiny
-from bridgejax.models.weights import export, save_tensors
+from bridgejax.models.weights import export
 
 TINY: dict[str, Any] = {
     "_class_name": "AutoencoderTiny",
@@ -51,7 +52,7 @@ def latents_of(n: int, height: int = 8, width: int = 8) -> np.ndarray:
 def test_slices_change_nothing(pipe, tiny_folder: Path, size: int, parts: int) -> None:
     sliced = load_pipeline(tiny_folder, vae_slice=size)
     sliced.networks.parts = parts  # as on a mesh of so many devices
-    sliced = type(pipe)(sliced.description, sliced.networks)
+    sliced = type(pipe)(sliced.spec, sliced.networks)
     latents = latents_of(6)
     images = np.asarray(pipe.decode(latents))
     np.testing.assert_allclose(sliced.decode(latents), images, atol=1e-5)

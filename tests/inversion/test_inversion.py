@@ -243,7 +243,7 @@ def test_the_gradient_is_that_of_pytorch(kind: str, source: str, tiny_folder: Pa
     (gradient,) = torch.autograd.grad(expected_loss, table)
     first = len(theirs.tokenizer) - 2
 
-    settings = make_scheduler(None, pipe.description.scheduler, "").settings
+    settings = make_scheduler(None, pipe.spec.scheduler, "").settings
     assert settings.prediction_type == kind
     alphas = jnp.asarray(settings.alphas_cumulative(), jnp.float32)
     draws = Draws(jnp.asarray(latents), jnp.asarray(timesteps), jnp.asarray(noise))

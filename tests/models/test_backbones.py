@@ -18,8 +18,8 @@ from safetensors.numpy import load_file, save_file
 
 from bridgejax.errors import UserError
 from bridgejax.models import Preprocessing, load_classifier, reinitialise, reset_blocks, save_classifier
-from bridgejax.models.initial import linear_heads
 from bridgejax.models.registry import abstract_classifier, classifier_digest
+from bridgejax.models.reset import linear_heads
 from bridgejax.models.resnet import max_pool
 from bridgejax.training import TrainState, make_eval_step, make_optimizer, make_train_step
 from tests.small_backbones import CONFIGS, MEAN, STD, write_backbone, write_clip, write_config
@@ -343,14 +343,14 @@ def test_a_wrong_config_is_told_in_one_sentence(copied: Any, folders: dict[str, 
         assert "\n" not in str(error.value)
     base = {"model_type": "vit", "architectures": ["ViTForImageClassification"]}
     for content, words in (
-        ({"model_type": "bert"}, r"model_type 'bert' is no classifier that is supported"),
+        ({"model_type": "bert"}, r"model_type 'bert' is not a supported classifier"),
         ({**base, "architectures": ["ViTForMaskedImageModeling"]}, r"ViTForMaskedImageModeling is another kind of model"),
         ({**base, "architectures": [1]}, r"config\.json: architectures is \[1\]; expected a list of names"),
         ({**base, "architectures": "ViTModel"}, r"architectures is 'ViTModel'; expected a list of names"),
         ({**base, "layer_norm_eps": None}, r"config\.json: layer_norm_eps is None; expected a positive number"),
         ({"model_type": "clip", "vision_config": {"layer_norm_eps": "a"}}, r"vision_config: layer_norm_eps is 'a'; expected"),
         ({**base, "qkv_bias": False}, r"qkv_bias = False is not supported"),
-        ({**base, "hidden_act": "swish"}, r"activation 'swish' is not supported"),
+        ({**base, "hidden_act": "tanh"}, r"config\.json: hidden_act = 'tanh' is not a supported activation"),
         ({"model_type": "resnet", "layer_type": "wide"}, r"layer_type is 'wide'"),
         ({"model_type": "resnet", "depths": [2, 2]}, r"depths and hidden_sizes must be equally long"),
     ):
@@ -411,7 +411,7 @@ def test_a_wrong_text_config_is_told_in_one_sentence(copied: Any, key: str, valu
 def test_wrong_calls_are_told(folders: dict[str, Path], copied: Any) -> None:
     vit, clip = folders["timm vit"], folders["clip"]
     for folder, options, words in (
-        (vit, {"class_names": ["cat"]}, "is no CLIP model, so class_names"),
+        (vit, {"class_names": ["cat"]}, "is not a CLIP model, so class_names"),
         (clip, {}, r"has no classes of its own; give class_names \(zero-shot\) or num_classes"),
         (clip, {"class_names": ["cat", "dog"], "num_classes": 3}, "num_classes is 3, but class_names holds 2"),
         (clip, {"class_names": ["cat", "cat"]}, "holds 'cat' twice"),

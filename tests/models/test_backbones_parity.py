@@ -14,7 +14,8 @@ import pytest
 from flax import nnx
 
 from bridgejax.models import load_classifier, save_classifier
-from bridgejax.models.weights import export, read_tensors
+from bridgejax.models.safetensors_files import read_tensors
+from bridgejax.models.weights import export
 from tests.models.originals import CLASSES, both, rounding, timm_folder, transformers_folder
 from tests.tiny_generator import write_tokenizer
 
@@ -49,8 +50,14 @@ CASES: dict[str, tuple[Callable[[Path], Any], tuple[int, ...]]] = {
         lambda f: timm_folder(f, "deit_small_distilled_patch16_224", **TIMM_VIT, dynamic_img_size=True),
         (32, 40),
     ),
+    "timm vit, tanh gelu": (lambda f: timm_folder(f, "vit_small_patch16_224", **TIMM_VIT, act_layer="gelu_tanh"), (32,)),
     "timm clip tower": (lambda f: timm_folder(f, "vit_base_patch32_clip_quickgelu_224", **TIMM_VIT), (32,)),
     "transformers vit": (lambda f: transformers_folder(f, "ViT", **VIT), (32, 48, 24)),
+    **{
+        f"transformers vit, {name}": (lambda f, name=name: transformers_folder(f, "ViT", **VIT, hidden_act=name), (32,))
+        for name in ("gelu_new", "gelu_pytorch_tanh", "quick_gelu", "silu", "relu")
+    },
+    "transformers resnet, gelu": (lambda f: transformers_folder(f, "ResNet", **RESNET, hidden_act="gelu"), (64,)),
     "transformers deit": (lambda f: transformers_folder(f, "DeiT", **VIT), (32, 48)),
     "transformers deit, distilled": (
         lambda f: transformers_folder(f, "DeiT", "ForImageClassificationWithTeacher", **VIT),
@@ -372,7 +379,7 @@ def test_every_tensor_of_the_full_size_networks_has_its_place(name: str, paramet
 
     import torch
 
-    from bridgejax.models.published import describe
+    from bridgejax.models.published import classifier_spec
     from bridgejax.models.weights import assign
     from tests.models.originals import import_timm
 
@@ -384,7 +391,7 @@ def test_every_tensor_of_the_full_size_networks_has_its_place(name: str, paramet
     assert sum(value.numel() for value in original.parameters()) == parameters
     save_config_for_hf(original, str(tmp_path / "config.json"))
     assert json.loads((tmp_path / "config.json").read_text())["architecture"] == name
-    found = describe(tmp_path)
+    found = classifier_spec(tmp_path)
     abstract = nnx.eval_shape(lambda: found.build(found.num_classes, nnx.Rngs(0)))
     empty = {key: np.broadcast_to(np.float32(0), tuple(value.shape)) for key, value in original.state_dict().items()}
     tensors = found.layout.read(empty)

@@ -10,7 +10,7 @@ from flax import nnx
 
 from bridgejax.models.building import ShapesOnly, traced_once
 from bridgejax.models.clip_text import CLIPTextModel
-from bridgejax.models.conv import linear
+from bridgejax.models.layers import linear
 from bridgejax.models.unet import UNet2DCondition
 from bridgejax.models.vae import AutoencoderKL
 from bridgejax.models.vae_tiny import AutoencoderTiny

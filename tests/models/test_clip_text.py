@@ -13,8 +13,9 @@ import pytest
 from flax import nnx
 
 from bridgejax.errors import UserError
-from bridgejax.models.clip_text import CLIPTextModel
-from bridgejax.models.weights import CLIP_TEXT_RULES, assign, export, plain_text_names, read_tensors
+from bridgejax.models.clip_text import CLIP_TEXT_RULES, CLIPTextModel, plain_text_names
+from bridgejax.models.safetensors_files import read_tensors
+from bridgejax.models.weights import assign, export
 
 TINY: dict[str, Any] = {
     "vocab_size": 100,
@@ -50,11 +51,12 @@ def test_tokens_see_only_what_comes_before() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "named"), [({"hidden_act": "relu"}, "hidden_act"), ({"num_attention_heads": 3}, "num_attention_heads")]
+    ("change", "named"),
+    [({"hidden_act": "tanh"}, "config.json: hidden_act = 'tanh'"), ({"num_attention_heads": 3}, "num_attention_heads")],
 )
 def test_unsupported_configs_are_named(change: dict, named: str) -> None:
     with pytest.raises(UserError, match=named):
-        nnx.eval_shape(lambda: CLIPTextModel({**TINY, **change}, rngs=nnx.Rngs(0)))
+        nnx.eval_shape(lambda: CLIPTextModel({**TINY, **change}, rngs=nnx.Rngs(0), where="config.json"))
 
 
 @pytest.mark.parity
@@ -64,6 +66,7 @@ def test_unsupported_configs_are_named(change: dict, named: str) -> None:
         ({"hidden_act": "quick_gelu", "eos_token_id": 2}, False, True),
         ({"hidden_act": "gelu", "num_hidden_layers": 2}, False, False),
         ({"hidden_act": "gelu"}, True, True),
+        *(({"hidden_act": name}, False, True) for name in ("gelu_new", "gelu_pytorch_tanh", "silu", "swish", "relu")),
     ],
 )
 def test_agrees_with_transformers(change: dict, projection: bool, prefix: bool, tmp_path: Path) -> None:

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from bridgejax.files import asset_folder
 from bridgejax.models import load_classifier
 from bridgejax.models.efficientnet_lite import EFFICIENTNET_LITE_RULES, InvertedResidual
-from bridgejax.models.registry import ASSETS
-from bridgejax.models.weights import export, read_tensors
+from bridgejax.models.safetensors_files import read_tensors
+from bridgejax.models.weights import export
 
 SIZE = 64
 
@@ -31,7 +32,7 @@ def _original() -> Any:
 
     # The original pads for the size it is built with. Its two random regularisers are off here.
     model = EfficientNet.from_name("efficientnet-lite0", image_size=SIZE, drop_connect_rate=0.0, dropout_rate=0.0)
-    tensors = read_tensors(ASSETS / "efficientnet_lite0" / "model.safetensors")
+    tensors = read_tensors(asset_folder("efficientnet_lite0") / "model.safetensors")
     model.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in tensors.items()})
     return model.eval()
 

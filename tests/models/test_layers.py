@@ -10,9 +10,12 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridgejax.errors import UserError
+from bridgejax.models.activations import relu6
+from bridgejax.models.batch_norm import BatchNorm
+from bridgejax.models.convolution import same_padding
 from bridgejax.models.dense import dense
-from bridgejax.models.layers import BatchNorm, Conv, depthwise_conv, relu6, same_padding
+from bridgejax.models.depthwise import depthwise_conv
+from bridgejax.models.layers import Conv2d
 
 EPS = float(np.finfo(np.float32).eps)
 
@@ -140,16 +143,20 @@ def test_batch_norm_takes_the_statistics_of_the_rows_that_count() -> None:
     _close(masked.var[...], alone.var[...], 20)
 
 
-def test_impossible_convolutions_are_refused() -> None:
-    with pytest.raises(UserError, match="groups"):
-        Conv(6, 8, 3, groups=4, rngs=nnx.Rngs(0))
-    with pytest.raises(UserError, match="padding"):
-        Conv(6, 8, 3, padding="FULL", rngs=nnx.Rngs(0))
-
-
-def test_general_groups_and_bias_go_through() -> None:
-    conv = Conv(4, 6, 3, 2, padding=1, groups=2, rngs=nnx.Rngs(0))
-    assert conv(jnp.ones((2, 8, 8, 4))).shape == (2, 4, 4, 6)
+@pytest.mark.parametrize(("size", "stride"), [(8, 1), (9, 2), (8, 2)])
+def test_same_padding_is_that_of_xla(size: int, stride: int) -> None:
+    x = jnp.asarray(np.random.default_rng(4).normal(size=(2, size, size, 4)), jnp.bfloat16)
+    conv = Conv2d(4, 6, 3, stride=stride, padding="SAME", dtype=None, rngs=nnx.Rngs(0))
+    y = conv(x)
+    expected = jax.lax.conv_general_dilated(
+        x.astype(jnp.float32),
+        conv.kernel[...].astype(jnp.bfloat16).astype(jnp.float32),
+        (stride, stride),
+        "SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    assert y.dtype == jnp.bfloat16  # dtype=None: that of the input
+    np.testing.assert_allclose(y.astype(np.float32), expected, rtol=2**-8, atol=1e-6)
 
 
 def test_a_depthwise_kernels_gradient_is_summed_in_float32() -> None:

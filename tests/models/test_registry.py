@@ -13,10 +13,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from bridgejax.errors import UserError
+from bridgejax.files import asset_folder
 from bridgejax.models import load_classifier, reset_head, save_classifier
-from bridgejax.models.registry import ASSETS
 
-SOURCE = ASSETS / "efficientnet_lite0"
+SOURCE = asset_folder("efficientnet_lite0")
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_a_damaged_tensor_is_named_in_one_sentence(folder: Path, change: str, wo
     ("text", "word"),
     [
         ("{", "not readable JSON"),
-        ("[]", "architecture"),
+        ("[]", "must hold a JSON object"),
         ('{"architecture": "resnet_tiny"}', "resnet_tiny"),
         ('{"architecture": "efficientnet_lite0", "num_classes": 1000}', "preprocessing"),
     ],
@@ -73,7 +73,7 @@ def test_a_wrong_config_is_told(folder: Path, text: str, word: str) -> None:
 
 
 def test_missing_folder_file_and_name_are_told(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="does not exist"):
+    with pytest.raises(UserError, match=r"there is no classifier folder .*nowhere"):
         load_classifier(tmp_path / "nowhere")
     with pytest.raises(UserError, match="did you mean 'builtin:efficientnet_lite0'"):
         load_classifier("builtin:efficientnet_lite")

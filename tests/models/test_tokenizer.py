@@ -12,11 +12,11 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 
-from bridgejax import kept
-from bridgejax.diffusion.folder import ASSETS
+from bridgejax import disk_cache
+from bridgejax.files import asset_folder
 from bridgejax.models.tokenizer import Tokenizer, TokenizerSource
 
-FOLDER = ASSETS / "tiny_diffusion" / "tokenizer"
+FOLDER = asset_folder("tiny_diffusion") / "tokenizer"
 WORDS = [
     "a",
     "photo",
@@ -87,7 +87,7 @@ def test_the_ids_of_transformers(folders: dict[str, Path], kind: str, added: tup
 
 def test_what_was_read_is_kept_until_a_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = shutil.copytree(FOLDER, tmp_path / "tokenizer")
-    kept.keep_in(tmp_path / "kept")
+    disk_cache.use(tmp_path / "kept")
     try:
         want = Tokenizer(folder, 77)(["a red kite"])
         monkeypatch.setattr("bridgejax.models.tokenizer._published", lambda source: pytest.fail("read again"))
@@ -97,4 +97,4 @@ def test_what_was_read_is_kept_until_a_file_changes(tmp_path: Path, monkeypatch:
         with pytest.raises(pytest.fail.Exception, match="read again"):
             Tokenizer(folder, 77)
     finally:
-        kept.keep_in(None)
+        disk_cache.use(None)

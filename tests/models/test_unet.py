@@ -17,9 +17,10 @@ from jax.extend.core import jaxprs_in_params
 
 from bridgejax.errors import UserError
 from bridgejax.models.attention import _cudnn_compiles, attention, fused
-from bridgejax.models.conv import GroupNorm, upsample_nearest
-from bridgejax.models.unet import UNet2DCondition
-from bridgejax.models.weights import UNET_LINEAR_RULES, UNET_RULES, assign, export, read_tensors
+from bridgejax.models.layers import GroupNorm, upsample_nearest
+from bridgejax.models.safetensors_files import read_tensors
+from bridgejax.models.unet import UNET_LINEAR_RULES, UNET_RULES, UNet2DCondition
+from bridgejax.models.weights import assign, export
 
 TINY: dict[str, Any] = {
     "block_out_channels": [8, 16],
@@ -76,6 +77,7 @@ def test_learns_and_leaves_the_shapes_alone() -> None:
         ({"attention_head_dim": [2]}, "attention_head_dim"),
         ({"addition_embed_type": "image"}, "addition_embed_type"),
         ({"conditioning_magic": 1}, "conditioning_magic"),
+        ({"act_fn": "gelu_new"}, "act_fn = 'gelu_new'"),
     ],
 )
 def test_unsupported_configs_are_named(change: dict, named: str) -> None:

@@ -13,8 +13,9 @@ import pytest
 from flax import nnx
 
 from bridgejax.errors import UserError
-from bridgejax.models.vae import AutoencoderKL
-from bridgejax.models.weights import VAE_RULES, assign, export, modern_vae_names, read_tensors
+from bridgejax.models.safetensors_files import read_tensors
+from bridgejax.models.vae import VAE_RULES, AutoencoderKL, modern_vae_names
+from bridgejax.models.weights import assign, export
 
 TINY: dict[str, Any] = {
     "block_out_channels": [8, 16],
@@ -52,6 +53,7 @@ def test_shapes() -> None:
         ({"shift_factor": 0.1}, "shift_factor"),
         ({"norm_num_groups": 5}, "norm_num_groups"),
         ({"mystery": 1}, "mystery"),
+        ({"act_fn": "quick_gelu"}, "act_fn = 'quick_gelu'"),
     ],
 )
 def test_unsupported_configs_are_named(change: dict, named: str) -> None:
@@ -65,6 +67,7 @@ def test_unsupported_configs_are_named(change: dict, named: str) -> None:
     [
         ({}, False),
         ({}, True),
+        ({"act_fn": "gelu"}, False),
         ({"use_quant_conv": False, "use_post_quant_conv": False, "mid_block_add_attention": False}, False),
     ],
 )

@@ -12,8 +12,9 @@ import pytest
 from flax import nnx
 
 from bridgejax.errors import UserError
+from bridgejax.models.safetensors_files import read_tensors
 from bridgejax.models.vae_tiny import VAE_TINY_RULES, AutoencoderTiny
-from bridgejax.models.weights import assign, export, read_tensors
+from bridgejax.models.weights import assign, export
 
 TINY: dict[str, Any] = {
     "_class_name": "AutoencoderTiny",

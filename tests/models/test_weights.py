@@ -12,16 +12,11 @@ import pytest
 from flax import nnx
 
 from bridgejax.errors import UserError
-from bridgejax.models.conv import Conv2d, GroupNorm, linear
-from bridgejax.models.weights import (
-    assign,
-    export,
-    modern_vae_names,
-    plain_text_names,
-    read_tensors,
-    save_tensors,
-    torch_rules,
-)
+from bridgejax.models.clip_text import plain_text_names
+from bridgejax.models.layers import Conv2d, GroupNorm, linear
+from bridgejax.models.safetensors_files import read_tensors, save_tensors
+from bridgejax.models.vae import modern_vae_names
+from bridgejax.models.weights import assign, export, torch_rules
 
 RULES = torch_rules(conv=r"conv\d?")
 

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from bridgejax.errors import UserError
-from bridgejax.identity import canonical_json
+from bridgejax.files import canonical_json
 from bridgejax.studies.tuned_rates import TuningScope, with_candidate
 from bridgejax.studies.tuning import Candidate, CandidateResult, choose
 

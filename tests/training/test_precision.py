@@ -12,8 +12,9 @@ from training_fixtures import CLASSES, PlainNet, TinyNet, batch
 from bridgejax.errors import UserError
 from bridgejax.mesh import make_mesh
 from bridgejax.models import Preprocessing, reinitialise
+from bridgejax.models.batch_norm import BatchNorm
 from bridgejax.models.efficientnet_lite import InvertedResidual
-from bridgejax.models.layers import BatchNorm, Conv
+from bridgejax.models.layers import Conv2d
 from bridgejax.models.resnet import ResidualBlock, ResNet, ResNetConfig
 from bridgejax.models.vit import VisionTransformer, ViTConfig
 from bridgejax.training import TrainState, make_eval_step, make_optimizer, make_train_step
@@ -39,7 +40,7 @@ class Lite(nnx.Module):
 
     def __init__(self) -> None:
         rngs = nnx.Rngs(0)
-        self.stem = Conv(3, 8, 3, 2, rngs=rngs)
+        self.stem = Conv2d(3, 8, 3, stride=2, padding="SAME", dtype=None, rngs=rngs)
         self.blocks = nnx.List([InvertedResidual(8, 8, 3, 1, 2, rngs=rngs), InvertedResidual(8, 12, 5, 2, 2, rngs=rngs)])
         self.head = nnx.Linear(12, CLASSES, rngs=rngs)
 

@@ -12,7 +12,7 @@ from training_fixtures import CLASSES, PlainNet, TinyNet, batch
 
 from bridgejax.errors import UserError
 from bridgejax.mesh import make_mesh
-from bridgejax.models.layers import BatchNorm
+from bridgejax.models.batch_norm import BatchNorm
 from bridgejax.training import TrainState, make_eval_step, make_optimizer, make_train_step, mixup
 from bridgejax.training.steps import shared_train_step
 

@@ -1,4 +1,4 @@
-"""Starting anew: initial values for a classifier's head, its last blocks or the whole of it.
+"""Resetting: new initial values for a classifier's head, its last blocks or the whole of it.
 
 Every parameter is drawn from its own key, folded from the given key and the parameter's dotted path: it does not depend
 on what else is drawn.
@@ -8,75 +8,31 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from bridgejax.errors import UserError
 from bridgejax.identity import fold_word
-
-if TYPE_CHECKING:
-    from bridgejax.models.classifier import Classifier
-
-Draw = Callable[[jax.Array, tuple[int, ...]], jax.Array]
+from bridgejax.models.classifier import Classifier
+from bridgejax.models.initializers import Initializer, uniform
 
 
-class Start(NamedTuple):
-    """One line of a table of initial values."""
-
-    pattern: str  # regular expression that ends where the dotted path of a parameter ends
-    draw: Draw  # (key, shape) → float32
-
-
-def ones(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Returns ones."""
-    return jnp.ones(shape, jnp.float32)
-
-
-def zeros(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Returns zeros."""
-    return jnp.zeros(shape, jnp.float32)
-
-
-def normal(deviation: float) -> Draw:
-    """Returns the draw of a normal distribution with mean 0."""
-    return lambda key, shape: deviation * jax.random.normal(key, shape, jnp.float32)
-
-
-def uniform(bound: float) -> Draw:
-    """Returns the draw of a uniform distribution in ±bound."""
-    return lambda key, shape: jax.random.uniform(key, shape, jnp.float32, -bound, bound)
-
-
-def he_fan_out(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Returns a dense convolution's kernel [k, k, in, out]: normal with variance 2 / (k² · out) (He et al. 2015)."""
-    return normal(math.sqrt(2.0 / (shape[0] * shape[1] * shape[3])))(key, shape)
-
-
-def he_depthwise(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Returns a depthwise kernel [k, k, 1, c]: normal with variance 2 / k², since each input reaches one channel."""
-    return normal(math.sqrt(2.0 / (shape[0] * shape[1])))(key, shape)
-
-
-NORM_STARTS = (Start(r"(scale|var)", ones), Start(r"(bias|mean)", zeros))
-
-
-def whole_classes(num_classes: int) -> int:
-    """Returns a number of classes if it is one.
+def checked_num_classes(num_classes: int) -> int:
+    """Returns `num_classes` as an int.
 
     Raises:
-      UserError: it is no whole number from 1.
+      UserError: it is not a whole number of at least 1.
     """
     if isinstance(num_classes, bool) or not isinstance(num_classes, int | np.integer) or num_classes < 1:
         raise UserError(f"num_classes is {num_classes!r}; a classifier needs at least 1 class, give a whole number.")
     return int(num_classes)
 
 
-def linear_heads(model: Any) -> list[nnx.Linear]:
+def linear_heads(model: nnx.Module) -> list[nnx.Linear]:
     """Returns the linear layers that a model's `head` is, or is the mean of; none if it is anything else."""
     head = getattr(model, "head", None)
     return [head] if isinstance(head, nnx.Linear) else list(getattr(head, "linear_heads", ()))
@@ -94,9 +50,9 @@ def reset_head(model: Classifier, key: jax.Array | int, num_classes: int | None 
       The same model. Kernel and bias are uniform in ±1/√d for d inputs, as PyTorch's linear layer starts.
 
     Raises:
-      UserError: `num_classes` is no whole number from 1.
+      UserError: `num_classes` is not a whole number of at least 1.
     """
-    classes = model.num_classes if num_classes is None else whole_classes(num_classes)
+    classes = model.num_classes if num_classes is None else checked_num_classes(num_classes)
     root = _key(key)
     for number, head in enumerate(linear_heads(model)):
         draw = uniform(1.0 / math.sqrt(head.in_features))
@@ -118,11 +74,11 @@ def reset_blocks(model: Classifier, count: int, key: jax.Array | int, num_classe
       num_classes: outputs of the new head; None keeps their number (and the module's structure).
 
     Returns:
-      The same model. Kernels, biases and scales start as the published libraries start them (the model's `starts`); running
+      The same model. Kernels, biases and scales start as in the published libraries (the model's `initializers`); running
       statistics start at mean 0, variance 1.
 
     Raises:
-      UserError: `count` is no whole number from 0 to the number of blocks, or `num_classes` is none from 1.
+      UserError: `count` is not a whole number from 0 to the number of blocks, or `num_classes` not one of at least 1.
     """
     blocks = list(model.blocks)
     if isinstance(count, bool) or not isinstance(count, int | np.integer) or not 0 <= count <= len(blocks):
@@ -134,9 +90,9 @@ def reset_blocks(model: Classifier, count: int, key: jax.Array | int, num_classe
     reset_head(model, root, num_classes)
     first = len(blocks) - int(count)
     for number in range(first, len(blocks)):
-        _draw_all(blocks[number], f"blocks.{number}", model.starts(), root)
+        _draw_all(blocks[number], f"blocks.{number}", model.initializers(), root)
     for name in model.after_blocks if count else ():
-        _draw_all(getattr(model, name), name, model.starts(), root)
+        _draw_all(getattr(model, name), name, model.initializers(), root)
     return model
 
 
@@ -148,30 +104,30 @@ def reinitialise(model: Classifier, key: jax.Array | int) -> Classifier:
       key: a PRNG key, or an integer seed.
 
     Returns:
-      The same model, of the same structure, started as the published libraries start it (the model's `starts`); running
+      The same model, of the same structure, started as the published libraries start it (the model's `initializers`); running
       statistics start at mean 0, variance 1, the head as `reset_head` starts it.
     """
     root = _key(key)
-    _draw_all(model, "", model.starts(), root)
+    _draw_all(model, "", model.initializers(), root)
     return reset_head(model, root)
 
 
-def _draw_all(module: nnx.Module, place: str, starts: Sequence[Start], key: jax.Array) -> None:
+def _draw_all(module: nnx.Module, place: str, table: Sequence[Initializer], key: jax.Array) -> None:
     for path, variable in nnx.to_flat_state(nnx.state(module, (nnx.Param, nnx.BatchStat))):
         name = ".".join(map(str, (*([place] if place else ()), *path)))
         if name.startswith("head."):
             continue  # reset_head's
-        draw = next((start.draw for start in starts if re.search(rf"(^|\.){start.pattern}$", name)), None)
+        draw = next((line.draw for line in table if re.search(rf"(^|\.){line.pattern}$", name)), None)
         if draw is None:
-            raise UserError(f"no rule of the table of initial values says how parameter {name} starts; add one.")
+            raise UserError(f"no line of the table of initializers gives the initial values of parameter {name}; add one.")
         old = variable.get_value()  # an array, or its shape alone
         value = draw(jax.random.fold_in(key, fold_word(name)), old.shape).astype(old.dtype)
         _variable(module, path).set_value(value)
 
 
-def _variable(module: Any, path: Sequence[Any]) -> Any:
+def _variable(module: Any, path: Sequence[object]) -> nnx.Variable:
     for part in path:
-        module = module[part] if isinstance(part, int) else getattr(module, part)
+        module = module[part] if isinstance(part, int) else getattr(module, str(part))
     return module
 
 

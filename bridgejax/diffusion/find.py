@@ -1,0 +1,133 @@
+"""Finding a generator of any published layout, with the changes that a user asks for; no array is loaded yet."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from bridgejax.diffusion.folder import read_folder
+from bridgejax.diffusion.lora import Delta, LoraFiles, lora_list, read_lora
+from bridgejax.diffusion.single_file import ModelConfig, read_single_file, with_tokenizers
+from bridgejax.diffusion.spec import TEXT_ENCODERS, GeneratorSpec
+from bridgejax.diffusion.textual_inversion import extend_vocabulary
+from bridgejax.errors import UserError, nearest
+from bridgejax.files import read_json_object
+from bridgejax.identity import file_digest
+from bridgejax.models.clip_text import TOKEN_TABLE
+from bridgejax.models.weight_sources import WeightSources
+from bridgejax.names import BUILTIN_GENERATORS, PREDICTION_TYPES
+
+_PARTS = ("unet", "vae", "tokenizer", "tokenizer_2", "scheduler", *TEXT_ENCODERS)
+_GENERATOR_FILES = ("model_index.json", *(f"{part}/*.{end}" for part in _PARTS for end in ("json", "txt", "safetensors")))
+# An autoencoder by itself, or the vae/ of a generator.
+_VAE_FILES = tuple(
+    f"{place}{name}"
+    for place in ("", "vae/")
+    for name in ("config.json", *(f"diffusion_pytorch_model*.{e}" for e in ("json", "safetensors")))
+)
+GENERATORS = WeightSources("generator", "a model_index.json", _GENERATOR_FILES, BUILTIN_GENERATORS, single_file=True)
+AUTOENCODERS = WeightSources("autoencoder", "a config.json and safetensors weights", _VAE_FILES, BUILTIN_GENERATORS)
+
+
+def find_generator(
+    name: str | Path,
+    *,
+    tokenizer: str | Path | None = None,
+    prediction_type: str | None = None,
+    model_config: ModelConfig | None = None,
+    loras: LoraFiles = (),
+    embeddings: Mapping[str, str | Path] | None = None,
+    vae: str | Path | None = None,
+) -> GeneratorSpec:
+    """Finds and describes a generator of any published layout, with the changes asked for; no array is loaded yet.
+
+    Args:
+      name: `builtin:…`, a folder in the diffusers layout, a hub name, or a single `.safetensors` file.
+      tokenizer: for a single file: a folder with a CLIP tokenizer, or with `tokenizer` (and `tokenizer_2`) below it; None
+        means those beside the file.
+      prediction_type: "epsilon", "v_prediction" or "sample" instead of what the folder says or the file's family is.
+      model_config: for a single file: what its tensors do not show (see `bridgejax.diffusion.single_file`).
+      loras: (path, scale) pairs or {path: scale}; see `bridgejax.diffusion.lora`.
+      embeddings: word → file; see `bridgejax.diffusion.textual_inversion`.
+      vae: another autoencoder; see `with_vae`.
+
+    Raises:
+      UserError: something is missing, damaged, does not fit or is not supported; it is named.
+    """
+    if prediction_type is not None and prediction_type not in PREDICTION_TYPES:
+        known = f"{', '.join(PREDICTION_TYPES)}{nearest(str(prediction_type), PREDICTION_TYPES)}"
+        raise UserError(f"prediction_type = {prediction_type!r} must be one of {known}.")
+    path = GENERATORS.resolve(name)
+    if path.is_dir():
+        for option, value in (("tokenizer", tokenizer), ("model_config", model_config)):
+            if value is not None:
+                raise UserError(f"{option} is for single files, but {path} is a folder, which holds its own; leave it out.")
+        spec = read_folder(path)
+        if prediction_type is not None:
+            scheduler = {**spec.scheduler, "prediction_type": prediction_type}
+            spec = dataclasses.replace(spec, scheduler=scheduler, extras={"prediction_type": prediction_type})
+    else:
+        spec = with_tokenizers(read_single_file(path, prediction_type, model_config), tokenizer)
+    pairs = lora_list(loras)
+    if pairs:
+        spec = _with_loras(spec, pairs)
+    if embeddings:
+        spec = _with_embeddings(spec, embeddings)
+    return spec if vae is None else with_vae(spec, vae)
+
+
+def with_vae(spec: GeneratorSpec, folder: str | Path) -> GeneratorSpec:
+    """Returns the spec with another autoencoder.
+
+    Args:
+      folder: of the autoencoder, or of a generator with one in vae/; or the hub name of either.
+
+    Raises:
+      UserError: there is none, or its latents do not fit the UNet.
+    """
+    place = AUTOENCODERS.resolve(folder)
+    place = place / "vae" if (place / "vae" / "config.json").is_file() else place
+    if not (place / "config.json").is_file():
+        raise UserError(f"{folder} holds no autoencoder; expected a config.json and safetensors weights there or in vae/.")
+    # The folder's tensors go by their own names, not by those of a single file.
+    spelling = {part: spell for part, spell in spec.spelling.items() if part != "vae"}
+    return dataclasses.replace(spec, vae=read_json_object(place / "config.json"), vae_folder=place, spelling=spelling)
+
+
+def _with_loras(spec: GeneratorSpec, pairs: Sequence[tuple[Path, float]]) -> GeneratorSpec:
+    """Returns a spec whose weights are changed by LoRA files."""
+    names = ("unet", *TEXT_ENCODERS[: len(spec.text_encoders)])
+    tensors = {part: spec.tensors(part) for part in names}
+    deltas: dict[str, dict[str, list[Delta]]] = {}
+    for path, scale in pairs:
+        for part, weights in read_lora(path, scale, tensors, spec.unet).items():
+            for weight, delta in weights.items():
+                deltas.setdefault(part, {}).setdefault(weight, []).append(delta)
+    listed = [[file_digest(_only_file(path, "pytorch_lora_weights.safetensors")), scale] for path, scale in pairs]
+    return dataclasses.replace(spec, deltas=deltas, extras={**spec.extras, "loras": listed})
+
+
+def _with_embeddings(spec: GeneratorSpec, embeddings: Mapping[str, str | Path]) -> GeneratorSpec:
+    """Returns a spec whose text encoders know more words."""
+    names = TEXT_ENCODERS[: len(spec.text_encoders)]
+    files = {word: Path(path).expanduser() for word, path in embeddings.items()}
+    tables = []
+    for part in names:
+        tensors = spec.tensors(part)
+        if TOKEN_TABLE not in tensors:
+            raise UserError(f"{spec.where(part)}: tensor {TOKEN_TABLE} is missing; the file is not complete, get it again.")
+        tables.append(tensors[TOKEN_TABLE])
+    tokenizers, bigger, configs = extend_vocabulary(spec.tokenizers, tables, spec.text_encoders, files)
+    digests = {word: file_digest(_only_file(path, "learned_embeds.safetensors")) for word, path in files.items()}
+    return dataclasses.replace(
+        spec,
+        tokenizers=tokenizers,
+        text_encoders=configs,
+        tables=dict(zip(names, bigger, strict=True)),
+        extras={**spec.extras, "embeddings": digests},
+    )
+
+
+def _only_file(path: Path, name: str) -> Path:
+    return path / name if path.is_dir() else path

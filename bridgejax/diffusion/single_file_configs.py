@@ -1,0 +1,260 @@
+"""What the tensors of a single-file generator show of its networks, as diffusers configs.
+
+What no tensor shows follows the family; see `bridgejax.diffusion.single_file`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from bridgejax.errors import UserError
+from bridgejax.files import JSONObject
+from bridgejax.models import original_layout as layout
+
+Tensors = Mapping[str, np.ndarray]
+
+# The published configs of all three families hold these, whichever scheduler they name, so that another sampler made from
+# them does not clip latents at 1. All but clip_sample stand in diffusers' `SCHEDULER_DEFAULT_CONFIG` for single files too.
+_SAMPLERS = {"clip_sample": False, "set_alpha_to_one": False, "skip_prk_steps": True}
+_BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
+
+
+class TextEncoderFile(NamedTuple):
+    """A text encoder of a single file."""
+
+    config: JSONObject
+    tensors: dict[str, np.ndarray]  # under transformers' names, without `text_model.`
+    spell: Callable[[str], str]  # what such a name is called in the file
+
+
+def _need(tensors: Tensors, name: str, prefix: str, where: str, rank: int | None = None) -> np.ndarray:
+    """Returns a tensor that a config is read from."""
+    if name not in tensors:
+        raise UserError(f"{where}: tensor {prefix}{name} is missing; the file is not complete, get it again.")
+    array = tensors[name]
+    if rank is not None and array.ndim != rank:
+        raise UserError(
+            f"{where}: tensor {prefix}{name} has shape {list(array.shape)}; expected {rank} axes, "
+            "so the file is not of this kind."
+        )
+    return array
+
+
+def _count(tensors: Tensors, pattern: str) -> int:
+    """Returns one more than the largest number that the pattern's group finds at the start of the names; 0 if none."""
+    found = [int(match[1]) for name in tensors if (match := re.match(pattern, name))]
+    return max(found, default=-1) + 1
+
+
+def unet_config(tensors: Tensors, where: str, family: str, pooled: int, velocity: bool) -> tuple[JSONObject, layout.NameTable]:
+    """Returns the config and the names of the UNet."""
+
+    def need(name: str, rank: int | None = None) -> np.ndarray:
+        return _need(tensors, name, layout.UNET_PREFIX, where, rank)
+
+    channels: list[int] = []
+    counts: list[int] = []
+    depths: list[int] = []
+    context = 0
+    linear = False
+    fresh = True
+    for number in range(1, _count(tensors, r"input_blocks\.(\d+)\.")):
+        block = f"input_blocks.{number}"
+        if any(name.startswith(f"{block}.0.op.") for name in tensors):
+            fresh = True
+            continue
+        width = int(need(f"{block}.0.out_layers.3.weight", 4).shape[0])
+        depth = _count(tensors, rf"input_blocks\.{number}\.1\.transformer_blocks\.(\d+)\.")
+        if fresh:
+            channels.append(width)
+            counts.append(0)
+            depths.append(depth)
+        counts[-1] += 1
+        fresh = False
+        if depth:
+            context = int(need(f"{block}.1.transformer_blocks.0.attn2.to_k.weight", 2).shape[1])
+            linear = need(f"{block}.1.proj_in.weight").ndim == 2
+    if not channels:
+        raise UserError(
+            f"{where}: tensors {layout.UNET_PREFIX}input_blocks.1.… are missing; the file is not complete, get it again."
+        )
+    attends = [depth > 0 for depth in depths]
+    if not any(attends):
+        raise UserError(f"{where}: no level of the UNet attends to the text, so the file is not of a supported kind.")
+    middle = _count(tensors, r"middle_block\.1\.transformer_blocks\.(\d+)\.")
+    # The middle has the depth of the last entry; a level without attention has no depth of its own.
+    depths = [max(depth, 1) for depth in depths]
+    if not attends[-1]:
+        depths[-1] = max(middle, 1)
+    heads: int | list[int] = 8 if family == "sd1" else [max(width // 64, 1) for width in channels]
+    config: JSONObject = {
+        "sample_size": {"sd1": 64, "sd2": 96 if velocity else 64, "xl": 128}[family],
+        "in_channels": int(need("input_blocks.0.0.weight", 4).shape[1]),
+        "out_channels": int(need("out.2.weight", 4).shape[0]),
+        "block_out_channels": channels,
+        "layers_per_block": counts[0] if len(set(counts)) == 1 else counts,
+        "down_block_types": ["CrossAttnDownBlock2D" if attend else "DownBlock2D" for attend in attends],
+        "mid_block_type": "UNetMidBlock2DCrossAttn",
+        "up_block_types": ["CrossAttnUpBlock2D" if attend else "UpBlock2D" for attend in reversed(attends)],
+        "transformer_layers_per_block": 1 if set(depths) == {1} else depths,
+        "cross_attention_dim": context,
+        "attention_head_dim": heads,
+        "use_linear_projection": linear,
+        "norm_num_groups": 32,
+        "act_fn": "silu",
+        "flip_sin_to_cos": True,
+        "freq_shift": 0,
+    }
+    if "label_emb.0.0.weight" in tensors:
+        width = int(need("label_emb.0.0.weight", 2).shape[1])
+        config |= {
+            "addition_embed_type": "text_time",
+            "projection_class_embeddings_input_dim": width,
+            # The pooled text and six numbers (sizes and crop), each as a sinusoid of this width.
+            "addition_time_embed_dim": (width - pooled) // 6,
+        }
+    return config, layout.unet_table(counts, attends)
+
+
+def vae_config(tensors: Tensors, where: str, family: str, sample_size: int) -> tuple[JSONObject, layout.NameTable]:
+    """Returns the config and the names of the autoencoder."""
+
+    def need(name: str) -> np.ndarray:
+        return _need(tensors, name, layout.VAE_PREFIX, where, 4)
+
+    levels = _count(tensors, r"encoder\.down\.(\d+)\.")
+    layers = _count(tensors, r"encoder\.down\.0\.block\.(\d+)\.")
+    channels = [int(need(f"encoder.down.{level}.block.0.conv1.weight").shape[0]) for level in range(levels)]
+    config: JSONObject = {
+        "sample_size": sample_size * 2 ** max(levels - 1, 0),
+        "in_channels": int(need("encoder.conv_in.weight").shape[1]),
+        "out_channels": int(need("decoder.conv_out.weight").shape[0]),
+        "block_out_channels": channels,
+        "layers_per_block": layers,
+        "latent_channels": int(need("decoder.conv_in.weight").shape[1]),
+        "down_block_types": ["DownEncoderBlock2D"] * levels,
+        "up_block_types": ["UpDecoderBlock2D"] * levels,
+        "norm_num_groups": 32,
+        "act_fn": "silu",
+        "scaling_factor": 0.13025 if family == "xl" else 0.18215,
+    }
+    return config, layout.vae_table(levels, layers)
+
+
+def as_matrix(name: str, array: np.ndarray) -> np.ndarray:
+    """Returns the weight of an attention projection as a matrix; the original has 1×1 convolutions."""
+    if re.search(r"attentions\.\d+\.to_(q|k|v|out\.0)\.weight$", name) and array.ndim > 2 and set(array.shape[2:]) == {1}:
+        return array.reshape(array.shape[:2])
+    return array
+
+
+def _text_config(embedding: np.ndarray, positions: int, layers: int, inner: int) -> JSONObject:
+    vocabulary, width = (int(size) for size in embedding.shape)
+    return {
+        "model_type": "clip_text_model",
+        "vocab_size": vocabulary,
+        "hidden_size": width,
+        "intermediate_size": inner,
+        "num_hidden_layers": layers,
+        "num_attention_heads": width // 64,
+        "max_position_embeddings": positions,
+        "layer_norm_eps": 1e-5,
+        # CLIP's vocabulary ends with the start and the end token (Radford et al. 2021, section 2.4).
+        "bos_token_id": vocabulary - 2,
+        "eos_token_id": vocabulary - 1,
+    }
+
+
+def clip_encoder(tensors: Tensors, prefix: str, where: str, family: str) -> TextEncoderFile:
+    """Returns config, tensors and spelling of a text encoder under transformers' names (OpenAI's CLIP)."""
+    wrap = "text_model." if any(name.startswith("text_model.") for name in tensors) else ""
+    plain = {name.removeprefix(wrap): array for name, array in tensors.items()}
+    layers = _count(plain, r"encoder\.layers\.(\d+)\.")
+
+    def need(name: str) -> np.ndarray:
+        return _need(plain, name, prefix + wrap, where, 2)
+
+    positions = need("embeddings.position_embedding.weight").shape[0]
+    inner = need("encoder.layers.0.mlp.fc1.weight").shape[0]
+    config = _text_config(need("embeddings.token_embedding.weight"), int(positions), layers, int(inner))
+    config |= {"hidden_act": "quick_gelu", "projection_dim": config["hidden_size"], "pad_token_id": config["eos_token_id"]}
+    return TextEncoderFile(config, plain, lambda name: prefix + wrap + name)
+
+
+def open_clip_encoder(tensors: Tensors, prefix: str, where: str, family: str) -> TextEncoderFile:
+    """Returns config, tensors and spelling of a text encoder under OpenCLIP's names.
+
+    SD 2.x reads the output of the layer before the last, so its last layer and its projection are left out.
+    """
+    layers = _count(tensors, r"transformer\.resblocks\.(\d+)\.")
+    projection = family == "xl"
+    kept = dict(tensors)
+    if not projection:
+        layers -= 1
+        kept = {name: array for name, array in tensors.items() if not name.startswith(f"transformer.resblocks.{layers}.")}
+
+    def need(name: str, rank: int = 2) -> np.ndarray:
+        return _need(tensors, name, prefix, where, rank)
+
+    positions, inner = need("positional_embedding").shape[0], need("transformer.resblocks.0.mlp.c_fc.weight").shape[0]
+    config = _text_config(need("token_embedding.weight"), int(positions), layers, int(inner))
+    width = need("text_projection").shape[1] if projection else config["hidden_size"]
+    config |= {"hidden_act": "gelu", "projection_dim": int(width), "pad_token_id": 0}
+    renamed = layout.translate_open_clip(kept, layers, prefix, where, projection)
+    return TextEncoderFile(config, renamed, lambda name: prefix + (layout.open_clip_original(name, layers) or name))
+
+
+def scheduler_config(family: str, tensors: Tensors, prediction: str | None, where: str) -> JSONObject:
+    """Returns the published scheduler config of a family, with the noise levels of the file if it holds others."""
+    default = "v_prediction" if family == "sd2" or "v_pred" in tensors else "epsilon"
+    common = {**_BETAS, **_SAMPLERS, "prediction_type": prediction or default, "steps_offset": 1, "timestep_spacing": "leading"}
+    config: JSONObject = {
+        "sd1": {"_class_name": "PNDMScheduler", **common},
+        "sd2": {"_class_name": "DDIMScheduler", **common},
+        "xl": {"_class_name": "EulerDiscreteScheduler", "interpolation_type": "linear", "use_karras_sigmas": False, **common},
+    }[family]
+    if "ztsnr" in tensors:
+        config |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+        if family == "sd1":  # PNDM cannot start from pure noise
+            config["_class_name"] = "DDIMScheduler"
+    if "betas" in tensors:
+        betas = np.asarray(tensors["betas"], np.float64).reshape(-1)
+        expected = np.linspace(_BETAS["beta_start"] ** 0.5, _BETAS["beta_end"] ** 0.5, len(betas)) ** 2  # type: ignore[operator]
+        if not np.all((betas > 0) & (betas < 1)):
+            raise UserError(f"{where}: tensor betas holds values outside (0, 1); the file is damaged, get it again.")
+        if not np.allclose(betas, expected, rtol=0.02):  # half-precision files keep three digits
+            config |= {"trained_betas": betas.tolist(), "num_train_timesteps": len(betas)}
+    return config
+
+
+def _unseen(where: str, part: str, key: str, why: str) -> UserError:
+    return UserError(
+        f"{where}: {why}, and {key} cannot be seen in the tensors; say it with model_config={{'{part}': {{'{key}': …}}}} "
+        "or in NAME.config.json beside the file."
+    )
+
+
+def check_groups(config: JSONObject, part: str, where: str) -> JSONObject:
+    groups, channels = config["norm_num_groups"], config["block_out_channels"]
+    if not isinstance(groups, int) or groups < 1 or any(width % groups for width in channels):
+        raise _unseen(where, part, "norm_num_groups", f"{groups} groups do not divide the {part}'s channels {channels}")
+    return config
+
+
+def check_unet(config: JSONObject, where: str) -> JSONObject:
+    heads, channels = config["attention_head_dim"], config["block_out_channels"]
+    each = heads if isinstance(heads, (list, tuple)) else [heads] * len(channels)
+    if len(each) != len(channels) or any(not count or width % count for width, count in zip(channels, each, strict=True)):
+        raise _unseen(where, "unet", "attention_head_dim", f"{heads} attention heads do not divide the channels {channels}")
+    return check_groups(config, "unet", where)
+
+
+def check_heads(config: JSONObject, part: str, where: str) -> JSONObject:
+    heads, width = config["num_attention_heads"], config["hidden_size"]
+    if not heads or width % heads:
+        raise _unseen(where, part, "num_attention_heads", f"{heads} attention heads do not divide the width {width}")
+    return config
