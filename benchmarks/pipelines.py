@@ -37,8 +37,8 @@ def replace_between(text: str, name: str, content: str) -> str:
 
 def families() -> str:
     """Returns the table of families in Markdown."""
+    from benchmarks.reduced.families import FAMILIES, measure, write_family
     from bridgejax.diffusion import load_pipeline
-    from tests.diffusion.families import FAMILIES, measure, write_family
 
     stages = ("text encoders", "UNet", "VAE encode", "VAE decode")
     lines = [
@@ -61,9 +61,9 @@ def families() -> str:
 
 def schedulers(names: Sequence[str] | None = None) -> str:
     """Returns the table of schedulers in Markdown; `names` are those it is made for, None means all."""
+    from benchmarks.reduced.families import SCHEDULER_CLASSES, Original, measure_scheduler
+    from benchmarks.reduced.generator import write_generator
     from bridgejax.diffusion import load_pipeline
-    from tests.diffusion.families import SCHEDULER_CLASSES, Original, measure_scheduler
-    from tests.tiny_generator import write_generator
 
     lines = ["| scheduler | from noise | from an image |", "|---|---|---|"]
     with tempfile.TemporaryDirectory() as directory:

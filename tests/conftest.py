@@ -20,6 +20,6 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 @pytest.fixture(scope="session")
 def tiny_generator(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a random generator of a few thousand weights: 16×16 pixels, 8×8 latents."""
-    from tests.tiny_generator import write_generator
+    from benchmarks.reduced.generator import write_generator
 
     return write_generator(tmp_path_factory.mktemp("generator"))

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
+from benchmarks.reduced.generator import write_tokenizer
 from bridgejax.models import original_layout as layout
 from bridgejax.models.clip_text import CLIP_TEXT_RULES, CLIPTextModel
 from bridgejax.models.safetensors_files import save_tensors
 from bridgejax.models.unet import UNET_LINEAR_RULES, UNET_RULES, UNet2DCondition
 from bridgejax.models.vae import VAE_RULES, AutoencoderKL
 from bridgejax.models.weights import _dotted, _parameters, _source_of, _source_shape
-from tests.tiny_generator import write_tokenizer
 
 FAMILIES = ("sd1", "sd2", "xl")
 

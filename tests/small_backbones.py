@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from benchmarks.reduced.generator import write_tokenizer
 from bridgejax.models import load_classifier, save_classifier
-from tests.tiny_generator import write_tokenizer
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 PRETRAINED = {"input_size": [3, 64, 64], "mean": MEAN, "std": STD, "crop_pct": 0.9}

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bridgejax.cli import main
+
 CONFIG = """
 from bridgejax.config import default_config
 
@@ -69,7 +71,7 @@ def config_file(tmp_path_factory: pytest.TempPathFactory, digits_folder: Path, t
 
 @pytest.fixture(scope="session")
 def command() -> Callable[..., subprocess.Popen]:
-    """Starts `python -m bridgejax …` in a process of its own."""
+    """Starts `python -m bridgejax …` in a process of its own, for tests that stop it half-way."""
 
     def start(*arguments: object) -> subprocess.Popen:
         return subprocess.Popen(
@@ -84,10 +86,8 @@ def command() -> Callable[..., subprocess.Popen]:
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory, config_file: Path, command) -> Path:
+def finished(tmp_path_factory: pytest.TempPathFactory, config_file: Path) -> Path:
     """A workdir that one uninterrupted run made."""
     workdir = tmp_path_factory.mktemp("finished") / "work"
-    process = command("run", "--config", config_file, "--workdir", workdir)
-    _, errors = process.communicate(timeout=500)
-    assert process.returncode == 0, errors
+    assert main(["run", "--config", str(config_file), "--workdir", str(workdir)]) == 0
     return workdir

@@ -61,12 +61,10 @@ def test_the_synthetic_set_opens_without_bridgejax(finished):
     assert builder.info.features["label"].names == ["the number one", "zero", "zwölf & <b>2"]
 
 
-def test_the_second_run_redoes_nothing(finished, config_file, command):
+def test_the_second_run_redoes_nothing(finished, config_file, capsys):
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
-    process = command("run", "--config", config_file, "--workdir", finished)
-    output, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors
-    assert output.strip().endswith("report.html")
+    assert main(["run", "--config", str(config_file), "--workdir", str(finished)]) == 0
+    assert capsys.readouterr().out.split() == [str(finished / "report.html")]
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()} == before
 
 
@@ -103,10 +101,9 @@ def test_a_run_stopped_anywhere_ends_with_the_same_results(finished, config_file
     assert _leftovers(workdir) == []
 
 
-def test_more_seeds_continue_a_workdir_and_another_task_does_not(finished, config_file, command):
-    process = command("run", "--config", config_file, "--config.task.shots=3", "--workdir", finished)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 2
+def test_a_workdir_does_not_continue_with_another_task(finished, config_file, capsys):
+    assert main(["run", "--config", str(config_file), "--config.task.shots=3", "--workdir", str(finished)]) == 2
+    errors = capsys.readouterr().err
     assert "task.shots: 2 → 3" in errors
     assert len(errors.strip().splitlines()) == 1
 

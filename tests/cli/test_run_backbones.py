@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from bridgejax.cli import main
 from tests.small_backbones import write_backbone
 
 CONFIG = """
@@ -34,13 +35,11 @@ def get_config(arg=None):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["timm resnet", "transformers vit"])
-def test_a_study_runs_on_a_published_backbone(kind: str, tiny_generator: Path, command, tmp_path: Path) -> None:
+def test_a_study_runs_on_a_published_backbone(kind: str, tiny_generator: Path, tmp_path: Path) -> None:
     classifier = write_backbone(kind, tmp_path / "classifier")
     config = tmp_path / "config.py"
     config.write_text(CONFIG.format(generator=tiny_generator, classifier=classifier))
-    process = command("run", "--config", config, "--workdir", tmp_path / "work")
-    _, errors = process.communicate(timeout=500)
-    assert process.returncode == 0, errors
+    assert main(["run", "--config", str(config), "--workdir", str(tmp_path / "work")]) == 0
     results = [json.loads(line) for line in (tmp_path / "work" / "results.jsonl").read_text().splitlines()]
     assert [result["arm"] for result in results] == ["vanilla", "bridged_plus_plus"]
     assert all(0 <= result["test_accuracy"] <= 1 for result in results)

@@ -8,23 +8,22 @@ import shutil
 import numpy as np
 import pytest
 
+from bridgejax.cli import main
 from bridgejax.errors import UserError
 from bridgejax.report.write import write_report
 
 
 @pytest.fixture(scope="module")
-def compared(finished, config_file, command, tmp_path_factory):
+def compared(finished, config_file, tmp_path_factory):
     """The finished workdir, run again with the questions added."""
     workdir = tmp_path_factory.mktemp("compared") / "work"
     shutil.copytree(finished, workdir)
     asked = ("--config.report.synthetic_set=train", "--config.report.leep=True")
-    process = command("run", "--config", config_file, "--workdir", workdir, *asked)
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
+    assert main(["run", "--config", str(config_file), "--workdir", str(workdir), *asked]) == 0
     return workdir
 
 
-def test_nothing_is_told_unasked(finished):
+def test_nothing_is_reported_unasked(finished):
     assert not (finished / "synthetic_set.json").exists()
     assert json.loads((finished / "summary.json").read_text())["synthetic_set"] is None
     assert "The synthetic set" not in (finished / "report.html").read_text()

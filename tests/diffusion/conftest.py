@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tiny_generator import write_tokenizer
+from benchmarks.reduced.generator import write_tokenizer
 
 
 @pytest.fixture(scope="session")

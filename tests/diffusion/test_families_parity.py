@@ -14,8 +14,8 @@ pytestmark = pytest.mark.parity
 pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
+from benchmarks.reduced.families import FAMILIES, PROMPTS, Original, compare_images, measure, normal, write_family  # noqa: E402
 from bridgejax.diffusion import load_pipeline  # noqa: E402
-from tests.diffusion.families import FAMILIES, PROMPTS, Original, compare_images, measure, normal, write_family  # noqa: E402
 
 
 @pytest.fixture(scope="module")

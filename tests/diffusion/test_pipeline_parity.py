@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.diffusion.families import SCHEDULER_CLASSES
+from benchmarks.reduced.families import SCHEDULER_CLASSES
 
 pytestmark = pytest.mark.parity
 

@@ -13,8 +13,8 @@ pytestmark = pytest.mark.parity
 pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 
+from benchmarks.reduced.families import SCHEDULER_CLASSES, Original, measure_scheduler  # noqa: E402
 from bridgejax.diffusion.schedulers import SCHEDULER_TYPES, make_scheduler  # noqa: E402
-from tests.diffusion.families import SCHEDULER_CLASSES, Original, measure_scheduler  # noqa: E402
 
 
 @pytest.fixture(scope="module")

@@ -175,7 +175,7 @@ def test_tiny_autoencoder_of_diffusers_in_a_pipeline(tiny_folder: Path, tmp_path
     pytest.importorskip("torch")
     from diffusers import AutoencoderTiny as Theirs
 
-    from tests.diffusion.families import FAMILIES, Original, compare_images
+    from benchmarks.reduced.families import FAMILIES, Original, compare_images
 
     folder = write_tiny_vae(tmp_path / "taesd")
     originals = [Original(tiny_folder, double=double) for double in (False, True)]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.diffusion.families import FAMILIES, write_family_by_numpy
+from benchmarks.reduced.families import FAMILIES, write_family_by_numpy
 from tests.diffusion.test_vae_options import write_tiny_vae
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "pipelines.md").read_text(encoding="utf-8")

@@ -1,21 +1,92 @@
-"""What README shows works as it stands there."""
+"""What README shows works as it stands there, with fewer images, steps and seeds."""
 
 from __future__ import annotations
 
 import re
+import shlex
+import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
+
+from bridgejax.cli import COMMANDS, main
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```bash\n(.+?)```", README, re.DOTALL)
+PAGES = (ROOT / "README.md", *(ROOT / "docs").rglob("*.md"))
+# What no test can run: it changes the environment that the tests run in, or takes minutes.
+NOT_RUN = ("python3 -m venv .venv", ".venv/bin/pip install", ".venv/bin/pytest")
+SMALL = (
+    *("synthetic.per_class=2", "generator.steps=2", "classifier.image_size=32"),
+    *("training.steps=2", "training.evaluations=1", "arms=vanilla,bridged", "study.seeds=1", "study.baseline=vanilla"),
+)
+SMALL_OF = {
+    "invert": ("inversion.steps=2", "inversion.evaluations=1"),
+    "tune": ("task.validation_per_class=1", "tuning.learning_rates=0.01,", "tuning.lengths=1,", "tuning.seeds=1"),
+}
 
 
-def _block(name: str) -> str:
-    found = re.search(rf"<!-- command: {name} -->\n```bash\n(.+?)```", README, re.DOTALL)
-    assert found, f"README.md holds no command {name}"
-    return found.group(1).strip()
+def _commands() -> list[str]:
+    """The commands of README: those of its shell blocks, and those of its table."""
+    lines = [line.strip() for block in BLOCKS for line in re.split(r"&&|(?<!\\)\n", block.replace("\\\n", " "))]
+    return [line for line in lines if line] + re.findall(r"^\| `(bridgejax [^`]+)` \|", README, re.MULTILINE)
+
+
+RUN = [command for command in _commands() if not command.startswith(NOT_RUN)]
+
+
+@pytest.fixture(scope="module")
+def own_classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes of plain images, with parts for training and testing."""
+    root = tmp_path_factory.mktemp("own")
+    for channel, name in enumerate(("red", "green")):
+        for part, count in (("train", 4), ("test", 2)):
+            (root / part / name).mkdir(parents=True)
+            for number in range(count):
+                pixels = np.zeros((32, 32, 3), np.uint8)
+                pixels[..., channel] = 150 + 20 * number
+                Image.fromarray(pixels).save(root / part / name / f"{number}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, own_classes: Path) -> Callable[[str], Path]:
+    """Runs a command of README, placeholders filled in, on small settings; returns its workdir or output folder."""
+    finished: list[Path] = []
+
+    def start(command: str) -> Path:
+        folder = tmp_path_factory.mktemp("readme") / "made"
+        if command.split()[1] == "report":
+            shutil.copytree(finished[0], folder)
+        filled = {
+            "FOLDER_OR_HUB_NAME": "builtin:tiny_diffusion",
+            "SOURCE": "builtin:tiny_diffusion",
+            "FOLDER": folder,
+            "PATH": own_classes,
+            "DIR": folder,
+            "NAME": "vanilla",
+            "K": "0",
+        }
+        for placeholder, value in filled.items():
+            command = re.sub(rf"\b{placeholder}\b", str(value), command)
+        _, name, *options = shlex.split(command)
+        if name not in ("report", "import-weights", "doctor"):
+            if "--config" not in options:
+                options += ["--config", "configs/quickstart.py"]
+            position = options.index("--workdir") if "--workdir" in options else len(options)
+            options[position : position + 2] = ["--workdir", str(folder)]
+            options += [f"--config.{setting}" for setting in (*SMALL, *SMALL_OF.get(name, ()))]
+        assert main([name, *options]) == 0
+        if name == "run":
+            finished.append(folder)
+        return folder
+
+    return start
 
 
 def test_the_python_examples_run(tmp_path, monkeypatch):
@@ -28,13 +99,34 @@ def test_the_python_examples_run(tmp_path, monkeypatch):
     assert (tmp_path / "birds" / "dataset_info.json").is_file()
 
 
-@pytest.mark.parametrize("name", ["quickstart", "test", "parity"])
-def test_the_commands_are_shell(name):
-    assert subprocess.run(["bash", "-n", "-c", _block(name)], check=False).returncode == 0
+@pytest.mark.parametrize("command", RUN)
+def test_the_commands_run(command, run, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    made = run(command)
+    left = {
+        "run": "report.html",
+        "study": "results.jsonl",
+        "generate": "synthetic/dataset_info.json",
+        "invert": "inversion",
+        "tune": "tuning.json",
+        "train": "runs/vanilla",
+        "report": "report.html",
+        "import-weights": "SHA256SUMS",
+    }
+    assert command == "bridgejax doctor" or (made / left[command.split()[1]]).exists()
+
+
+def test_every_shell_block_is_shell():
+    for block in BLOCKS:
+        assert subprocess.run(["bash", "-n", "-c", block], check=False).returncode == 0, block
+
+
+def test_every_command_of_the_program_is_shown_and_run():
+    assert {command.split()[1] for command in RUN} == set(COMMANDS)
 
 
 def test_every_relative_link_leads_somewhere():
-    for page in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")):
+    for page in PAGES:
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
@@ -43,7 +135,7 @@ def test_every_key_that_readme_and_docs_set_is_a_key():
     from bridgejax.config import default_config, flatten
 
     known = {name for name, _ in flatten(default_config())}
-    for page in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")):
+    for page in PAGES:
         for key in re.findall(r"--config\.([a-z_.]+)=", page.read_text(encoding="utf-8")):
             assert key in known, f"{page.name}: --config.{key}"
 

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from benchmarks.reduced import families
 from bridgejax.diffusion import load_pipeline
 from bridgejax.diffusion.schedulers import make_scheduler
 from bridgejax.diffusion.textual_inversion import save_embedding
@@ -32,7 +33,6 @@ from bridgejax.inversion.token_step import (
     prediction_target,
 )
 from bridgejax.models.clip_text import Words
-from tests.diffusion import families
 
 START = np.random.default_rng(3).normal(0, 0.3, (2, 32)).astype(np.float32)  # a word of two vectors
 

@@ -101,8 +101,9 @@ def test_two_processes_of_four_devices_make_the_set_of_one(alone, config_file, t
     assert output.split() == [str(workdir / "synthetic")]  # said once
     assert_same_sets(alone, workdir)
     assert leftovers(workdir) == []
-    owners = {path.name: path.stat().st_mtime_ns for path in (workdir / "synthetic" / "sidecars").iterdir()}
-    assert sorted(owners) == [f"{shard:05d}.json" for shard in range(4)]
+    sidecars = sorted(path.name for path in (workdir / "synthetic" / "sidecars").iterdir())
+    assert sidecars == [f"{shard:05d}.json" for shard in range(4)]
+    assert json.loads((workdir / "seconds.json").read_text())["generate"] > 0
 
 
 def test_killed_processes_are_replaced_by_another_number(alone, config_file, tmp_path):
@@ -119,11 +120,11 @@ def test_killed_processes_are_replaced_by_another_number(alone, config_file, tmp
     code, _, errors = finish(process)
     assert code == 128 + signal.SIGKILL, errors
     assert not (workdir / "synthetic" / "dataset_info.json").exists()
-    kept = {path: path.stat().st_mtime_ns for path in sidecars.glob("*.json")}
+    before = {path: path.stat().st_mtime_ns for path in sidecars.glob("*.json")}
     code, _, errors = finish(start(LOCAL, 3, 1, *command))
     assert code == 0, errors
     assert_same_sets(alone, workdir)
-    assert kept.items() <= {path: path.stat().st_mtime_ns for path in sidecars.glob("*.json")}.items()
+    assert before.items() <= {path: path.stat().st_mtime_ns for path in sidecars.glob("*.json")}.items()
     assert leftovers(workdir) == []
 
 
@@ -185,7 +186,7 @@ def test_processes_learn_the_word_of_one_though_one_is_killed(config_file, tmp_p
     assert leftovers(tmp_path / "two") == []
 
 
-def test_a_wrong_input_is_told_once_and_ends_all(config_file, tmp_path):
+def test_a_wrong_input_is_reported_once_and_ends_all(config_file, tmp_path):
     words = ("generate", "--config", config_file, "--config.mesh=(('data',3),('model',2))", "--workdir", tmp_path / "work")
     code, output, errors = finish(start(LOCAL, 2, 2, *words))
     assert code == 2

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from benchmarks.reduced.generator import write_tokenizer
 from bridgejax.models import load_classifier, save_classifier
 from bridgejax.models.safetensors_files import read_tensors
 from bridgejax.models.weights import export
 from tests.models.originals import CLASSES, both, rounding, timm_folder, transformers_folder
-from tests.tiny_generator import write_tokenizer
 
 pytestmark = pytest.mark.parity
 

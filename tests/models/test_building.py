@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from benchmarks.reduced.generator import TEXT, UNET, VAE
 from bridgejax.models.building import ShapesOnly, traced_once
 from bridgejax.models.clip_text import CLIPTextModel
 from bridgejax.models.layers import linear
 from bridgejax.models.unet import UNet2DCondition
 from bridgejax.models.vae import AutoencoderKL
 from bridgejax.models.vae_tiny import AutoencoderTiny
-from tests.tiny_generator import TEXT, UNET, VAE
 
 PROJECTED = {**UNET, "use_linear_projection": True, "addition_embed_type": "text", "addition_embed_type_num_heads": 4}
 TINY_VAE = {f"{part}_block_out_channels": [8, 8] for part in ("encoder", "decoder")} | {

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.tiny_generator import write_tokenizer
+from benchmarks.reduced.generator import write_tokenizer
 
 PROMPTS = ("a photo of a cat", "two dogs, painted")
 TIMESTEPS = (1, 500, 999)
