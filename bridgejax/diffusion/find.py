@@ -14,9 +14,9 @@ from bridgejax.diffusion.textual_inversion import extend_vocabulary
 from bridgejax.errors import UserError, nearest
 from bridgejax.files import read_json_object
 from bridgejax.identity import file_digest
+from bridgejax.known_names import BUILTIN_GENERATORS, PREDICTION_TYPES
 from bridgejax.models.clip_text import TOKEN_TABLE
 from bridgejax.models.weight_sources import WeightSources
-from bridgejax.names import BUILTIN_GENERATORS, PREDICTION_TYPES
 
 _PARTS = ("unet", "vae", "tokenizer", "tokenizer_2", "scheduler", *TEXT_ENCODERS)
 _GENERATOR_FILES = ("model_index.json", *(f"{part}/*.{end}" for part in _PARTS for end in ("json", "txt", "safetensors")))

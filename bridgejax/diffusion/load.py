@@ -14,13 +14,13 @@ from jax.typing import DTypeLike
 from bridgejax.diffusion.networks import Networks, vae_class
 from bridgejax.diffusion.spec import TEXT_ENCODERS, GeneratorSpec
 from bridgejax.errors import UserError, nearest
+from bridgejax.known_names import GENERATOR_DTYPES
 from bridgejax.models.building import ShapesOnly
 from bridgejax.models.clip_text import CLIP_TEXT_RULES, CLIPTextModel
 from bridgejax.models.layers import LayerOptions
 from bridgejax.models.unet import UNet2DCondition, unet_rules
 from bridgejax.models.vae import AutoencoderKL
 from bridgejax.models.weights import Index, Put, Rule, assign
-from bridgejax.names import GENERATOR_DTYPES
 
 Network = TypeVar("Network", bound=nnx.Module)
 

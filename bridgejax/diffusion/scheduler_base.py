@@ -19,7 +19,7 @@ import numpy as np
 
 from bridgejax.errors import UserError
 from bridgejax.files import JSONObject
-from bridgejax.names import PREDICTION_TYPES
+from bridgejax.known_names import PREDICTION_TYPES
 
 Tables = dict[str, np.ndarray]  # float32 [rows] or scalar; inside a program, tracers of such
 Carry = dict[str, jax.Array]  # "latents" [n, h, w, c] and whatever the method remembers

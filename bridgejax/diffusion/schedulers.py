@@ -14,7 +14,7 @@ from bridgejax.diffusion.scheduler_base import Carry, Scheduler, SchedulerSettin
 from bridgejax.diffusion.solvers import LCM, PNDM, DPMSolver, DPMSolverKarras, Euler, EulerAncestral
 from bridgejax.errors import UserError, nearest
 from bridgejax.files import JSONObject
-from bridgejax.names import SCHEDULERS
+from bridgejax.known_names import SCHEDULERS
 
 __all__ = ["CLASS_NAMES", "SCHEDULER_TYPES", "Carry", "Scheduler", "SchedulerSettings", "Tables", "make_scheduler"]
 
@@ -81,7 +81,7 @@ def make_scheduler(name: str | None, config: JSONObject, where: str = "scheduler
     """Returns the scheduler `name` with the noise schedule of a folder.
 
     Args:
-      name: one of `bridgejax.names.SCHEDULERS`; None means the folder's own.
+      name: one of `bridgejax.known_names.SCHEDULERS`; None means the folder's own.
       config: the folder's `scheduler_config.json`.
       where: that file, for error messages.
 

@@ -18,6 +18,7 @@ from flax import nnx
 from bridgejax.errors import UserError
 from bridgejax.files import write_json
 from bridgejax.identity import derive_seed, folder_digest
+from bridgejax.known_names import BUILTIN_CLASSIFIERS
 from bridgejax.models.classifier import Classifier
 from bridgejax.models.clip import CLIP, TextTower, as_strings, image_side, set_classes
 from bridgejax.models.layout import ClassifierSpec, Layout
@@ -38,7 +39,6 @@ from bridgejax.models.vit import VisionTransformer, with_image_size
 from bridgejax.models.vit_layouts import clip_config, layout, timm_tower
 from bridgejax.models.weight_sources import WeightSources
 from bridgejax.models.weights import assign, export
-from bridgejax.names import BUILTIN_CLASSIFIERS
 
 _HUB_FILES: tuple[str, ...] = (CONFIG_FILE, "*processor_config.json", "model*.safetensors", "model.safetensors.index.json")
 _HUB_FILES = (*_HUB_FILES, "vocab.json", "merges.txt", "tokenizer*.json", "special_tokens_map.json")

@@ -7,7 +7,7 @@ import pytest
 
 from bridgejax.diffusion.schedulers import LCM, SCHEDULER_TYPES, SchedulerSettings, make_scheduler
 from bridgejax.errors import UserError
-from bridgejax.names import PREDICTION_TYPES, SCHEDULERS
+from bridgejax.known_names import PREDICTION_TYPES, SCHEDULERS
 
 
 @pytest.mark.parametrize(
