@@ -50,7 +50,8 @@ class ResNetConfig:
       bottleneck: blocks of three convolutions, the inner ones a quarter as wide, instead of two.
       first_stride: of the first stage.
       early_stride: a bottleneck's stride lies in its first convolution instead of the second.
-      activation: a key of `bridgejax.models.activations.ACTIVATIONS`.
+      activation: of the stem and behind each block, a key of `bridgejax.models.activations.ACTIVATIONS`; within blocks it is
+        always ReLU, as in transformers.
     """
 
     layout: str
@@ -128,14 +129,13 @@ class ResidualBlock(nnx.Module):
         self.shortcut_bn = _norm(channels_out, rngs) if projects else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps [n, h, w, channels_in] to [n, ⌈h / stride⌉, ⌈w / stride⌉, channels_out], at least 0."""
-        act = ACTIVATIONS[self.activation]
-        y = self.bn2(self.conv2(act(self.bn1(self.conv1(x)))))
+        """Maps [n, h, w, channels_in] to [n, ⌈h / stride⌉, ⌈w / stride⌉, channels_out]."""
+        y = self.bn2(self.conv2(jax.nn.relu(self.bn1(self.conv1(x)))))
         if self.conv3 is not None and self.bn3 is not None:
-            y = self.bn3(self.conv3(act(y)))
+            y = self.bn3(self.conv3(jax.nn.relu(y)))
         if self.shortcut is not None and self.shortcut_bn is not None:
             x = self.shortcut_bn(self.shortcut(x))
-        return act(x + y)
+        return ACTIVATIONS[self.activation](x + y)
 
 
 class ResNet(Classifier):
@@ -161,7 +161,7 @@ class ResNet(Classifier):
         self.head = nnx.Linear(channels, num_classes, rngs=rngs)
 
     def features(self, images: jax.Array) -> jax.Array:
-        """Returns the pooled features, float32 [n, widths[-1]], at least 0, of normalised images, float [n, h, w, 3]."""
+        """Returns the pooled features, float32 [n, widths[-1]], of normalised images, float [n, h, w, 3]."""
         x = max_pool(ACTIVATIONS[self.config.activation](self.bn1(self.conv1(normalised(images)))))
         for block in self.blocks:
             x = block(x)
