@@ -45,6 +45,7 @@ setup(
             "pytest-timeout>=2.3",
             "pytest-xdist>=3.6",
             "hypothesis>=6.100",
+            "jsonschema>=4.20",
             "ruff>=0.15",
             "mypy>=1.18",
             "scikit-learn>=1.5",

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bridgejax import __version__
-from bridgejax.errors import UserError, nearest
+from bridgejax.errors import UserError, choices
 from bridgejax.runtime import leave_failed
 
 COMMANDS = {
@@ -22,14 +22,13 @@ COMMANDS = {
     "study": "arms × seeds, their results without the report's pages",
     "report": "tables, plots and report.html from a workdir",
     "import-weights": "published weights to a local folder, checked",
-    "doctor": "what this machine can do, and why not",
+    "config": "every key of a config, with its default and its meaning",
+    "doctor": "what this machine can do, and why not; whether a config is right",
 }
 # What the operating system refuses, and what to do about it.
 _REFUSED = {
-    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), ("the disk is full", "free space on it and run the same command again")),
-    **dict.fromkeys(
-        (errno.EACCES, errno.EPERM, errno.EROFS), ("not allowed", "change its permissions and run the same command again")
-    ),
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), ("the disk is full", "free space on it and rerun the command")),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), ("not allowed", "change its permissions and rerun the command")),
     errno.ENAMETOOLONG: ("a name is too long", "give a shorter one"),
 }
 
@@ -46,7 +45,14 @@ class _Parser(argparse.ArgumentParser):
 def _parser(command: str) -> argparse.ArgumentParser:
     parser = _Parser(prog=f"bridgejax {command}", description=COMMANDS[command], allow_abbrev=False)
     if command == "doctor":
-        parser.add_argument("--config", metavar="FILE.py[:ARG]", help="also tell what each device holds under this config")
+        parser.add_argument(
+            "--config", metavar="FILE.py[:ARG]", help="also check this config as run does, and show what each device holds"
+        )
+        return parser
+    if command == "config":
+        form = parser.add_mutually_exclusive_group()
+        form.add_argument("--json", action="store_true", help="as a JSON Schema of a config")
+        form.add_argument("--markdown", action="store_true", help="as a page, docs/configuration.md")
         return parser
     if command == "import-weights":
         parser.add_argument("source", metavar="SOURCE", help="a folder, a .safetensors file or a hub name")
@@ -96,7 +102,7 @@ def _split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[tuple[st
         if not equals:
             value = next(pending, "")
             if not value or value.startswith("--"):
-                raise UserError(f"{argument} lacks a value; write {argument}=VALUE.")
+                raise UserError(f"{argument} has no value; write {argument}=VALUE.")
         overrides.append((key, value))
     return rest, overrides
 
@@ -110,30 +116,41 @@ def _dispatch(arguments: Sequence[str]) -> int:
         return 0
     command, *tail = arguments
     if command not in COMMANDS:
-        raise UserError(f"{command!r} is no command{nearest(command, COMMANDS)} (commands: {', '.join(COMMANDS)}).")
+        raise UserError(f"{command!r} is not a command; {choices(command, COMMANDS)}")
     rest, overrides = _split_overrides(tail)
     options = _parser(command).parse_args(rest)
     if overrides and getattr(options, "config", None) is None:
         raise UserError(f"`bridgejax {command}` takes no --config.KEY; leave out --config.{overrides[0][0]}.")
+    text = _simple(command, options, overrides)
+    if text is None:
+        text = _work(command, options, overrides)
+    if text:
+        print(text)
+        sys.stdout.flush()  # a reader that left early shows here
+    return 0
+
+
+def _simple(command: str, options: argparse.Namespace, overrides: Sequence[tuple[str, str]]) -> str | None:
+    """Runs a command that does no work in a workdir and returns what it prints; None for other commands."""
+    if command == "config":
+        from bridgejax.config import reference
+
+        return reference.as_json_schema() if options.json else reference.as_page() if options.markdown else reference.as_text()
     if command == "doctor":
         from bridgejax.doctor import report
 
         if options.config is None:
-            print(report())
-        else:
-            from bridgejax.config import load_config
+            return report()
+        from bridgejax.config import load_config
 
-            print(report(load_config(options.config, overrides)))
-        sys.stdout.flush()
-        return 0
+        return report(load_config(options.config, overrides))
     if command == "report":
         from bridgejax.report.write import write_report
 
-        print(write_report(options.workdir))
-        return 0
+        return str(write_report(options.workdir))
     if command == "import-weights":
+        from bridgejax.config import scaled_files, word_files
         from bridgejax.diffusion.import_weights import import_weights
-        from bridgejax.generator_options import scaled_files, word_files
 
         digest = import_weights(
             options.source,
@@ -145,9 +162,12 @@ def _dispatch(arguments: Sequence[str]) -> int:
             loras=scaled_files(options.lora, "--lora"),
             embeddings=word_files(options.embedding, "--embedding"),
         )
-        print(f"{options.output}\n{digest}")
-        return 0
+        return f"{options.output}\n{digest}"
+    return None
 
+
+def _work(command: str, options: argparse.Namespace, overrides: Sequence[tuple[str, str]]) -> str:
+    """Runs a command that works in a workdir and returns what it prints: what was made; "" in all but the first process."""
     from bridgejax.config import load_config
 
     config = load_config(options.config, overrides)
@@ -172,25 +192,23 @@ def _dispatch(arguments: Sequence[str]) -> int:
         path = tune(config, options.workdir)
     else:
         path = commands.train(config, options.workdir, recipe=options.recipe, seed=options.seed)
-    if runtime.is_first():
-        print(path)
-    return 0
+    return str(path) if runtime.is_first() else ""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command.
 
     Returns:
-      0 done; 2 a wrong input, told in one sentence on stderr; 130 interrupted (the same command continues).
+      0 done; 2 a wrong input, stated in one sentence on stderr; 130 interrupted (rerun the command to resume).
     """
     try:
         return _dispatch(sys.argv[1:] if arguments is None else arguments)
     except UserError as error:
         return leave_failed(2, f"bridgejax: {' '.join(str(error).split())}")
     except KeyboardInterrupt:
-        return leave_failed(130, "bridgejax: interrupted; the same command continues where it stopped.")
+        return leave_failed(130, "bridgejax: interrupted; rerun the command to resume.")
     except BrokenPipeError:
-        # The reader left early (`bridgejax doctor | head`); nothing more can be told, not even at exit.
+        # The reader left early (`bridgejax doctor | head`); nothing more can be printed, not even at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:

@@ -9,10 +9,15 @@ import platform
 import shutil
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from bridgejax import __version__
 from bridgejax.errors import UserError
+
+if TYPE_CHECKING:
+    import jax
+    from jax.sharding import Mesh
+    from ml_collections import ConfigDict
 
 _PACKAGES = {
     "jax": "everything",
@@ -33,11 +38,11 @@ _HEAD_SIZES = (40, 64, 80, 128)
 _MEMORY_FRACTION = 0.75  # of a GPU's memory, which JAX takes unless told otherwise
 
 
-def report(config: Any = None) -> str:
+def report(config: ConfigDict | None = None) -> str:
     """Returns a text: versions, devices and how they compute, memory, disk, embedded assets, and a sentence for each problem.
 
     Args:
-      config: a checked config; then the text also tells its mesh and what each device will hold.
+      config: a checked config; then the text also has its mesh, what each device will hold, and what `run` would refuse.
     """
     lines = [f"bridgejax {__version__}, Python {platform.python_version()} on {platform.system()} {platform.machine()}"]
     problems: list[str] = []
@@ -99,12 +104,12 @@ def _devices(problems: list[str], training_dtype: str) -> list[str]:
     return ["devices none usable"]
 
 
-def _computing(device: Any, training_dtype: str) -> list[str]:
+def _computing(device: jax.Device, training_dtype: str) -> list[str]:
     """Returns how the device computes: attention's kernels, float32 products, the dtype of training, and a GPU's memory."""
     import jax
 
     backend = jax.default_backend()
-    lines = [f"  attention {told}" for dtype in ("float32", "bfloat16") for told in _attention(dtype, backend)]
+    lines = [f"  attention {line}" for dtype in ("float32", "bfloat16") for line in _attention(dtype, backend)]
     lines.append(f"  products of float32 matrices: {_products(device, backend)}")
     other = "bfloat16" if training_dtype == "float32" else "float32"
     lines.append(f"  training in {training_dtype} (training.dtype; {other!r} is the other choice), parameters in float32")
@@ -135,7 +140,7 @@ def _attention(dtype: str, backend: str) -> list[str]:
     return [f"in {dtype}, heads of {', '.join(sizes)}: {why}" for why, sizes in found.items()]
 
 
-def _products(device: Any, backend: str) -> str:
+def _products(device: jax.Device, backend: str) -> str:
     """Returns in which precision float32 matrix products and convolutions run."""
     import jax
 
@@ -181,41 +186,40 @@ def _tensorflow(problems: list[str]) -> list[str]:
     return [f"{line} (checked)"]
 
 
-def _plan(config: Any, problems: list[str]) -> list[str]:
-    """Returns the config's mesh and what each device holds: from shapes and file headers alone, no weight is read."""
+def _plan(config: ConfigDict, problems: list[str]) -> list[str]:
+    """Returns the config's mesh and what each device holds, by shapes and file headers; `problems` gets what `run` refuses."""
+    lines: list[str] = []
     try:
         from flax import nnx
 
+        from bridgejax.config import loading_options
         from bridgejax.diffusion.find import find_generator
         from bridgejax.diffusion.load import load_networks, parse_dtype
-        from bridgejax.generator_options import loading_options
         from bridgejax.mesh import bytes_per_device, data_size, make_abstract_put, make_mesh, parameter_rules
         from bridgejax.models.registry import abstract_classifier
+        from bridgejax.studies.study_plan import plan_study
 
         mesh = make_mesh(config.mesh)
         parts = data_size(mesh)
-        lines = [f"mesh    {_shown_mesh(mesh)}"]
+        lines.append(f"mesh    {_shown_mesh(mesh)}")
         description = find_generator(config.generator.weights, **loading_options(config.generator))
         put = make_abstract_put(mesh, parameter_rules(config.mesh_rules))
         state = nnx.state(load_networks(description, parse_dtype(config.generator.dtype), put))
-        held, dtype = f"{_mib(bytes_per_device(state))} of {_mib(_whole(state))}", config.generator.dtype
+        held, dtype = f"{_mib(bytes_per_device(state))} of {_mib(_bytes(state))}", config.generator.dtype
         lines.append(f"  generator   {held} parameters ({dtype}) per device; {_batch(config.generator.batch_size, parts)}")
-        classifier = _mib(_whole(nnx.state(abstract_classifier(config.classifier.weights))))
+        classifier = _mib(_bytes(nnx.state(abstract_classifier(config.classifier.weights))))
         lines.append(f"  classifier  {classifier} parameters on each device; {_batch(config.training.batch_size, parts)}")
-        for key in ("batch_size", "eval_batch_size"):
-            if config.training[key] % parts:
-                problems.append(f"training.{key} is {config.training[key]}; give a multiple of {parts}, the parts of a batch.")
-        return lines
+        plan_study(config)
     except UserError as error:
         problems.append(str(error))
-    return []
+    return lines
 
 
-def _shown_mesh(mesh: Any) -> str:
+def _shown_mesh(mesh: Mesh) -> str:
     return ", ".join(f"{name}={size}" for name, size in mesh.shape.items())
 
 
-def _whole(tree: Any) -> int:
+def _bytes(tree: object) -> int:
     import jax
 
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

@@ -14,11 +14,8 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike, DTypeLike
 
-from bridgejax.config_checks import mesh_axes
 from bridgejax.errors import UserError
-
-DATA_AXIS = "data"
-MODEL_AXIS = "model"
+from bridgejax.mesh_axes import DATA_AXIS, MODEL_AXIS, axis_rules, mesh_axes
 
 # A regular expression, searched in a parameter's dotted path, and the mesh axes of its leading dimensions.
 ParameterRule = tuple[str, PartitionSpec]
@@ -132,28 +129,7 @@ def parameter_rules(pairs: Iterable[ParameterRuleLike] = ()) -> tuple[ParameterR
     Raises:
       UserError: a pair is not of that form; it is shown.
     """
-    rules = []
-    for pair in pairs:
-        try:
-            pattern, axes = pair
-            re.compile(pattern)
-            spec = PartitionSpec(*(tuple(axis) if isinstance(axis, list) else axis for axis in axes))
-            names = axes_of(spec)
-            wrong = isinstance(axes, str) or len(set(names)) != len(names) or not all(isinstance(name, str) for name in names)
-        except (TypeError, ValueError, re.error):
-            wrong = True
-        if wrong:
-            raise UserError(
-                f"mesh_rules holds {pair!r}; give (regular expression, axes) pairs such as (r'unet.*to_q\\.kernel$', "
-                f"(None, {MODEL_AXIS!r}))."
-            )
-        rules.append((pattern, spec))
-    return (*rules, *PARAMETER_RULES)
-
-
-def axes_of(spec: PartitionSpec) -> list[str]:
-    """Returns the mesh axes that a PartitionSpec names, in order."""
-    return [name for axis in spec if axis is not None for name in ((axis,) if isinstance(axis, str) else axis)]
+    return (*((pattern, PartitionSpec(*axes)) for pattern, axes in axis_rules(pairs)), *PARAMETER_RULES)
 
 
 def parameter_sharding(

@@ -9,11 +9,9 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
-from bridgejax.config import differences
 from bridgejax.errors import UserError
 from bridgejax.files import TEMPORARY_PREFIX, remove_temporary_files, write_json
 
@@ -21,8 +19,11 @@ CONFIG_FILE = "config.json"
 LOCK_FILE = ".lock"
 MINIMUM_FREE_BYTES = 64 << 20
 
+# (a saved config, a new one) → what differs and decides results (`bridgejax.config.differences`).
+Differences = Callable[[Mapping[str, object], Mapping[str, object]], list[str]]
 
-def check_workdir(path: Path, config: Mapping[str, Any]) -> None:
+
+def check_workdir(path: Path, config: Mapping[str, object], differences: Differences) -> None:
     """Checks, without writing, that `path` can hold (or already holds) the work of `config`.
 
     Raises:
@@ -62,7 +63,7 @@ def _writable(folder: Path) -> bool:
         return False
 
 
-def read_config(path: Path) -> dict[str, Any] | None:
+def read_config(path: Path) -> dict[str, object] | None:
     """Returns the config a workdir was made with, or None if it has none yet.
 
     Raises:
@@ -83,7 +84,7 @@ def read_config(path: Path) -> dict[str, Any] | None:
 
 
 @contextlib.contextmanager
-def open_workdir(path: Path, config: Mapping[str, Any]) -> Iterator[None]:
+def open_workdir(path: Path, config: Mapping[str, object], differences: Differences) -> Iterator[None]:
     """Creates and locks the workdir, records the config, and leaves no temporary or lock file behind.
 
     The lock is the kernel's, so a killed process leaves none; a second command on the same folder is refused.
@@ -91,7 +92,7 @@ def open_workdir(path: Path, config: Mapping[str, Any]) -> Iterator[None]:
     Raises:
       UserError: as `check_workdir`, or another command is at work in the folder.
     """
-    check_workdir(path, config)
+    check_workdir(path, config, differences)
     path.mkdir(parents=True, exist_ok=True)
     lock = _locked(path)
     try:

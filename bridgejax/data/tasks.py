@@ -20,7 +20,8 @@ from bridgejax.identity import digest
 from bridgejax.prompts import check_class_names
 
 BUILTIN = ("tux_photos",)
-_KINDS = ("builtin", "folder", "task", "tfds")
+NAMES_ALONE = "classes"  # the source without images
+_KINDS = (NAMES_ALONE, "builtin", "folder", "task", "tfds")
 
 
 def load_task(
@@ -35,9 +36,10 @@ def load_task(
     """Loads the real images of a task and splits them.
 
     Args:
-      source: `builtin:tux_photos`; `folder:PATH` with train/ and test/ of class folders, or one folder of class folders
-        split by seed; `task:NAME` of the catalogue (`bridgejax.data.catalog`); `tfds:NAME[/CONFIG][:VERSION]` or `tfds:PATH` of
-        a prepared set, with the catalogue's splits and names if it is the data of one of its tasks. Nothing is downloaded.
+      source: `classes` (the given `class_names` and no image); `builtin:tux_photos`; `folder:PATH` with train/ and test/ of
+        class folders, or one folder of class folders split by seed; `task:NAME` of the catalogue (`bridgejax.data.catalog`);
+        `tfds:NAME[/CONFIG][:VERSION]` or `tfds:PATH` of a prepared set, with the catalogue's splits and names if it is the data
+        of one of its tasks. Nothing is downloaded.
       shots: real training images per class, `validation_per_class` included; None takes all (without a test part of
         its own, a quarter of each class is for testing).
       seed: of the split.
@@ -48,6 +50,9 @@ def load_task(
     Raises:
       UserError: one sentence on what is wrong with the source, its files, or the counts asked for.
     """
+    if source == NAMES_ALONE:
+        names, empty = check_class_names(class_names or ()), Examples((), np.zeros(0, np.int32), ())
+        return Task(source, names, empty, None, empty, _task_digest(names, empty, None, empty))
     name, names, pool, groups, test = _read(source, class_names, data_dir)
     split = split_pool(
         pool.labels,
@@ -107,8 +112,8 @@ _Parts = tuple[str, tuple[str, ...], Examples, Sequence[object], Examples | None
 def _read(source: str, class_names: Sequence[str] | None, data_dir: str | Path | None) -> _Parts:
     """Returns the name, class names, pool to split, groups of near duplicates, and test part (if it has one)."""
     kind, separator, rest = source.partition(":")
-    if not separator or kind not in _KINDS or not rest:
-        known = "builtin:tux_photos, folder:PATH, task:NAME or tfds:NAME"
+    if not separator or kind not in _KINDS[1:] or not rest:
+        known = "classes, builtin:tux_photos, folder:PATH, task:NAME or tfds:NAME"
         raise UserError(f"task.source={source!r} is not known; use {known}{nearest(kind, _KINDS)}.")
     wanted = check_class_names(class_names) if class_names else None
     if kind == "builtin":

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from jax.sharding import Mesh
 
-from bridgejax.generator_options import loading_options
+from bridgejax.config import loading_options
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bridgejax.config import loading_options
 from bridgejax.data import Examples, Task
 from bridgejax.diffusion.find import find_generator
 from bridgejax.diffusion.spec import TEXT_ENCODERS, GeneratorSpec, content_digest
 from bridgejax.errors import UserError
-from bridgejax.generator_options import loading_options
 from bridgejax.identity import derive_seed, digest
 from bridgejax.inversion.tokens import LearnedToken, fixed_texts, token_prompts
 from bridgejax.models.clip_text import TOKEN_TABLE

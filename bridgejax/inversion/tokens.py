@@ -13,7 +13,6 @@ from bridgejax.prompts import display_name
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
-LEARNED_MODES = ("dataset", "class", "untrained")  # those with a new token, which depends on the study's seed
 _DEFAULT = "A {class} photo in the style of {token}"
 _DEFAULT_BY_CLASS = "A photo of a {token}"
 

@@ -12,10 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bridgejax.config import default_config, set_config, to_plain
+from bridgejax.config import LEARNED_MODES, default_config, set_config, to_plain
 from bridgejax.data.catalog import TASKS, CatalogTask
 from bridgejax.errors import UserError, nearest
-from bridgejax.inversion.tokens import LEARNED_MODES
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -158,7 +157,7 @@ def cost(config: ConfigDict, classes: int, *, seconds_per_image: float, seconds_
       seconds_per_image: what one generated image takes on the device at the config's size and steps; an assumption.
       seconds_per_step: what one optimiser step takes at the config's batch; an assumption.
     """
-    from bridgejax.training.recipes import recipe_from_config
+    from bridgejax.recipes import recipe_from_config
 
     plain = to_plain(config)
     recipes = [recipe_from_config(arm, plain["recipes"], plain["training"]) for arm in config.arms]

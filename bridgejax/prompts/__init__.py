@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from bridgejax.prompts.classes import check_class_names, class_phrases, display_name
-from bridgejax.prompts.templates import check_templates, format_prompt, prompt_for
+from bridgejax.config import check_class_names, check_templates
+from bridgejax.prompts.classes import class_phrases, display_name
+from bridgejax.prompts.templates import format_prompt, prompt_for
 
 __all__ = ["check_class_names", "check_templates", "class_phrases", "display_name", "format_prompt", "prompt_for"]

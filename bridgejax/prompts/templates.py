@@ -2,29 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-from bridgejax.errors import UserError
+from bridgejax.config import PLACEHOLDER, check_templates
 from bridgejax.prompts.classes import class_phrases, display_name
-
-PLACEHOLDER = "{}"
-
-
-def check_templates(template: str | Iterable[str]) -> tuple[str, ...]:
-    """Returns the template, or the templates, as a tuple.
-
-    Raises:
-      UserError: there is none, or one is not text or lacks `{}`.
-    """
-    templates = (template,) if isinstance(template, str) else tuple(template)
-    if not templates:
-        raise UserError("prompts.template is empty; give a text with {} where the class name goes.")
-    for text in templates:
-        if not isinstance(text, str):
-            raise UserError(f"prompts.template {text!r} is not text; give a text with {{}} where the class name goes.")
-        if PLACEHOLDER not in text:
-            raise UserError(f"prompts.template {text!r} has no {{}}; put {{}} where the class name goes.")
-    return templates
 
 
 def format_prompt(template: str, class_name: str) -> str:

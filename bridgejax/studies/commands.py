@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from bridgejax.config import set_config
+from bridgejax.config import LEARNED_MODES, set_config
 from bridgejax.errors import UserError, nearest
 from bridgejax.files import TEMPORARY_PREFIX
-from bridgejax.inversion.tokens import LEARNED_MODES
 from bridgejax.progress import stage_heading
 from bridgejax.runtime import is_first
 from bridgejax.studies.example_images import EXAMPLES_FILE, write_examples
@@ -80,7 +79,7 @@ def _write_results(plan: StudyPlan, workdir: Path) -> None:
 def generate(config: ConfigDict, workdir: Path) -> Path:
     """Makes the synthetic sets of the config's arms, or what is missing or damaged of them; returns the first one's folder."""
     check_workdir(workdir, config)
-    plan = plan_study(config)
+    plan = plan_study(config, trains=False)
     if not plan.sets:
         raise UserError("none of the config's arms uses synthetic images; name one that does in arms, for instance 'bridged'.")
     with open_workdir(workdir, config):

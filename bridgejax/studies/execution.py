@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bridgejax import workdir as workdirs
-from bridgejax.config import to_plain
+from bridgejax.config import differences, to_plain
 from bridgejax.data import Examples, Task
 from bridgejax.files import TEMPORARY_PREFIX, write_json
 from bridgejax.mesh import barrier
@@ -34,13 +34,13 @@ CLASSIFIER = "classifier"
 def check_workdir(workdir: Path, config: ConfigDict) -> None:
     """Checks the workdir in the first process; the others find it half-made."""
     if is_first():
-        workdirs.check_workdir(workdir, to_plain(config))
+        workdirs.check_workdir(workdir, to_plain(config), differences)
 
 
 @contextlib.contextmanager
 def open_workdir(workdir: Path, config: ConfigDict) -> Iterator[None]:
     """Opens the workdir: the first process locks it for all and leaves it last, when the others have ended their work."""
-    with workdirs.open_workdir(workdir, to_plain(config)) if is_first() else contextlib.nullcontext():
+    with workdirs.open_workdir(workdir, to_plain(config), differences) if is_first() else contextlib.nullcontext():
         if is_first():
             for leftover in (workdir / RUNS_FOLDER).glob(f"*/*/{TEMPORARY_PREFIX}*"):  # of a command that was killed
                 shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()

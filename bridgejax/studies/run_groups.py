@@ -25,7 +25,7 @@ class StudyRunDiverged(Diverged):
     """
 
     def __init__(self, error: Diverged, run: StudyRun) -> None:
-        super().__init__(error.told, run.seed)
+        super().__init__(error.message, run.seed)
         self.run = run
 
 

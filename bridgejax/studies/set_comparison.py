@@ -28,6 +28,7 @@ from bridgejax.evaluation import (
 from bridgejax.evaluation.copies import NearestReal
 from bridgejax.identity import derive_seed, digest
 from bridgejax.progress import stage_heading
+from bridgejax.recipes import Recipe
 from bridgejax.studies.comparison_results import (
     ClosePair,
     CopyCheck,
@@ -38,7 +39,6 @@ from bridgejax.studies.comparison_results import (
     write_comparison_files,
 )
 from bridgejax.studies.study_plan import StudyPlan
-from bridgejax.training.recipes import Recipe
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -64,7 +64,7 @@ def _identity(plan: StudyPlan) -> str | None:
     if not plan.sets or not (config.report.synthetic_set or config.report.leep):
         return None
     shots, task = _largest_split(plan)
-    stages = {arm: dataclasses.asdict(recipe.stages[0]) for arm, recipe in _first_stages(plan).items()}
+    stages = {arm: recipe.stages[0].to_dict() for arm, recipe in _first_stages(plan).items()}
     lowered = [] if config.training.dtype == "float32" else [config.training.dtype]
     return digest(
         [

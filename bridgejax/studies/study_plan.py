@@ -10,10 +10,11 @@ from jax.sharding import Mesh
 
 from bridgejax.config import to_plain
 from bridgejax.data import Task
+from bridgejax.errors import UserError
 from bridgejax.identity import derive_seed, digest
+from bridgejax.recipes import Recipe
 from bridgejax.studies.study_sets import StudySet, load_sets
 from bridgejax.studies.tuned_rates import TuningScope, check_scope, study_recipes
-from bridgejax.training.recipes import Recipe
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -126,7 +127,7 @@ class StudyPlan:
         recipe = self.recipes[run.arm]
         task = self.task(run.shots, run.seed)
         parts: dict[str, object] = {
-            "recipe": dataclasses.asdict(recipe),
+            "recipe": recipe.to_dict(),
             "task": task.digest,
             "classifier": [self.classifier_digest, config.classifier.image_size, config.classifier.crop],
             "training": [config.training.batch_size, config.training.eval_batch_size, config.training.evaluations],
@@ -141,19 +142,27 @@ class StudyPlan:
         return digest(parts)
 
 
-def plan_study(config: ConfigDict, load_generators: bool = True) -> StudyPlan:
+def plan_study(config: ConfigDict, load_generators: bool = True, trains: bool = True) -> StudyPlan:
     """Loads and checks what a config names.
 
     Args:
       config: a checked config.
       load_generators: whether to load the generators of the synthetic sets too.
+      trains: whether anything is learned from real images, so that they and what recipes ask for are checked.
 
     Raises:
       UserError: a class, a recipe, a folder or a weight that the config names is not as it should be.
     """
+    from bridgejax.data.tasks import NAMES_ALONE
     from bridgejax.mesh import generation_mesh, make_mesh
     from bridgejax.models.registry import classifier_digest
+    from bridgejax.training.loop import check_sizes
 
+    if trains and config.task.source == NAMES_ALONE:
+        raise UserError(
+            f"task.source is {NAMES_ALONE!r}, which has no real images to train on or to test with; use `bridgejax generate`, "
+            "or name a source that has images, for instance folder:PATH."
+        )
     shots = tuple(config.study.shots) or (config.task.shots,)
     mesh, own_mesh = make_mesh(config.mesh), generation_mesh(config.mesh)
     recipes = study_recipes(to_plain(config))
@@ -161,9 +170,11 @@ def plan_study(config: ConfigDict, load_generators: bool = True) -> StudyPlan:
     splits = TaskSplits(config)
     tasks = [splits.load(count, 0) for count in shots]  # a wrong folder or too many shots shows now, not after generation
     class_names = tasks[0].class_names
-    if config.training.tuned is not None:
-        check_scope(config.training.tuned, tuning_scope(config, tasks[0], weights))
-    _check_recipes(config, recipes.values(), tasks)
+    if trains:
+        check_sizes(config.training.batch_size, config.training.eval_batch_size, mesh)
+        if config.training.tuned is not None:
+            check_scope(config.training.tuned, tuning_scope(config, tasks[0], weights))
+        _check_recipes(config, recipes.values(), tasks)
     names = dict.fromkeys(name for recipe in recipes.values() for name in recipe.synthetic_sets)
     return StudyPlan(
         config=config,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from jax.sharding import Mesh
 
-from bridgejax.config import set_config, to_plain
+from bridgejax.config import LEARNED_MODES, set_config, to_plain
 from bridgejax.data import Task
 from bridgejax.diffusion.from_config import SamplingOptions, load_generator
 from bridgejax.diffusion.schedulers import make_scheduler
@@ -17,7 +17,7 @@ from bridgejax.files import canonical_json
 from bridgejax.identity import derive_seed
 from bridgejax.inversion.learner import TokenLearner
 from bridgejax.inversion.token_plan import TokenPlan, Vocabulary, split_name
-from bridgejax.inversion.tokens import LEARNED_MODES, token_prompts
+from bridgejax.inversion.tokens import token_prompts
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict

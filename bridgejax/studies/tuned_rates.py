@@ -11,7 +11,7 @@ from typing import Any
 from bridgejax.errors import UserError
 from bridgejax.files import canonical_json
 from bridgejax.identity import digest
-from bridgejax.training.recipes import Recipe, recipe_from_config
+from bridgejax.recipes import Recipe, recipe_from_config
 
 Plain = Mapping[str, Any]  # a config or a group of its keys, as plain data
 # Stands in for what tuning sets in the digest of a recipe.
@@ -45,7 +45,7 @@ class TuningScope:
         """Returns `recipes` of a config's arms."""
         training = {**plain["training"], **_UNTUNED}
         built = {arm: recipe_from_config(arm, plain["recipes"], training) for arm in plain["arms"]}
-        return {arm: digest([dict(stage) for stage in recipe.to_dict()["stages"]]) for arm, recipe in built.items()}
+        return {arm: digest([stage.to_dict() for stage in recipe.stages]) for arm, recipe in built.items()}
 
     def difference(self, then: Plain) -> str | None:
         """Returns in what a recorded scope does not cover this one, in words; None if it does."""

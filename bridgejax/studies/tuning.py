@@ -13,6 +13,7 @@ from bridgejax.errors import UserError
 from bridgejax.files import write_atomic, write_json
 from bridgejax.mesh import barrier
 from bridgejax.progress import stage_heading
+from bridgejax.recipes import Recipe, recipe_from_config
 from bridgejax.runtime import is_first
 from bridgejax.studies.commands import with_values
 from bridgejax.studies.execution import (
@@ -27,7 +28,6 @@ from bridgejax.studies.run_groups import StudyRunDiverged
 from bridgejax.studies.run_results import RESULT_FILE, RUNS_FOLDER
 from bridgejax.studies.study_plan import VALIDATION, StudyPlan, StudyRun, plan_study, tuning_scope
 from bridgejax.studies.tuned_rates import TuningScope, with_candidate
-from bridgejax.training.recipes import Recipe, recipe_from_config
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -277,7 +277,7 @@ def _check_follows(arm: str, recipes: Mapping[str, Recipe], candidates: Sequence
         if len({recipe.stages[number].learning_rate for recipe in by_rate}) < len(by_rate):
             raise UserError(
                 f"recipes.{arm}[{number}] states its own learning_rate, so tuning cannot set it; leave it out, or give a "
-                "rate_factor."
+                "lr_scale."
             )
     by_length = [recipes[candidate.name].steps for candidate in candidates if candidate.learning_rate == first.learning_rate]
     if len(set(by_length)) < len(by_length):

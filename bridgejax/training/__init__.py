@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any
 from bridgejax.allocator import keep_freed_memory
 
 if TYPE_CHECKING:
-    from bridgejax.recipes import default_recipes
+    from bridgejax.recipes import Recipe, Stage, default_recipes, recipe_from_config
     from bridgejax.training.judging import evaluate
     from bridgejax.training.loop import train_recipe
     from bridgejax.training.losses import cross_entropy, soft_target
     from bridgejax.training.optimizers import Optimizer, Schedule, make_optimizer
-    from bridgejax.training.recipes import Recipe, Stage, recipe_from_config
     from bridgejax.training.run import RunResult
     from bridgejax.training.state import TrainState
     from bridgejax.training.steps import make_eval_step, make_train_step, mixup
@@ -31,9 +30,9 @@ _HOMES = {
     "Optimizer": "optimizers",
     "Schedule": "optimizers",
     "make_optimizer": "optimizers",
-    "Recipe": "recipes",
-    "Stage": "recipes",
-    "recipe_from_config": "recipes",
+    "Recipe": "..recipes",
+    "Stage": "..recipes",
+    "recipe_from_config": "..recipes",
     "TrainState": "state",
     "make_eval_step": "steps",
     "make_train_step": "steps",

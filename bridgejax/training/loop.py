@@ -11,8 +11,8 @@ from jax.sharding import Mesh
 
 from bridgejax.errors import UserError
 from bridgejax.mesh import data_size
+from bridgejax.recipes import Recipe
 from bridgejax.training import stages
-from bridgejax.training.recipes import Recipe
 from bridgejax.training.run import Run, RunResult
 from bridgejax.training.traced import checked_dtype
 

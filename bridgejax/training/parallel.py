@@ -30,11 +30,11 @@ from jax.sharding import Mesh
 
 from bridgejax.errors import UserError
 from bridgejax.progress import progress, stage_heading
+from bridgejax.recipes import Recipe
 from bridgejax.training import stages
 from bridgejax.training.feed import Feed
 from bridgejax.training.loop import check_sizes, checked_crop, named_sets
 from bridgejax.training.memory import free_bytes
-from bridgejax.training.recipes import Recipe
 from bridgejax.training.run import FETCH_EVERY, Run, RunResult
 from bridgejax.training.stacked import StackedStep, stack, unstack
 from bridgejax.training.stages import Plan

@@ -19,11 +19,11 @@ from bridgejax.errors import Diverged, UserError
 from bridgejax.identity import derive_seed, digest
 from bridgejax.mesh import agreed, local_rows, replicate
 from bridgejax.progress import progress
+from bridgejax.recipes import Recipe
 from bridgejax.training import stages
 from bridgejax.training.early import EarlyStop, arrays_of
 from bridgejax.training.feed import Feed, started
 from bridgejax.training.judging import evaluate
-from bridgejax.training.recipes import Recipe
 from bridgejax.training.stages import Plan
 from bridgejax.training.state import Structure, TrainState
 from bridgejax.training.steps import TrainStep

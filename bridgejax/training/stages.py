@@ -14,8 +14,8 @@ from jax.sharding import Mesh
 from bridgejax.errors import UserError
 from bridgejax.identity import derive_seed
 from bridgejax.models.reset import linear_heads
+from bridgejax.recipes import Recipe, Stage, reset_depth
 from bridgejax.training.optimizers import Schedule, make_optimizer
-from bridgejax.training.recipes import Recipe, Stage, reset_depth
 from bridgejax.training.state import TrainState
 from bridgejax.training.steps import TrainStep, shared_train_step
 
@@ -38,7 +38,7 @@ class Plan:
         """The steps, counted over all stages, after which an early stop looks at the validation images."""
         if self.stage.early_stop is None:
             return frozenset()
-        parts = self.stage.early_stop_looks
+        parts = self.stage.early_stop_checks
         return frozenset(self.start + round(self.stage.steps * k / parts) for k in range(1, parts + 1)) - {self.start}
 
 

@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from bridgejax.config_checks import TRAINING_DTYPES
 from bridgejax.errors import UserError, nearest
+from bridgejax.known_names import TRAINING_DTYPES
 from bridgejax.models.batch_norm import BatchNorm
 
 _ROW_MASK: contextvars.ContextVar[jax.Array | None] = contextvars.ContextVar("row_mask", default=None)

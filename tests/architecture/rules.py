@@ -34,7 +34,6 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "known_names",
         "mesh",
         "mesh_axes",
-        "names",
         "progress",
         "runtime",
         "workdir",

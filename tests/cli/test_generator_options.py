@@ -90,7 +90,7 @@ def test_a_single_file_takes_its_tokenizer_from_the_config(config_file: Path, tm
     ("key", "value", "told"),
     [
         ("loras", "/no/such.safetensors", "/no/such.safetensors"),
-        ("loras", "('style.safetensors', 0.5)", "generator.loras"),
+        ("loras", "('style.safetensors', 0.5)", "style.safetensors is missing"),
         ("loras", "style.safetensors:much", "'much'"),
         ("loras", "(('style.safetensors', 'much'),)", "generator.loras"),
         ("words", "word.safetensors", "WORD=PATH"),

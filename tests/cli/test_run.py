@@ -92,7 +92,7 @@ def test_a_run_stopped_anywhere_ends_with_the_same_results(finished, config_file
         assert "Traceback" not in errors
         if signal_sent == signal.SIGINT and process.returncode:
             assert process.returncode == 130
-            assert "the same command continues" in errors
+            assert "rerun the command to resume" in errors
     process = command("run", "--config", config_file, "--workdir", workdir)
     _, errors = process.communicate(timeout=500)
     assert process.returncode == 0, errors

@@ -7,7 +7,7 @@ import textwrap
 
 import pytest
 
-from bridgejax.config import default_config, differences, load_config, set_config, to_plain
+from bridgejax.config import Settings, default_config, differences, load_config, set_config, to_plain
 from bridgejax.errors import UserError
 
 
@@ -68,19 +68,20 @@ def test_overrides_take_the_type_of_the_default(config_file):
         ("mesh", "(('data','x'),)", "at most one of them -1"),
         ("mesh", "(('date',1),)", "did you mean 'data'"),
         ("mesh_rules", "5", "mesh_rules holds 5"),
+        ("study.parallel_seeds", "some", "a whole number of at least 1 or 'auto'"),
         ("study.shots", "0,1", "study.shots"),
         ("study.baseline", "vanila_long", "did you mean 'vanilla_long'"),
-        ("prompts.variants.bird", "5", "prompts.variants of class 'bird' is 5"),
-        ("prompts.variants.bird", "robin", "give a tuple of phrases"),
+        ("prompts.variants.bird", "('robin', '')", "give non-empty phrases"),
+        ("synthetic_sets", "{}", "--config.synthetic_sets.NAME=VALUE"),
         ("prompts.negative", "None", "prompts.negative is None; it should be a text."),
         ("training.checkpoint_seconds", "-1", "training.checkpoint_seconds is -1"),
         (
             "training.dtype",
             "bfloat",
-            "training.dtype is 'bfloat'; it should be 'float32' or 'bfloat16'; did you mean 'bfloat16'",
+            "training.dtype is 'bfloat'; did you mean 'bfloat16'? It can be 'float32' or 'bfloat16'.",
         ),
         ("training.dtype", "float16", "training.dtype is 'float16'"),
-        ("training.remat", "1", "training.remat=1 should be True or False"),
+        ("training.remat", "1", "training.remat is 1; it should be True or False."),
         ("tuning.lengths", "[[1]]", "tuning.lengths"),
     ],
 )
@@ -108,9 +109,10 @@ def test_a_wrong_config_file_is_told_with_its_line(config_file, body, told):
 @pytest.mark.parametrize(
     ("body", "told"),
     [
-        ("config.task.shot = 2", "task.shot is not a key of the config; did you mean 'task.shots'?"),
-        ("config.update({'task': {'shot': 2}})", "task.shot is not a key of the config; did you mean 'task.shots'?"),
-        ("print(config.tasc.shots)", "tasc is not a key of the config; did you mean 'task'?"),
+        ("config.task.shot = 2", "task.shot is not a key of the config; did you mean 'task.shots'"),
+        ("config.update({'task': {'shot': 2}})", "task.shot is not a key of the config; did you mean 'task.shots'"),
+        ("print(config.tasc.shots)", "tasc is not a key of the config; did you mean 'task'"),
+        ("config.generator.steps = 'x'", "generator.steps is 'x'; it should be a whole number of at least 1."),
         ("import sys; sys.exit(3)", "it calls sys.exit(3)"),
         ("1 / 0", "division by zero"),
     ],
@@ -127,10 +129,14 @@ def test_a_relative_config_file_is_told_with_its_line_in_our_words(config_file, 
 @pytest.mark.parametrize(
     ("body", "told"),
     [
-        ("config.task.class_names = 5", "class_names is 5"),
-        ("config.task.class_names = 'cat'", "class_names is 'cat'"),
+        ("config.task.class_names = 5", "line 4: task.class_names is 5; it should be a list of texts."),
+        ("config.task.class_names = 'cat'", "line 4: task.class_names is 'cat'; it should be a list of texts."),
+        ("config.task.class_names = ('cat', 3)", "task.class_names is ('cat', 3)"),
         ("config.task.source = None", "task.source is None; it should be a text."),
-        ("config.study.shots = None", "study.shots is None; it should be a list."),
+        ("config.task = None", "task is None; it should be a group of keys"),
+        ("config.study.shots = None", "study.shots is None; it should be a list of whole numbers of at least 1 or None."),
+        ("config.prompts.variants.bird = 5", "prompts.variants.bird is 5; it should be a list of texts."),
+        ("config.prompts.variants.bird = 'robin'", "prompts.variants.bird is 'robin'; it should be a list of texts."),
         ("config.inversion.flip = None", "inversion.flip is None; it should be True or False."),
     ],
 )
@@ -193,7 +199,8 @@ def test_a_workdir_from_before_a_key_goes_on_with_its_default():
     [
         ('{"prompts": {"templat": "a {}"}}', "did you mean 'prompts.template'"),
         ('{"training": {"batch_size": 4}}', "synthetic_sets.other.training.batch_size"),
-        ('{"generator": {"steps": 0}}', "in synthetic_sets.other: generator.steps is 0"),
+        ('{"generator": {"steps": 0}}', "synthetic_sets.other.generator.steps is 0"),
+        ('{"inversion": {"mode": "class", "prompt": "a {class}"}}', "in synthetic_sets.other: inversion.prompt"),
         ('"a {}"', "groups of keys"),
     ],
 )
@@ -218,3 +225,75 @@ def test_a_workdir_goes_on_with_recomputed_blocks_but_not_in_another_dtype():
     assert differences(to_plain(old), to_plain(new)) == []
     new.training.dtype = "bfloat16"
     assert differences(to_plain(old), to_plain(new)) == ["training.dtype: 'float32' → 'bfloat16'"]
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ("config.recipes.mine = ({'data': 'real', 'steps_of': 'bridgd'},)", "recipes.mine[0].steps_of names 'bridgd'"),
+        ("config.recipes.mine = ({'optimizer': 'adam'},)", "did you mean 'adamw'? It can be 'sgd' or 'adamw'."),
+        ("config.recipes.mine = ({'data': 'synthetic', 'synthetic_set': 'othr'},)", "which is not in synthetic_sets"),
+        ("config.recipes.mine = ({'data': 'real', 'rate_factor': 0.1},)", "'rate_factor', which is now called 'lr_scale'"),
+        ("config.recipes.mine = ({'early_stop_looks': 3},)", "which is now called 'early_stop_checks'"),
+        ("config.training.optimizer = 'adam'", "training.optimizer is 'adam'; did you mean 'adamw'?"),
+        ("config.training.momentum = 1.0", "training.momentum is 1.0"),
+        ("config.task.source = 'classes'", "set task.class_names"),
+        ("config.task.source = 'classes'\nconfig.task.class_names = ('a', 'b')\nconfig.inversion.mode = 'class'", "has none"),
+    ],
+)
+def test_what_a_config_names_is_looked_up_when_it_loads(config_file, body, told):
+    with pytest.raises(UserError, match=re.escape(told)):
+        load_config(config_file(body))
+
+
+def test_a_recipe_of_the_library_that_no_arm_uses_may_not_fit_a_changed_one(config_file):
+    body = "config.recipes.bridged = ({'data': 'synthetic'},)"  # real_real follows its second stage
+    assert load_config(config_file(body)).arms
+    with pytest.raises(UserError, match="1 stages, counted from 0"):
+        load_config(config_file(body), [("arms", "real_real")])
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [
+        ("task.class_names", "apple,cup", ("apple", "cup")),
+        ("task.class_names", "1, 2", ("1", "2")),
+        ("task.class_names", "('a, b', 'c')", ("a, b", "c")),
+        ("study.shots", "1", (1,)),
+        ("study.shots", "1,None", (1, None)),
+        ("training.learning_rate", "1", 1.0),
+        ("prompts.template", "{} on white", "{} on white"),
+        ("prompts.variants.bird", "robin,owl", ("robin", "owl")),
+        ("generator.loras", "a.safetensors:0.5,b.safetensors", ("a.safetensors:0.5", "b.safetensors")),
+        ("inversion.longest", "2", 2),
+        ("generator.scheduler", "None", None),
+    ],
+)
+def test_a_text_is_read_as_the_type_of_its_key(config_file, key, text, value):
+    config = load_config(config_file(), [(key, text)])
+    for part in key.split("."):
+        config = config[part]
+    assert (config, type(config)) == (value, type(value))
+
+
+def test_settings_are_the_config_with_types(config_file):
+    config = load_config(config_file('config.synthetic_sets.other = {"generator": {"steps": 3}}'), [("mesh", "[('data', 2)]")])
+    settings = Settings.of(config)
+    assert settings.mesh == (("data", 2),)
+    assert settings.generator.steps == 50
+    assert settings.of_set("other").generator.steps == set_config(config, "other").generator.steps == 3
+    assert [stage.data for stage in settings.recipe("bridged").stages] == ["synthetic", "real"]
+
+
+def test_variants_of_a_set_are_added_to_those_of_the_config(config_file):
+    added = 'config.synthetic_sets.other = {"prompts": {"variants": {"cat": ("tabby",)}}}'
+    config = load_config(config_file(f'config.prompts.variants.bird = ("robin",)\n{added}'))
+    expected = {"bird": ("robin",), "cat": ("tabby",)}
+    assert set_config(config, "other").prompts.variants.to_dict() == expected
+    assert Settings.of(config).of_set("other").prompts.variants == expected
+
+
+def test_a_number_written_otherwise_is_no_difference():
+    old, new = to_plain(default_config()), to_plain(default_config())
+    old["inversion"]["longest"], new["inversion"]["longest"] = 1, 1.0
+    assert differences(old, new) == []

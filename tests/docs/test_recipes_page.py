@@ -6,9 +6,7 @@ import re
 from pathlib import Path
 
 from bridgejax.config import check_config, default_config
-from bridgejax.recipes import all_recipes
-from bridgejax.training.lengths import LENGTH_KEYS
-from bridgejax.training.recipes import recipe_from_config
+from bridgejax.recipes import LENGTH_KEYS, all_recipes, recipe_from_config
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "recipes.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.+?)```", PAGE, re.DOTALL)
@@ -29,8 +27,8 @@ def _named() -> set[str]:
 
 
 def test_the_page_names_every_recipe_and_no_other():
-    settings = {*LENGTH_KEYS, "steps", "rate_factor", "reset", "synthetic_share", "synthetic_loss", "early_stop"}
-    assert _named() - settings - {"early_stop_looks"} == set(all_recipes())
+    settings = {*LENGTH_KEYS, "steps", "lr_scale", "reset", "synthetic_share", "synthetic_loss", "early_stop"}
+    assert _named() - settings - {"early_stop_checks"} == set(all_recipes())
 
 
 def test_the_example_of_a_recipe_is_a_recipe():

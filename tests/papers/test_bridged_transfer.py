@@ -12,7 +12,7 @@ import pytest
 from bridgejax.config import load_config, set_config, to_plain
 from bridgejax.errors import UserError
 from bridgejax.papers import bridged_transfer as paper
-from bridgejax.training.recipes import recipe_from_config
+from bridgejax.recipes import recipe_from_config
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "configs" / "bridged_transfer"

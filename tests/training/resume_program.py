@@ -19,7 +19,7 @@ STAGES = [
     {"data": "real", "steps": 11, "reset": "head", "label_smoothing": 0.1},
 ]
 EARLY = [
-    {"data": "synthetic", "steps": 60, "learning_rate": 0.1, "early_stop": 3, "early_stop_looks": 20},
+    {"data": "synthetic", "steps": 60, "learning_rate": 0.1, "early_stop": 3, "early_stop_checks": 20},
     {"data": "real", "steps": 5},
 ]
 

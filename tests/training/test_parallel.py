@@ -177,7 +177,7 @@ def test_the_next_pipeline_is_made_while_a_stage_trains(how):
         same(result, alone(STAGES, lane), 1e-4)
 
 
-EARLY = [{"data": "synthetic", "steps": 40, "learning_rate": 0.1, "early_stop": 1, "early_stop_looks": 20}, STAGES[1]]
+EARLY = [{"data": "synthetic", "steps": 40, "learning_rate": 0.1, "early_stop": 1, "early_stop_checks": 20}, STAGES[1]]
 
 
 def with_validation(given):

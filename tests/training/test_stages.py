@@ -23,8 +23,8 @@ from bridgejax.errors import UserError
 from bridgejax.models import load_classifier
 from bridgejax.models.classifier import Preprocessing
 from bridgejax.models.vit import VisionTransformer, ViTConfig
+from bridgejax.recipes import Stage
 from bridgejax.training import TrainState, make_optimizer, make_train_step, recipe_from_config, stages, train_recipe
-from bridgejax.training.recipes import Stage
 
 PROGRAM = Path(__file__).with_name("resume_program.py")
 
@@ -150,7 +150,7 @@ class Counting(Streams):
 
 def test_an_early_stop_ends_the_stage_and_goes_on_from_the_best_look():
     streams = Counting()
-    first = {"data": "synthetic", "steps": 200, "learning_rate": 0.1, "early_stop": 2, "early_stop_looks": 20}
+    first = {"data": "synthetic", "steps": 200, "learning_rate": 0.1, "early_stop": 2, "early_stop_checks": 20}
     still = {"data": "real", "steps": 2, "learning_rate": 0.0, "weight_decay": 0.0, "batch_norm": "frozen"}
     result = run([first, still], on=with_validation(), synthetic=examples(30, 5, "s"), streams=streams)
     looks = [entry for entry in result.history if "validation_mean_per_class_accuracy" in entry]

@@ -107,7 +107,7 @@ def test_a_config_may_name_every_recipe_and_copies_are_fresh():
 
 
 def test_the_table_imports_nothing_heavy():
-    code = "import sys, bridgejax.training.recipes, bridgejax.recipes as t; t.default_recipes()"
+    code = "import sys, bridgejax.recipes as t; t.default_recipes()"
     check = "; assert not {'jax', 'flax', 'tensorflow'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code + check], check=True)
 
@@ -137,23 +137,26 @@ def test_a_network_from_scratch_needs_statistics_of_its_own():
         ([{"restart_optimizer": False}], "no stage comes before"),
         ([{}, {"restart_optimizer": False, "optimizer": "sgd"}], "another optimizer"),
         ([{"trainable": ()}], "regular expressions"),
+        ([{"trainable": 5}], "a list of texts"),
         ([{"rest_of": "bridged", "length": 2}], "keep one"),
         ([{"steps_of": "bridged[2]"}], "2 stages, counted from 0"),
         ([{"steps_of": 3}], "'NAME\\[0\\]'"),
         ([{"steps_of": "bridged"}, {"rest_of": "bridged"}], "the stages before take 60"),
-        ([{"rest_of": "bridgd"}], "rest_of names the unknown recipe 'bridgd'; did you mean 'bridged'"),
+        ([{"rest_of": "bridgd"}], "rest_of names 'bridgd', which is not a recipe in this config; did you mean 'bridged'"),
         ([{"passes_of": "synthetic_only"}], "sees none; use steps_of"),
         ([{"data": "synthetic", "passes_of": "bridged"}], "the stage itself sees none"),
         ([{"passes_of": "mixed"}], "give it a synthetic_share"),
-        ([{"rate_factor": 0.1, "learning_rate": 0.1}], "keep one"),
-        ([{"rate_factor": -1}], "rate_factor is -1"),
+        ([{"lr_scale": 0.1, "learning_rate": 0.1}], "keep one"),
+        ([{"lr_scale": -1}], "lr_scale is -1"),
+        ([{"rate_factor": 0.1}], "is now called 'lr_scale'"),
+        ([{"early_stop_looks": 5}], "is now called 'early_stop_checks'"),
         ([{"reset": "block:2"}], "'blocks:N'"),
         ([{"reset": "blocks:0"}], "'blocks:N'"),
         ([{"reset": "haed"}], "did you mean 'head'"),
         ([{"early_stop": 0}], "early_stop is 0"),
         ([{"synthetic_loss": 0.5}], "set data='mixed'"),
-        ([{"data": "mixed", "synthetic_loss": 1.5}], "from 0 to 1"),
-        ({"data": "real"}, "unknown"),
+        ([{"data": "mixed", "synthetic_loss": 1.5}], "of at least 0 and at most 1"),
+        ({"data": "real"}, "is not a recipe"),
         ([3], "give a dict"),
     ],
 )

@@ -1,10 +1,9 @@
-"""The whole matrix of recipes, as plain data for `bridgejax.config.default_config()`; nothing heavy is imported here.
+"""The whole matrix of recipes, as plain data.
 
-A recipe is a list of stages, a stage a dict of the keys of `bridgejax.training.recipes.Stage` and of those that say how long it
-lasts or at which rate (`length`, `steps_of`, `rest_of`, `passes_of`, `rate_factor`; see there). What is left out comes from the
-config's `training`, else from that class. So all arms have the same rates, decay and schedule, and differ only in what they
-are named for. An ordinary stage lasts `training.base_steps`. At the switch the optimiser and the schedule start afresh. Batch
-statistics rest unless the config or a stage says `batch_norm: train`.
+A recipe is a list of stages, a stage a dict of the keys of `Stage` and `StageLength`. What is left out comes from the config's
+`training`, else from `Stage`. So all arms have the same rates, decay and schedule, and differ only in what they are named for.
+An ordinary stage lasts `training.base_steps`. At the switch the optimiser and the schedule start afresh. Running batch
+statistics stay as they are unless the config or a stage says `batch_norm: train`.
 
 "bridged in all" below is the number of optimiser steps of `bridged`, both stages together. docs/recipes.md says of each
 recipe what it isolates, and which question of the literature it answers.
@@ -13,13 +12,12 @@ recipe what it isolates, and which question of the literature it answers.
 from __future__ import annotations
 
 import copy
-from typing import Any
 
 # Mixup's α wherever a recipe mixes: our choice, since Li et al. publish none; 0.2 is what Zhang et al. 2018 use on ImageNet.
 MIXUP_ALPHA = 0.2
 _MIXUP = {"mixup_alpha": MIXUP_ALPHA}
 
-Stages = list[dict[str, Any]]
+Stages = list[dict[str, object]]
 
 # The methods of Li et al. 2024 (arXiv 2403.19866), and the three controls that belong in every study.
 METHODS: dict[str, Stages] = {
@@ -104,9 +102,9 @@ CONTROLS: dict[str, Stages] = {
     "bridged_switch_75": [{"data": "synthetic", "steps_of": "bridged", "length": 0.75}, {"data": "real", "rest_of": "bridged"}],
     # -- a longer first stage (more steps than bridged), and one that stops when the validation images say so (at most as long).
     "bridged_first_double": [{"data": "synthetic", "length": 2.0}, {"data": "real"}],
-    "bridged_early_stop": [{"data": "synthetic", "length": 2.0, "early_stop": 3, "early_stop_looks": 10}, {"data": "real"}],
+    "bridged_early_stop": [{"data": "synthetic", "length": 2.0, "early_stop": 3, "early_stop_checks": 10}, {"data": "real"}],
     # -- the second stage: a tenth of the rate; the trunk at rest; batch statistics; one schedule and one optimiser throughout.
-    "bridged_low_rate": [{"data": "synthetic"}, {"data": "real", "rate_factor": 0.1}],
+    "bridged_low_rate": [{"data": "synthetic"}, {"data": "real", "lr_scale": 0.1}],
     "bridged_frozen": [{"data": "synthetic"}, {"data": "real", "trainable": ["head"]}],
     "bridged_batch_norm": [{"data": "synthetic", "batch_norm": "train"}, {"data": "real", "batch_norm": "train"}],
     "bridged_initial_statistics": [

@@ -1,0 +1,87 @@
+"""What the keys of a config must be together; what each may be alone is stated with it (`bridgejax.config.sections`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from bridgejax.config.names import check_file_name
+from bridgejax.config.sections import InversionSettings, TaskSettings
+from bridgejax.errors import UserError, choices
+from bridgejax.mesh_axes import DATA_AXIS, MODEL_AXIS, axis_names, axis_rules
+from bridgejax.recipes import Recipe
+
+LEARNED_MODES = ("dataset", "class", "untrained")  # modes with a new token, which depends on the real images
+
+
+def check_task(task: TaskSettings) -> None:
+    """Checks that a source without images comes with class names."""
+    if task.source == "classes" and not task.class_names:
+        raise UserError(
+            "task.source is 'classes', which has no images to take the names from; set task.class_names, for instance to "
+            "('apple', 'cup')."
+        )
+
+
+def check_inversion(inversion: InversionSettings, task: TaskSettings) -> None:
+    """Checks that the prompts hold what the mode replaces, and that there are images to learn from."""
+    by_class = inversion.mode == "class"
+    if inversion.prompt is not None:
+        _check_texts("prompt", inversion.prompt, ("{token}",) if by_class else ("{class}", "{token}"))
+        _check_without("prompt", inversion.prompt, "{class}" if by_class else "{}")
+    _check_texts("plain_prompt", inversion.plain_prompt, ("{class}",))
+    _check_without("plain_prompt", inversion.plain_prompt, "{token}")
+    if inversion.mode in LEARNED_MODES and task.source == "classes":
+        raise UserError(
+            f"inversion.mode is {inversion.mode!r}, which learns from real images, but task.source is 'classes', which has "
+            "none; give another source, or set inversion.mode to 'word', 'none' or None."
+        )
+
+
+def _check_texts(key: str, prompt: str | tuple[str, ...], places: tuple[str, ...]) -> None:
+    texts = (prompt,) if isinstance(prompt, str) else prompt
+    if not texts:
+        raise UserError(f"inversion.{key} is empty; it should be a text or a tuple of texts with {' and '.join(places)}.")
+    for text in texts:
+        for place in places:
+            if place not in text:
+                what = "new token" if place == "{token}" else "class name"
+                raise UserError(f"inversion.{key} {text!r} has no {place}; put {place} where the {what} goes.")
+
+
+def _check_without(key: str, prompt: str | tuple[str, ...], place: str) -> None:
+    for text in (prompt,) if isinstance(prompt, str) else prompt:
+        if place in text:
+            raise UserError(f"inversion.{key} {text!r} holds {place}, which has no meaning there; take it out.")
+
+
+def check_mesh(mesh: Sequence[tuple[str, int]], rules: Sequence[object]) -> None:
+    """Checks that something is split over each axis; else its devices would all do the same work."""
+    axes = (DATA_AXIS, MODEL_AXIS, *(axis for _, dimensions in axis_rules(rules) for axis in axis_names(dimensions)))
+    for axis, _ in mesh:
+        if axis not in axes:
+            raise UserError(
+                f"mesh has an axis {axis!r} that nothing is split over; {choices(axis, axes)} mesh_rules may name further axes."
+            )
+
+
+def check_arms(arms: Sequence[str], baseline: str, recipes: Mapping[str, object]) -> None:
+    """Checks that the arms and the baseline are recipes, each once."""
+    if not arms:
+        raise UserError("arms is empty; name at least one recipe, for instance ('vanilla', 'bridged').")
+    for what, name in (*(("arm", arm) for arm in arms), ("study.baseline", baseline)):
+        if name not in recipes:
+            raise UserError(f"{what} {name!r} is not a recipe in this config; {choices(name, recipes)}")
+    for arm in arms:
+        check_file_name("recipe name", arm)
+    if len(set(arms)) != len(arms):
+        raise UserError(f"arms names a recipe twice ({', '.join(arms)}); name each once.")
+
+
+def check_set_names(recipe: Recipe, sets: Mapping[str, object]) -> None:
+    """Checks that the synthetic sets that a recipe trains on are in the config."""
+    for number, stage in enumerate(recipe.stages):
+        if stage.synthetic_set and stage.synthetic_set not in sets:
+            raise UserError(
+                f"recipes.{recipe.name}[{number}].synthetic_set is {stage.synthetic_set!r}, which is not in synthetic_sets; "
+                f"{choices(stage.synthetic_set, sets)}"
+            )

@@ -1,0 +1,91 @@
+"""What the names and texts that users write may be: classes, phrases, templates, tokens, recipes and sets."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+
+from bridgejax.errors import UserError
+
+PLACEHOLDER = "{}"  # in a template, where the class goes
+
+
+def check_class_names(class_names: Iterable[str]) -> tuple[str, ...]:
+    """Returns the names as a tuple, unchanged and in order.
+
+    Spaces, unicode, slashes, HTML and underscores are all fine: names never become file names here.
+
+    Raises:
+      UserError: this is no list, there is no name, or a name is not text, is empty, repeats, has spaces around it or holds
+        control characters (a TFDS label file has one stripped name per line).
+    """
+    if isinstance(class_names, str) or not isinstance(class_names, Iterable):
+        raise UserError(f"class_names is {class_names!r}; give a list of names such as ['cat', 'dog'].")
+    names = tuple(class_names)
+    if not names:
+        raise UserError("class_names is empty; name at least one class.")
+    for name in names:
+        if not isinstance(name, str):
+            raise UserError(f"class name {name!r} is not text; write it in quotes.")
+        if not name.strip() or name != name.strip():
+            raise UserError(f"class name {name!r} is empty or has spaces around it; remove them.")
+        if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in name):
+            raise UserError(f"class name {name!r} holds a control character or a line break; remove it.")
+    repeated = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) != len(names) else []
+    if repeated:
+        raise UserError(f"class name {repeated[0]!r} is given more than once; name each class once.")
+    return names
+
+
+def check_phrases(class_name: str, phrases: Sequence[str]) -> tuple[str, ...]:
+    """Returns the phrases that `prompts.variants` gives a class, as a tuple.
+
+    Raises:
+      UserError: the phrases are no list (a single text, for instance), or one is empty or not text.
+    """
+    if isinstance(phrases, str) or not isinstance(phrases, Sequence):
+        raise UserError(
+            f"prompts.variants of class {class_name!r} is {phrases!r}; give a tuple of phrases such as ('robin', 'owl')."
+        )
+    for phrase in phrases:
+        if not isinstance(phrase, str) or not phrase.strip():
+            raise UserError(f"prompts.variants of class {class_name!r} holds {phrase!r}; give non-empty phrases.")
+    return tuple(phrases)
+
+
+def check_templates(template: str | Iterable[str]) -> tuple[str, ...]:
+    """Returns the template, or the templates, as a tuple.
+
+    Raises:
+      UserError: there is none, or one is not text or lacks `{}`.
+    """
+    templates = (template,) if isinstance(template, str) else tuple(template)
+    if not templates:
+        raise UserError("prompts.template is empty; give a text with {} where the class name goes.")
+    for text in templates:
+        if not isinstance(text, str):
+            raise UserError(f"prompts.template {text!r} is not text; give a text with {{}} where the class name goes.")
+        if PLACEHOLDER not in text:
+            raise UserError(f"prompts.template {text!r} has no {{}}; put {{}} where the class name goes.")
+    return templates
+
+
+def check_token(where: str, token: str) -> None:
+    """Checks a token of a prompt.
+
+    Raises:
+      UserError: it is empty or holds spaces or slashes.
+    """
+    if not token or any(letter.isspace() or letter in "/\\" for letter in token):
+        raise UserError(f"{where} is {token!r}; it should be one word without spaces or slashes.")
+
+
+def check_file_name(what: str, name: str) -> None:
+    """Checks the name of a recipe or a synthetic set, which becomes that of a folder.
+
+    Raises:
+      UserError: it holds other characters than letters, digits, "_", "-", "+" and ".".
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_.+-]+", name):
+        raise UserError(f"{what} {name!r} should hold only letters, digits, '_', '-', '+' and '.'.")

@@ -1,0 +1,25 @@
+"""Recipes as data: the library, a stage's fields, and how a config's lists of stages are read. Pure Python."""
+
+from __future__ import annotations
+
+from bridgejax.recipes.lengths import LENGTH_KEYS, StageLength
+from bridgejax.recipes.library import CONTROLS, METHODS, MIXUP_ALPHA, all_recipes, control_recipes, default_recipes
+from bridgejax.recipes.parsing import STAGE_KEYS, recipe_from_config
+from bridgejax.recipes.stage import Optimization, Recipe, Stage, reset_depth
+
+__all__ = [
+    "CONTROLS",
+    "LENGTH_KEYS",
+    "METHODS",
+    "MIXUP_ALPHA",
+    "STAGE_KEYS",
+    "Optimization",
+    "Recipe",
+    "Stage",
+    "StageLength",
+    "all_recipes",
+    "control_recipes",
+    "default_recipes",
+    "recipe_from_config",
+    "reset_depth",
+]

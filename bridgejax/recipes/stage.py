@@ -1,0 +1,129 @@
+"""A stage of training and a recipe as typed values: every field once, with its default, what it may hold and what it does."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+from bridgejax.errors import UserError, choices
+from bridgejax.fields import setting
+
+OPTIMIZERS = ("sgd", "adamw")
+SCHEDULES = ("cosine", "constant")
+LOSSES = ("cross_entropy", "soft_target")
+BATCH_NORMS = ("train", "frozen")
+RESETS = ("none", "head", "all")
+# Fields by the names under which digests of results know them; what was made before a field got its name stays valid.
+_DIGEST_NAMES = {"early_stop_checks": "early_stop_looks"}
+
+
+def reset_depth(reset: str) -> int | None:
+    """Returns N of a stage's reset "blocks:N", None for another reset."""
+    return int(reset.removeprefix("blocks:")) if reset.startswith("blocks:") else None
+
+
+def _check_reset(where: str, reset: str) -> None:
+    if reset not in RESETS and not re.fullmatch(r"blocks:[1-9]\d*", reset):
+        raise UserError(
+            f"{where} is {reset!r}; {choices(reset, RESETS)} 'blocks:N' is the head and the last N blocks, N of at least 1."
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimization:
+    """How weights are updated: the defaults in a config's `training`, and what a stage may state instead."""
+
+    optimizer: str = setting("sgd", "The optimiser.", options=OPTIMIZERS)
+    learning_rate: float = setting(0.01, "The peak learning rate.", at_least=0)
+    weight_decay: float = setting(5e-4, "Weight decay: coupled for sgd, decoupled for adamw.", at_least=0)
+    momentum: float = setting(0.9, "Momentum of sgd.", at_least=0, below=1)
+    schedule: str = setting("cosine", "The learning rate after the warm-up: falling to 0, or constant.", options=SCHEDULES)
+    batch_norm: str = setting(
+        "train",
+        "Batch norms by the statistics of the batch, which also move the running ones, or by the running ones at rest.",
+        options=BATCH_NORMS,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage(Optimization):
+    """One stretch of training.
+
+    `steps` is at most so many where the stage stops early. What a config may state instead of `steps` and `learning_rate` is in
+    `bridgejax.recipes.StageLength`.
+    """
+
+    data: str = setting("real", "Which images it trains on; mixed is both.", options=("real", "synthetic", "mixed"))
+    synthetic_set: str = setting("", "Which of `synthetic_sets` its synthetic images are; '' is the config's own set.")
+    synthetic_share: float | None = setting(
+        None, "Share of synthetic images in a mixed batch; None draws from the union, every image alike.", at_least=0, at_most=1
+    )
+    synthetic_loss: float | None = setting(
+        None,
+        "Share w of a mixed batch's loss that its synthetic images carry: (1 - w) times the mean over the real ones plus w "
+        "times the mean over the synthetic ones. None: every image alike.",
+        at_least=0,
+        at_most=1,
+    )
+    steps: int = setting(200, "How long it lasts.", unit="optimiser steps", at_least=1)
+    nesterov: bool = setting(False, "Nesterov momentum.")
+    warmup_steps: int = setting(0, "Linear rise of the learning rate at the start.", unit="optimiser steps", at_least=0)
+    loss: str = setting("cross_entropy", "The objective; soft_target also follows a teacher.", options=LOSSES)
+    label_smoothing: float = setting(0.0, "Share of the target that is spread over all classes.", at_least=0, at_most=1)
+    mixup_alpha: float = setting(0.0, "Alpha of Mixup's beta distribution; 0 is no Mixup.", at_least=0)
+    soft_weight: float = setting(0.5, "Weight of the teacher's targets in soft_target.", at_least=0, at_most=1)
+    temperature: float = setting(2.0, "Temperature of soft_target.", above=0)
+    trainable: tuple[str, ...] = setting(
+        ("all",), "What trains: 'all', 'head', or regular expressions searched in the parameters' dotted names."
+    )
+    reset: str = setting(
+        "none",
+        "What is drawn anew before it: none, head, blocks:N (the head and the last N blocks) or all (a new random network). "
+        "The last two need batch_norm stated, since new blocks have no running statistics.",
+        form="'none', 'head', 'blocks:N' or 'all'",
+        check=_check_reset,
+    )
+    early_stop: int | None = setting(
+        None,
+        "Checks of the validation images without a better mean per-class accuracy after which it ends and goes back to the "
+        "best. Needs task.validation_per_class. None: it lasts its steps.",
+        at_least=1,
+    )
+    early_stop_checks: int = setting(10, "How many checks are spread evenly over its steps.", at_least=1)
+    batch_statistics: str = setting(
+        "keep", "Before it, keep the running statistics or go back to the model's initial ones.", options=("keep", "initial")
+    )
+    restart_optimizer: bool = setting(True, "Moments start at zero; else those of the stage before go on.")
+    restart_schedule: bool = setting(True, "The schedule starts afresh; else it goes on over the steps of both stages.")
+    augment: bool = setting(True, "Random resized crops and flips.")
+
+    def to_dict(self) -> dict[str, object]:
+        """Returns the stage as plain data, for digests and records."""
+        return {_DIGEST_NAMES.get(name, name): value for name, value in dataclasses.asdict(self).items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """A name and its stages."""
+
+    name: str
+    stages: tuple[Stage, ...]
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of all stages together."""
+        return sum(stage.steps for stage in self.stages)
+
+    @property
+    def needs_synthetic(self) -> bool:
+        """Whether any stage sees synthetic images."""
+        return any(stage.data != "real" for stage in self.stages)
+
+    @property
+    def synthetic_sets(self) -> tuple[str, ...]:
+        """The sets of synthetic images that its stages see, each once; "" is the config's own."""
+        return tuple(dict.fromkeys(stage.synthetic_set for stage in self.stages if stage.data != "real"))
+
+    def to_dict(self) -> dict[str, object]:
+        """Returns the recipe as plain data, for digests and records."""
+        return {"name": self.name, "stages": [stage.to_dict() for stage in self.stages]}
