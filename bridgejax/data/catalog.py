@@ -13,7 +13,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from bridgejax.errors import UserError, nearest
+from bridgejax.errors import UserError, choices
 
 _TABLES = Path(__file__).resolve().parent / "tables"
 INFO_FILE = "dataset_info.json"  # makes a folder a TFDS set
@@ -251,7 +251,7 @@ def find_task(name: str) -> CatalogTask:
       UserError: there is none of this name.
     """
     if name not in TASKS:
-        raise UserError(f"task:{name} is not in the catalogue{nearest(name, TASKS)} ({', '.join(TASKS)}).")
+        raise UserError(f"task:{name} is not in the catalogue; {choices(name, TASKS)}")
     return TASKS[name]
 
 

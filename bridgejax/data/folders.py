@@ -11,7 +11,7 @@ import numpy as np
 from bridgejax.data.examples import Examples
 from bridgejax.data.images import SUFFIXES, check_files
 from bridgejax.data.stored import FileImages
-from bridgejax.errors import UserError, nearest
+from bridgejax.errors import UserError, choices
 from bridgejax.prompts import display_name
 
 # What operating systems leave in folders.
@@ -156,5 +156,4 @@ def match_name(name: str, known: Collection[str], what: str) -> str:
     alike = [other for other in known if display_name(other) == display_name(name)]
     if len(alike) == 1:
         return alike[0]
-    shown = ", ".join(repr(other) for other in list(known)[:8]) + (", ..." if len(known) > 8 else "")
-    raise UserError(f"task.class_names names {name!r}, which is not {what} (there: {shown}){nearest(name, known)}.")
+    raise UserError(f"task.class_names names {name!r}, which is not {what}; {choices(name, known)}")
