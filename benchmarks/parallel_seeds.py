@@ -61,29 +61,24 @@ def measure(name: str, seeds: int, rounds: int) -> dict[str, Any]:
     import numpy as np
 
     from bridgejax.data import load_task
-    from bridgejax.recipes import all_recipes
-    from bridgejax.training import recipe_from_config, train_recipe
-    from bridgejax.training.parallel import Lane, train_together
+    from bridgejax.recipes import all_recipes, recipe_from_config
+    from bridgejax.training import RunInputs, RunOptions, train_group, train_recipe
 
     _, pixels, batch, steps = BACKBONES[name]
     training = {"base_steps": steps, "learning_rate": 0.003, "batch_norm": "frozen"}
     recipe = recipe_from_config("real_reset_real", all_recipes(), training)
     tasks = [load_task("builtin:tux_photos", shots=4, seed=seed) for seed in range(seeds)]
     models = [build(name, len(tasks[0].class_names), seed) for seed in range(seeds)]
-    settings: dict[str, Any] = {"batch_size": batch, "image_size": pixels, "keep_final": False}
+    options = RunOptions(batch_size=batch, image_size=pixels, keep_final=False)
+
+    def members(folder: Path) -> list[RunInputs]:
+        return [RunInputs(models[seed], tasks[seed], seed, directory=folder / str(seed)) for seed in range(seeds)]
 
     def alone(folder: Path) -> list[Any]:
-        return [
-            train_recipe(recipe, model, task=task, seed=seed, directory=folder / str(seed), **settings)
-            for seed, (model, task) in enumerate(zip(models, tasks, strict=True))
-        ]
+        return [train_recipe(recipe, member, options) for member in members(folder)]
 
-    def together(how: str) -> Callable[[Path], list[Any]]:
-        def train(folder: Path) -> list[Any]:
-            lanes = [Lane(models[seed], tasks[seed], seed, None, folder / str(seed)) for seed in range(seeds)]
-            return train_together(recipe, lanes, how=how, **settings)
-
-        return train
+    def together(strategy: str) -> Callable[[Path], list[Any]]:
+        return lambda folder: train_group(recipe, members(folder), options, strategy=strategy)
 
     ways = dict(zip(WAYS, (alone, together("interleave"), together("vmap")), strict=True))
     wall: dict[str, list[float]] = {way: [] for way in ways}
@@ -130,20 +125,20 @@ def step_alone(name: str, seeds: int, rounds: int = 20, count: int = 20) -> dict
     import jax
     import numpy as np
 
-    from bridgejax.recipes import all_recipes
-    from bridgejax.training import recipe_from_config, stages
+    from bridgejax.recipes import all_recipes, recipe_from_config
+    from bridgejax.training import stages
     from bridgejax.training.stacked import StackedStep, stack
 
     _, pixels, batch, _ = BACKBONES[name]
     training = {"base_steps": 50, "learning_rate": 0.003, "batch_norm": "frozen"}
-    plan = stages.plans(recipe_from_config("real_reset_real", all_recipes(), training))[0]
+    plan = stages.stage_plans(recipe_from_config("real_reset_real", all_recipes(), training))[0]
     states = [stages.fresh_state(plan, build(name, 11, seed), seed) for seed in range(seeds)]
     rng = np.random.default_rng(0)
     given = [
         {"image": rng.integers(0, 256, (batch, pixels, pixels, 3), np.uint8), "label": rng.integers(0, 11, batch, np.int32)}
         for _ in range(seeds)
     ]
-    single = stages.train_step(plan.stage, None)
+    single = stages.step_of(plan.stage, None)
     stacked = StackedStep(single)
     stacked.prepare(states, given)
     together = stack(states)

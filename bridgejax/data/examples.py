@@ -67,7 +67,7 @@ class Batch(TypedDict):
 
     image: npt.NDArray[np.uint8]  # [b, s, s, 3]
     label: npt.NDArray[np.int32]  # [b]
-    mask: npt.NDArray[np.float32]  # [b]: 1 for an image, 0 for a row that fills up the last batch
+    mask: NotRequired[npt.NDArray[np.float32]]  # [b], to evaluate on: 1 for an image, 0 for a row that fills up the last batch
     source: NotRequired[npt.NDArray[np.int32]]  # [b], of training batches: which of the stream's sources the image is from
 
 

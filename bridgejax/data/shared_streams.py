@@ -161,7 +161,6 @@ class _SharedStream:
                 {
                     "image": images[part],
                     "label": self._labels[number][own],
-                    "mask": np.ones(size, np.float32),
                     "source": self._sources[number][own],
                 }
             )

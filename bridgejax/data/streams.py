@@ -68,8 +68,7 @@ def train_batches(
       rows: which rows of each batch to make and yield, for one process of several; None means all b.
 
     Yields:
-      {"image": uint8 [b, s, s, 3], "label": int32 [b], "mask": float32 [b] of ones, "source": int32 [b], which of the sources
-      each image comes from}.
+      {"image": uint8 [b, s, s, 3], "label": int32 [b], "source": int32 [b], which of the sources each image comes from}.
 
     Raises:
       UserError: there are no images, the shares do not fit, or an image cannot be decoded.
@@ -98,9 +97,8 @@ def train_batches(
         steps = ((positions.numpy(), draws.numpy()) for positions, draws in map(plans, itertools.count(start_step)))
         batches = _from_files(tf, pixels, windows, image_size, steps)
     source = np.repeat(np.arange(len(sources), dtype=np.int32), [len(each) for each in sources])
-    ones = np.ones(part.stop - part.start, np.float32)
     for positions, images in batches:
-        yield {"image": images, "label": labels[positions], "mask": ones.copy(), "source": source[positions]}
+        yield {"image": images, "label": labels[positions], "source": source[positions]}
 
 
 def transformed(

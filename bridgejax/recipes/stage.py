@@ -73,6 +73,11 @@ class Stage(Optimization):
     mixup_alpha: float = setting(0.0, "Alpha of Mixup's beta distribution; 0 is no Mixup.", at_least=0)
     soft_weight: float = setting(0.5, "Weight of the teacher's targets in soft_target.", at_least=0, at_most=1)
     temperature: float = setting(2.0, "Temperature of soft_target.", above=0)
+    teacher: str | None = setting(
+        None,
+        "Teacher of soft_target: the weights of a classifier of the task's classes, a CLIP model, which is used zero-shot, or "
+        "'pretrained' for classifier.weights.",
+    )
     trainable: tuple[str, ...] = setting(
         ("all",), "What trains: 'all', 'head', or regular expressions searched in the parameters' dotted names."
     )
@@ -99,7 +104,10 @@ class Stage(Optimization):
 
     def to_dict(self) -> dict[str, object]:
         """Returns the stage as plain data, for digests and records."""
-        return {_DIGEST_NAMES.get(name, name): value for name, value in dataclasses.asdict(self).items()}
+        fields = {_DIGEST_NAMES.get(name, name): value for name, value in dataclasses.asdict(self).items()}
+        if self.teacher is None:  # digests of stages without one are as they were before there were teachers
+            del fields["teacher"]
+        return fields
 
 
 @dataclasses.dataclass(frozen=True)

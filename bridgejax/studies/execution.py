@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,7 @@ from bridgejax.studies.run_groups import group_runs, group_size, train_seeds
 from bridgejax.studies.run_results import RESULT_FILE, RUNS_FOLDER, add_seconds, read_run_record
 from bridgejax.studies.study_plan import TEST, StudyPlan, StudyRun
 from bridgejax.studies.study_sets import StudySet
-from bridgejax.training.run import RunResult
+from bridgejax.training import RunResult
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -144,9 +144,9 @@ def train_runs(plan: StudyPlan, workdir: Path, runs: Sequence[StudyRun]) -> Iter
 def _result(run: StudyRun, task: Task, result: RunResult, eval_split: str) -> dict[str, object]:
     """Returns what is kept of a run; what was evaluated on other images does not go by the name of the test part."""
 
-    def named(entry: dict[str, object]) -> dict[str, object]:
+    def named(entry: Mapping[str, object]) -> dict[str, object]:
         prefixed = {key: f"{eval_split}_{key.removeprefix('test_')}" if key.startswith("test_") else key for key in entry}
-        return entry if eval_split == TEST else {prefixed[key]: value for key, value in entry.items()}
+        return {key if eval_split == TEST else prefixed[key]: value for key, value in entry.items()}
 
     return named(
         {

@@ -13,8 +13,8 @@ from bridgejax.data import Examples
 from bridgejax.errors import Diverged
 from bridgejax.identity import derive_seed
 from bridgejax.progress import stage_heading
-from bridgejax.studies.study_plan import StudyPlan, StudyRun
-from bridgejax.training.run import RunResult
+from bridgejax.studies.study_plan import StudyPlan, StudyRun, run_options
+from bridgejax.training import RunResult
 
 
 class StudyRunDiverged(Diverged):
@@ -63,42 +63,19 @@ def train_seeds(
       StudyRunDiverged: one of them diverged; it is named.
     """
     from bridgejax.models import load_classifier
-    from bridgejax.training.loop import train_recipe
-    from bridgejax.training.parallel import Lane, train_together
+    from bridgejax.training import RunInputs, train_group, train_recipe
 
     config = plan.config
     recipe = plan.recipes[runs[0].arm]
-    settings = {
-        "batch_size": config.training.batch_size,
-        "eval_batch_size": config.training.eval_batch_size,
-        "image_size": config.classifier.image_size,
-        "crop": config.classifier.crop,
-        "evaluations": config.training.evaluations,
-        "checkpoint_seconds": config.training.checkpoint_seconds,
-        "keep_final": False,
-        "mesh": plan.mesh,
-        "dtype": config.training.dtype,
-        "remat": config.training.remat,
-    }
+    options, teachers = run_options(config, plan.mesh), plan.teachers(recipe)
     members = []
     for run, folder, synthetic in zip(runs, folders, images, strict=True):
         seed = derive_seed(config.seed, "train", run.seed)
         model = load_classifier(config.classifier.weights, num_classes=len(plan.class_names), seed=seed)
-        members.append(Lane(model, plan.task(run.shots, run.seed), seed, synthetic, folder / "checkpoints"))
+        members.append(RunInputs(model, plan.task(run.shots, run.seed), seed, synthetic, folder / "checkpoints", teachers))
     try:
         if len(members) > 1:
-            return train_together(recipe, members, **settings)
-        (member,) = members
-        return [
-            train_recipe(
-                recipe,
-                member.model,
-                task=member.task,
-                synthetic=member.synthetic,
-                seed=member.seed,
-                directory=member.directory,
-                **settings,
-            )
-        ]
+            return train_group(recipe, members, options)
+        return [train_recipe(recipe, members[0], options)]
     except Diverged as error:
         raise StudyRunDiverged(error, runs[[member.seed for member in members].index(error.seed)]) from error

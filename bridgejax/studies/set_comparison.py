@@ -38,7 +38,7 @@ from bridgejax.studies.comparison_results import (
     comparison_identity,
     write_comparison_files,
 )
-from bridgejax.studies.study_plan import StudyPlan
+from bridgejax.studies.study_plan import StudyPlan, run_options
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -245,7 +245,7 @@ def _leep_scores(plan: StudyPlan, task: Task, sets: Mapping[str, Examples]) -> l
     The stage is trained once more, from the first seed, as the arm's run trained it.
     """
     from bridgejax.models import load_classifier
-    from bridgejax.training.loop import train_recipe
+    from bridgejax.training import RunInputs, train_recipe
 
     config = plan.config
     scores = [_leep_score("pretrained", *_pretrained(config, len(plan.class_names)), task.train, config)]
@@ -255,20 +255,10 @@ def _leep_scores(plan: StudyPlan, task: Task, sets: Mapping[str, Examples]) -> l
         groups.setdefault(recipe.stages, []).append(arm)
     seed = derive_seed(config.seed, "train", 0)
     for arms in groups.values():
-        result = train_recipe(
-            recipes[arms[0]],
-            load_classifier(config.classifier.weights, num_classes=len(task.class_names), seed=seed),
-            task=task,
-            synthetic=sets,
-            batch_size=config.training.batch_size,
-            eval_batch_size=config.training.eval_batch_size,
-            image_size=config.classifier.image_size,
-            crop=config.classifier.crop,
-            seed=seed,
-            evaluations=0,
-            dtype=config.training.dtype,
-            remat=config.training.remat,
-        )
+        recipe = recipes[arms[0]]
+        model = load_classifier(config.classifier.weights, num_classes=len(task.class_names), seed=seed)
+        inputs = RunInputs(model, task, seed, sets, teachers=plan.teachers(recipe))
+        result = train_recipe(recipe, inputs, dataclasses.replace(run_options(config, None), evaluations=0))
         network = f"after the first stage of {', '.join(arms)}"
         scores.append(_leep_score(network, result.state.model, True, task.train, config))
     return scores

@@ -19,6 +19,9 @@ from bridgejax.studies.tuned_rates import TuningScope, check_scope, study_recipe
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
+    from bridgejax.training import RunOptions
+    from bridgejax.training.teachers import ClassifierTeacher
+
 TEST, VALIDATION = "test", "validation"  # eval splits
 
 
@@ -113,6 +116,12 @@ class StudyPlan:
             return task
         return dataclasses.replace(task, test=task.validation, digest=digest([self.eval_split, task.digest]))
 
+    def teachers(self, recipe: Recipe) -> dict[str, ClassifierTeacher]:
+        """Returns the teachers that a recipe's stages name, by name."""
+        from bridgejax.training.teachers import load_teachers
+
+        return load_teachers(recipe, self.class_names, self.config.classifier.weights)
+
     def trained(self, run: StudyRun) -> StudyRun:
         """Returns the run that is trained for this one: without synthetic images (`per_class` 0) one serves every volume."""
         return run if self.recipes[run.arm].needs_synthetic else dataclasses.replace(run, per_class=0)
@@ -135,11 +144,36 @@ class StudyPlan:
         }
         if config.training.dtype != "float32":
             parts["dtype"] = config.training.dtype
+        if teachers := self.teachers(recipe):
+            parts["teachers"] = {name: teacher.digest for name, teacher in teachers.items()}
         if recipe.needs_synthetic:
             parts["synthetic"] = {
                 name: self.sets[name].identity(task, run.shots, run.seed, run.per_class) for name in recipe.synthetic_sets
             }
         return digest(parts)
+
+
+def run_options(config: ConfigDict, mesh: Mesh | None) -> RunOptions:
+    """Returns how the runs of a config are carried out on a mesh.
+
+    Raises:
+      UserError: batches do not split over the mesh's devices.
+    """
+    from bridgejax.training import RunOptions
+
+    training, classifier = config.training, config.classifier
+    return RunOptions(
+        batch_size=training.batch_size,
+        eval_batch_size=training.eval_batch_size,
+        image_size=classifier.image_size,
+        crop=classifier.crop,
+        evaluations=training.evaluations,
+        checkpoint_seconds=training.checkpoint_seconds,
+        keep_final=False,
+        mesh=mesh,
+        dtype=training.dtype,
+        remat=training.remat,
+    )
 
 
 def plan_study(config: ConfigDict, load_generators: bool = True, trains: bool = True) -> StudyPlan:
@@ -156,7 +190,6 @@ def plan_study(config: ConfigDict, load_generators: bool = True, trains: bool = 
     from bridgejax.data.tasks import NAMES_ALONE
     from bridgejax.mesh import generation_mesh, make_mesh
     from bridgejax.models.registry import classifier_digest
-    from bridgejax.training.loop import check_sizes
 
     if trains and config.task.source == NAMES_ALONE:
         raise UserError(
@@ -171,7 +204,7 @@ def plan_study(config: ConfigDict, load_generators: bool = True, trains: bool = 
     tasks = [splits.load(count, 0) for count in shots]  # a wrong folder or too many shots shows now, not after generation
     class_names = tasks[0].class_names
     if trains:
-        check_sizes(config.training.batch_size, config.training.eval_batch_size, mesh)
+        run_options(config, mesh)
         if config.training.tuned is not None:
             check_scope(config.training.tuned, tuning_scope(config, tasks[0], weights))
         _check_recipes(config, recipes.values(), tasks)
@@ -228,10 +261,12 @@ def _check_recipes(config: ConfigDict, recipes: Collection[Recipe], tasks: Seque
     from bridgejax.models import load_classifier
     from bridgejax.training import stages
     from bridgejax.training.state import Structure, select_parameters
+    from bridgejax.training.teachers import load_teachers
 
     for recipe in recipes:
         for task in tasks:
-            stages.check_sources(recipe, task, dict.fromkeys(recipe.synthetic_sets, (0,)), None)
+            stages.check_sources(recipe, task, dict.fromkeys(recipe.synthetic_sets, (0,)))
+        load_teachers(recipe, tasks[0].class_names, config.classifier.weights)
     # Any classifier has a head; only for recipes that ask for more is it loaded.
     plain = {("none", ("all",)), ("head", ("all",)), ("none", ("head",)), ("head", ("head",))}
     asking = [recipe for recipe in recipes if any((stage.reset, stage.trainable) not in plain for stage in recipe.stages)]

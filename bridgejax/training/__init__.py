@@ -1,60 +1,60 @@
-"""Training: losses, optimisers, jitted steps, checkpoints, recipes and the loop.
+"""Training: objectives, optimisers, jitted steps, checkpoints, and the one driver of single runs and groups of runs.
 
-Names load when they are first used, so that reading the recipe table imports nothing heavy.
+Names load when they are first used, so that importing this imports nothing heavy.
 """
 
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bridgejax.allocator import keep_freed_memory
 
 if TYPE_CHECKING:
-    from bridgejax.recipes import Recipe, Stage, default_recipes, recipe_from_config
-    from bridgejax.training.judging import evaluate
+    from bridgejax.training.eval_step import evaluate, make_eval_step
+    from bridgejax.training.groups import train_group
     from bridgejax.training.loop import train_recipe
-    from bridgejax.training.losses import cross_entropy, soft_target
-    from bridgejax.training.optimizers import Optimizer, Schedule, make_optimizer
-    from bridgejax.training.run import RunResult
+    from bridgejax.training.mixing import mixup
+    from bridgejax.training.objectives import Objective, make_objective
+    from bridgejax.training.optimizers import LearningRateSchedule, Optimizer, make_optimizer
+    from bridgejax.training.run_options import RunInputs, RunOptions
+    from bridgejax.training.run_record import RunResult
     from bridgejax.training.state import TrainState
-    from bridgejax.training.steps import make_eval_step, make_train_step, mixup
+    from bridgejax.training.train_step import make_train_step
 
 _HOMES = {
-    "default_recipes": "..recipes",
-    "RunResult": "run",
-    "evaluate": "judging",
-    "train_recipe": "loop",
-    "cross_entropy": "losses",
-    "soft_target": "losses",
+    "LearningRateSchedule": "optimizers",
+    "Objective": "objectives",
     "Optimizer": "optimizers",
-    "Schedule": "optimizers",
-    "make_optimizer": "optimizers",
-    "Recipe": "..recipes",
-    "Stage": "..recipes",
-    "recipe_from_config": "..recipes",
+    "RunInputs": "run_options",
+    "RunOptions": "run_options",
+    "RunResult": "run_record",
     "TrainState": "state",
-    "make_eval_step": "steps",
-    "make_train_step": "steps",
-    "mixup": "steps",
+    "evaluate": "eval_step",
+    "make_eval_step": "eval_step",
+    "make_objective": "objectives",
+    "make_optimizer": "optimizers",
+    "make_train_step": "train_step",
+    "mixup": "mixing",
+    "train_group": "groups",
+    "train_recipe": "loop",
 }
 
 __all__ = [
+    "LearningRateSchedule",
+    "Objective",
     "Optimizer",
-    "Recipe",
+    "RunInputs",
+    "RunOptions",
     "RunResult",
-    "Schedule",
-    "Stage",
     "TrainState",
-    "cross_entropy",
-    "default_recipes",
     "evaluate",
     "make_eval_step",
+    "make_objective",
     "make_optimizer",
     "make_train_step",
     "mixup",
-    "recipe_from_config",
-    "soft_target",
+    "train_group",
     "train_recipe",
 ]
 
@@ -62,11 +62,10 @@ __all__ = [
 keep_freed_memory()  # before the threads that run programs start
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home = _HOMES[name]
-    return getattr(importlib.import_module(home if home.startswith(".") else f".{home}", __name__), name)
+    return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
 
 
 def __dir__() -> list[str]:

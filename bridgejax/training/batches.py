@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
 
 from bridgejax.errors import UserError
 from bridgejax.mesh import data_sharding, data_size, local_rows, shard_batch
 
-_KEYS = ("image", "label", "mask", "teacher_logits")
+Array = jax.Array | np.ndarray
+Batch = dict[str, Array]  # checked: rows agree, kinds of numbers are right
+_DIMENSIONS = {"label": 1, "mask": 1, "teacher_logits": 2}
 
 
-def checked_batch(batch: Any, required: tuple[str, ...]) -> dict[str, Any]:
+def checked_batch(batch: object, required: tuple[str, ...], optional: tuple[str, ...] = ("mask",)) -> Batch:
     """Returns the parts of a batch that a step uses; other keys (ids, prompts) are left out.
 
     Raises:
@@ -25,9 +28,9 @@ def checked_batch(batch: Any, required: tuple[str, ...]) -> dict[str, Any]:
         raise UserError(f"the batch is a {type(batch).__name__}; give a dict with {' and '.join(map(repr, required))}.")
     for key in required:
         if batch.get(key) is None:
-            found = ", ".join(map(repr, batch)) or "nothing"
-            raise UserError(f"the batch has no {key!r} (it holds {found}); give one entry per image under {key!r}.")
-    parts = {key: _array(key, batch[key]) for key in _KEYS if batch.get(key) is not None}
+            present = ", ".join(map(repr, batch)) or "nothing"
+            raise UserError(f"the batch has no {key!r} (it holds {present}); give one entry per image under {key!r}.")
+    parts = {key: _array(key, batch[key]) for key in (*required, *optional) if batch.get(key) is not None}
     image = parts["image"]
     if image.ndim < 2 or not (image.dtype == np.uint8 or jnp.issubdtype(image.dtype, jnp.floating)):
         raise UserError(
@@ -36,10 +39,10 @@ def checked_batch(batch: Any, required: tuple[str, ...]) -> dict[str, Any]:
     rows = image.shape[0]
     if rows == 0:
         raise UserError("the batch is empty; give at least one image.")
-    for key, dimensions in (("label", 1), ("mask", 1), ("teacher_logits", 2)):
-        if key in parts and (parts[key].ndim != dimensions or parts[key].shape[0] != rows):
+    for key, part in parts.items():
+        if part.ndim != _DIMENSIONS.get(key, part.ndim) or part.ndim == 0 or part.shape[0] != rows:
             raise UserError(
-                f"batch[{key!r}] has shape {list(parts[key].shape)}, but there are {rows} images; give one row per image."
+                f"batch[{key!r}] has shape {list(part.shape)}, but there are {rows} images; give one row per image."
             )
     if "label" in parts and not np.issubdtype(parts["label"].dtype, np.integer):
         raise UserError(f"batch['label'] is {parts['label'].dtype}; give class numbers from 0 as whole numbers (int32).")
@@ -53,7 +56,7 @@ def checked_batch(batch: Any, required: tuple[str, ...]) -> dict[str, Any]:
     return parts
 
 
-def check_labels(parts: Mapping[str, Any], classes: int) -> None:
+def check_labels(parts: Mapping[str, Array], classes: int) -> None:
     """Checks that the labels of rows that count are in [0, classes).
 
     Raises:
@@ -69,7 +72,7 @@ def check_labels(parts: Mapping[str, Any], classes: int) -> None:
         )
 
 
-def normalise(images: jax.Array, model: Any) -> jax.Array:
+def normalise(images: jax.Array, model: nnx.Module) -> jax.Array:
     """Returns float images as they are, and uint8 ones as (x / 255 - mean) / std of the model's `preprocessing`.
 
     Raises:
@@ -89,19 +92,20 @@ def normalise(images: jax.Array, model: Any) -> jax.Array:
     return images.astype(jnp.float32) * (1.0 / (255.0 * std)) - mean / std
 
 
-def place(parts: dict[str, Any], mesh: Any) -> dict[str, Any]:
+def place(parts: Batch, mesh: Mesh | None) -> dict[str, jax.Array]:
     """Returns the parts on the mesh's devices, split over "data"; on the default device without a mesh. Nothing is waited for.
 
     Raises:
       UserError: the batch does not divide by the number of parts.
     """
     if mesh is None:
-        return jax.device_put(parts)
+        placed: dict[str, jax.Array] = jax.device_put(parts)
+        return placed
     sharding = data_sharding(mesh)
     size = data_size(mesh)
     rows = parts["image"].shape[0]
-    mine = local_rows(mesh, size)
-    local = mine.stop - mine.start  # parts of the batch that this process's devices hold
+    own = local_rows(mesh, size)
+    local = own.stop - own.start  # parts of the batch that this process's devices hold
     if not isinstance(parts["image"], jax.Array) and rows % local:
         raise UserError(f"a batch of {rows} does not split over {local} devices; make the batch size a multiple of {local}.")
     placed = {}
@@ -115,13 +119,13 @@ def place(parts: dict[str, Any], mesh: Any) -> dict[str, Any]:
     return placed
 
 
-def _array(key: str, value: Any) -> Any:
+def _array(key: str, value: object) -> Array:
     if isinstance(value, jax.Array):
         return value
     try:
         array = np.asarray(value)
     except ValueError as error:
-        raise UserError(f"batch[{key!r}] is no array ({error}); give one whose rows have one shape.") from error
+        raise UserError(f"batch[{key!r}] is not an array ({error}); give one whose rows have one shape.") from error
     if array.dtype == np.float64:
         return array.astype(np.float32)
     if array.dtype not in (np.int64, np.uint32, np.uint64):

@@ -7,16 +7,32 @@ import dataclasses
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from bridgejax.errors import UserError
+from bridgejax.training.early_stop import BestArrays, EarlyStopNotes
+from bridgejax.training.run_record import HistoryEntry, RunMetrics
 from bridgejax.training.state import TrainState
 
-_ARRAYS = ("params", "other", "opt_state", "step", "key")
+_TREES = {"opt_state": "opt_state", "objective_state": "objective"}  # fields stored leaf by leaf, by their names on disk
+_BEST = "kept"  # on disk, the arrays of the best validation check
+
+
+class Notes(TypedDict):
+    """Plain data beside a state's arrays: what a run needs to go on."""
+
+    identity: str
+    stage: int
+    history: list[HistoryEntry]
+    losses: list[float]
+    seconds: dict[str, float]
+    metrics: RunMetrics | None
+    stage_steps: list[int]
+    early: EarlyStopNotes | None
 
 
 class Checkpoints:
@@ -31,21 +47,22 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             max_to_keep=1, enable_async_checkpointing=True, cleanup_tmp_directories=True, create=True
         )
-        with _told(self.directory):
+        with _write_errors(self.directory):
             self._manager = ocp.CheckpointManager(self.directory, options=options)
 
     def latest_step(self) -> int | None:
         """Returns the step of the newest checkpoint, or None; waits for one that is being written."""
         self.wait()
-        return self._manager.latest_step()
+        step: int | None = self._manager.latest_step()
+        return step
 
-    def latest(self) -> tuple[int, dict[str, Any]] | None:
+    def latest(self) -> tuple[int, Notes] | None:
         """Returns the newest checkpoint's step and its notes, or None."""
         step = self._manager.latest_step()
         if step is None:
             return None
         try:
-            notes = self._manager.restore(step, args=ocp.args.Composite(notes=ocp.args.JsonRestore()))["notes"]
+            notes: Notes = self._manager.restore(step, args=ocp.args.Composite(notes=ocp.args.JsonRestore()))["notes"]
         except (OSError, ValueError, KeyError) as error:
             raise self._damaged(step, error) from error
         return step, notes
@@ -56,54 +73,60 @@ class Checkpoints:
         Raises:
           UserError: the checkpoint is damaged or belongs to another model.
         """
-        target = jax.tree.map(ocp.utils.to_shape_dtype_struct, _plain(like))
+        target = jax.tree.map(ocp.utils.to_shape_dtype_struct, _as_stored(like))
         try:
             args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
-            found = self._manager.restore(step, args=args)["state"]
+            stored = self._manager.restore(step, args=args)["state"]
         except (OSError, ValueError, KeyError) as error:
             raise self._damaged(step, error) from error
-        moments = jax.tree.unflatten(jax.tree.structure(like.opt_state), _leaves(found["opt_state"]))
-        return dataclasses.replace(like, **{name: found[name] for name in _ARRAYS if name != "opt_state"}, opt_state=moments)
+        fields = {name: stored[name] for name in ("params", "other", "step", "key")}
+        for name, item in _TREES.items():
+            numbered = stored.get(item, {})
+            leaves = [numbered[number] for number in sorted(numbered)]
+            fields[name] = jax.tree.unflatten(jax.tree.structure(getattr(like, name)), leaves)
+        return dataclasses.replace(like, **fields)
 
-    def restore_kept(self, step: int, like: dict[str, Any]) -> dict[str, Any]:
-        """Returns the `kept` tree that was saved with a step, laid out as `like` is.
+    def restore_best(self, step: int, like: BestArrays) -> BestArrays:
+        """Returns the arrays of the best validation check that were saved with a step, laid out as `like` is.
 
         Raises:
-          UserError: there is none, or it is damaged.
+          UserError: there are none, or they are damaged.
         """
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         try:
-            return self._manager.restore(step, args=ocp.args.Composite(kept=ocp.args.StandardRestore(target)))["kept"]
+            args = ocp.args.Composite(**{_BEST: ocp.args.StandardRestore(target)})
+            best: BestArrays = self._manager.restore(step, args=args)[_BEST]
         except (OSError, ValueError, KeyError) as error:
             raise self._damaged(step, error) from error
+        return best
 
-    def save(self, step: int, state: TrainState, notes: dict[str, Any], kept: dict[str, Any] | None = None) -> None:
+    def save(self, step: int, state: TrainState, notes: Notes, best: BestArrays | None = None) -> None:
         """Starts writing a checkpoint; a step that is already there is left alone.
 
         Args:
           step: optimiser steps done.
           state: what a run goes on from.
           notes: plain data.
-          kept: a tree of arrays that nothing overwrites, stored beside the state.
+          best: the arrays of the best validation check, which nothing overwrites.
         """
         if step == self._manager.latest_step():
             return
         # Copies: the next step donates, and so overwrites, the state's own arrays while the thread still writes.
-        arrays = jax.tree.map(jnp.copy, _plain(state))
+        arrays = jax.tree.map(jnp.copy, _as_stored(state))
         items = {"state": ocp.args.StandardSave(arrays), "notes": ocp.args.JsonSave(notes)}
-        if kept is not None:
-            items["kept"] = ocp.args.StandardSave(kept)
-        with _told(self.directory):
+        if best is not None:
+            items[_BEST] = ocp.args.StandardSave(best)
+        with _write_errors(self.directory):
             self._manager.save(step, args=ocp.args.Composite(**items))
 
     def wait(self) -> None:
         """Returns when all is on disk."""
-        with _told(self.directory):
+        with _write_errors(self.directory):
             self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Waits, and ends the writing thread."""
-        with _told(self.directory):
+        with _write_errors(self.directory):
             self._manager.close()
 
     def remove(self) -> None:
@@ -119,22 +142,21 @@ class Checkpoints:
         )
 
 
-def _plain(state: TrainState) -> dict[str, Any]:
-    plain = {name: getattr(state, name) for name in _ARRAYS}
-    leaves = jax.tree.leaves(state.opt_state)
-    plain["opt_state"] = {f"{number:05d}": leaf for number, leaf in enumerate(leaves)}
-    return plain
-
-
-def _leaves(numbered: dict[str, Any]) -> list[Any]:
-    return [numbered[name] for name in sorted(numbered)]
+def _as_stored(state: TrainState) -> dict[str, Any]:
+    """Returns the state's arrays; trees of other libraries as numbered leaves, and none that has no leaf."""
+    stored: dict[str, Any] = {name: getattr(state, name) for name in ("params", "other", "step", "key")}
+    for name, item in _TREES.items():
+        leaves = jax.tree.leaves(getattr(state, name))
+        if leaves or name == "opt_state":
+            stored[item] = {f"{number:05d}": leaf for number, leaf in enumerate(leaves)}
+    return stored
 
 
 @contextlib.contextmanager
-def _told(directory: Path) -> Iterator[None]:
+def _write_errors(directory: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError) as error:  # TensorStore tells a full disk as a ValueError
+    except (OSError, ValueError) as error:  # TensorStore reports a full disk as a ValueError
         reason = getattr(error, "strerror", None) or str(error).split("\n")[0][:160]
         raise UserError(
             f"checkpoints cannot be written to {directory} ({reason}); free space or choose another --workdir."

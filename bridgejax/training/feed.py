@@ -8,10 +8,16 @@ import dataclasses
 import itertools
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Generic, TypeVar
+
+import jax
+
+from bridgejax.training.batches import Batch
 
 # Batches on the device beside the one in use.
 AHEAD = 2
+
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,17 +29,17 @@ class PlacedBatch:
       given: the same as it came; labels on the host are checked against it once the number of classes is known.
     """
 
-    parts: dict[str, Any]
-    given: dict[str, Any]
+    parts: dict[str, jax.Array]
+    given: Batch
 
 
-def started(make: Callable[[], Iterator[Any]]) -> Iterator[Any]:
+def started(make: Callable[[], Iterator[T]]) -> Iterator[T]:
     """Returns the stream that `make` gives, made on a thread from now on, up to its first item: a pipeline takes time to start.
 
     What goes wrong there is raised where the stream is first asked for an item.
     """
 
-    def begin() -> Iterator[Any]:
+    def begin() -> Iterator[T]:
         stream = make()
         return itertools.chain(list(itertools.islice(stream, 1)), stream)
 
@@ -41,20 +47,20 @@ def started(make: Callable[[], Iterator[Any]]) -> Iterator[Any]:
     begun = pool.submit(begin)
     pool.shutdown(wait=False)
 
-    def stream() -> Iterator[Any]:
+    def stream() -> Iterator[T]:
         yield from begun.result()
 
     return stream()
 
 
-class Feed:
+class Feed(Generic[T]):
     """Gives a step its batches and, while the step runs, puts the next ones on the device.
 
     A step is sent to the device without waiting for it, so one thread does both: `next` hands over what is there, and `fill`,
     called after the step was sent, has the following batches made and transferred meanwhile.
     """
 
-    def __init__(self, batches: Iterator[Any], place: Callable[[Any], PlacedBatch], ahead: int = AHEAD) -> None:
+    def __init__(self, batches: Iterator[T], place: Callable[[T], PlacedBatch], ahead: int = AHEAD) -> None:
         """Makes the feed of a finite stream; nothing is drawn yet."""
         self._batches, self._place, self._ahead = batches, place, ahead
         self._ready: collections.deque[PlacedBatch] = collections.deque()

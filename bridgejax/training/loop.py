@@ -1,123 +1,206 @@
-"""Trains a model by a recipe, stage after stage."""
+"""The loop of a run, and the training of one run by it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any
+import contextlib
+import itertools
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol, TypeVar
 
-from flax import nnx
-from jax.sharding import Mesh
+import jax
 
-from bridgejax.errors import UserError
-from bridgejax.mesh import data_size
+from bridgejax import data
+from bridgejax.mesh import agreed
+from bridgejax.progress import progress
 from bridgejax.recipes import Recipe
-from bridgejax.training import stages
-from bridgejax.training.run import Run, RunResult
-from bridgejax.training.traced import checked_dtype
+from bridgejax.training.batches import Array
+from bridgejax.training.driver import RunDriver
+from bridgejax.training.feed import Feed, PlacedBatch
+from bridgejax.training.run_options import RunInputs, RunOptions, Streams
+from bridgejax.training.run_record import RunResult
+from bridgejax.training.stages import StagePlan
+from bridgejax.training.train_step import Metrics
+
+# Metrics stay on the device for this many steps at most, so that the host runs ahead but not away.
+FETCH_EVERY = 10
+
+T = TypeVar("T")
 
 
-def train_recipe(
-    recipe: Recipe,
-    model: nnx.Module,
-    *,
-    task: Any,
-    synthetic: Any = None,
-    batch_size: int,
-    eval_batch_size: int = 64,
-    image_size: int,
-    crop: float | None = None,
-    seed: int = 0,
-    directory: str | Path | None = None,
-    evaluations: int | None = None,
-    eval_every: int | None = None,
-    checkpoint_every: int | None = None,
-    checkpoint_seconds: float = 60.0,
-    keep_final: bool = True,
-    mesh: Mesh | None = None,
-    teacher: Callable[[dict[str, Any]], Any] | None = None,
-    streams: Any = None,
-    dtype: Any = None,
-    remat: bool = False,
-) -> RunResult:
-    """Trains `model` by a recipe and evaluates it on the test part.
+class Stepper(Protocol[T]):
+    """Takes steps of one or more runs that are in the same stage at the same step.
+
+    Attributes:
+      runs: the runs.
+      title: what a progress bar calls them.
+    """
+
+    runs: Sequence[RunDriver]
+    title: str
+
+    def batches(self) -> Iterator[T]:
+        """Yields what is left of the stage's batches, one of every run at a time."""
+
+    def place(self, batch: T) -> PlacedBatch:
+        """Checks a batch and begins its transfer to the device."""
+
+    def step(self, batch: PlacedBatch) -> Metrics:
+        """Sends a step to the device and returns its metrics, which are not there yet."""
+
+    def metrics_of(self, number: int, steps: Sequence[Metrics]) -> Sequence[Mapping[str, float]]:
+        """Returns the metrics of run `number` out of those of all runs, which were fetched."""
+
+    def share_states(self) -> None:
+        """Gives each run its own state, as it is after the last step."""
+
+
+def train_stage(stepper: Stepper[T], plan: StagePlan, stop: int, following: StagePlan | None = None) -> Iterator[None]:
+    """Takes the stepper's runs to step `stop` of their stage, or to its early end, handing over after each step that was sent.
+
+    Metrics are fetched, tests evaluated, checkpoints written and early stops decided here, for runs of every kind.
+
+    Args:
+      stepper: the runs, which have entered the stage.
+      plan: the stage.
+      stop: the step, counted over all stages, at most that of the stage's end.
+      following: the next stage, if its streams should start shortly before this one's end.
+
+    Raises:
+      Diverged: a loss or a gradient is not finite.
+    """
+    runs, lead = stepper.runs, stepper.runs[0]
+    feed = Feed(itertools.islice(stepper.batches(), stop - lead.step), stepper.place)
+    pending: list[Metrics] = []
+    clock = _Clock(runs)
+    with progress(plan.stage.steps, stepper.title, "step", initial=lead.step - plan.start) as bar:
+        for batch in feed:
+            pending.append(stepper.step(batch))
+            feed.fill()
+            for run in runs:
+                run.advance()
+            if following is not None and plan.end - lead.step == FETCH_EVERY:
+                for run in runs:
+                    run.start_stream(following)
+            checks, evaluates = lead.step in plan.validation_checks, lead.step in lead.evaluation_steps
+            saves, at_stop = lead.saves_by_steps, lead.step == stop
+            if not (checks or evaluates or saves or at_stop or len(pending) >= FETCH_EVERY):
+                clock.charge("train")
+                yield
+                clock.restart()
+                continue
+            bar.update(len(pending))
+            fetched = jax.device_get(pending)
+            pending = []
+            for number, run in enumerate(runs):
+                run.add_metrics(plan, stepper.metrics_of(number, fetched))
+            clock.charge("train")
+            clock.add("input_stall", feed.stall())
+            if checks and lead.stops_early(plan):
+                evaluates = any(lead.step <= step <= plan.end for step in lead.evaluation_steps)
+                lead.record.step = plan.end
+            clock.charge("evaluate")
+            saves = agreed(saves or lead.checkpoint_is_due(plan))
+            if evaluates or saves or at_stop:
+                stepper.share_states()
+            if evaluates:
+                for run in runs:
+                    run.evaluate(plan)
+                clock.charge("evaluate")
+            if saves:
+                for run in runs:
+                    run.save(plan)
+            clock.charge("train")
+            yield
+            clock.restart()
+            if lead.step == plan.end:
+                break
+    if lead.step not in (stop, plan.end):
+        raise RuntimeError(f"the stream of {stepper.title} ended at step {lead.step} of {plan.end}")
+
+
+class SingleStepper:
+    """Steps of one run, by a program of its own."""
+
+    def __init__(self, run: RunDriver, plan: StagePlan) -> None:
+        self.runs: Sequence[RunDriver] = (run,)
+        self.title = run.title(plan)
+        self._run, self._plan, self._step = run, plan, run.step_of(plan)
+
+    def batches(self) -> Iterator[dict[str, Array]]:
+        return self._run.batches(self._plan)
+
+    def place(self, batch: dict[str, Array]) -> PlacedBatch:
+        return self._step.place(batch)
+
+    def step(self, batch: PlacedBatch) -> Metrics:
+        self._run.state, metrics = self._step(self._run.state, batch)
+        return metrics
+
+    def metrics_of(self, number: int, steps: Sequence[Metrics]) -> Sequence[Mapping[str, float]]:
+        return [{name: float(value) for name, value in metrics.items()} for metrics in steps]
+
+    def share_states(self) -> None:
+        """The run holds its state already."""
+
+
+def train_run(run: RunDriver, end: int | None = None, *, starts_next: bool = False) -> Iterator[None]:
+    """Trains what is left of a run, or what is left up to step `end`, handing over after each step that was sent to the device.
+
+    Args:
+      run: the run.
+      end: a step, counted over all stages.
+      starts_next: start the stream of the next stage before a stage ends; only where no other run shares the streams.
+    """
+    for plan, following in itertools.zip_longest(run.plans, run.plans[1:]):
+        stop = plan.end if end is None else min(end, plan.end)
+        if run.step < stop:
+            run.start_stream(plan)
+            run.enter(plan)
+            yield from train_stage(SingleStepper(run, plan), plan, stop, following if starts_next else None)
+
+
+def train_recipe(recipe: Recipe, inputs: RunInputs, options: RunOptions, *, streams: Streams | None = None) -> RunResult:
+    """Trains a model by a recipe and evaluates it on the test split.
 
     Called again with the same arguments after it was stopped, at any moment and by any means, it goes on from the last
     checkpoint and ends with the same numbers.
 
     Args:
       recipe: of `recipe_from_config`.
-      model: a classifier with one output per class; it is not changed.
-      task: a `bridgejax.data.Task`.
-      synthetic: the synthetic `Examples`, for recipes that use them; or {name: Examples} where stages name their sets
-        (`Stage.synthetic_set`; "" is the name of the ordinary one).
-      batch_size, eval_batch_size: images per step, over all devices of all processes.
-      image_size: pixels of a side.
-      crop: the share of the shorter side that evaluation keeps, in (0, 1]; None takes the model's `preprocessing.crop`.
-      seed: decides the order and augmentation of images, Mixup, dropout and new heads.
-      directory: where checkpoints lie; None keeps none.
-      evaluations: test evaluations spread evenly over the run, the last at its end; None means one per stage.
-      eval_every: instead, one every so many steps, and at the end.
-      checkpoint_every: steps between checkpoints; None goes by time alone.
-      checkpoint_seconds: seconds between checkpoints. A stage's end makes one when a quarter of that has passed.
-      keep_final: leave a checkpoint of the end, so that a later call only reads it.
-      mesh: the device mesh. It may span processes: each then calls this with the same arguments, makes and feeds its own
-        rows of every batch, and returns the same result.
-      teacher: for the loss "soft_target": batch → teacher logits [n, classes].
-      streams: what has `train_batches` and `eval_batches`; None means `bridgejax.data`.
-      dtype: "float32" (None) or "bfloat16": what the network computes in, in training and evaluation (`make_train_step`).
-      remat: compute the network's blocks again in the backward pass (`make_train_step`).
+      inputs: the model, its images, the seed, the folder of its checkpoints.
+      options: sizes, evaluations, checkpoints, mesh and dtype.
+      streams: what gives batches; None means `bridgejax.data`.
 
     Raises:
-      UserError: images that the recipe needs are missing, sizes do not fit, `directory` holds another run, or the loss or the
-        gradient is no longer finite (the last checkpoint, from before, is kept).
+      UserError: images that the recipe needs are missing, or the directory holds another run.
+      Diverged: the loss or the gradient is no longer finite (the last checkpoint, from before, is kept).
     """
-    synthetic = named_sets(synthetic)
-    stages.check_sources(recipe, task, synthetic, teacher)
-    stages.check_model(recipe, model)
-    check_sizes(batch_size, eval_batch_size, mesh)
-    if streams is None:
-        from bridgejax import data as streams
-    name = checked_dtype(dtype)
-    run = Run(
-        recipe, model, task, synthetic, batch_size, eval_batch_size, image_size, seed, mesh, teacher, streams, name, remat
-    )
-    run.alone = True
-    run.plan_evaluations(evaluations, eval_every)
-    if crop is not None:
-        run.crop = checked_crop(crop)
-    if directory is None:
-        return run.finish()
-    try:
-        run.keep_checkpoints(Path(directory), checkpoint_every, checkpoint_seconds, keep_final)
-        return run.finish()
-    finally:
-        run.close()
+    run = RunDriver(recipe, inputs, options, data if streams is None else streams)
+    with contextlib.closing(run):
+        run.resume()
+        for _ in train_run(run, starts_next=True):
+            pass
+        return run.result()
 
 
-def named_sets(synthetic: Any) -> dict[str, Any]:
-    """Returns synthetic examples by the name of their set, as `train_recipe` takes them: none, the ordinary set, or several."""
-    return dict(synthetic) if isinstance(synthetic, Mapping) else {} if synthetic is None else {"": synthetic}
+class _Clock:
+    """Adds time to the runs' accounts, each its share."""
 
+    def __init__(self, runs: Sequence[RunDriver]) -> None:
+        self._runs = runs
+        self.restart()
 
-def checked_crop(crop: float) -> float:
-    """Returns `crop`.
+    def restart(self) -> None:
+        """Leaves out the time since the last call."""
+        self._began = time.monotonic()
 
-    Raises:
-      UserError: it is not above 0 and at most 1.
-    """
-    if not 0 < crop <= 1:
-        raise UserError(f"crop is {crop!r}; give a number above 0 and at most 1, or None for the model's own.")
-    return crop
+    def charge(self, account: str) -> None:
+        """Adds the time since the last call to an account."""
+        now = time.monotonic()
+        self.add(account, now - self._began)
+        self._began = now
 
-
-def check_sizes(batch_size: int, eval_batch_size: int, mesh: Mesh | None) -> None:
-    """Checks that batches split over the mesh's devices.
-
-    Raises:
-      UserError: one does not.
-    """
-    parts = data_size(mesh)
-    for key, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
-        if value < 1 or value % parts:
-            raise UserError(f"{key} is {value}; give a positive multiple of {parts}, the devices that a batch is split over.")
+    def add(self, account: str, seconds: float) -> None:
+        for run in self._runs:
+            run.record.seconds[account] += seconds / len(self._runs)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,25 +17,30 @@ import numpy as np
 import optax
 
 from bridgejax.errors import UserError, nearest
+from bridgejax.training.checks import check_number
 
 OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("constant", "cosine")
 
 
-class Schedule(NamedTuple):
+Scalar = jax.Array | np.float32
+RateFunction = Callable[[jax.Array], jax.typing.ArrayLike]  # from the step (int32 scalar, from 0) to a rate
+
+
+class LearningRateSchedule(NamedTuple):
     """A learning rate over steps, as float32 scalars: linear warm-up, then constant or half a cosine down to 0.
 
     Fields: `base` (the peak), `warmup` and `total` (steps), `offset` (steps that count as already done), `cosine` (1 or 0).
     """
 
-    base: Any
-    warmup: Any
-    total: Any
-    offset: Any
-    cosine: Any
+    base: Scalar
+    warmup: Scalar
+    total: Scalar
+    offset: Scalar
+    cosine: Scalar
 
     @classmethod
-    def make(cls, kind: str, base: float, *, total: int, warmup: int = 0, offset: int = 0) -> Schedule:
+    def make(cls, kind: str, base: float, *, total: int, warmup: int = 0, offset: int = 0) -> LearningRateSchedule:
         """Returns a schedule of kind "constant" or "cosine".
 
         Raises:
@@ -44,7 +49,7 @@ class Schedule(NamedTuple):
         if kind not in SCHEDULES:
             raise UserError(f"schedule {kind!r} is unknown; use one of {', '.join(SCHEDULES)}{nearest(str(kind), SCHEDULES)}.")
         for key, value in (("learning_rate", base), ("warmup_steps", warmup), ("total", total), ("offset", offset)):
-            _check_number(key, value)
+            check_number(key, value)
         if not 0 <= warmup <= total:
             raise UserError(f"warmup_steps is {warmup}, but the schedule has {total} steps; give 0 to {total}.")
         return cls(*(np.float32(x) for x in (base, warmup, total, offset, kind == "cosine")))
@@ -62,9 +67,9 @@ class OptimizerState(NamedTuple):
     """What an `Optimizer` remembers: steps done, its schedule and weight decay (arrays), and the moments."""
 
     done: jax.Array
-    schedule: Schedule
+    schedule: LearningRateSchedule
     weight_decay: jax.Array
-    moments: Any
+    moments: optax.OptState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,10 +81,10 @@ class _Options:
     nesterov: bool
     betas: tuple[float, float]
     eps: float
-    schedule: Callable[[jax.Array], Any] | None
+    schedule: RateFunction | None
 
 
-class Optimizer(optax.GradientTransformation):
+class Optimizer(optax.GradientTransformation):  # type: ignore[misc]  # optax is untyped here
     """An optax `GradientTransformation`, equal to another whose static options are the same."""
 
     options: _Options
@@ -102,7 +107,7 @@ class Optimizer(optax.GradientTransformation):
 
 def make_optimizer(
     name: str,
-    learning_rate: float | Schedule | Callable[[jax.Array], Any],
+    learning_rate: float | LearningRateSchedule | RateFunction,
     *,
     momentum: float = 0.9,
     weight_decay: float = 0.0,
@@ -118,7 +123,7 @@ def make_optimizer(
 
     Args:
       name: "sgd" or "adamw".
-      learning_rate: a number ≥ 0, a `Schedule`, or a function from the step (int32 scalar, from 0) to a rate.
+      learning_rate: a number ≥ 0, a `LearningRateSchedule`, or a function from the step (int32 scalar, from 0) to a rate.
       momentum: in [0, 1), SGD only.
       weight_decay: ≥ 0.
       nesterov: SGD only; needs momentum.
@@ -130,36 +135,36 @@ def make_optimizer(
     """
     if name not in OPTIMIZERS:
         raise UserError(f"optimizer {name!r} is unknown; use one of {', '.join(OPTIMIZERS)}{nearest(str(name), OPTIMIZERS)}.")
-    _check_number("weight_decay", weight_decay)
+    check_number("weight_decay", weight_decay)
     try:
         first, second = betas
     except (TypeError, ValueError):
         raise UserError(f"betas is {betas!r}; give two numbers from 0 to below 1, as in (0.9, 0.999).") from None
     for key, value in (("momentum", momentum), ("betas[0]", first), ("betas[1]", second)):
-        _check_number(key, value, below=1)
-    _check_number("eps", eps)
-    if eps == 0:
-        raise UserError(f"eps is {eps!r}; give a number above 0.")
+        check_number(key, value, below=1)
+    check_number("eps", eps, above_zero=True)
     if nesterov and (name != "sgd" or momentum == 0):
         raise UserError("nesterov=True needs optimizer 'sgd' with a momentum above 0; set nesterov=False or give one.")
     function = None
-    if isinstance(learning_rate, Schedule):
+    if isinstance(learning_rate, LearningRateSchedule):
         schedule = learning_rate
     elif callable(learning_rate):
-        function, schedule = learning_rate, Schedule.make("constant", 0.0, total=0)
+        function, schedule = learning_rate, LearningRateSchedule.make("constant", 0.0, total=0)
     else:
-        schedule = Schedule.make("constant", learning_rate, total=0)
+        schedule = LearningRateSchedule.make("constant", learning_rate, total=0)
     options = _Options(name, float(momentum), bool(nesterov), (float(first), float(second)), float(eps), function)
     if name == "sgd":
         inner = optax.trace(decay=momentum, nesterov=nesterov) if momentum else optax.identity()
     else:
         inner = optax.scale_by_adam(b1=first, b2=second, eps=eps)
 
-    def init(params: Any) -> OptimizerState:
-        arrays = Schedule(*(jnp.asarray(x, jnp.float32) for x in schedule))
+    def init(params: optax.Params) -> OptimizerState:
+        arrays = LearningRateSchedule(*(jnp.asarray(x, jnp.float32) for x in schedule))
         return OptimizerState(jnp.zeros((), jnp.int32), arrays, jnp.float32(weight_decay), inner.init(params))
 
-    def update(grads: Any, state: OptimizerState, params: Any = None) -> tuple[Any, OptimizerState]:
+    def update(
+        grads: optax.Updates, state: OptimizerState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, OptimizerState]:
         if params is None:
             raise ValueError("this optimiser decays weights: pass the parameters to update()")
         rate = optimizer.learning_rate(state)
@@ -178,13 +183,3 @@ def make_optimizer(
     optimizer = Optimizer(init, update)
     optimizer.options = options
     return optimizer
-
-
-def _check_number(key: str, value: Any, below: float = math.inf) -> None:
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int | float | np.integer | np.floating)
-        or not 0 <= float(value) < below
-    ):
-        expected = "finite number of at least 0" if below == math.inf else f"number from 0 to below {below}"
-        raise UserError(f"{key} is {value!r}; give a {expected}.")

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +11,13 @@ import numpy as np
 
 from bridgejax.errors import UserError
 from bridgejax.training import batches
+from bridgejax.training.batches import Array
+from bridgejax.training.driver import RunDriver
 from bridgejax.training.feed import PlacedBatch
+from bridgejax.training.mixing import Draw, MixupDraw, draw_function
+from bridgejax.training.stages import StagePlan
 from bridgejax.training.state import TrainState
-from bridgejax.training.steps import Program, TrainStep, draw_function, jit_options, step_function
+from bridgejax.training.train_step import Metrics, StepSettings, TrainStep, shape_key, step_compiler_options, step_program
 
 
 def stack(states: Sequence[TrainState]) -> TrainState:
@@ -24,7 +27,8 @@ def stack(states: Sequence[TrainState]) -> TrainState:
       UserError: their models or optimisers differ in structure.
     """
     _check_alike(states)
-    return _stack(tuple(states))
+    stacked: TrainState = _stack(tuple(states))
+    return stacked
 
 
 def _check_alike(states: Sequence[TrainState]) -> None:
@@ -34,12 +38,8 @@ def _check_alike(states: Sequence[TrainState]) -> None:
 
 @jax.jit
 def _stack(states: tuple[TrainState, ...]) -> TrainState:
-    return jax.tree.map(lambda *parts: jnp.stack(parts), *states)
-
-
-def unstack(states: TrainState, count: int) -> list[TrainState]:
-    """Returns the states of k runs apart, in copies that later steps do not touch."""
-    return list(_unstack(states, count))
+    stacked: TrainState = jax.tree.map(lambda *parts: jnp.stack(parts), *states)
+    return stacked
 
 
 @functools.partial(jax.jit, static_argnums=1)
@@ -48,20 +48,9 @@ def _unstack(states: TrainState, count: int) -> tuple[TrainState, ...]:
     return tuple(jax.tree.unflatten(structure, [leaf[number] for leaf in leaves]) for number in range(count))
 
 
-@functools.cache
-def _program(program: Program) -> tuple[Any, dict[Any, int]]:
-    step, classes = step_function(program)
-
-    def each(state: TrainState, batch: dict[str, Any], drawn: dict[str, Any], settings: dict[str, Any]) -> Any:
-        return step(state, batch, {**settings, **drawn})
-
-    vmapped = jax.vmap(each, in_axes=(0, 0, 0, None))
-    return jax.jit(vmapped, donate_argnums=0, compiler_options=jit_options(program)), classes
-
-
-@functools.cache
-def _draws(rows: int) -> Any:
-    return jax.jit(jax.vmap(draw_function(rows), in_axes=(0, 0, None, 0)))
+def unstack(states: TrainState, count: int) -> list[TrainState]:
+    """Returns the states of k runs apart, in copies that later steps do not touch."""
+    return list(_unstack(states, count))
 
 
 class StackedStep:
@@ -69,10 +58,9 @@ class StackedStep:
 
     def __init__(self, step: TrainStep) -> None:
         self._step = step
-        self._jitted, self._classes = _program(step.program)
-        self._compiled: Any = None
+        self._compiled: jax.stages.Compiled | None = None
 
-    def prepare(self, states: Sequence[TrainState], given: Sequence[Any]) -> int:
+    def prepare(self, states: Sequence[TrainState], given: Sequence[object]) -> int:
         """Compiles the program for runs like these and returns the bytes that it takes on the device.
 
         That is XLA's account of the compiled program: arguments, results and temporaries, less what is shared between them.
@@ -80,65 +68,122 @@ class StackedStep:
         _check_alike(states)
         stacked = jax.eval_shape(_stack, tuple(states))
         parts = self._parts(given)
-        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), parts)
-        rows = parts["image"].shape[1]
-        drawn: dict[str, Any] = {}
-        if self._step.program.mixes:
-            k = len(states)
-            drawn = {"lam": jax.ShapeDtypeStruct((k,), jnp.float32), "partners": jax.ShapeDtypeStruct((k, rows), jnp.int32)}
-        self._compiled = _compile(self._step.program, _Shapes(stacked, shapes, drawn, self._step.settings))
-        found = self._compiled.memory_analysis()
-        if found is None:
+        shapes = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, parts))
+        draw = _no_mixup(*parts["image"].shape[:2]) if self._step.mixes else None
+        arguments = _ArgumentShapes((stacked, shapes, self._step.objective, draw))
+        self._compiled = _compile(self._step.settings, arguments)
+        memory = self._compiled.memory_analysis()
+        if memory is None:
             return 0
         return int(
-            found.argument_size_in_bytes + found.output_size_in_bytes + found.temp_size_in_bytes - found.alias_size_in_bytes
+            memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes - memory.alias_size_in_bytes
         )
 
-    def place(self, given: Sequence[Any]) -> PlacedBatch:
+    def place(self, given: Sequence[object]) -> PlacedBatch:
         """Checks a batch of each run and begins their transfer to the device, as `TrainStep.place` does."""
         parts = self._parts(given)
-        return PlacedBatch(jax.device_put(parts), parts)
+        return PlacedBatch(jax.device_put(parts), dict(parts))
 
-    def __call__(self, states: TrainState, given: Any) -> tuple[TrainState, dict[str, jax.Array]]:
+    def __call__(self, states: TrainState, given: PlacedBatch | Sequence[object]) -> tuple[TrainState, Metrics]:
+        """Takes a step of every run; the states are donated.
+
+        Raises:
+          UserError: a label is out of range.
+        """
         ready = given if isinstance(given, PlacedBatch) else self.place(given)
-        parts = ready.parts
-        key = (states.structure, tuple(parts["image"].shape[1:]), parts["image"].dtype)
-        if key in self._classes:
-            batches.check_labels(ready.given, self._classes[key])
-        return self._compiled(states, parts, self._drawn(states, parts), self._step.settings)
+        if self._compiled is None:
+            raise RuntimeError("a stacked step was called before `prepare`")
+        classes = self._step.program.widths.get(shape_key(states, ready.parts, axis=1))
+        if classes is not None and "label" in ready.given:
+            batches.check_labels(ready.given, classes)
+        after: tuple[TrainState, Metrics] = self._compiled(
+            states, ready.parts, self._step.objective, self._draw(states, ready.parts)
+        )
+        return after
 
-    def _parts(self, given: Sequence[Any]) -> dict[str, Any]:
-        checked = [batches.checked_batch(batch, self._step.required) for batch in given]
+    def _parts(self, given: Sequence[object]) -> dict[str, np.ndarray]:
+        checked = [batches.checked_batch(batch, self._step.objective.required) for batch in given]
         return {name: np.stack([np.asarray(parts[name]) for parts in checked]) for name in checked[0]}
 
-    def _drawn(self, states: TrainState, parts: dict[str, Any]) -> dict[str, Any]:
-        if not self._step.program.mixes:
-            return {}
-        k, rows = parts["image"].shape[:2]
-        alpha = self._step.settings["mixup_alpha"]
-        if alpha > 0:
-            lam, partners = _draws(rows)(states.key, states.step, alpha, parts.get("mask"))
-        else:
-            lam, partners = np.ones(k, np.float32), np.tile(np.arange(rows, dtype=np.int32), (k, 1))
-        return {"lam": lam, "partners": partners}
+    def _draw(self, states: TrainState, parts: dict[str, jax.Array]) -> MixupDraw | None:
+        if not self._step.mixes:
+            return None
+        runs, rows = parts["image"].shape[:2]
+        if self._step.mixup_alpha > 0:
+            return _draws(rows)(states.key, states.step, self._step.mixup_alpha, parts.get("mask"))
+        return _no_mixup(runs, rows)
 
 
-class _Shapes:
+class StackedStepper:
+    """Steps of runs that are all at the same step of a stage, as one program; see `bridgejax.training.loop.Stepper`."""
+
+    def __init__(
+        self, runs: Sequence[RunDriver], plan: StagePlan, step: StackedStep, streams: Sequence[Iterator[dict[str, Array]]]
+    ) -> None:
+        """Takes the runs over.
+
+        Args:
+          runs: the runs, which have entered the stage.
+          plan: the stage.
+          step: prepared for the runs.
+          streams: what is left of each run's batches.
+        """
+        self.runs = runs
+        self.title = f"{runs[0].title(plan)}, {len(runs)} seeds"
+        self._step, self._streams = step, streams
+        self._states = stack([run.state for run in runs])
+        self._release_states()
+
+    def batches(self) -> Iterator[tuple[dict[str, Array], ...]]:
+        return zip(*self._streams, strict=True)
+
+    def place(self, batch: tuple[dict[str, Array], ...]) -> PlacedBatch:
+        return self._step.place(batch)
+
+    def step(self, batch: PlacedBatch) -> Metrics:
+        self._release_states()
+        self._states, metrics = self._step(self._states, batch)
+        return metrics
+
+    def metrics_of(self, number: int, steps: Sequence[Metrics]) -> Sequence[Mapping[str, float]]:
+        return [{name: float(value[number]) for name, value in metrics.items()} for metrics in steps]
+
+    def share_states(self) -> None:
+        for run, state in zip(self.runs, unstack(self._states, len(self.runs)), strict=True):
+            run.state = state
+
+    def _release_states(self) -> None:
+        for run in self.runs:
+            run.release_state()
+
+
+@functools.cache
+def _draws(rows: int) -> Draw:
+    return jax.jit(jax.vmap(draw_function(rows), in_axes=(0, 0, None, 0)))
+
+
+@functools.cache
+def _no_mixup(runs: int, rows: int) -> MixupDraw:
+    return MixupDraw(jnp.ones(runs, jnp.float32), jnp.tile(jnp.arange(rows, dtype=jnp.int32), (runs, 1)))
+
+
+class _ArgumentShapes:
     """The arguments of a compilation, equal where a compiled program serves both."""
 
-    def __init__(self, *trees: Any) -> None:
-        self.trees = trees
-        leaves, structure = jax.tree.flatten(trees)
+    def __init__(self, arguments: tuple[object, ...]) -> None:
+        self.arguments = arguments
+        leaves, structure = jax.tree.flatten(arguments)
         self._key = (structure, tuple((tuple(np.shape(leaf)), str(leaf.dtype)) for leaf in leaves))
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Shapes) and self._key == other._key
+        return isinstance(other, _ArgumentShapes) and self._key == other._key
 
     def __hash__(self) -> int:
         return hash(self._key)
 
 
 @functools.lru_cache(maxsize=32)
-def _compile(program: Program, shapes: _Shapes) -> Any:
-    jitted, _ = _program(program)
-    return jitted.lower(*shapes.trees).compile()
+def _compile(settings: StepSettings, shapes: _ArgumentShapes) -> jax.stages.Compiled:
+    vmapped = jax.vmap(step_program(settings).function, in_axes=(0, 0, None, 0))
+    jitted = jax.jit(vmapped, donate_argnums=0, compiler_options=step_compiler_options(settings.remat))
+    return jitted.lower(*shapes.arguments).compile()

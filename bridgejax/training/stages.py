@@ -3,68 +3,79 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, cast
+from collections.abc import Mapping, Sequence, Sized
+from typing import cast
 
 import jax
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
+from bridgejax import models
+from bridgejax.data import Batch as StreamBatch
+from bridgejax.data import Examples, Task
 from bridgejax.errors import UserError
 from bridgejax.identity import derive_seed
+from bridgejax.models.classifier import Classifier
 from bridgejax.models.reset import linear_heads
 from bridgejax.recipes import Recipe, Stage, reset_depth
-from bridgejax.training.optimizers import Schedule, make_optimizer
-from bridgejax.training.state import TrainState
-from bridgejax.training.steps import TrainStep, shared_train_step
+from bridgejax.training.batches import Array
+from bridgejax.training.objectives import Objective, make_objective
+from bridgejax.training.optimizers import LearningRateSchedule, OptimizerState, make_optimizer
+from bridgejax.training.state import Arrays, TrainState
+from bridgejax.training.train_step import TrainStep, make_train_step
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class StagePlan:
     """A stage with its place in the run: it is stage `number`, and `start` steps come before it."""
 
     number: int
     stage: Stage
     start: int
-    schedule: Schedule
+    schedule: LearningRateSchedule
 
     @property
     def end(self) -> int:
         return self.start + self.stage.steps
 
     @property
-    def looks(self) -> frozenset[int]:
-        """The steps, counted over all stages, after which an early stop looks at the validation images."""
+    def validation_checks(self) -> frozenset[int]:
+        """The steps, counted over all stages, after which an early stop evaluates on the validation images."""
         if self.stage.early_stop is None:
             return frozenset()
         parts = self.stage.early_stop_checks
         return frozenset(self.start + round(self.stage.steps * k / parts) for k in range(1, parts + 1)) - {self.start}
 
 
-def plans(recipe: Recipe) -> list[Plan]:
+def stage_plans(recipe: Recipe) -> list[StagePlan]:
     """Returns the stages with their starts, and schedules that span stages which go on with one."""
-    stages, found, start = recipe.stages, [], 0
+    stages, plans, start = recipe.stages, [], 0
     for number, stage in enumerate(stages):
         first = max(k for k in range(number + 1) if stages[k].restart_schedule)
         last = next((k for k in range(number + 1, len(stages)) if stages[k].restart_schedule), len(stages))
-        schedule = Schedule.make(
+        schedule = LearningRateSchedule.make(
             stage.schedule,
             stage.learning_rate,
             total=sum(each.steps for each in stages[first:last]),
             warmup=stages[first].warmup_steps,
             offset=sum(each.steps for each in stages[first:number]),
         )
-        found.append(Plan(number, stage, start, schedule))
+        plans.append(StagePlan(number, stage, start, schedule))
         start += stage.steps
-    return found
+    return plans
 
 
-def check_sources(recipe: Recipe, task: Any, synthetic: Mapping[str, Any], teacher: Any) -> None:
-    """Checks that every image that a recipe asks for is there.
+def check_sources(recipe: Recipe, task: Task, synthetic: Mapping[str, Sized]) -> None:
+    """Checks that every image that a recipe asks for is there, and that its stages name the teachers that they need.
+
+    Args:
+      recipe: the recipe.
+      task: the task.
+      synthetic: the synthetic examples by the name of their set.
 
     Raises:
-      UserError: it is not; the sentence names the stage.
+      UserError: something is missing; the sentence names the stage.
     """
     for number, stage in enumerate(recipe.stages):
         where = f"stage {number + 1} of recipe {recipe.name!r}"
@@ -73,8 +84,13 @@ def check_sources(recipe: Recipe, task: Any, synthetic: Mapping[str, Any], teach
             raise UserError(f"{where} trains on synthetic images{named}, but there are none; generate a set first.")
         if stage.data != "synthetic" and not len(task.train):
             raise UserError(f"{where} trains on real images, but task {task.name!r} has none; give it training images.")
-        if stage.loss == "soft_target" and teacher is None:
-            raise UserError(f"{where} has the loss 'soft_target', which needs a teacher; give one or use 'cross_entropy'.")
+        if needs_teacher(stage) and stage.teacher is None:
+            raise UserError(
+                f"{where} has the loss {stage.loss!r}, which needs a teacher; give the stage a `teacher`: the weights of a "
+                "classifier, or 'pretrained'."
+            )
+        if stage.teacher is not None and not needs_teacher(stage):
+            raise UserError(f"{where} names a teacher, but its loss is {stage.loss!r}; set loss='soft_target' or leave it out.")
         if stage.early_stop is not None and (task.validation is None or not len(task.validation)):
             raise UserError(
                 f"{where} stops early by validation images, but task {task.name!r} has none; set "
@@ -106,7 +122,7 @@ def check_model(recipe: Recipe, model: nnx.Module) -> None:
             )
 
 
-def fresh_state(plan: Plan, model: nnx.Module, seed: int) -> TrainState:
+def fresh_state(plan: StagePlan, model: nnx.Module, seed: int) -> TrainState:
     """Returns the state in which `plan` starts from the weights of `model`, with new moments; `seed` is the run's."""
     stage = plan.stage
     optimizer = make_optimizer(
@@ -116,10 +132,11 @@ def fresh_state(plan: Plan, model: nnx.Module, seed: int) -> TrainState:
         weight_decay=stage.weight_decay,
         nesterov=stage.nesterov,
     )
-    return TrainState.create(model, optimizer, derive_seed(seed, "steps"), trainable=stage.trainable)
+    seed = derive_seed(seed, "steps")
+    return TrainState.create(model, optimizer, seed, trainable=stage.trainable, objective=objective_of(stage))
 
 
-def enter(plan: Plan, before: TrainState | None, initial: nnx.Module, seed: int) -> TrainState:
+def enter(plan: StagePlan, before: TrainState | None, initial: nnx.Module, seed: int) -> TrainState:
     """Returns the state with which a stage starts.
 
     Args:
@@ -138,7 +155,8 @@ def enter(plan: Plan, before: TrainState | None, initial: nnx.Module, seed: int)
         state = dataclasses.replace(state, other={**state.other, **_batch_statistics(initial)})
     state = dataclasses.replace(state, step=before.step)
     if not stage.restart_optimizer:
-        state = dataclasses.replace(state, opt_state=state.opt_state._replace(moments=before.opt_state.moments))
+        fresh, old = cast(OptimizerState, state.opt_state), cast(OptimizerState, before.opt_state)
+        state = dataclasses.replace(state, opt_state=fresh._replace(moments=old.moments))
     return state
 
 
@@ -146,51 +164,62 @@ def reset(model: nnx.Module, what: str, seed: int) -> None:
     """Draws anew, in place, what a stage's `reset` names; the model's structure stays."""
     if what == "none":
         return
-    from bridgejax import models
-
-    key = jax.random.key(seed)
-    found = cast(Any, model)
+    classifier, key = cast(Classifier, model), jax.random.key(seed)
     blocks = reset_depth(what)
     if what == "all":
-        models.reinitialise(found, key)
+        models.reinitialise(classifier, key)
     elif blocks is not None:
-        models.reset_blocks(found, blocks, key)
+        models.reset_blocks(classifier, blocks, key)
     else:
-        models.reset_head(found, key)
+        models.reset_head(classifier, key)
 
 
-def train_step(stage: Stage, mesh: Mesh | None, dtype: str = "float32", remat: bool = False) -> TrainStep:
+def objective_of(stage: Stage) -> Objective:
+    """Returns the objective that a stage names, with the stage's options."""
+    return make_objective(stage.loss, **_numbers(stage))
+
+
+def needs_teacher(stage: Stage) -> bool:
+    """Returns whether a stage's objective asks for a teacher's logits."""
+    return "teacher_logits" in objective_of(stage).required
+
+
+def _numbers(stage: Stage) -> dict[str, float]:
+    return {key: value for key, value in vars(stage).items() if isinstance(value, int | float)}
+
+
+def step_of(stage: Stage, mesh: Mesh | None, dtype: str = "float32", remat: bool = False) -> TrainStep:
     """Returns the jitted step of a stage; `dtype` and `remat` as in `make_train_step`."""
-    return shared_train_step(
-        stage.loss,
-        label_smoothing=stage.label_smoothing,
+    return make_train_step(
+        objective_of(stage),
         mixup_alpha=stage.mixup_alpha,
-        soft_weight=stage.soft_weight,
-        temperature=stage.temperature,
         batch_norm=stage.batch_norm,
         mesh=mesh,
         dtype=dtype,
         remat=remat,
+        shares_program=True,
     )
 
 
-def sources_of(stage: Stage, real: Any, synthetic: Any) -> tuple[list[Any], list[float] | None]:
+def sources_of(stage: Stage, real: Examples, synthetic: Mapping[str, Examples]) -> tuple[list[Examples], list[float] | None]:
     """Returns the example sets of a stage's stream, real before synthetic, and their shares (None: the union)."""
-    sources = {"real": [real], "synthetic": [synthetic], "mixed": [real, synthetic]}[stage.data]
+    sources = [] if stage.data == "synthetic" else [real]
+    if stage.data != "real":
+        sources.append(synthetic[stage.synthetic_set])
     share = stage.synthetic_share
     return sources, None if share is None else [1.0 - share, share]
 
 
-def weighed(batch: dict[str, Any], stage: Stage, sources: list[Any]) -> dict[str, Any]:
+def with_loss_weights(batch: StreamBatch, stage: Stage, sources: Sequence[Sized]) -> dict[str, Array]:
     """Returns a stream's batch with the mask that gives each row its weight in the loss.
 
     Without `synthetic_loss` a mask of ones is left out, so that batch statistics need no masking. With it (w), and s the
     share of synthetic images in the stream, a real row weighs (1 - w) / (1 - s) and a synthetic one w / s: in a batch that
     holds its shares exactly, the loss is (1 - w) times the mean over the real rows plus w times that over the synthetic ones.
     """
-    found = dict(batch)
-    source = found.pop("source", None)
-    mask = None if found.get("mask") is None else np.asarray(found["mask"])
+    parts = dict(cast(Mapping[str, Array], batch))
+    source = parts.pop("source", None)
+    mask = parts.pop("mask", None)
     if stage.synthetic_loss is not None:
         if source is None:
             raise UserError("a stage has synthetic_loss, but its stream does not say which images are synthetic ('source').")
@@ -198,17 +227,17 @@ def weighed(batch: dict[str, Any], stage: Stage, sources: list[Any]) -> dict[str
         share = sizes[1] / sum(sizes) if stage.synthetic_share is None else stage.synthetic_share
         weights = [_ratio(1.0 - stage.synthetic_loss, 1.0 - share), _ratio(stage.synthetic_loss, share)]
         rows = np.asarray(weights, np.float32)[np.asarray(source)]
-        found["mask"] = rows if mask is None else rows * mask
-    elif mask is not None and np.all(mask == 1):
-        del found["mask"]
-    return found
+        parts["mask"] = rows if mask is None else rows * mask
+    elif mask is not None and not np.all(mask == 1):
+        parts["mask"] = mask
+    return parts
 
 
 def _ratio(part: float, whole: float) -> float:
     return part / whole if whole > 0 else 1.0
 
 
-def _batch_statistics(model: nnx.Module) -> dict[str, Any]:
+def _batch_statistics(model: nnx.Module) -> Arrays:
     """Returns copies of a model's running statistics by dotted path."""
-    found = nnx.to_flat_state(nnx.state(model, nnx.BatchStat))
-    return {".".join(map(str, path)): jax.numpy.array(leaf[...], copy=True) for path, leaf in found}
+    statistics = nnx.to_flat_state(nnx.state(model, nnx.BatchStat))
+    return {".".join(map(str, path)): jax.numpy.array(leaf[...], copy=True) for path, leaf in statistics}

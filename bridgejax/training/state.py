@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from flax.typing import PathParts
+from jax.sharding import Mesh
 
 from bridgejax.errors import UserError
 from bridgejax.identity import fold_word
-from bridgejax.mesh import local_copy
+from bridgejax.mesh import local_copy, replicate, replicated
+from bridgejax.training.objectives import Objective
+from bridgejax.training.objectives.base import ObjectiveState
 
-Path = tuple[Any, ...]
+Arrays = dict[str, jax.Array]  # by dotted path, such as "head.kernel"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -27,16 +31,16 @@ class Structure:
     Equal structures share compilations, so models that were built alike train with one program.
     """
 
-    graphdef: Any
-    paths: tuple[tuple[str, Path], ...]
+    graphdef: nnx.GraphDef[nnx.Module]
+    paths: tuple[tuple[str, PathParts], ...]
     _hash: int
 
     @classmethod
-    def of(cls, model: nnx.Module) -> tuple[Structure, dict[str, Any], frozenset[str], frozenset[str]]:
+    def of(cls, model: nnx.Module) -> tuple[Structure, Arrays, frozenset[str], frozenset[str]]:
         """Returns a model's structure, its arrays by dotted path, and the names of its Params and of its RNG keys."""
         graphdef, state = nnx.split(model)
-        arrays: dict[str, Any] = {}
-        paths: dict[str, Path] = {}
+        arrays: Arrays = {}
+        paths: dict[str, PathParts] = {}
         params, keys = set(), set()
         for path, leaf in nnx.to_flat_state(state):
             name = ".".join(map(str, path))
@@ -51,14 +55,15 @@ class Structure:
         made = cls(graphdef, items, hash((graphdef, items)))
         return _STRUCTURES.setdefault(made, made), arrays, frozenset(params), frozenset(keys)
 
-    def merge(self, arrays: dict[str, Any]) -> nnx.Module:
+    def merge(self, arrays: Mapping[str, jax.Array]) -> nnx.Module:
         """Returns the model with the given arrays, by dotted path."""
-        return nnx.merge(self.graphdef, nnx.from_flat_state({path: arrays[name] for name, path in self.paths}))
+        flat = {path: arrays[name] for name, path in self.paths}
+        return nnx.merge(self.graphdef, nnx.from_flat_state(flat))  # type: ignore[arg-type]  # arrays stand for variables
 
-    def arrays_of(self, model: nnx.Module) -> dict[str, Any]:
+    def arrays_of(self, model: nnx.Module) -> Arrays:
         """Returns the arrays of a model of this structure, by dotted path; variables that a call added are left out."""
-        found = dict(nnx.to_flat_state(nnx.state(model)))
-        leaves = {name: found[path] for name, path in self.paths}
+        by_path = dict(nnx.to_flat_state(nnx.state(model)))
+        leaves = {name: by_path[path] for name, path in self.paths}
         return {name: leaf[...] if isinstance(leaf, nnx.Variable) else leaf for name, leaf in leaves.items()}
 
     def __eq__(self, other: object) -> bool:
@@ -90,13 +95,15 @@ class TrainState:
       opt_state: the optimiser's state over `params`.
       step: int32 scalar, optimiser steps done.
       key: the key that each step folds with its number.
+      objective_state: what the stage's objective carries from step to step; () for most.
     """
 
-    params: dict[str, jax.Array]
-    other: dict[str, jax.Array]
-    opt_state: Any
+    params: Arrays
+    other: Arrays
+    opt_state: optax.OptState
     step: jax.Array
     key: jax.Array
+    objective_state: ObjectiveState
     structure: Structure = dataclasses.field(metadata={"static": True})
     optimizer: optax.GradientTransformation = dataclasses.field(metadata={"static": True})
 
@@ -108,6 +115,7 @@ class TrainState:
         seed: int = 0,
         *,
         trainable: Iterable[str] = ("all",),
+        objective: Objective | None = None,
     ) -> TrainState:
         """Returns the state of a run that starts from `model`; its arrays are copied, so the model stays usable.
 
@@ -117,6 +125,7 @@ class TrainState:
           seed: decides Mixup and the model's dropout.
           trainable: what trains: "all", "head" (the module named `head`), or regular expressions that are searched in the
             dotted paths of the parameters. The rest gets neither gradient nor weight decay.
+          objective: what the steps will minimise, if it has a state of its own.
 
         Raises:
           UserError: a pattern that matches no parameter, or a model without parameters.
@@ -138,12 +147,29 @@ class TrainState:
         chosen = select_parameters(parameters, trainable)
         params = {name: _copy(arrays[name]) for name in sorted(chosen)}
         other = {name: _copy(array) for name, array in sorted(arrays.items()) if name not in chosen}
-        return cls(params, other, optimizer.init(params), jnp.zeros((), jnp.int32), key, structure, optimizer)
+        extra: ObjectiveState = () if objective is None else objective.init(params)
+        return cls(params, other, optimizer.init(params), jnp.zeros((), jnp.int32), key, extra, structure, optimizer)
 
     @property
     def model(self) -> nnx.Module:
         """The module with the current weights, in copies that later steps do not touch."""
-        return self.structure.merge({name: _copy(array) for name, array in {**self.params, **self.other}.items()})
+        return self.structure.merge({name: _copy(array) for name, array in self.arrays.items()})
+
+    @property
+    def arrays(self) -> Arrays:
+        """All arrays of the model, those that later steps donate."""
+        return {**self.params, **self.other}
+
+    def check_alive(self) -> None:
+        """Checks that no step took the state's arrays.
+
+        Raises:
+          UserError: one did.
+        """
+        if isinstance(self.step, jax.Array) and not isinstance(self.step, jax.core.Tracer) and self.step.is_deleted():
+            raise UserError(
+                "the state was donated to an earlier step, so its arrays are gone; go on with the state that it returned."
+            )
 
 
 def select_parameters(names: Iterable[str], patterns: Iterable[str]) -> frozenset[str]:
@@ -160,23 +186,35 @@ def select_parameters(names: Iterable[str], patterns: Iterable[str]) -> frozense
     for pattern in wanted:
         expression = {"all": "", "head": r"^head(\.|$)"}.get(pattern, pattern)
         try:
-            found = [name for name in known if re.search(expression, name)]
+            matching = [name for name in known if re.search(expression, name)]
         except re.error as error:
             raise UserError(f"trainable pattern {pattern!r} is not a regular expression ({error}); correct it.") from error
-        if not found:
+        if not matching:
             shown = ", ".join(known[:4])
             raise UserError(
                 f"trainable pattern {pattern!r} matches none of the {len(known)} parameters ({shown}, …); correct it."
             )
-        chosen.update(found)
+        chosen.update(matching)
     if not chosen:
         raise UserError("trainable is empty; name what trains, for instance ('all',) or ('head',).")
     return frozenset(chosen)
 
 
-def _copy(array: Any) -> Any:
+def _copy(array: jax.Array) -> jax.Array:
     array = local_copy(array)
-    if isinstance(array, jax.Array) and jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
+    if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
         data = jnp.array(jax.random.key_data(array), copy=True)
         return jax.random.wrap_key_data(data, impl=jax.random.key_impl(array))
     return jnp.array(array, copy=True)
+
+
+Tree = TypeVar("Tree")
+
+
+def on_every_device(tree: Tree, mesh: Mesh) -> Tree:
+    """Returns the tree with a whole copy of each array on each device; as it is when that is already so."""
+    everywhere = replicated(mesh)
+    if all(x.sharding == everywhere for x in jax.tree.leaves(tree)):
+        return tree
+    copied: Tree = replicate(tree, mesh)
+    return copied

@@ -38,10 +38,8 @@ def test_batches_are_what_the_training_step_takes(make_examples):
     assert {key: (value.dtype, value.shape) for key, value in batch.items()} == {
         "image": (np.uint8, (4, 8, 8, 3)),
         "label": (np.int32, (4,)),
-        "mask": (np.float32, (4,)),
         "source": (np.int32, (4,)),
     }
-    assert batch["mask"].all()
 
 
 @pytest.mark.parametrize("memory_bytes", [1 << 30, 0])

@@ -27,7 +27,17 @@ def _named() -> set[str]:
 
 
 def test_the_page_names_every_recipe_and_no_other():
-    settings = {*LENGTH_KEYS, "steps", "lr_scale", "reset", "synthetic_share", "synthetic_loss", "early_stop"}
+    settings = {
+        *LENGTH_KEYS,
+        "steps",
+        "lr_scale",
+        "reset",
+        "synthetic_share",
+        "synthetic_loss",
+        "early_stop",
+        "loss",
+        "teacher",
+    }
     assert _named() - settings - {"early_stop_checks"} == set(all_recipes())
 
 

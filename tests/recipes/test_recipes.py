@@ -9,8 +9,7 @@ import sys
 import pytest
 
 from bridgejax.errors import UserError
-from bridgejax.recipes import CONTROLS, all_recipes, control_recipes
-from bridgejax.training import default_recipes, recipe_from_config
+from bridgejax.recipes import CONTROLS, all_recipes, control_recipes, default_recipes, recipe_from_config
 
 TRAINING = {"steps": None, "base_steps": 30, "learning_rate": 0.02, "optimizer": "adamw", "batch_size": 8}
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from flax import nnx
 from training_fixtures import Streams, TinyNet, examples, task
 
-from bridgejax.training import recipe_from_config, train_recipe
+from bridgejax.recipes import recipe_from_config
+from bridgejax.training import RunInputs, RunOptions, train_recipe
 
 STAGES = [
     {"data": "synthetic", "steps": 14, "mixup_alpha": 0.2, "warmup_steps": 3},
@@ -33,20 +34,16 @@ def main(directory: str, output: str, kill_at: int, early: bool) -> None:
         if drawn == kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    result = train_recipe(
-        recipe_from_config("two", EARLY if early else STAGES),
+    inputs = RunInputs(
         nnx.jit(lambda: TinyNet(nnx.Rngs(0), dropout=0.2))(),
-        task=dataclasses.replace(task(), validation=examples(9, 2, "validation")) if early else task(),
-        synthetic=examples(30, 5, "synthetic"),
-        batch_size=6,
-        eval_batch_size=4,
-        image_size=8,
+        dataclasses.replace(task(), validation=examples(9, 2, "validation")) if early else task(),
         seed=3,
-        directory=directory,
-        evaluations=3,
-        checkpoint_every=4,
-        streams=Streams(on_batch),
+        synthetic=examples(30, 5, "synthetic"),
+        directory=Path(directory),
     )
+    options = RunOptions(batch_size=6, eval_batch_size=4, image_size=8, evaluations=3, checkpoint_every=4)
+    recipe = recipe_from_config("two", EARLY if early else STAGES)
+    result = train_recipe(recipe, inputs, options, streams=Streams(on_batch))
     metrics = {key: value for key, value in result.metrics.items() if key != "seconds"}
     weights = {name: float((array**2).sum()) for name, array in sorted(result.state.params.items())}
     text = json.dumps({"history": result.history, "metrics": metrics, "weights": weights, "drawn": drawn})

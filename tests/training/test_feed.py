@@ -13,9 +13,17 @@ from training_fixtures import Streams, TinyNet, batch, examples, task
 
 from bridgejax.errors import UserError
 from bridgejax.mesh import data_sharding, make_mesh
-from bridgejax.training import TrainState, make_optimizer, make_train_step, recipe_from_config, train_recipe
+from bridgejax.recipes import recipe_from_config
+from bridgejax.training import (
+    RunInputs,
+    RunOptions,
+    TrainState,
+    make_optimizer,
+    make_train_step,
+    train_group,
+    train_recipe,
+)
 from bridgejax.training.feed import AHEAD, Feed, PlacedBatch, started
-from bridgejax.training.parallel import Lane, train_together
 
 
 def place(number: int) -> PlacedBatch:
@@ -98,10 +106,10 @@ def test_a_placed_batch_is_on_the_devices_and_still_checked():
 def test_a_run_tells_its_input_stall_within_its_training_time():
     streams = Streams(lambda step: time.sleep(0.02))
     recipe = recipe_from_config("one", [{"data": "real", "steps": 8}], {"batch_norm": "train"})
-    sizes = {"batch_size": 6, "eval_batch_size": 4, "image_size": 8, "streams": streams}
-    alone = train_recipe(recipe, TinyNet(nnx.Rngs(0)), task=task(), **sizes).metrics["seconds"]
+    options = RunOptions(batch_size=6, eval_batch_size=4, image_size=8)
+    alone = train_recipe(recipe, RunInputs(TinyNet(nnx.Rngs(0)), task()), options, streams=streams).metrics["seconds"]
     # The first batch may be there already: its stream starts while the state is made.
     assert 7 * 0.02 <= alone["input_stall"] <= alone["train"]
-    lanes = [Lane(TinyNet(nnx.Rngs(seed)), task(), seed, examples(30, 5, "s")) for seed in range(2)]
-    for result in train_together(recipe, lanes, how="vmap", **sizes):
+    members = [RunInputs(TinyNet(nnx.Rngs(seed)), task(), seed, examples(30, 5, "s")) for seed in range(2)]
+    for result in train_group(recipe, members, options, strategy="vmap", streams=streams):
         assert 7 * 0.02 <= result.metrics["seconds"]["input_stall"] <= result.metrics["seconds"]["train"]

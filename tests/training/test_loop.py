@@ -17,9 +17,9 @@ from training_fixtures import PlainNet, Streams, TinyNet, examples, task
 
 from bridgejax.errors import UserError
 from bridgejax.mesh import make_mesh
-from bridgejax.training import TrainState, evaluate, make_optimizer, recipe_from_config, train_recipe
-from bridgejax.training import run as loop_run
-from bridgejax.training.stages import plans as _plans
+from bridgejax.recipes import recipe_from_config
+from bridgejax.training import RunInputs, RunOptions, TrainState, evaluate, evaluator, make_optimizer, train_recipe
+from bridgejax.training.stages import stage_plans
 
 PROGRAM = Path(__file__).with_name("resume_program.py")
 
@@ -28,17 +28,10 @@ def tiny(**options):
     return nnx.jit(lambda: TinyNet(nnx.Rngs(0), **options))()
 
 
-def run(stages, *, model=None, directory=None, streams=None, synthetic=None, **options):
-    settings = {"batch_size": 6, "eval_batch_size": 4, "image_size": 8, "seed": 0, **options}
-    return train_recipe(
-        recipe_from_config("mine", stages),
-        model or tiny(),
-        task=task(),
-        synthetic=synthetic,
-        directory=directory,
-        streams=streams or Streams(),
-        **settings,
-    )
+def run(stages, *, model=None, seed=0, directory=None, streams=None, synthetic=None, teachers=None, **options):
+    inputs = RunInputs(model or tiny(), task(), seed, synthetic, directory, teachers or {})
+    settings = RunOptions(**{"batch_size": 6, "eval_batch_size": 4, "image_size": 8, **options})
+    return train_recipe(recipe_from_config("mine", stages), inputs, settings, streams=streams or Streams())
 
 
 def test_a_run_learns_and_tells_its_history():
@@ -74,7 +67,7 @@ def test_test_images_too_many_to_hold_are_made_anew_for_each_look(monkeypatch):
     stages = [{"data": "real", "steps": 6, "learning_rate": 0.1}]
     held, anew = Counted(), Counted()
     expected = run(stages, streams=held, evaluations=3)
-    monkeypatch.setattr(loop_run, "HELD_BYTES", 10 * 8 * 8 * 3 - 1)
+    monkeypatch.setattr(evaluator, "HELD_BYTES", 10 * 8 * 8 * 3 - 1)
     found = run(stages, streams=anew, evaluations=3)
     assert (held.looks, anew.looks) == (1, 3)
     assert found.history == expected.history
@@ -135,7 +128,7 @@ def test_schedules_span_stages_that_go_on():
         {"steps": 30, "restart_schedule": False},
         {"steps": 5, "schedule": "constant"},
     ]
-    plans = _plans(recipe_from_config("mine", stages, {"learning_rate": 1.0}))
+    plans = stage_plans(recipe_from_config("mine", stages, {"learning_rate": 1.0}))
     rates = [[float(plan.schedule.rate(np.int32(k))) for k in range(plan.stage.steps)] for plan in plans]
     assert rates[0][:3] == pytest.approx([0.5, 1.0, 1.0])
     expected = [0.5 * (1 + np.cos(np.pi * (k - 2) / 38)) for k in range(2, 40)]
@@ -255,8 +248,9 @@ def test_what_does_not_fit_gets_one_sentence(stages, options, told):
 
 
 def test_a_teacher_gives_soft_targets():
-    stages = [{"data": "real", "steps": 2, "loss": "soft_target", "soft_weight": 1.0, "learning_rate": 0.0}]
-    result = run(stages, teacher=lambda batch: np.zeros((len(batch["label"]), 3), np.float32))
+    options = {"loss": "soft_target", "teacher": "uniform", "soft_weight": 1.0}
+    stages = [{"data": "real", "steps": 2, "learning_rate": 0.0, **options}]
+    result = run(stages, teachers={"uniform": lambda batch: np.zeros((len(batch["label"]), 3), np.float32)})
     # Against a uniform teacher no loss is below log 3.
     assert result.history[0]["loss"] >= np.log(3) - 1e-6
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bridgejax.errors import UserError
-from bridgejax.training import Schedule, make_optimizer
+from bridgejax.training import LearningRateSchedule, make_optimizer
 
 
 @pytest.mark.parametrize(
@@ -31,4 +31,4 @@ def test_a_wrong_option_gets_one_sentence(name, options, words):
 @pytest.mark.parametrize(("kind", "warmup"), [(None, 0), ("cosine", "a"), ("cosine", 9)])
 def test_a_wrong_schedule_gets_one_sentence(kind, warmup):
     with pytest.raises(UserError, match=r"schedule None is unknown|warmup_steps is"):
-        Schedule.make(kind, 0.1, total=4, warmup=warmup)
+        LearningRateSchedule.make(kind, 0.1, total=4, warmup=warmup)

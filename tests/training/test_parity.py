@@ -9,9 +9,8 @@ import pytest
 from flax import nnx
 from training_fixtures import CLASSES, TinyNet, batch
 
-from bridgejax.training import TrainState, make_optimizer, make_train_step, mixup, steps
-from bridgejax.training.optimizers import Schedule
-from bridgejax.training.steps import _draw_mixup
+from bridgejax.training import LearningRateSchedule, TrainState, make_optimizer, make_train_step, mixing, mixup
+from bridgejax.training.mixing import MixupDraw, draw_mixup
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.parity
@@ -107,7 +106,7 @@ def test_mixup_step_equals_torchs_with_the_same_draw():
     reference = TorchNet(model)
     optimizer = torch.optim.SGD(reference.parameters(), lr=0.1, **SGD)
     state = TrainState.create(model, make_optimizer("sgd", learning_rate=0.1, **SGD), seed=4)
-    lam, partners = _draw_mixup(jax.random.fold_in(jax.random.key(4), 0), jnp.float32(0.7), 8, None)
+    lam, partners = draw_mixup(jax.random.fold_in(jax.random.key(4), 0), jnp.float32(0.7), 8, None)
     data = batch()
     x, one_hot = images_of(data), torch.nn.functional.one_hot(torch.from_numpy(data["label"]).long(), CLASSES).float()
     order, weight = torch.from_numpy(np.array(partners)).long(), float(lam)
@@ -136,7 +135,8 @@ def test_steps_with_mixup_at_a_given_lambda_equal_torchs(monkeypatch, name, opti
     step = make_train_step(mixup_alpha=1.0, label_smoothing=smoothing)
     for number in range(4):
         partners = np.random.default_rng(number).permutation(8).astype(np.int32)
-        monkeypatch.setattr(steps, "_draw_program", lambda rows, mesh, p=partners: lambda *key: (jnp.float32(lam), p))
+        draw = MixupDraw(jnp.float32(lam), jnp.asarray(partners))
+        monkeypatch.setattr(mixing, "draw_program", lambda rows, mesh, draw=draw: lambda *key: draw)
         data = batch(8, number)
         x, order = images_of(data), torch.from_numpy(partners).long()
         one_hot = torch.nn.functional.one_hot(torch.from_numpy(data["label"]).long(), CLASSES).float()
@@ -172,7 +172,7 @@ def test_the_cosine_schedule_equals_torchs():
     parameter = torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([parameter], lr=0.3)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=20)
-    ours = Schedule.make("cosine", 0.3, total=20)
+    ours = LearningRateSchedule.make("cosine", 0.3, total=20)
     for number in range(20):
         np.testing.assert_allclose(ours.rate(jnp.int32(number)), optimizer.param_groups[0]["lr"], rtol=1e-5, atol=1e-7)
         optimizer.step()

@@ -122,7 +122,7 @@ def test_bfloat16_trains_with_float32_parameters_moments_and_statistics(name):
 def test_matrix_products_run_in_bfloat16_but_for_the_head():
     state, data = state_of(vit()), batch(4, size=16)
     step = make_train_step(dtype="bfloat16")
-    text = step._jitted.lower(state, step.place(data).parts, step.settings).as_text()
+    text = step.lower(state, data).as_text()
     products = [line.split(" : ")[-1].split("->")[0] for line in text.splitlines() if "stablehlo.dot_general" in line]
     full = [operands for operands in products if "bf16" not in operands]
     assert len(products) > 20
@@ -188,8 +188,7 @@ def test_recomputed_blocks_take_less_memory(network, share):
     data, taken = batch(64, size=16), {}
     for remat in (False, True):
         state, step = state_of(network()), make_train_step(remat=remat)
-        lowered = step._jitted.lower(state, step.place(data).parts, step.settings)
-        taken[remat] = lowered.compile().memory_analysis().temp_size_in_bytes
+        taken[remat] = step.lower(state, data).compile().memory_analysis().temp_size_in_bytes
     assert taken[True] < share * taken[False]
 
 

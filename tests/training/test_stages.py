@@ -23,8 +23,8 @@ from bridgejax.errors import UserError
 from bridgejax.models import load_classifier
 from bridgejax.models.classifier import Preprocessing
 from bridgejax.models.vit import VisionTransformer, ViTConfig
-from bridgejax.recipes import Stage
-from bridgejax.training import TrainState, make_optimizer, make_train_step, recipe_from_config, stages, train_recipe
+from bridgejax.recipes import Stage, recipe_from_config
+from bridgejax.training import RunInputs, RunOptions, TrainState, make_optimizer, make_train_step, stages, train_recipe
 
 PROGRAM = Path(__file__).with_name("resume_program.py")
 
@@ -37,10 +37,11 @@ def with_validation():
     return dataclasses.replace(task(), validation=examples(9, 2, "validation"))
 
 
-def run(given, *, on=None, synthetic=None, streams=None, **options):
-    settings = {"batch_size": 6, "eval_batch_size": 5, "image_size": 8, "seed": 0, **options}
+def run(given, *, on=None, synthetic=None, streams=None, directory=None, **options):
+    settings = RunOptions(batch_size=6, eval_batch_size=5, image_size=8, **options)
     recipe = recipe_from_config("mine", given, {"batch_norm": "train"})
-    return train_recipe(recipe, tiny(), task=on or task(), synthetic=synthetic, streams=streams or Streams(), **settings)
+    inputs = RunInputs(tiny(), on or task(), 0, synthetic, directory)
+    return train_recipe(recipe, inputs, settings, streams=streams or Streams())
 
 
 def test_a_stream_tells_where_each_image_comes_from():
@@ -59,7 +60,7 @@ def test_a_loss_weight_gives_each_kind_its_part_of_the_loss():
     data = batch(8)
     source = np.asarray([0, 1, 0, 1, 1, 0, 1, 0], np.int32)
     stage = Stage(data="mixed", synthetic_share=0.5, synthetic_loss=0.25)
-    given = stages.weighed({**data, "mask": np.ones(8, np.float32), "source": source}, stage, [range(4), range(30)])
+    given = stages.with_loss_weights({**data, "mask": np.ones(8, np.float32), "source": source}, stage, [range(4), range(30)])
 
     def fresh():
         return TrainState.create(model, make_optimizer("sgd", 0.1))
@@ -69,11 +70,11 @@ def test_a_loss_weight_gives_each_kind_its_part_of_the_loss():
     alone = [step(fresh(), {key: value[source == kind] for key, value in data.items()})[1]["loss"] for kind in (0, 1)]
     np.testing.assert_allclose(told["loss"], 0.75 * alone[0] + 0.25 * alone[1], rtol=1e-6)
     # Without it every image is alike, and a batch needs no mask.
-    plain = stages.weighed({**data, "mask": np.ones(8, np.float32), "source": source}, Stage(data="mixed"), [])
+    plain = stages.with_loss_weights({**data, "mask": np.ones(8, np.float32), "source": source}, Stage(data="mixed"), [])
     assert set(plain) == {"image", "label"}
     # From the union, the shares are those of the sets.
     union = dataclasses.replace(stage, synthetic_share=None)
-    mask = stages.weighed({**data, "source": source}, union, [range(10), range(30)])["mask"]
+    mask = stages.with_loss_weights({**data, "source": source}, union, [range(10), range(30)])["mask"]
     np.testing.assert_allclose(mask, np.where(source == 1, 0.25 / 0.75, 0.75 / 0.25))
 
 
@@ -172,16 +173,16 @@ def test_an_early_stop_ends_the_stage_and_goes_on_from_the_best_look():
 
 def train_to(step, stage):
     """The state after so many steps of a stage whose schedule is that of the whole stage."""
-    plan = stages.plans(recipe_from_config("mine", [stage], {"batch_norm": "train"}))[0]
+    plan = stages.stage_plans(recipe_from_config("mine", [stage], {"batch_norm": "train"}))[0]
     state = stages.enter(plan, None, tiny(), 0)
-    jitted = stages.train_step(plan.stage, None)
+    jitted = stages.step_of(plan.stage, None)
     from bridgejax.identity import derive_seed
 
     stream = Streams().train_batches(
         [examples(30, 5, "s")], weights=None, batch_size=6, image_size=8, seed=derive_seed(0, "batches", 0)
     )
     for _ in range(step):
-        state, _ = jitted(state, stages.weighed(next(stream), plan.stage, []))
+        state, _ = jitted(state, stages.with_loss_weights(next(stream), plan.stage, []))
     return state
 
 

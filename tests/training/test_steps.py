@@ -14,7 +14,6 @@ from bridgejax.errors import UserError
 from bridgejax.mesh import make_mesh
 from bridgejax.models.batch_norm import BatchNorm
 from bridgejax.training import TrainState, make_eval_step, make_optimizer, make_train_step, mixup
-from bridgejax.training.steps import shared_train_step
 
 
 def tiny(**options: object) -> TinyNet:
@@ -197,9 +196,7 @@ def test_mixup_depends_on_seed_and_step_alone_and_alpha_0_is_none():
     assert loss(0, 0.5) == loss(0, 0.5)
     assert loss(0, 0.5) != loss(1, 0.5)
     assert loss(0, 0.5) != loss(0, 0.5, steps=2)
-    shared = shared_train_step(
-        "cross_entropy", label_smoothing=0.0, mixup_alpha=0.0, soft_weight=0.5, temperature=2.0, batch_norm="train", mesh=None
-    )
+    shared = make_train_step(shares_program=True)
     _, metrics = shared(TrainState.create(tiny(), sgd()), data)
     assert float(metrics["loss"]) == pytest.approx(loss(0, 0.0), rel=1e-6)
 

@@ -8,14 +8,14 @@ import signal
 import sys
 from pathlib import Path
 
-from test_parallel import SIZES, STAGES, lanes
+from test_groups import SIZES, STAGES, members
 from training_fixtures import Streams
 
-from bridgejax.training import recipe_from_config
-from bridgejax.training.parallel import train_together
+from bridgejax.recipes import recipe_from_config
+from bridgejax.training import RunOptions, train_group
 
 
-def main(directory: str, output: str, kill_at: int, how: str) -> None:
+def main(directory: str, output: str, kill_at: int, strategy: str) -> None:
     drawn = 0
 
     def on_batch(step: int) -> None:
@@ -24,20 +24,19 @@ def main(directory: str, output: str, kill_at: int, how: str) -> None:
         if drawn == kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    results = train_together(
+    results = train_group(
         recipe_from_config("two", STAGES, {"batch_norm": "train"}),
-        lanes(directory=Path(directory)),
+        members(directory=Path(directory)),
+        RunOptions(checkpoint_every=4, **SIZES),
         streams=Streams(on_batch),
-        checkpoint_every=4,
-        how=how,
-        **SIZES,
+        strategy=strategy,
     )
-    told = {
+    report = {
         "drawn": drawn,
         "correct": [result.metrics["correct"] for result in results],
         "weights": [float((result.state.params["head.kernel"] ** 2).sum()) for result in results],
     }
-    Path(output).write_text(json.dumps(told))
+    Path(output).write_text(json.dumps(report))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,287 @@
+"""A run in progress: its stages, record, evaluation and checkpoints, and how it goes on from where it stopped."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+
+from bridgejax.errors import Diverged, UserError
+from bridgejax.identity import derive_seed, digest
+from bridgejax.mesh import local_rows, replicate
+from bridgejax.recipes import Recipe
+from bridgejax.training import stages
+from bridgejax.training.batches import Array
+from bridgejax.training.checkpoints import Checkpoints, Notes
+from bridgejax.training.early_stop import EarlyStop, arrays_of
+from bridgejax.training.evaluator import Evaluator
+from bridgejax.training.feed import started
+from bridgejax.training.run_options import RunInputs, RunOptions, StreamBatch, Streams, Teacher, TrainStreamSettings
+from bridgejax.training.run_record import HISTORY_POINTS, RunRecord, RunResult
+from bridgejax.training.stages import StagePlan
+from bridgejax.training.state import Structure, TrainState
+from bridgejax.training.teachers import PRETRAINED, ClassifierTeacher, load_teacher, teacher_names
+from bridgejax.training.train_step import TrainStep
+
+
+class RunDriver:
+    """One run of a recipe. `bridgejax.training.loop` decides when its methods are called; here is what they do.
+
+    Attributes:
+      recipe, inputs, options, streams: what the run is.
+      plans: its stages with their places.
+      evaluation_steps: the steps after which it is evaluated on the test split.
+      record: what it has done so far.
+      evaluator: evaluates its state.
+      feeds: streams of stages that have been started, by the number of the stage.
+
+    Raises:
+      UserError: images or teachers that the recipe needs are missing, or the model lacks what it resets.
+    """
+
+    def __init__(self, recipe: Recipe, inputs: RunInputs, options: RunOptions, streams: Streams) -> None:
+        stages.check_sources(recipe, inputs.task, inputs.synthetic_sets)
+        stages.check_model(recipe, inputs.model)
+        self.recipe, self.inputs, self.options, self.streams = recipe, inputs, options, streams
+        self.plans = stages.stage_plans(recipe)
+        self.evaluation_steps = options.evaluation_steps(self.plans)
+        self.record = RunRecord()
+        crop = options.crop or getattr(getattr(inputs.model, "preprocessing", None), "crop", None)
+        self.crop: float | None = crop
+        self.evaluator = Evaluator(streams, options, crop)
+        self.feeds: dict[int, Iterator[StreamBatch]] = {}
+        self._teachers: dict[str, Teacher] = dict(inputs.teachers)
+        self._state: TrainState | None = None
+        self._entered: int | None = None  # the number of the stage that the state belongs to
+        self._early: EarlyStop | None = None
+        self._checkpoints: Checkpoints | None = None
+        self._saved_at = time.monotonic()
+
+    # -- the state -------------------------------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> TrainState:
+        """The state; there is one once a stage was entered, and while no stacked one stands in for it."""
+        if self._state is None:
+            raise RuntimeError("the run has no state of its own: no stage was entered, or a stacked state holds it")
+        return self._state
+
+    @state.setter
+    def state(self, state: TrainState) -> None:
+        self._state = state
+
+    def release_state(self) -> None:
+        """Drops the state: a stacked one goes on."""
+        self._state = None
+
+    @property
+    def step(self) -> int:
+        """Steps done of all stages together; see `RunRecord.step`."""
+        return self.record.step
+
+    @property
+    def is_finished(self) -> bool:
+        return self.step == self.recipe.steps
+
+    def result(self) -> RunResult:
+        """Returns what a finished run leaves."""
+        return self.record.result(self.state)
+
+    # -- a stage's start -------------------------------------------------------------------------------------------------------
+
+    def start_stream(self, plan: StagePlan) -> None:
+        """Has the stage's stream started on a thread, unless it is started already."""
+        if plan.number not in self.feeds:
+            settings = self.stream_settings(plan)
+            self.feeds[plan.number] = started(lambda: self.streams.train_batches(**settings))
+
+    def enter(self, plan: StagePlan) -> None:
+        """Makes the state with which the stage starts, unless the run is already in it."""
+        if self._entered != plan.number:
+            self.state = stages.enter(plan, self._state, self.inputs.model, self.inputs.seed)
+            self.record.stage_steps.append(0)
+            self._early, self._entered = None, plan.number
+
+    def step_of(self, plan: StagePlan) -> TrainStep:
+        """Returns the jitted step of a stage."""
+        return stages.step_of(plan.stage, self.options.mesh, self.options.compute_dtype, self.options.remat)
+
+    def title(self, plan: StagePlan) -> str:
+        """Returns what a progress bar calls the stage."""
+        return f"{self.recipe.name} {plan.number + 1}/{len(self.plans)} ({plan.stage.data})"
+
+    def stream_settings(self, plan: StagePlan) -> TrainStreamSettings:
+        """Returns the arguments of `train_batches` for what is left of a stage, all of it before the run is there."""
+        options = self.options
+        sources, weights = stages.sources_of(plan.stage, self.inputs.task.train, self.inputs.synthetic_sets)
+        settings: TrainStreamSettings = {
+            "sources": sources,
+            "weights": weights,
+            "batch_size": options.batch_size,
+            "image_size": options.image_size,
+            "seed": derive_seed(self.inputs.seed, "batches", plan.number),
+            "start_step": max(self.step - plan.start, 0),
+            "augment": plan.stage.augment,
+        }
+        rows = local_rows(options.mesh, options.batch_size)
+        if rows != slice(0, options.batch_size):
+            settings["rows"] = rows
+        return settings
+
+    def batches(self, plan: StagePlan) -> Iterator[dict[str, Array]]:
+        """Yields this process's part of what is left of a stage's batches, ready for the step."""
+        stage = plan.stage
+        sources, _ = stages.sources_of(stage, self.inputs.task.train, self.inputs.synthetic_sets)
+        teacher = None if stage.teacher is None else self._teacher(stage.teacher)
+        self.start_stream(plan)
+        for batch in self.feeds.pop(plan.number):
+            parts = stages.with_loss_weights(batch, stage, sources)
+            if teacher is not None:
+                parts["teacher_logits"] = teacher(batch)
+            yield parts
+
+    def _teacher(self, name: str) -> Teacher:
+        if name not in self._teachers:
+            is_own = name == PRETRAINED
+            names = tuple(self.inputs.task.class_names)
+            self._teachers[name] = ClassifierTeacher(self.inputs.model) if is_own else load_teacher(name, names)
+        return self._teachers[name]
+
+    # -- after steps -----------------------------------------------------------------------------------------------------------
+
+    def advance(self) -> None:
+        """Counts a step that was sent to the device."""
+        self.record.step += 1
+        self.record.stage_steps[-1] += 1
+
+    def add_metrics(self, plan: StagePlan, steps: Sequence[Mapping[str, float]]) -> None:
+        """Checks the metrics of the last steps and adds them to the record.
+
+        Raises:
+          Diverged: a loss or a gradient is not finite.
+        """
+        every = max(1, self.recipe.steps // HISTORY_POINTS)
+        for number, metrics in enumerate(steps, start=self.step - len(steps) + 1):
+            loss, rate = float(metrics["loss"]), float(metrics["learning_rate"])
+            for name, value in (("loss", loss), ("gradient", float(metrics["gradient_norm"]))):
+                if not math.isfinite(value):
+                    raise Diverged(self._diverged(plan, number, name, value, rate), self.inputs.seed)
+            closes = number % every == 0 or number == plan.end
+            self.record.add_loss(plan.number, number, loss, rate, closes=closes)
+
+    def _diverged(self, plan: StagePlan, number: int, name: str, value: float, rate: float) -> str:
+        latest = None if self._checkpoints is None else self._checkpoints.latest_step()
+        kept = "" if latest is None else f" (the checkpoint of step {latest} is kept)"
+        return (
+            f"the {name} is {value} at step {number} of {self.recipe.steps}, stage {plan.number + 1} "
+            f"({plan.stage.data}) of {self.recipe.name!r}, learning rate {rate:.4g}{kept}; use a lower learning_rate."
+        )
+
+    def evaluate(self, plan: StagePlan) -> None:
+        """Evaluates the state on the test split."""
+        metrics = self.evaluator.metrics("test", self.inputs.task.test, self.state)
+        self.record.add_test_metrics(plan.number, metrics)
+
+    def stops_early(self, plan: StagePlan) -> bool:
+        """Makes a validation check; returns whether the stage ends here, which then goes on from its best check."""
+        validation = self.inputs.task.validation
+        if validation is None:
+            raise RuntimeError("an early stop without validation images passed check_sources")
+        if self._early is None:
+            self._early = EarlyStop(plan.stage.early_stop or 1)
+        score = self.evaluator.metrics("validation", validation, self.state)["mean_per_class_accuracy"]
+        self.record.history.append({"stage": plan.number, "step": self.step, "validation_mean_per_class_accuracy": score})
+        if not self._early.check(score, self.step, self.state) and self.step < plan.end:
+            return False
+        self.state = self._early.best_state(self.state)
+        return True
+
+    # -- checkpoints -----------------------------------------------------------------------------------------------------------
+
+    def resume(self) -> None:
+        """Opens the run's checkpoints, if it has a directory, and goes on from the last; `close` ends their writing.
+
+        Raises:
+          UserError: the directory holds another run, or what it holds is damaged.
+        """
+        if self.inputs.directory is None:
+            return
+        self._checkpoints = Checkpoints(self.inputs.directory)
+        latest = self._checkpoints.latest()
+        if latest is None:
+            return
+        step, notes = latest
+        if notes.get("identity") != self._identity():
+            raise UserError(
+                f"{self._checkpoints.directory} holds checkpoints of a run with other settings or data; "
+                "choose another directory, or remove it to train afresh."
+            )
+        plan, mesh = self.plans[notes["stage"]], self.options.mesh
+        fresh = stages.fresh_state(plan, self.inputs.model, self.inputs.seed)
+        self.state = self._checkpoints.restore(step, fresh if mesh is None else replicate(fresh, mesh))
+        self.record = RunRecord(
+            step=step,
+            stage_steps=notes["stage_steps"],
+            history=notes["history"],
+            losses=notes["losses"],
+            seconds={**self.record.seconds, **notes["seconds"]},
+            metrics=notes["metrics"],
+        )
+        self._entered = plan.number
+        if notes["early"] is not None and plan.stage.early_stop is not None and step < plan.end:
+            self._early = EarlyStop(plan.stage.early_stop)
+            self._early.resume(notes["early"], self._checkpoints.restore_best(step, arrays_of(self.state)))
+
+    @property
+    def saves_by_steps(self) -> bool:
+        """Whether the step just done is one after which a checkpoint is asked for."""
+        every = self.options.checkpoint_every
+        return every is not None and self.step % every == 0
+
+    def checkpoint_is_due(self, plan: StagePlan) -> bool:
+        """Returns whether so much time has passed that a checkpoint is worth it."""
+        if self.is_finished:
+            return self.options.keep_final
+        seconds = self.options.checkpoint_seconds / (4 if self.step == plan.end else 1)
+        return time.monotonic() - self._saved_at >= seconds
+
+    def save(self, plan: StagePlan) -> None:
+        """Starts writing a checkpoint, if the run has a directory for them."""
+        if self._checkpoints is None:
+            return
+        self._saved_at = time.monotonic()
+        notes: Notes = {
+            "identity": self._identity(),
+            "stage": plan.number,
+            "history": list(self.record.history),
+            "losses": list(self.record.losses),
+            "seconds": dict(self.record.seconds),
+            "metrics": self.record.metrics,
+            "stage_steps": list(self.record.stage_steps),
+            "early": None if self._early is None else self._early.notes(),
+        }
+        self._checkpoints.save(self.step, self.state, notes, None if self._early is None else self._early.best_arrays)
+
+    def close(self) -> None:
+        """Waits until the checkpoints are on disk."""
+        if self._checkpoints is not None:
+            self._checkpoints.close()
+
+    def _identity(self) -> str:
+        """Returns the digest of what decides the result, to tell another run's checkpoints."""
+        _, arrays, _, _ = Structure.of(self.inputs.model)
+        options, sets = self.options, self.inputs.synthetic_sets
+        parts: dict[str, object] = {
+            "recipe": self.recipe.to_dict(),
+            "task": self.inputs.task.digest,
+            "synthetic": {name: digest([sets[name].ids, sets[name].labels]) for name in self.recipe.synthetic_sets},
+            "sizes": [options.batch_size, options.eval_batch_size, options.image_size, self.crop],
+            "seed": self.inputs.seed,
+            "evaluate_at": sorted(self.evaluation_steps),
+            "model": {name: [list(array.shape), str(array.dtype)] for name, array in arrays.items()},
+        }
+        if options.compute_dtype != "float32":
+            parts["dtype"] = options.compute_dtype
+        if names := teacher_names(self.recipe):
+            parts["teachers"] = {name: getattr(self._teacher(name), "digest", None) for name in names}
+        return digest(parts)

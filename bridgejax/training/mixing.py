@@ -1,0 +1,89 @@
+"""Mixup (Zhang et al. 2018, arXiv 1710.09412): its formula, and what a step draws for it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from bridgejax.mesh import replicate, replicated
+
+
+class MixupDraw(NamedTuple):
+    """How a step mixes its batch: `lam`, λ in [0, 1] (float32 scalar), and `partners`, int32 [n], of each row."""
+
+    lam: jax.Array
+    partners: jax.Array
+
+
+# (key, step, α, mask or None) → the step's draw
+Draw = Callable[[jax.Array, jax.Array, float | np.floating, jax.Array | None], MixupDraw]
+
+
+def mixup(
+    images: jax.Array,
+    one_hot: jax.Array,
+    lam: jax.Array | float,
+    permutation: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """Returns λ·x + (1 - λ)·x[permutation] for images and targets alike.
+
+    Args:
+      images: float [n, ...].
+      one_hot: float [n, classes].
+      lam: λ in [0, 1], a scalar or [n].
+      permutation: int [n], the partner of each row.
+    """
+    draw = MixupDraw(jnp.asarray(lam, jnp.float32), jnp.asarray(permutation))
+    return mixed(jnp.asarray(images), draw), mixed(jnp.asarray(one_hot), draw)
+
+
+def mixed(values: jax.Array, draw: MixupDraw | None) -> jax.Array:
+    """Returns the rows of `values` [n, ...] mixed with their partners; as they are without a draw."""
+    if draw is None:
+        return values
+    x, weight = values, draw.lam
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        x = x.astype(jnp.float32)
+    if weight.ndim:
+        weight = weight.reshape(weight.shape + (1,) * (x.ndim - weight.ndim))
+    return weight.astype(x.dtype) * x + (1.0 - weight).astype(x.dtype) * x[draw.partners]
+
+
+def draw_mixup(key: jax.Array, alpha: float | np.floating, rows: int, mask: jax.Array | None) -> MixupDraw:
+    """Returns λ ~ Beta(α, α), α > 0, and partners that never pair a row that counts with padding."""
+    for_lam, for_partners = jax.random.split(key)
+    lam = jax.random.beta(for_lam, alpha, alpha).astype(jnp.float32)
+    padding = jnp.zeros(rows, bool) if mask is None else mask <= 0
+    order = jnp.argsort(padding, stable=True)
+    shuffled = jnp.argsort(jnp.where(padding, 2.0, jax.random.uniform(for_partners, (rows,))), stable=True)
+    return MixupDraw(lam, jnp.zeros(rows, jnp.int32).at[order].set(shuffled.astype(jnp.int32)))
+
+
+@functools.cache
+def draw_function(rows: int) -> Draw:
+    """Returns the draw of a step for batches of so many rows: by the state's key, folded with the step."""
+
+    def draw(key: jax.Array, step: jax.Array, alpha: float | np.floating, mask: jax.Array | None) -> MixupDraw:
+        return draw_mixup(jax.random.fold_in(key, step), alpha, rows, mask)
+
+    return draw
+
+
+@functools.cache
+def draw_program(rows: int, mesh: Mesh | None) -> Draw:
+    """Returns `draw_function` jitted: a program of its own, since sampling Beta takes longer to compile than to run."""
+    draw = draw_function(rows)
+    return jax.jit(draw) if mesh is None else jax.jit(draw, out_shardings=replicated(mesh))
+
+
+@functools.cache
+def no_mixup(rows: int, mesh: Mesh | None) -> MixupDraw:
+    """Returns the draw that mixes nothing, placed as `draw_program` places its own: other placements compile anew."""
+    draw = MixupDraw(jnp.ones((), jnp.float32), jnp.arange(rows, dtype=jnp.int32))
+    return draw if mesh is None else MixupDraw(*replicate(tuple(draw), mesh))
