@@ -98,7 +98,7 @@ def compared(workdir: Path) -> list[str]:
 
 def distances(workdir: Path) -> list[str]:
     """Returns the Fréchet distances between features of each draw's images and of the real ones that it did not take."""
-    from bridgejax.config import load_config
+    from bridgejax.config import Settings, load_config
     from bridgejax.data import eval_batches, synthetic_examples
     from bridgejax.evaluation import frechet_distance, frechet_interval
     from bridgejax.evaluation.features import image_features
@@ -108,19 +108,19 @@ def distances(workdir: Path) -> list[str]:
 
     file = workdir.parent / f"{workdir.name}_config.py"
     file.write_text(config_file(json.loads((workdir / "config.json").read_text())))
-    study = plan_study(load_config(str(file)), load_generators=False)
+    study = plan_study(Settings.of(load_config(str(file))), load_generators=False)
     file.unlink()
-    model = load_classifier(study.config.classifier.weights)
+    model = load_classifier(study.settings.classifier.weights)
 
     def features(examples: Any) -> Any:
-        size, crop = study.config.classifier.image_size, model.preprocessing.crop
+        size, crop = study.settings.classifier.image_size, model.preprocessing.crop
         return image_features(model, eval_batches(examples, batch_size=64, image_size=size, crop=crop))
 
     names = {"": "the config's own", "untrained": "an untrained word", "dsi": "the learned word"}
     rows: list[list[str]] = []
     gaps: list[list[float]] = []
     shots = study.runs[0].shots
-    for seed in range(study.config.study.seeds):
+    for seed in range(study.settings.study.seeds):
         real = features(study.task(shots, seed).test)
         seen = {
             name: features(

@@ -168,30 +168,30 @@ def _simple(command: str, options: argparse.Namespace, overrides: Sequence[tuple
 
 def _work(command: str, options: argparse.Namespace, overrides: Sequence[tuple[str, str]]) -> str:
     """Runs a command that works in a workdir and returns what it prints: what was made; "" in all but the first process."""
-    from bridgejax.config import load_config
+    from bridgejax.config import Settings, load_config
 
-    config = load_config(options.config, overrides)
+    settings = Settings.of(load_config(options.config, overrides))
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from bridgejax import runtime
     from bridgejax.studies import commands
 
     runtime.start()
     if command in ("run", "study"):
-        path = commands.run_study(config, options.workdir)
+        path = commands.run_study(settings, options.workdir)
         if command == "run" and runtime.is_first():
             from bridgejax.report.write import update_report
 
             path = update_report(options.workdir)
     elif command == "generate":
-        path = commands.generate(config, options.workdir)
+        path = commands.generate(settings, options.workdir)
     elif command == "invert":
-        path = commands.invert(config, options.workdir, seed=options.seed)
+        path = commands.invert(settings, options.workdir, seed=options.seed)
     elif command == "tune":
         from bridgejax.studies.tuning import tune
 
-        path = tune(config, options.workdir)
+        path = tune(settings, options.workdir)
     else:
-        path = commands.train(config, options.workdir, recipe=options.recipe, seed=options.seed)
+        path = commands.train(settings, options.workdir, recipe=options.recipe, seed=options.seed)
     return str(path) if runtime.is_first() else ""
 
 

@@ -192,7 +192,7 @@ def _plan(config: ConfigDict, problems: list[str]) -> list[str]:
     try:
         from flax import nnx
 
-        from bridgejax.config import loading_options
+        from bridgejax.config import Settings, loading_options
         from bridgejax.diffusion.find import find_generator
         from bridgejax.diffusion.load import load_networks, parse_dtype
         from bridgejax.mesh import bytes_per_device, data_size, make_abstract_put, make_mesh, parameter_rules
@@ -209,7 +209,7 @@ def _plan(config: ConfigDict, problems: list[str]) -> list[str]:
         lines.append(f"  generator   {held} parameters ({dtype}) per device; {_batch(config.generator.batch_size, parts)}")
         classifier = _mib(_bytes(nnx.state(abstract_classifier(config.classifier.weights))))
         lines.append(f"  classifier  {classifier} parameters on each device; {_batch(config.training.batch_size, parts)}")
-        plan_study(config)
+        plan_study(Settings.of(config))
     except UserError as error:
         problems.append(str(error))
     return lines

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from jax.sharding import Mesh
 
-from bridgejax.config import loading_options
+from bridgejax.config import Settings, loading_options
 
 if TYPE_CHECKING:
-    from ml_collections import ConfigDict
-
     from bridgejax.diffusion.pipeline import Pipeline
+    from bridgejax.mesh import ParameterRuleLike
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,20 +28,20 @@ class SamplingOptions:
     width: int | None
 
     @classmethod
-    def from_config(cls, config: ConfigDict) -> SamplingOptions:
+    def from_config(cls, settings: Settings) -> SamplingOptions:
         """Returns what the keys of `generator` and `prompts` say."""
-        generator = config.generator
+        generator = settings.generator
         return cls(
             steps=generator.steps,
-            guidance_scale=float(generator.guidance_scale),
-            negative_prompt=config.prompts.negative,
+            guidance_scale=generator.guidance_scale,
+            negative_prompt=settings.prompts.negative,
             scheduler=generator.scheduler,
             height=generator.height,
             width=generator.width,
         )
 
 
-def load_generator(config: ConfigDict, mesh: Mesh | None, embeddings: Mapping[str, Path] | None = None) -> Pipeline:
+def load_generator(settings: Settings, mesh: Mesh | None, embeddings: Mapping[str, Path] | None = None) -> Pipeline:
     """Loads the generator of a checked config onto a mesh, with further learned tokens, {token: file}.
 
     Raises:
@@ -50,8 +49,8 @@ def load_generator(config: ConfigDict, mesh: Mesh | None, embeddings: Mapping[st
     """
     from bridgejax.diffusion import load_pipeline
 
-    options = loading_options(config.generator)
+    options = loading_options(settings.generator)
     options["embeddings"] = {**(options["embeddings"] or {}), **(embeddings or {})} or None
-    return load_pipeline(
-        config.generator.weights, dtype=config.generator.dtype, mesh=mesh, mesh_rules=config.mesh_rules, **options
-    )
+    rules = cast("Iterable[ParameterRuleLike]", settings.mesh_rules)  # checked with the settings
+    generator = settings.generator
+    return load_pipeline(generator.weights, dtype=generator.dtype, mesh=mesh, mesh_rules=rules, **options)

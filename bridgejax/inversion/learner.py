@@ -56,7 +56,7 @@ class TokenLearner:
           mesh: devices to use.
         """
         self.plan, self.folder, self.mesh = plan, folder, mesh
-        self._sampling = SamplingOptions.from_config(plan.config)
+        self._sampling = SamplingOptions.from_config(plan.settings)
 
     @property
     def files(self) -> dict[str, Path]:
@@ -106,19 +106,19 @@ class TokenLearner:
             files = {learned.token: Path(aside) / learned.file for learned in tokens}
             for token, rows in starts.items():
                 _save(files[token], token, rows)
-            pipeline = load_generator(plan.config, self.mesh, files)
-        inversion = Inversion(pipeline, plan.config.inversion.batch_size, self.mesh)
+            pipeline = load_generator(plan.settings, self.mesh, files)
+        inversion = Inversion(pipeline, plan.settings.inversion.batch_size, self.mesh)
         moments = self._moments(inversion) if plan.steps else np.zeros((1, len(plan.train), 1, 1, 1), np.float32)
         entries = [self._learn_token(learned, starts[learned.token], inversion, moments) for learned in tokens]
         if is_first():
-            record = {"identity": plan.identity, **plan.settings, "words": entries, **_sources(plan), **_machine()}
+            record = {"identity": plan.identity, **plan.determinants, "words": entries, **_sources(plan), **_machine()}
             write_json(self.folder / RECORD, record)
 
     def _learn_token(
         self, learned: LearnedToken, start: Sequence[np.ndarray], inversion: Inversion, moments: np.ndarray
     ) -> dict[str, object]:
         """Learns one token and, in the first process, writes its file; returns its entry in the record."""
-        plan, options, pipeline = self.plan, self.plan.config.inversion, inversion.pipeline
+        plan, options, pipeline = self.plan, self.plan.settings.inversion, inversion.pipeline
         images = plan.images_of(learned)
         prompts = [plan.prompts.of_class(plan.class_names[label]) for label in plan.train.labels[images]]
         ids = tuple(
@@ -158,7 +158,7 @@ class TokenLearner:
         with progress(count, "encode", "img") as bar:
             for start in range(0, count, size):
                 images = np.stack([_fitted(self._pixels(i), side) for i in range(start, min(start + size, count))])
-                views = [images, images[:, :, ::-1]] if self.plan.config.inversion.flip else [images]
+                views = [images, images[:, :, ::-1]] if self.plan.settings.inversion.flip else [images]
                 parts.append(np.stack([inversion.moments(view) for view in views]))
                 bar.update(len(images))
         return np.concatenate(parts, axis=1)
@@ -185,7 +185,7 @@ class TokenLearner:
             texts = plan.prompts.of_class(name)
             prompts += [texts[i % len(texts)] for i in range(SHEET_COLUMNS)]
             seeds += [int(seed) for seed in image_seeds(plan.seed, name, range(SHEET_COLUMNS))]
-        images, size = [], plan.config.generator.batch_size
+        images, size = [], plan.settings.generator.batch_size
         for start in range(0, len(prompts), size):
             rows = np.minimum(np.arange(start, start + size), len(prompts) - 1)
             batch = pipeline(

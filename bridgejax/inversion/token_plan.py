@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bridgejax.config import loading_options
+from bridgejax.config import Settings, loading_options
 from bridgejax.data import Examples, Task
 from bridgejax.diffusion.find import find_generator
 from bridgejax.diffusion.spec import TEXT_ENCODERS, GeneratorSpec, content_digest
@@ -18,9 +17,6 @@ from bridgejax.inversion.tokens import LearnedToken, fixed_texts, token_prompts
 from bridgejax.models.clip_text import TOKEN_TABLE
 from bridgejax.models.tokenizer import Tokenizer
 from bridgejax.prompts import display_name
-
-if TYPE_CHECKING:
-    from ml_collections import ConfigDict
 
 CONTEXT_LENGTH = 77  # tokens that a text encoder sees
 COMPUTED_STARTS = ("mean_feature", "random")  # of `inversion.initial`; any other is a token of the vocabulary
@@ -35,33 +31,33 @@ class Vocabulary:
     """The tokens of a generator, read without its networks.
 
     Attributes:
-      description: of the generator.
+      spec: of the generator.
       tokenizers: one for each text encoder.
     """
 
-    def __init__(self, config: ConfigDict) -> None:
+    def __init__(self, settings: Settings) -> None:
         """Finds the generator that the config names.
 
         Raises:
           UserError: it is missing, damaged or not supported.
         """
-        self.description: GeneratorSpec = find_generator(config.generator.weights, **loading_options(config.generator))
-        self.tokenizers = tuple(Tokenizer(source, CONTEXT_LENGTH) for source in self.description.tokenizers)
+        self.spec: GeneratorSpec = find_generator(settings.generator.weights, **loading_options(settings.generator))
+        self.tokenizers = tuple(Tokenizer(source, CONTEXT_LENGTH) for source in self.spec.tokenizers)
 
     @functools.cached_property
     def digest(self) -> str:
         """Of the generator."""
-        return content_digest(self.description)
+        return content_digest(self.spec)
 
     @functools.cached_property
     def tables(self) -> tuple[np.ndarray, ...]:
         """The embeddings of the tokens, float32 [tokens, width], for each text encoder."""
         tables = []
         for part, tokenizer in zip(TEXT_ENCODERS, self.tokenizers, strict=False):
-            tensors = self.description.tensors(part)
+            tensors = self.spec.tensors(part)
             if TOKEN_TABLE not in tensors:
                 raise UserError(
-                    f"{self.description.where(part)}: tensor {TOKEN_TABLE} is missing; the file is not complete, get it again."
+                    f"{self.spec.where(part)}: tensor {TOKEN_TABLE} is missing; the file is not complete, get it again."
                 )
             tables.append(np.asarray(tensors[TOKEN_TABLE], np.float32)[: tokenizer.size])
         return tuple(tables)
@@ -84,7 +80,7 @@ class TokenPlan:
     """The tokens of a config for one split of the real images.
 
     Attributes:
-      config: as given.
+      settings: as given.
       class_names: of the task.
       train: the real images that training sees; nothing else of the task is looked at.
       shots: per class, None for all.
@@ -92,15 +88,15 @@ class TokenPlan:
       prompts: the tokens and the prompts that hold them.
       steps: updates for each token.
       seed: of all that chance decides.
-      settings: all that decides the tokens.
-      identity: digest of `settings`.
+      determinants: all that decides the tokens, as plain data.
+      identity: digest of `determinants`.
     """
 
-    def __init__(self, config: ConfigDict, task: Task, shots: int | None, seed: int, vocabulary: Vocabulary) -> None:
+    def __init__(self, settings: Settings, task: Task, shots: int | None, seed: int, vocabulary: Vocabulary) -> None:
         """Checks all that can be checked before anything is learned or written.
 
         Args:
-          config: a checked config whose `inversion.mode` is one of `LEARNED_MODES`.
+          settings: the config, whose `inversion.mode` is one of `LEARNED_MODES`.
           task: the real images that this seed of the study selects.
           shots: real images per class, None for all.
           seed: of the study.
@@ -110,13 +106,13 @@ class TokenPlan:
           UserError: too few images, a token that the vocabulary or the prompts' own text has, one that the text encoder would
             not see, or an initial word of several tokens.
         """
-        self.config, self._vocabulary = config, vocabulary
+        self.settings, self._vocabulary = settings, vocabulary
         self.class_names: tuple[str, ...] = task.class_names
         self.train: Examples = task.train
         self.shots, self.study_seed = shots, seed
-        inversion = config.inversion
+        inversion = settings.inversion
         self.prompts = token_prompts(inversion, self.class_names)
-        self.seed = derive_seed(config.seed if inversion.seed is None else inversion.seed, "inversion", seed)
+        self.seed = derive_seed(settings.seed if inversion.seed is None else inversion.seed, "inversion", seed)
         untrained = inversion.mode == "untrained"
         self.steps = 0 if untrained else inversion.steps
         self._initial = "random" if untrained else inversion.initial
@@ -128,24 +124,24 @@ class TokenPlan:
         if self._initial not in COMPUTED_STARTS:
             self._initial_ids()
         keys = ("mode", "vectors", "learning_rate", "weight_decay", "batch_size", "flip")
-        self.settings: dict[str, object] = {
-            **{key: inversion[key] for key in keys},
+        self.determinants: dict[str, object] = {
+            **{key: getattr(inversion, key) for key in keys},
             "steps": self.steps,
             "initial": self._initial,
             "seed": self.seed,
             "tokens": [[learned.token, learned.label] for learned in self.prompts.tokens],
             "templates": list(self.prompts.templates),
             "task": task.digest,
-            "generator": [vocabulary.digest, config.generator.dtype],
-            "size": [config.generator.height, config.generator.width],
+            "generator": [vocabulary.digest, settings.generator.dtype],
+            "size": [settings.generator.height, settings.generator.width],
             **({} if inversion.longest is None else {"longest": inversion.longest}),
         }
-        self.identity = digest(self.settings)
+        self.identity = digest(self.determinants)
 
     @property
     def max_norms(self) -> tuple[float, ...] | None:
         """The greatest length of a token's vector for each text encoder; None means no bound."""
-        factor = self.config.inversion.longest
+        factor = self.settings.inversion.longest
         if factor is None:
             return None
         return tuple(float(factor * np.linalg.norm(table, axis=1).mean()) for table in self._vocabulary.tables)
@@ -165,7 +161,7 @@ class TokenPlan:
         the mean embedding of the tokens of their names, k times: a cheap mean of the data set without an image encoder.
         "random": normal numbers with each dimension's mean and deviation over the vocabulary.
         """
-        vectors = self.config.inversion.vectors
+        vectors = self.settings.inversion.vectors
         names = [self.class_names[label] for label in self.classes_of(learned)]
         rows = []
         for number, table in enumerate(self._vocabulary.tables):
@@ -195,7 +191,7 @@ class TokenPlan:
         for name in (self.class_names[label] for label in self.classes_of(learned)):
             starts = (text.partition(learned.token)[0] for text in self.prompts.of_class(name))
             before = max(len(ids) for start in starts for ids in self._vocabulary.ids(start))
-            if before + self.config.inversion.vectors > CONTEXT_LENGTH - 2:  # a start and an end
+            if before + self.settings.inversion.vectors > CONTEXT_LENGTH - 2:  # a start and an end
                 place = "{token}"
                 raise UserError(
                     f"in the prompt of class {name!r} the token {learned.token!r} lies beyond the {CONTEXT_LENGTH} tokens that "
@@ -204,15 +200,15 @@ class TokenPlan:
 
     def _check_new(self, token: str) -> None:
         # `<t>_1` in the vocabulary would make `<t>` a token of two vectors.
-        vectors = self.config.inversion.vectors
+        vectors = self.settings.inversion.vectors
         for name in (token, token.lower(), *(f"{token}_{i}" for i in range(1, max(vectors, 2)))):
             if self._vocabulary.knows(name):
                 raise UserError(
                     f"inversion.token {token!r} collides with {name!r} in the vocabulary of "
-                    f"{self._vocabulary.description.folder}; choose another, for instance '<my-style>'."
+                    f"{self._vocabulary.spec.folder}; choose another, for instance '<my-style>'."
                 )
-        texts = (*fixed_texts(self.config.inversion), self.config.prompts.negative or "", *map(display_name, self.class_names))
-        for text in texts:
+        fixed = fixed_texts(self.settings.inversion)
+        for text in (*fixed, self.settings.prompts.negative, *map(display_name, self.class_names)):
             if token.lower() in text.lower():
                 raise UserError(
                     f"inversion.token {token!r} also stands in {text.strip()!r}, where it would be taken for the new token; "
@@ -225,6 +221,6 @@ class TokenPlan:
         if wrong:
             raise UserError(
                 f"inversion.initial {self._initial!r} is {len(wrong[0])} tokens in the vocabulary of "
-                f"{self._vocabulary.description.folder}; choose a word of one token, 'mean_feature' or 'random'."
+                f"{self._vocabulary.spec.folder}; choose a word of one token, 'mean_feature' or 'random'."
             )
         return [each[0] for each in ids]

@@ -5,13 +5,10 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from bridgejax.config import InversionSettings
 from bridgejax.identity import digest
 from bridgejax.prompts import display_name
-
-if TYPE_CHECKING:
-    from ml_collections import ConfigDict
 
 _DEFAULT = "A {class} photo in the style of {token}"
 _DEFAULT_BY_CLASS = "A photo of a {token}"
@@ -52,7 +49,7 @@ class TokenPrompts:
         return [template.replace("{}", phrase) for template in self.templates]
 
 
-def token_prompts(inversion: ConfigDict, class_names: Sequence[str]) -> TokenPrompts:
+def token_prompts(inversion: InversionSettings, class_names: Sequence[str]) -> TokenPrompts:
     """Returns the prompts that the `inversion` keys of a checked config ask for.
 
     Args:
@@ -85,7 +82,7 @@ def class_tokens(token: str, class_names: Sequence[str]) -> list[str]:
     return tokens
 
 
-def fixed_texts(inversion: ConfigDict) -> tuple[str, ...]:
+def fixed_texts(inversion: InversionSettings) -> tuple[str, ...]:
     """Returns what the prompts of a new token say besides the token and the class."""
     return _templates(inversion.prompt or (_DEFAULT_BY_CLASS if inversion.mode == "class" else _DEFAULT), "", "")
 

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bridgejax.config import LEARNED_MODES, default_config, set_config, to_plain
+from bridgejax.config import LEARNED_MODES, Settings, default_config
 from bridgejax.data.catalog import TASKS, CatalogTask
-from bridgejax.errors import UserError, nearest
+from bridgejax.errors import UserError, choices
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -62,10 +62,9 @@ def paper_config(arg: str | None = None) -> ConfigDict:
         return _full(config, DATA_SETS[str(arg)])
     if arg not in (None, EMBEDDED):
         if ":" not in str(arg):
-            known = (EMBEDDED, *DATA_SETS)
             raise UserError(
-                f"{arg!r} is not a data set of the paper{nearest(str(arg), known)}; give one of {', '.join(known)}, or a "
-                "task.source such as folder:PATH."
+                f"{arg!r} is not a data set of the paper; {choices(arg, (EMBEDDED, *DATA_SETS))} A task.source such as "
+                "folder:PATH will do too."
             )
         config.task.source = str(arg)
     config.task.shots = 4
@@ -157,16 +156,14 @@ def cost(config: ConfigDict, classes: int, *, seconds_per_image: float, seconds_
       seconds_per_image: what one generated image takes on the device at the config's size and steps; an assumption.
       seconds_per_step: what one optimiser step takes at the config's batch; an assumption.
     """
-    from bridgejax.recipes import recipe_from_config
-
-    plain = to_plain(config)
-    recipes = [recipe_from_config(arm, plain["recipes"], plain["training"]) for arm in config.arms]
-    volumes = tuple(config.study.per_class) or (config.synthetic.per_class,)
-    shots = tuple(config.study.shots) or (config.task.shots,)
+    settings = Settings.of(config)
+    recipes = [settings.recipe(arm) for arm in settings.arms]
+    volumes = settings.study.per_class or (settings.synthetic.per_class,)
+    shots = settings.study.shots or (settings.task.shots,)
     names = {name for recipe in recipes for name in recipe.synthetic_sets}
-    learned = sum(set_config(config, name).inversion.mode in LEARNED_MODES for name in names)  # a set for each split
-    images = classes * max(volumes) * (len(names) - learned + learned * len(shots) * config.study.seeds)
-    splits = len(shots) * config.study.seeds
+    learned = sum(settings.of_set(name).inversion.mode in LEARNED_MODES for name in names)  # a set for each split
+    images = classes * max(volumes) * (len(names) - learned + learned * len(shots) * settings.study.seeds)
+    splits = len(shots) * settings.study.seeds
     # Without synthetic images one training serves all volumes.
     runs = {recipe.name: splits * (len(volumes) if recipe.needs_synthetic else 1) for recipe in recipes}
     steps = sum(runs[recipe.name] * recipe.steps for recipe in recipes)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
-from bridgejax.config import LEARNED_MODES, set_config
-from bridgejax.errors import UserError, nearest
+from bridgejax.config import LEARNED_MODES, Settings
+from bridgejax.errors import UserError, choices
 from bridgejax.files import TEMPORARY_PREFIX
 from bridgejax.progress import stage_heading
 from bridgejax.runtime import is_first
@@ -27,39 +27,25 @@ from bridgejax.studies.set_comparison import comparison_is_due, write_comparison
 from bridgejax.studies.study_plan import StudyPlan, plan_study
 from bridgejax.studies.study_sets import plan_set
 
-if TYPE_CHECKING:
-    from ml_collections import ConfigDict
 
-
-def with_values(config: ConfigDict, values: Mapping[str, object]) -> ConfigDict:
-    """Returns a copy of a config with other values, {"group.key": value}."""
-    changed = config.copy_and_resolve_references()
-    for name, value in values.items():
-        group, _, key = name.rpartition(".")
-        keys = changed[group] if group else changed
-        with keys.unlocked(), keys.ignore_type():
-            keys[key] = value
-    return changed
-
-
-def run_study(config: ConfigDict, workdir: Path) -> Path:
+def run_study(settings: Settings, workdir: Path) -> Path:
     """Generates and trains every arm with every seed; continues what an earlier call began.
 
     Args:
-      config: a checked config (`bridgejax.config.load_config`).
+      settings: the config.
       workdir: the folder to work in.
 
     Returns:
       The path of results.jsonl; `bridgejax.report` makes the report of what the workdir holds.
     """
-    check_workdir(workdir, config)
-    plan = plan_study(config)
-    with open_workdir(workdir, config):
+    check_workdir(workdir, settings)
+    plan = plan_study(settings)
+    with open_workdir(workdir, settings):
         generate_sets(plan, workdir, plan.runs)
         trainings = plan.trainings()
         pending = [run for run in trainings if load_result(plan, workdir, run) is None]
         if pending:
-            scale = f"{len(config.arms)} arms, {config.study.seeds} seeds"
+            scale = f"{len(settings.arms)} arms, {settings.study.seeds} seeds"
             stage_heading(f"train: {len(pending)} of {len(trainings)} runs ({scale})")
             train_pending(plan, workdir, pending)
         if is_first():
@@ -76,19 +62,19 @@ def _write_results(plan: StudyPlan, workdir: Path) -> None:
         write_comparison(plan, workdir)
 
 
-def generate(config: ConfigDict, workdir: Path) -> Path:
+def generate(settings: Settings, workdir: Path) -> Path:
     """Makes the synthetic sets of the config's arms, or what is missing or damaged of them; returns the first one's folder."""
-    check_workdir(workdir, config)
-    plan = plan_study(config, trains=False)
+    check_workdir(workdir, settings)
+    plan = plan_study(settings, trains=False)
     if not plan.sets:
         raise UserError("none of the config's arms uses synthetic images; name one that does in arms, for instance 'bridged'.")
-    with open_workdir(workdir, config):
+    with open_workdir(workdir, settings):
         generate_sets(plan, workdir, plan.runs)
     first = plan.runs[0]
     return workdir / next(iter(plan.sets.values())).folder(first.shots, first.seed)
 
 
-def train(config: ConfigDict, workdir: Path, recipe: str | None = None, seed: int = 0) -> Path:
+def train(settings: Settings, workdir: Path, recipe: str | None = None, seed: int = 0) -> Path:
     """Trains one recipe with one seed (generating first if it needs images) and keeps its trained classifier.
 
     Returns:
@@ -97,18 +83,17 @@ def train(config: ConfigDict, workdir: Path, recipe: str | None = None, seed: in
     from bridgejax.models import save_classifier
     from bridgejax.models.classifier import Classifier
 
-    name = recipe or config.arms[0]
-    if name not in config.recipes:
-        raise UserError(
-            f"--recipe {name!r} is not a recipe in this config{nearest(name, config.recipes)} ({', '.join(config.recipes)})."
-        )
+    name = recipe or settings.arms[0]
+    if name not in settings.recipes:
+        raise UserError(f"--recipe {name!r} is not a recipe in this config; {choices(name, settings.recipes)}")
     _check_seed(seed)
-    config = with_values(config, {"arms": (name,), "study.seeds": max(config.study.seeds, seed + 1)})
-    check_workdir(workdir, config)
-    plan = plan_study(config)
+    study = dataclasses.replace(settings.study, seeds=max(settings.study.seeds, seed + 1))
+    settings = dataclasses.replace(settings, arms=(name,), study=study)
+    check_workdir(workdir, settings)
+    plan = plan_study(settings)
     run = next(candidate for candidate in plan.trainings() if candidate.seed == seed)
     folder = workdir / RUNS_FOLDER / run.folder
-    with open_workdir(workdir, config):
+    with open_workdir(workdir, settings):
         generate_sets(plan, workdir, [run])
         if load_result(plan, workdir, run) is None or not (folder / CLASSIFIER).is_dir():
             stage_heading(f"train: {name}, seed {seed}")
@@ -124,11 +109,11 @@ def train(config: ConfigDict, workdir: Path, recipe: str | None = None, seed: in
     return folder
 
 
-def invert(config: ConfigDict, workdir: Path, seed: int = 0) -> Path:
+def invert(settings: Settings, workdir: Path, seed: int = 0) -> Path:
     """Learns the config's tokens from the shots of one seed (for every count of shots that the study has).
 
     Args:
-      config: a checked config; `inversion.mode` None is taken as "dataset" where no synthetic set learns a token.
+      settings: the config; its `inversion.mode` None is taken as "dataset" where no synthetic set learns a token.
       workdir: the folder to work in.
       seed: of the study.
 
@@ -136,20 +121,23 @@ def invert(config: ConfigDict, workdir: Path, seed: int = 0) -> Path:
       The folder with the learned tokens.
     """
     _check_seed(seed)
-    mode = config.inversion.mode
+    mode = settings.inversion.mode
     if mode is not None and mode not in LEARNED_MODES:
         raise UserError(f"inversion.mode={mode!r} has no new token, so nothing is learned; choose 'dataset' or 'class'.")
-    named = any(set_config(config, name).inversion.mode in LEARNED_MODES for name in config.synthetic_sets)
-    changes = {"inversion.mode": mode if mode or named else "dataset", "study.seeds": max(config.study.seeds, seed + 1)}
-    config = with_values(config, changes)
-    check_workdir(workdir, config)
-    plan = plan_study(config, load_generators=False)
+    named = any(settings.of_set(name).inversion.mode in LEARNED_MODES for name in settings.synthetic_sets)
+    settings = dataclasses.replace(
+        settings,
+        inversion=dataclasses.replace(settings.inversion, mode=mode if mode or named else "dataset"),
+        study=dataclasses.replace(settings.study, seeds=max(settings.study.seeds, seed + 1)),
+    )
+    check_workdir(workdir, settings)
+    plan = plan_study(settings, load_generators=False)
     learning = [study_set for study_set in plan.sets.values() if study_set.learns]
     if not learning:
-        learning = [plan_set(config, "", plan.class_names, plan.generation_mesh)]
+        learning = [plan_set(settings, "", plan.class_names, plan.generation_mesh)]
     shots = dict.fromkeys(run.shots for run in plan.runs)
     learners = [each.learner(workdir, plan.task(count, seed), count, seed) for each in learning for count in shots]
-    with open_workdir(workdir, config):
+    with open_workdir(workdir, settings):
         for learner in learners:
             learner.learn()
     return learners[0].folder

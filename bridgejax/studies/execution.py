@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bridgejax import workdir as workdirs
-from bridgejax.config import differences, to_plain
+from bridgejax.config import Settings, differences
 from bridgejax.data import Examples, Task
-from bridgejax.files import TEMPORARY_PREFIX, write_json
+from bridgejax.files import TEMPORARY_PREFIX, canonical_json, write_json
 from bridgejax.mesh import barrier
 from bridgejax.progress import stage_heading
 from bridgejax.runtime import is_first
@@ -24,29 +25,33 @@ from bridgejax.studies.study_sets import StudySet
 from bridgejax.training import RunResult
 
 if TYPE_CHECKING:
-    from ml_collections import ConfigDict
-
     from bridgejax.diffusion.pipeline import Pipeline
 
 CLASSIFIER = "classifier"
 
 
-def check_workdir(workdir: Path, config: ConfigDict) -> None:
+def check_workdir(workdir: Path, settings: Settings) -> None:
     """Checks the workdir in the first process; the others find it half-made."""
     if is_first():
-        workdirs.check_workdir(workdir, to_plain(config), differences)
+        workdirs.check_workdir(workdir, _plain(settings), differences)
 
 
 @contextlib.contextmanager
-def open_workdir(workdir: Path, config: ConfigDict) -> Iterator[None]:
+def open_workdir(workdir: Path, settings: Settings) -> Iterator[None]:
     """Opens the workdir: the first process locks it for all and leaves it last, when the others have ended their work."""
-    with workdirs.open_workdir(workdir, to_plain(config), differences) if is_first() else contextlib.nullcontext():
+    with workdirs.open_workdir(workdir, _plain(settings), differences) if is_first() else contextlib.nullcontext():
         if is_first():
             for leftover in (workdir / RUNS_FOLDER).glob(f"*/*/{TEMPORARY_PREFIX}*"):  # of a command that was killed
                 shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         barrier("bridgejax: workdir open")
         yield
         barrier("bridgejax: workdir done")
+
+
+def _plain(settings: Settings) -> dict[str, object]:
+    """Returns the settings as `config.json` keeps them."""
+    plain: dict[str, object] = json.loads(canonical_json(dataclasses.asdict(settings)))
+    return plain
 
 
 def generate_sets(plan: StudyPlan, workdir: Path, runs: Sequence[StudyRun]) -> None:
@@ -83,8 +88,8 @@ def _generate_set(plan: StudyPlan, study_set: StudySet, pipeline: Pipeline, work
         pipeline=pipeline,
         mesh=plan.generation_mesh,
         per_class=plan.per_class,
-        batch_size=study_set.config.generator.batch_size,
-        shard_size=study_set.config.synthetic.shard_size,
+        batch_size=study_set.settings.generator.batch_size,
+        shard_size=study_set.settings.synthetic.shard_size,
         class_names=options.class_names,
         template=options.template,
         variants=options.variants,

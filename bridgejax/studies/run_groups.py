@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 import jax
 
@@ -29,18 +28,18 @@ class StudyRunDiverged(Diverged):
         self.run = run
 
 
-def group_runs(runs: Iterable[StudyRun], size: int | Literal["auto"]) -> Iterator[list[StudyRun]]:
+def group_runs(runs: Iterable[StudyRun], size: int | str) -> Iterator[list[StudyRun]]:
     """Yields the runs in their order, together those that differ in their seed alone: at most `size` each, "auto" means all."""
     for _, alike in itertools.groupby(runs, key=lambda run: (run.arm, run.shots, run.per_class)):
         seeds = list(alike)
-        step = len(seeds) if size == "auto" else size
+        step = len(seeds) if isinstance(size, str) else size
         for start in range(0, len(seeds), step):
             yield seeds[start : start + step]
 
 
-def group_size(plan: StudyPlan) -> int | Literal["auto"]:
+def group_size(plan: StudyPlan) -> int | str:
     """Returns `study.parallel_seeds`; 1 on several devices or processes, where each run is spread over the devices."""
-    size: int | Literal["auto"] = plan.config.study.parallel_seeds
+    size = plan.settings.study.parallel_seeds
     if size != 1 and (plan.mesh.size > 1 or jax.process_count() > 1):
         stage_heading("  study.parallel_seeds needs a single device: the runs are trained one by one over all devices")
         return 1
@@ -65,13 +64,13 @@ def train_seeds(
     from bridgejax.models import load_classifier
     from bridgejax.training import RunInputs, train_group, train_recipe
 
-    config = plan.config
+    settings = plan.settings
     recipe = plan.recipes[runs[0].arm]
-    options, teachers = run_options(config, plan.mesh), plan.teachers(recipe)
+    options, teachers = run_options(settings, plan.mesh), plan.teachers(recipe)
     members = []
     for run, folder, synthetic in zip(runs, folders, images, strict=True):
-        seed = derive_seed(config.seed, "train", run.seed)
-        model = load_classifier(config.classifier.weights, num_classes=len(plan.class_names), seed=seed)
+        seed = derive_seed(settings.seed, "train", run.seed)
+        model = load_classifier(settings.classifier.weights, num_classes=len(plan.class_names), seed=seed)
         members.append(RunInputs(model, plan.task(run.shots, run.seed), seed, synthetic, folder / "checkpoints", teachers))
     try:
         if len(members) > 1:

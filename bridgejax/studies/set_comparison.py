@@ -6,14 +6,15 @@ Asked for with `report.synthetic_set` ("train" or "test": what they are compared
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from flax import nnx
 from PIL import Image
 
+from bridgejax.config import Settings
 from bridgejax.data import Batch, Examples, Task, eval_batches
 from bridgejax.errors import UserError
 from bridgejax.evaluation import (
@@ -40,9 +41,6 @@ from bridgejax.studies.comparison_results import (
 )
 from bridgejax.studies.study_plan import StudyPlan, run_options
 
-if TYPE_CHECKING:
-    from ml_collections import ConfigDict
-
 VERSION = 1
 K = 3  # of precision and recall
 QUANTILE = 0.01  # of the real images' own nearest distances: the threshold of the copy check
@@ -60,18 +58,18 @@ def comparison_is_due(plan: StudyPlan, workdir: Path) -> bool:
 
 def _identity(plan: StudyPlan) -> str | None:
     """Returns the digest of what decides the figures that the config asks for, or None if it asks for none."""
-    config = plan.config
-    if not plan.sets or not (config.report.synthetic_set or config.report.leep):
+    settings = plan.settings
+    if not plan.sets or not (settings.report.synthetic_set or settings.report.leep):
         return None
     shots, task = _largest_split(plan)
     stages = {arm: recipe.stages[0].to_dict() for arm, recipe in _first_stages(plan).items()}
-    lowered = [] if config.training.dtype == "float32" else [config.training.dtype]
+    lowered = [] if settings.training.dtype == "float32" else [settings.training.dtype]
     return digest(
         [
-            [VERSION, config.report.synthetic_set, config.report.leep, task.digest],
-            [plan.classifier_digest, config.classifier.image_size, config.classifier.crop],
+            [VERSION, settings.report.synthetic_set, settings.report.leep, task.digest],
+            [plan.classifier_digest, settings.classifier.image_size, settings.classifier.crop],
             {name: study_set.identity(task, shots, 0, plan.per_class) for name, study_set in plan.sets.items()},
-            [stages, config.training.batch_size, config.seed, *lowered] if config.report.leep else None,
+            [stages, settings.training.batch_size, settings.seed, *lowered] if settings.report.leep else None,
         ]
     )
 
@@ -84,23 +82,23 @@ def write_comparison(plan: StudyPlan, workdir: Path) -> None:
     from bridgejax.data import synthetic_examples
     from bridgejax.models import load_classifier
 
-    config = plan.config
+    settings = plan.settings
     stage_heading("compare the synthetic set with the real images")
     shots, task = _largest_split(plan)
     sets = {
         name: synthetic_examples(workdir / each.folder(shots, 0), class_names=plan.class_names, per_class=plan.per_class)
         for name, each in plan.sets.items()
     }
-    comparison = SetComparison(config.classifier.weights, shots)
+    comparison = SetComparison(settings.classifier.weights, shots)
     pairs: list[np.ndarray] = []
-    if config.report.synthetic_set:
-        real = task.train if config.report.synthetic_set == "train" else task.test
-        model = load_classifier(config.classifier.weights, num_classes=len(plan.class_names))
-        figures, pairs = compare(model, real, sets, config, plan.class_names)
+    if settings.report.synthetic_set:
+        real = task.train if settings.report.synthetic_set == "train" else task.test
+        model = load_classifier(settings.classifier.weights, num_classes=len(plan.class_names))
+        figures, pairs = compare(model, real, sets, settings, plan.class_names)
         comparison = dataclasses.replace(
-            comparison, against=config.report.synthetic_set, real_images=len(real), sets=tuple(figures)
+            comparison, against=settings.report.synthetic_set, real_images=len(real), sets=tuple(figures)
         )
-    if config.report.leep:
+    if settings.report.leep:
         comparison = dataclasses.replace(comparison, leep=tuple(_leep_scores(plan, task, sets)))
     write_comparison_files(workdir, wanted, comparison, pairs)
 
@@ -113,7 +111,7 @@ def _largest_split(plan: StudyPlan) -> tuple[int | None, Task]:
 
 
 def compare(
-    model: nnx.Module, real: Examples, sets: Mapping[str, Examples], config: ConfigDict, class_names: tuple[str, ...]
+    model: nnx.Module, real: Examples, sets: Mapping[str, Examples], settings: Settings, class_names: tuple[str, ...]
 ) -> tuple[list[SetFigures], list[np.ndarray]]:
     """Compares sets of synthetic images with the real ones.
 
@@ -122,7 +120,7 @@ def compare(
       real: at least 2 images.
       sets: name → at least 2 images each. From the second on, each is also compared with the first: what its Fréchet
         distance to the real images is less that of the first, with the same draws of real images.
-      config: its `classifier` and `training.eval_batch_size` say how images are shown.
+      settings: its `classifier` and `training.eval_batch_size` say how images are shown.
       class_names: by label.
 
     Returns:
@@ -137,12 +135,12 @@ def compare(
             f"report.synthetic_set compares sets of at least 2 images, but there is one of {smallest}; raise "
             "synthetic.per_class or task.shots, or leave it out."
         )
-    real_view = _View.of(model, real, config)
+    real_view = _View.of(model, real, settings)
     figures: list[SetFigures] = []
     pairs: list[np.ndarray] = []
     first: _View | None = None
     for name, synthetic in sets.items():
-        view = _View.of(model, synthetic, config)
+        view = _View.of(model, synthetic, settings)
         figure, near = _figures(name, view, real_view, class_names)
         if first is None:
             first = view
@@ -151,7 +149,7 @@ def compare(
             figure = dataclasses.replace(figure, frechet_less_first=less)
         figures.append(figure)
         closest = near.closest(PAIRS)
-        pictures = [_thumbnails(synthetic, closest, config), _thumbnails(real, near.index[closest], config)]
+        pictures = [_thumbnails(synthetic, closest, settings), _thumbnails(real, near.index[closest], settings)]
         pairs.append(np.stack(pictures, axis=1))
     return figures, pairs
 
@@ -165,12 +163,12 @@ class _View:
     pixels: np.ndarray
 
     @classmethod
-    def of(cls, model: nnx.Module, examples: Examples, config: ConfigDict) -> _View:
+    def of(cls, model: nnx.Module, examples: Examples, settings: Settings) -> _View:
         """Returns images as evaluation crops them."""
         shrunk: list[np.ndarray] = []
 
         def shown() -> Iterator[Batch]:
-            for batch in _batches(examples, config, config.classifier.image_size):
+            for batch in _batches(examples, settings, settings.classifier.image_size):
                 for image in batch["image"][batch["mask"] > 0]:
                     small = Image.fromarray(image).resize((PIXELS, PIXELS), Image.Resampling.BOX)
                     shrunk.append(np.asarray(small, np.float32).reshape(-1) / 255.0)
@@ -220,13 +218,14 @@ def _figures(name: str, synthetic: _View, real: _View, class_names: tuple[str, .
     return figures, near
 
 
-def _batches(examples: Examples, config: ConfigDict, image_size: int) -> Iterator[Batch]:
-    crop = {} if config.classifier.crop is None else {"crop": config.classifier.crop}
-    return eval_batches(examples, batch_size=config.training.eval_batch_size, image_size=image_size, **crop)
+def _batches(examples: Examples, settings: Settings, image_size: int) -> Iterator[Batch]:
+    crop = settings.classifier.crop
+    sized = functools.partial(eval_batches, batch_size=settings.training.eval_batch_size, image_size=image_size)
+    return sized(examples) if crop is None else sized(examples, crop=crop)
 
 
-def _thumbnails(examples: Examples, indices: np.ndarray, config: ConfigDict) -> np.ndarray:
-    batches = _batches(examples.select(indices), config, min(THUMBNAIL, config.classifier.image_size))
+def _thumbnails(examples: Examples, indices: np.ndarray, settings: Settings) -> np.ndarray:
+    batches = _batches(examples.select(indices), settings, min(THUMBNAIL, settings.classifier.image_size))
     return np.concatenate([batch["image"][batch["mask"] > 0] for batch in batches])
 
 
@@ -247,42 +246,42 @@ def _leep_scores(plan: StudyPlan, task: Task, sets: Mapping[str, Examples]) -> l
     from bridgejax.models import load_classifier
     from bridgejax.training import RunInputs, train_recipe
 
-    config = plan.config
-    scores = [_leep_score("pretrained", *_pretrained(config, len(plan.class_names)), task.train, config)]
+    settings = plan.settings
+    scores = [_leep_score("pretrained", *_pretrained(settings, len(plan.class_names)), task.train, settings)]
     recipes = _first_stages(plan)
     groups: dict[object, list[str]] = {}
     for arm, recipe in recipes.items():
         groups.setdefault(recipe.stages, []).append(arm)
-    seed = derive_seed(config.seed, "train", 0)
+    seed = derive_seed(settings.seed, "train", 0)
     for arms in groups.values():
         recipe = recipes[arms[0]]
-        model = load_classifier(config.classifier.weights, num_classes=len(task.class_names), seed=seed)
+        model = load_classifier(settings.classifier.weights, num_classes=len(task.class_names), seed=seed)
         inputs = RunInputs(model, task, seed, sets, teachers=plan.teachers(recipe))
-        result = train_recipe(recipe, inputs, dataclasses.replace(run_options(config, None), evaluations=0))
+        result = train_recipe(recipe, inputs, dataclasses.replace(run_options(settings, None), evaluations=0))
         network = f"after the first stage of {', '.join(arms)}"
-        scores.append(_leep_score(network, result.state.model, True, task.train, config))
+        scores.append(_leep_score(network, result.state.model, True, task.train, settings))
     return scores
 
 
-def _pretrained(config: ConfigDict, classes: int) -> tuple[nnx.Module, bool]:
+def _pretrained(settings: Settings, classes: int) -> tuple[nnx.Module, bool]:
     """Returns the pretrained network and whether it has a head of its own."""
     from bridgejax.models import load_classifier
     from bridgejax.models.reset import linear_heads
 
     try:
-        model = load_classifier(config.classifier.weights)
+        model = load_classifier(settings.classifier.weights)
     except UserError:  # weights without a head load with a new one alone
-        return load_classifier(config.classifier.weights, num_classes=classes), False
+        return load_classifier(settings.classifier.weights, num_classes=classes), False
     if linear_heads(model):
         return model, True
-    return load_classifier(config.classifier.weights, num_classes=classes), False
+    return load_classifier(settings.classifier.weights, num_classes=classes), False
 
 
-def _leep_score(network: str, model: nnx.Module, head: bool, examples: Examples, config: ConfigDict) -> LeepScore:
+def _leep_score(network: str, model: nnx.Module, head: bool, examples: Examples, settings: Settings) -> LeepScore:
     from bridgejax.training import make_eval_step
 
     step = make_eval_step()
-    batches = list(_batches(examples, config, config.classifier.image_size))
+    batches = list(_batches(examples, settings, settings.classifier.image_size))
     logits = np.concatenate([np.asarray(step(model, {"image": b["image"]})["logits"])[b["mask"] > 0] for b in batches])
     shifted = np.exp(np.float64(logits) - logits.max(axis=1, keepdims=True))
     return LeepScore(

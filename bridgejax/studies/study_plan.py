@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from jax.sharding import Mesh
 
-from bridgejax.config import to_plain
+from bridgejax.config import Settings
 from bridgejax.data import Task
 from bridgejax.errors import UserError
 from bridgejax.identity import derive_seed, digest
@@ -17,8 +17,6 @@ from bridgejax.studies.study_sets import StudySet, load_sets
 from bridgejax.studies.tuned_rates import TuningScope, check_scope, study_recipes
 
 if TYPE_CHECKING:
-    from ml_collections import ConfigDict
-
     from bridgejax.training import RunOptions
     from bridgejax.training.teachers import ClassifierTeacher
 
@@ -48,8 +46,8 @@ class StudyRun:
 class TaskSplits:
     """The task of a config with the real images that each seed selects; every split is loaded once."""
 
-    def __init__(self, config: ConfigDict) -> None:
-        self._config = config
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
         self._loaded: dict[tuple[int | None, int], Task] = {}
 
     def load(self, shots: int | None, seed: int) -> Task:
@@ -61,12 +59,12 @@ class TaskSplits:
         from bridgejax.data import load_task
 
         if (shots, seed) not in self._loaded:
-            task = self._config.task
+            task = self._settings.task
             self._loaded[shots, seed] = load_task(
                 task.source,
                 shots=shots,
-                seed=derive_seed(self._config.seed, "split", seed),
-                class_names=tuple(task.class_names) or None,
+                seed=derive_seed(self._settings.seed, "split", seed),
+                class_names=task.class_names or None,
                 validation_per_class=task.validation_per_class,
                 data_dir=task.data_dir,
             )
@@ -78,7 +76,7 @@ class StudyPlan:
     """Everything that a config names, loaded once.
 
     Attributes:
-      config: as given.
+      settings: as given.
       class_names: of the task, in their order.
       recipes: by arm.
       classifier_digest: of the pretrained weights.
@@ -90,7 +88,7 @@ class StudyPlan:
       eval_split: the part of the task that accuracies are of, `TEST` or `VALIDATION`.
     """
 
-    config: ConfigDict
+    settings: Settings
     class_names: tuple[str, ...]
     recipes: Mapping[str, Recipe]
     classifier_digest: str
@@ -116,12 +114,6 @@ class StudyPlan:
             return task
         return dataclasses.replace(task, test=task.validation, digest=digest([self.eval_split, task.digest]))
 
-    def teachers(self, recipe: Recipe) -> dict[str, ClassifierTeacher]:
-        """Returns the teachers that a recipe's stages name, by name."""
-        from bridgejax.training.teachers import load_teachers
-
-        return load_teachers(recipe, self.class_names, self.config.classifier.weights)
-
     def trained(self, run: StudyRun) -> StudyRun:
         """Returns the run that is trained for this one: without synthetic images (`per_class` 0) one serves every volume."""
         return run if self.recipes[run.arm].needs_synthetic else dataclasses.replace(run, per_class=0)
@@ -130,22 +122,28 @@ class StudyPlan:
         """Returns the runs that are trained, each once."""
         return tuple(dict.fromkeys(map(self.trained, self.runs)))
 
+    def teachers(self, recipe: Recipe) -> dict[str, ClassifierTeacher]:
+        """Returns the teachers that a recipe's stages name, by name."""
+        from bridgejax.training.teachers import load_teachers
+
+        return load_teachers(recipe, self.class_names, self.settings.classifier.weights)
+
     def identity(self, run: StudyRun) -> str:
         """Returns the digest of everything that decides a run's result."""
-        config = self.config
+        settings = self.settings
         recipe = self.recipes[run.arm]
         task = self.task(run.shots, run.seed)
         parts: dict[str, object] = {
             "recipe": recipe.to_dict(),
             "task": task.digest,
-            "classifier": [self.classifier_digest, config.classifier.image_size, config.classifier.crop],
-            "training": [config.training.batch_size, config.training.eval_batch_size, config.training.evaluations],
-            "seed": [config.seed, run.seed],
+            "classifier": [self.classifier_digest, settings.classifier.image_size, settings.classifier.crop],
+            "training": [settings.training.batch_size, settings.training.eval_batch_size, settings.training.evaluations],
+            "seed": [settings.seed, run.seed],
         }
-        if config.training.dtype != "float32":
-            parts["dtype"] = config.training.dtype
         if teachers := self.teachers(recipe):
             parts["teachers"] = {name: teacher.digest for name, teacher in teachers.items()}
+        if settings.training.dtype != "float32":
+            parts["dtype"] = settings.training.dtype
         if recipe.needs_synthetic:
             parts["synthetic"] = {
                 name: self.sets[name].identity(task, run.shots, run.seed, run.per_class) for name in recipe.synthetic_sets
@@ -153,7 +151,7 @@ class StudyPlan:
         return digest(parts)
 
 
-def run_options(config: ConfigDict, mesh: Mesh | None) -> RunOptions:
+def run_options(settings: Settings, mesh: Mesh | None) -> RunOptions:
     """Returns how the runs of a config are carried out on a mesh.
 
     Raises:
@@ -161,7 +159,7 @@ def run_options(config: ConfigDict, mesh: Mesh | None) -> RunOptions:
     """
     from bridgejax.training import RunOptions
 
-    training, classifier = config.training, config.classifier
+    training, classifier = settings.training, settings.classifier
     return RunOptions(
         batch_size=training.batch_size,
         eval_batch_size=training.eval_batch_size,
@@ -176,11 +174,11 @@ def run_options(config: ConfigDict, mesh: Mesh | None) -> RunOptions:
     )
 
 
-def plan_study(config: ConfigDict, load_generators: bool = True, trains: bool = True) -> StudyPlan:
+def plan_study(settings: Settings, load_generators: bool = True, trains: bool = True) -> StudyPlan:
     """Loads and checks what a config names.
 
     Args:
-      config: a checked config.
+      settings: the config.
       load_generators: whether to load the generators of the synthetic sets too.
       trains: whether anything is learned from real images, so that they and what recipes ask for are checked.
 
@@ -191,72 +189,71 @@ def plan_study(config: ConfigDict, load_generators: bool = True, trains: bool = 
     from bridgejax.mesh import generation_mesh, make_mesh
     from bridgejax.models.registry import classifier_digest
 
-    if trains and config.task.source == NAMES_ALONE:
+    if trains and settings.task.source == NAMES_ALONE:
         raise UserError(
             f"task.source is {NAMES_ALONE!r}, which has no real images to train on or to test with; use `bridgejax generate`, "
             "or name a source that has images, for instance folder:PATH."
         )
-    shots = tuple(config.study.shots) or (config.task.shots,)
-    mesh, own_mesh = make_mesh(config.mesh), generation_mesh(config.mesh)
-    recipes = study_recipes(to_plain(config))
-    weights = classifier_digest(config.classifier.weights)
-    splits = TaskSplits(config)
+    shots = settings.study.shots or (settings.task.shots,)
+    mesh, own_mesh = make_mesh(settings.mesh), generation_mesh(settings.mesh)
+    recipes = study_recipes(settings)
+    weights = classifier_digest(settings.classifier.weights)
+    splits = TaskSplits(settings)
     tasks = [splits.load(count, 0) for count in shots]  # a wrong folder or too many shots shows now, not after generation
     class_names = tasks[0].class_names
     if trains:
-        run_options(config, mesh)
-        if config.training.tuned is not None:
-            check_scope(config.training.tuned, tuning_scope(config, tasks[0], weights))
-        _check_recipes(config, recipes.values(), tasks)
+        run_options(settings, mesh)
+        if settings.training.tuned is not None:
+            check_scope(settings.training.tuned, tuning_scope(settings, tasks[0], weights))
+        _check_recipes(settings, recipes.values(), tasks)
     names = dict.fromkeys(name for recipe in recipes.values() for name in recipe.synthetic_sets)
     return StudyPlan(
-        config=config,
+        settings=settings,
         class_names=class_names,
         recipes=recipes,
         classifier_digest=weights,
-        runs=study_runs(config),
-        sets=load_sets(config, names, class_names, own_mesh, load_generators),
+        runs=study_runs(settings),
+        sets=load_sets(settings, names, class_names, own_mesh, load_generators),
         mesh=mesh,
         generation_mesh=own_mesh,
         splits=splits,
     )
 
 
-def study_runs(config: ConfigDict) -> tuple[StudyRun, ...]:
+def study_runs(settings: Settings) -> tuple[StudyRun, ...]:
     """Returns the runs of a config: for each shot count and volume, each arm with each seed."""
     return tuple(
         StudyRun(arm, seed, shots, volume)
-        for shots in tuple(config.study.shots) or (config.task.shots,)
-        for volume in tuple(config.study.per_class) or (config.synthetic.per_class,)
-        for arm in config.arms
-        for seed in range(config.study.seeds)
+        for shots in settings.study.shots or (settings.task.shots,)
+        for volume in settings.study.per_class or (settings.synthetic.per_class,)
+        for arm in settings.arms
+        for seed in range(settings.study.seeds)
     )
 
 
-def tuning_scope(config: ConfigDict, task: Task, weights: str) -> TuningScope:
+def tuning_scope(settings: Settings, task: Task, weights: str) -> TuningScope:
     """Returns what tuned rates hold for: the task, its images, the classifier, each arm's recipe but for what is tuned.
 
     Args:
-      config: a checked config.
+      settings: the config.
       task: of any split.
       weights: the classifier's digest.
     """
     from bridgejax.data.tasks import pool_digest
 
-    plain, source = to_plain(config), config.task
-    names = tuple(source.class_names) or None
+    source = settings.task
     return TuningScope(
         task=task.name,
         class_names=task.class_names,
-        images=pool_digest(source.source, class_names=names, data_dir=source.data_dir),
-        shots=tuple(sorted({run.shots for run in study_runs(config)}, key=str)),
-        classifier=(weights, config.classifier.image_size, config.classifier.crop),
-        batch_size=config.training.batch_size,
-        recipes=TuningScope.recipe_digests(plain),
+        images=pool_digest(source.source, class_names=source.class_names or None, data_dir=source.data_dir),
+        shots=tuple(sorted({run.shots for run in study_runs(settings)}, key=str)),
+        classifier=(weights, settings.classifier.image_size, settings.classifier.crop),
+        batch_size=settings.training.batch_size,
+        recipes=TuningScope.recipe_digests(settings),
     )
 
 
-def _check_recipes(config: ConfigDict, recipes: Collection[Recipe], tasks: Sequence[Task]) -> None:
+def _check_recipes(settings: Settings, recipes: Collection[Recipe], tasks: Sequence[Task]) -> None:
     """Checks that the tasks and the classifier have what the recipes ask for; the synthetic images are yet to be made."""
     from bridgejax.models import load_classifier
     from bridgejax.training import stages
@@ -266,13 +263,13 @@ def _check_recipes(config: ConfigDict, recipes: Collection[Recipe], tasks: Seque
     for recipe in recipes:
         for task in tasks:
             stages.check_sources(recipe, task, dict.fromkeys(recipe.synthetic_sets, (0,)))
-        load_teachers(recipe, tasks[0].class_names, config.classifier.weights)
+        load_teachers(recipe, tasks[0].class_names, settings.classifier.weights)
     # Any classifier has a head; only for recipes that ask for more is it loaded.
     plain = {("none", ("all",)), ("head", ("all",)), ("none", ("head",)), ("head", ("head",))}
     asking = [recipe for recipe in recipes if any((stage.reset, stage.trainable) not in plain for stage in recipe.stages)]
     if not asking:
         return
-    model = load_classifier(config.classifier.weights, num_classes=len(tasks[0].class_names))
+    model = load_classifier(settings.classifier.weights, num_classes=len(tasks[0].class_names))
     parameters = Structure.of(model)[2]
     for recipe in asking:
         stages.check_model(recipe, model)

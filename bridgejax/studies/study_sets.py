@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from jax.sharding import Mesh
 
-from bridgejax.config import LEARNED_MODES, set_config, to_plain
+from bridgejax.config import LEARNED_MODES, Settings
 from bridgejax.data import Task
 from bridgejax.diffusion.from_config import SamplingOptions, load_generator
 from bridgejax.diffusion.schedulers import make_scheduler
@@ -20,8 +20,6 @@ from bridgejax.inversion.token_plan import TokenPlan, Vocabulary, split_name
 from bridgejax.inversion.tokens import token_prompts
 
 if TYPE_CHECKING:
-    from ml_collections import ConfigDict
-
     from bridgejax.diffusion.pipeline import Pipeline
 
 OWN_FOLDER, NAMED_FOLDER, TOKENS_FOLDER = "synthetic", "synthetic_sets", "inversion"
@@ -39,19 +37,16 @@ class SetOptions:
     sampling: SamplingOptions
 
     @classmethod
-    def from_config(cls, config: ConfigDict, class_names: tuple[str, ...]) -> SetOptions:
+    def from_config(cls, settings: Settings, class_names: tuple[str, ...]) -> SetOptions:
         """Returns what a set's config says, with the prompts of `inversion.mode` if it is set."""
-        template = config.prompts.template
-        prompts = None if config.inversion.mode is None else token_prompts(config.inversion, class_names)
-        if prompts is not None:
-            template = prompts.templates
-        seed = config.synthetic.seed
+        prompts = None if settings.inversion.mode is None else token_prompts(settings.inversion, class_names)
+        seed = settings.synthetic.seed
         return cls(
             class_names=class_names,
-            template=template if isinstance(template, str) else tuple(template),
-            variants=(prompts and prompts.variants) or to_plain(config)["prompts"]["variants"] or None,
-            seed=derive_seed(config.seed, "synthetic") if seed is None else seed,
-            sampling=SamplingOptions.from_config(config),
+            template=settings.prompts.template if prompts is None else prompts.templates,
+            variants=(prompts and prompts.variants) or settings.prompts.variants or None,
+            seed=derive_seed(settings.seed, "synthetic") if seed is None else seed,
+            sampling=SamplingOptions.from_config(settings),
         )
 
     def to_dict(self) -> dict[str, object]:
@@ -69,7 +64,7 @@ class StudySet:
 
     Attributes:
       name: as stages name it; "" is the config's own.
-      config: the study's config with this set's changes.
+      settings: the study's, with this set's changes.
       options: what decides its images.
       mesh: the devices that generate.
       pipeline: the loaded generator; None where each split has its own, or where generators are not loaded.
@@ -77,7 +72,7 @@ class StudySet:
     """
 
     name: str
-    config: ConfigDict
+    settings: Settings
     options: SetOptions
     mesh: Mesh
     pipeline: Pipeline | None = None
@@ -109,7 +104,7 @@ class StudySet:
         Of tokens that are yet to be learned, what decides them stands for them; the generator is in it.
         """
         made_by = self._token_plan(task, shots, seed).identity if self.learns else self._loaded.digest
-        return [made_by, self.config.generator.dtype, self.options.to_dict(), per_class]
+        return [made_by, self.settings.generator.dtype, self.options.to_dict(), per_class]
 
     @property
     def _loaded(self) -> Pipeline:
@@ -119,21 +114,21 @@ class StudySet:
 
     def generator(self, learner: TokenLearner | None) -> Pipeline:
         """Returns the generator, loaded with what `learner` has learned if the set learns tokens."""
-        return self._loaded if learner is None else load_generator(self.config, self.mesh, learner.files)
+        return self._loaded if learner is None else load_generator(self.settings, self.mesh, learner.files)
 
     def _token_plan(self, task: Task, shots: int | None, seed: int) -> TokenPlan:
         if self.vocabulary is None:
             raise RuntimeError(f"synthetic set {self.name!r} learns no tokens")
         if (shots, seed) not in self._token_plans:
-            self._token_plans[shots, seed] = TokenPlan(self.config, task, shots, seed, self.vocabulary)
+            self._token_plans[shots, seed] = TokenPlan(self.settings, task, shots, seed, self.vocabulary)
         return self._token_plans[shots, seed]
 
 
-def plan_set(config: ConfigDict, name: str, class_names: tuple[str, ...], mesh: Mesh) -> StudySet:
+def plan_set(settings: Settings, name: str, class_names: tuple[str, ...], mesh: Mesh) -> StudySet:
     """Returns a set of this name, without its generator.
 
     Args:
-      config: the study's.
+      settings: the study's.
       name: "" is the config's own set.
       class_names: of the task.
       mesh: the devices that generate.
@@ -141,18 +136,18 @@ def plan_set(config: ConfigDict, name: str, class_names: tuple[str, ...], mesh: 
     Raises:
       UserError: the set is unknown, or its tokens are to be learned with a generator that is not as it should be.
     """
-    own = set_config(config, name)
+    own = settings.of_set(name)
     vocabulary = Vocabulary(own) if own.inversion.mode in LEARNED_MODES else None
     return StudySet(name, own, SetOptions.from_config(own, class_names), mesh, vocabulary=vocabulary)
 
 
 def load_sets(
-    config: ConfigDict, names: Iterable[str], class_names: tuple[str, ...], mesh: Mesh, load: bool = True
+    settings: Settings, names: Iterable[str], class_names: tuple[str, ...], mesh: Mesh, load: bool = True
 ) -> dict[str, StudySet]:
     """Returns the sets of these names in their order; sets of the same generator share one pipeline.
 
     Args:
-      config, class_names, mesh: see `plan_set`.
+      settings, class_names, mesh: see `plan_set`.
       names: "" is the config's own set.
       load: whether to load the generators of sets that serve all splits.
 
@@ -162,12 +157,12 @@ def load_sets(
     pipelines: dict[str, Pipeline] = {}
     sets = {}
     for name in names:
-        planned = plan_set(config, name, class_names, mesh)
+        planned = plan_set(settings, name, class_names, mesh)
         if load and not planned.learns:
-            generator = planned.config.generator
-            key = canonical_json([to_plain(planned.config)["generator"][part] for part in _GENERATOR_KEYS])
+            generator = planned.settings.generator
+            key = canonical_json([getattr(generator, part) for part in _GENERATOR_KEYS])
             if key not in pipelines:
-                pipelines[key] = load_generator(planned.config, mesh)
+                pipelines[key] = load_generator(planned.settings, mesh)
             planned = dataclasses.replace(planned, pipeline=pipelines[key])
             description = pipelines[key].spec
             make_scheduler(generator.scheduler, description.scheduler, description.scheduler_place).tables(generator.steps)

@@ -8,14 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from bridgejax.config import Settings, TrainingSettings
 from bridgejax.errors import UserError
 from bridgejax.files import canonical_json
 from bridgejax.identity import digest
-from bridgejax.recipes import Recipe, recipe_from_config
+from bridgejax.recipes import Recipe
 
-Plain = Mapping[str, Any]  # a config or a group of its keys, as plain data
-# Stands in for what tuning sets in the digest of a recipe.
-_UNTUNED = {"learning_rate": 1.0, "base_steps": 1000, "steps": None}
+TuningJson = Mapping[str, Any]  # what tuning.json holds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,13 +40,14 @@ class TuningScope:
     recipes: Mapping[str, str]
 
     @staticmethod
-    def recipe_digests(plain: Plain) -> dict[str, str]:
+    def recipe_digests(settings: Settings) -> dict[str, str]:
         """Returns `recipes` of a config's arms."""
-        training = {**plain["training"], **_UNTUNED}
-        built = {arm: recipe_from_config(arm, plain["recipes"], training) for arm in plain["arms"]}
-        return {arm: digest([stage.to_dict() for stage in recipe.stages]) for arm, recipe in built.items()}
+        # Any rate and lengths do, if they are always the same.
+        training = dataclasses.replace(settings.training, learning_rate=1.0, base_steps=1000, steps=None)
+        untuned = dataclasses.replace(settings, training=training)
+        return {arm: digest([stage.to_dict() for stage in untuned.recipe(arm).stages]) for arm in settings.arms}
 
-    def difference(self, then: Plain) -> str | None:
+    def difference(self, then: TuningJson) -> str | None:
         """Returns in what a recorded scope does not cover this one, in words; None if it does."""
         for key, value in json.loads(canonical_json(list(dataclasses.asdict(self).items()))):
             if key == "recipes":
@@ -66,39 +66,34 @@ class TuningScope:
         return None
 
 
-def with_candidate(training: Plain, learning_rate: float, length: float) -> dict[str, Any]:
-    """Returns `config.training` at a rate and with every stage `length` times as long."""
-    changed = {**training, "learning_rate": learning_rate}
-    for key in ("base_steps", "steps"):
-        if training.get(key) is not None:
-            changed[key] = max(1, round(training[key] * length))
-    return changed
+def with_candidate(training: TrainingSettings, learning_rate: float, length: float) -> TrainingSettings:
+    """Returns the settings at a rate and with every stage `length` times as long."""
+    steps = None if training.steps is None else max(1, round(training.steps * length))
+    base_steps = max(1, round(training.base_steps * length))
+    return dataclasses.replace(training, learning_rate=learning_rate, base_steps=base_steps, steps=steps)
 
 
-def study_recipes(plain: Plain) -> dict[str, Recipe]:
+def study_recipes(settings: Settings) -> dict[str, Recipe]:
     """Returns the recipes of a config's arms, at the rates and lengths of `training.tuned` if it is set.
-
-    Args:
-      plain: the config as plain data.
 
     Raises:
       UserError: a recipe is wrong; or the file of `training.tuned` is missing, damaged, or lacks an arm.
     """
-    training, arms = plain["training"], plain["arms"]
-    if training.get("tuned") is None:
-        return {arm: recipe_from_config(arm, plain["recipes"], training) for arm in arms}
-    chosen = _read_tuning(training["tuned"])["chosen"]
-    for arm in arms:
+    training = settings.training
+    if training.tuned is None:
+        return {arm: settings.recipe(arm) for arm in settings.arms}
+    chosen = _read_tuning(training.tuned)["chosen"]
+    recipes = {}
+    for arm in settings.arms:
         if arm not in chosen:
             raise UserError(
-                f"training.tuned: {training['tuned']} has no rates for arm {arm!r} (it has them for {', '.join(chosen)}); "
+                f"training.tuned: {training.tuned} has no rates for arm {arm!r} (it has them for {', '.join(chosen)}); "
                 "tune this arm too, or leave it out."
             )
-    # The steps are those that were tuned, whatever this config's base_steps are.
-    return {
-        arm: recipe_from_config(arm, plain["recipes"], {**training, **{key: chosen[arm][key] for key in _UNTUNED}})
-        for arm in arms
-    }
+        # The steps are those that were tuned, whatever this config's base_steps are.
+        tuned = {key: chosen[arm][key] for key in ("learning_rate", "base_steps", "steps")}
+        recipes[arm] = dataclasses.replace(settings, training=dataclasses.replace(training, **tuned)).recipe(arm)
+    return recipes
 
 
 def check_scope(path: str, scope: TuningScope) -> None:
@@ -112,7 +107,7 @@ def check_scope(path: str, scope: TuningScope) -> None:
         raise UserError(f"training.tuned: {path} was made for {difference}; tune for this config, or unset the key.")
 
 
-def _read_tuning(path: str | Path) -> Plain:
+def _read_tuning(path: str | Path) -> TuningJson:
     """Returns what `bridgejax tune` recorded.
 
     Raises:

@@ -6,16 +6,14 @@ import dataclasses
 import shutil
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from bridgejax.config import to_plain
+from bridgejax.config import Settings
 from bridgejax.errors import UserError
 from bridgejax.files import write_atomic, write_json
 from bridgejax.mesh import barrier
 from bridgejax.progress import stage_heading
-from bridgejax.recipes import Recipe, recipe_from_config
+from bridgejax.recipes import Recipe
 from bridgejax.runtime import is_first
-from bridgejax.studies.commands import with_values
 from bridgejax.studies.execution import (
     check_workdir,
     generate_sets,
@@ -28,9 +26,6 @@ from bridgejax.studies.run_groups import StudyRunDiverged
 from bridgejax.studies.run_results import RESULT_FILE, RUNS_FOLDER
 from bridgejax.studies.study_plan import VALIDATION, StudyPlan, StudyRun, plan_study, tuning_scope
 from bridgejax.studies.tuned_rates import TuningScope, with_candidate
-
-if TYPE_CHECKING:
-    from ml_collections import ConfigDict
 
 TUNING_FILE, TABLE_FILE = "tuning.json", "tuning.md"
 _METRIC = f"{VALIDATION}_mean_per_class_accuracy"
@@ -118,29 +113,29 @@ class TuningPlan:
         return results
 
 
-def plan_tuning(config: ConfigDict) -> TuningPlan:
+def plan_tuning(settings: Settings) -> TuningPlan:
     """Loads and checks what tuning a config takes; `study.seeds` gives way to `tuning.seeds`.
 
     Args:
-      config: a checked config with `task.validation_per_class` of at least 1.
+      settings: with `task.validation_per_class` of at least 1.
 
     Raises:
       UserError: as `plan_study`; there are no validation images; or a recipe does not follow the rate or the length.
     """
-    if config.task.validation_per_class < 1:
+    if settings.task.validation_per_class < 1:
         raise UserError(
             "task.validation_per_class is 0, but tuning evaluates on validation images, never on the test part; set it to at "
             "least 1 (they are taken out of the training images, so task.shots must be larger)."
         )
-    plan = plan_study(config)
-    grid = [(rate, length) for length in config.tuning.lengths for rate in config.tuning.learning_rates]
-    candidates = tuple(Candidate(arm, float(rate), float(length)) for arm in config.arms for rate, length in grid)
-    plain = to_plain(config)
+    plan = plan_study(settings)
+    grid = [(rate, length) for length in settings.tuning.lengths for rate in settings.tuning.learning_rates]
+    candidates = tuple(Candidate(arm, rate, length) for arm in settings.arms for rate, length in grid)
     recipes = {}
     for candidate in candidates:
-        training = with_candidate(plain["training"], candidate.learning_rate, candidate.length)
-        recipes[candidate.name] = Recipe(candidate.name, recipe_from_config(candidate.arm, plain["recipes"], training).stages)
-    for arm in config.arms:
+        training = with_candidate(settings.training, candidate.learning_rate, candidate.length)
+        recipe = dataclasses.replace(settings, training=training).recipe(candidate.arm)
+        recipes[candidate.name] = dataclasses.replace(recipe, name=candidate.name)
+    for arm in settings.arms:
         _check_follows(arm, recipes, [candidate for candidate in candidates if candidate.arm == arm])
     runs = [
         dataclasses.replace(run, arm=candidate.name)
@@ -151,18 +146,18 @@ def plan_tuning(config: ConfigDict) -> TuningPlan:
     order = {name: number for number, name in enumerate(recipes)}
     runs.sort(key=lambda run: (str(run.shots), run.per_class, order[run.arm], run.seed))
     study = dataclasses.replace(plan, recipes=recipes, runs=tuple(runs), eval_split=VALIDATION)
-    scope = tuning_scope(config, plan.task(plan.runs[0].shots, 0), plan.classifier_digest)
+    scope = tuning_scope(settings, plan.task(plan.runs[0].shots, 0), plan.classifier_digest)
     return TuningPlan(study, candidates, scope)
 
 
-def tune(config: ConfigDict, workdir: Path) -> Path:
+def tune(settings: Settings, workdir: Path) -> Path:
     """Trains every arm at every rate and length of `tuning`, and records the best of each in `workdir/tuning.json`.
 
     The budget is the same for every arm: rates × lengths × seeds (× shot counts and volumes of the study). `choose` says which
     is the best; a candidate of which a run diverges is out.
 
     Args:
-      config: see `plan_tuning`.
+      settings: see `plan_tuning`.
       workdir: the folder to work in; again: continues.
 
     Returns:
@@ -171,12 +166,16 @@ def tune(config: ConfigDict, workdir: Path) -> Path:
     Raises:
       UserError: as `plan_tuning`; or every candidate of an arm diverged.
     """
-    config = with_values(config, {"study.seeds": config.tuning.seeds, "training.tuned": None})
-    check_workdir(workdir, config)
-    plan = plan_tuning(config)
-    with open_workdir(workdir, config):
+    settings = dataclasses.replace(
+        settings,
+        study=dataclasses.replace(settings.study, seeds=settings.tuning.seeds),
+        training=dataclasses.replace(settings.training, tuned=None),
+    )
+    check_workdir(workdir, settings)
+    plan = plan_tuning(settings)
+    with open_workdir(workdir, settings):
         generate_sets(plan.study, workdir, plan.study.runs)
-        scale = f"{len(config.arms)} arms, {len(plan.candidates) // len(config.arms)} candidates each"
+        scale = f"{len(settings.arms)} arms, {len(plan.candidates) // len(settings.arms)} candidates each"
         while pending := plan.pending(workdir):
             stage_heading(f"tune: {len(pending)} of {len(plan.study.trainings())} runs ({scale})")
             try:
@@ -185,10 +184,10 @@ def tune(config: ConfigDict, workdir: Path) -> Path:
                 _give_up(plan.study, workdir, error.run)
             barrier("bridgejax: candidates trained")  # what is pending is read from the files of the first process
         results = plan.results(workdir)
-        best = {arm: choose(arm, results, config.tuning.learning_rates) for arm in config.arms}
+        best = {arm: choose(arm, results, settings.tuning.learning_rates) for arm in settings.arms}
         if is_first():
-            write_json(workdir / TUNING_FILE, _record(config, plan.scope, results, best))
-            write_atomic(workdir / TABLE_FILE, _table(config, results, best.values()))
+            write_json(workdir / TUNING_FILE, _record(settings, plan.scope, results, best))
+            write_atomic(workdir / TABLE_FILE, _table(settings, results, best.values()))
     return workdir / TUNING_FILE
 
 
@@ -224,14 +223,16 @@ def _give_up(study: StudyPlan, workdir: Path, run: StudyRun) -> None:
 
 
 def _record(
-    config: ConfigDict, scope: TuningScope, results: Sequence[CandidateResult], best: Mapping[str, CandidateResult]
+    settings: Settings, scope: TuningScope, results: Sequence[CandidateResult], best: Mapping[str, CandidateResult]
 ) -> dict[str, object]:
     chosen = {}
     for arm, result in best.items():
         candidate = result.candidate
-        training = with_candidate(to_plain(config)["training"], candidate.learning_rate, candidate.length)
+        training = with_candidate(settings.training, candidate.learning_rate, candidate.length)
         chosen[arm] = {
-            **{key: training[key] for key in ("learning_rate", "base_steps", "steps")},
+            "learning_rate": training.learning_rate,
+            "base_steps": training.base_steps,
+            "steps": training.steps,
             "length": candidate.length,
             "accuracy": result.accuracy,
         }
@@ -239,24 +240,24 @@ def _record(
         "made_for": dataclasses.asdict(scope),
         "metric": "mean per-class accuracy on validation images, in [0, 1]",
         "budget": {
-            "learning_rates": list(config.tuning.learning_rates),
-            "lengths": list(config.tuning.lengths),
-            "seeds": config.tuning.seeds,
-            "validation_per_class": config.task.validation_per_class,
+            "learning_rates": list(settings.tuning.learning_rates),
+            "lengths": list(settings.tuning.lengths),
+            "seeds": settings.tuning.seeds,
+            "validation_per_class": settings.task.validation_per_class,
         },
         "candidates": [result.to_dict() for result in results],
         "chosen": chosen,
     }
 
 
-def _table(config: ConfigDict, results: Iterable[CandidateResult], best: Collection[CandidateResult]) -> str:
+def _table(settings: Settings, results: Iterable[CandidateResult], best: Collection[CandidateResult]) -> str:
     """Returns the results as Markdown: accuracies in %, the chosen ones in bold."""
-    budget = f"{len(config.tuning.learning_rates)} rates × {len(config.tuning.lengths)} lengths"
+    budget = f"{len(settings.tuning.learning_rates)} rates × {len(settings.tuning.lengths)} lengths"
     lines = [
         "# Rates and lengths by validation images",
         "",
-        f"Mean per-class accuracy in % on {config.task.validation_per_class} validation images per class, over "
-        f"{config.tuning.seeds} seeds; every arm tried {budget}; chosen in bold.",
+        f"Mean per-class accuracy in % on {settings.task.validation_per_class} validation images per class, over "
+        f"{settings.tuning.seeds} seeds; every arm tried {budget}; chosen in bold.",
         "",
         "| arm | rate | length | steps | accuracy, % |",
         "| --- | ---: | ---: | ---: | ---: |",

@@ -59,12 +59,12 @@ def _without_machine(files: dict[str, bytes]) -> dict[str, object]:
 
 
 def test_a_word_is_learned_from_the_shots_of_its_seed_alone(inverted, config_file):
-    from bridgejax.config import load_config
+    from bridgejax.config import Settings, load_config
     from bridgejax.studies.study_plan import plan_study
 
     folder = inverted / "inversion" / "shots-2_seed-1"
     record = json.loads((folder / "inversion.json").read_text())
-    task = plan_study(load_config(str(config_file))).task(2, 1)
+    task = plan_study(Settings.of(load_config(str(config_file)))).task(2, 1)
     assert record["images"] == list(task.train.ids)
     assert len(record["images"]) == 6
     assert not {*record["images"]} & {*task.test.ids}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bridgejax.config import default_config
+from bridgejax.config import GeneratorSettings, InversionSettings, Settings
 from bridgejax.data import Examples, Task
 from bridgejax.errors import UserError
 from bridgejax.inversion.token_plan import TokenPlan, Vocabulary, split_name
@@ -24,14 +24,12 @@ def task():
 @pytest.fixture(scope="module")
 def plan(tiny_folder, task):
     """plan(shots=…, seed=…, images=…, **keys of `inversion`) → a plan."""
-    config = default_config()
-    config.generator.weights = str(tiny_folder)
-    vocabulary = Vocabulary(config)
+    generator = GeneratorSettings(weights=str(tiny_folder))
+    vocabulary = Vocabulary(Settings(generator=generator))
 
     def make(shots=None, seed=0, task=task, **keys):
-        own = config.copy_and_resolve_references()
-        own.inversion.update({"mode": "dataset", "initial": "mean_feature", **keys})
-        return TokenPlan(own, task, shots, seed, vocabulary)
+        inversion = InversionSettings(**{"mode": "dataset", "initial": "mean_feature", **keys})
+        return TokenPlan(Settings(generator=generator, inversion=inversion), task, shots, seed, vocabulary)
 
     make.vocabulary = vocabulary
     return make
@@ -64,7 +62,7 @@ def test_a_token_starts_from_the_names_of_its_classes_or_from_chance(plan):
 
 def test_an_untrained_token_has_no_steps_and_starts_from_chance(plan):
     untrained = plan(mode="untrained", steps=50)
-    assert (untrained.steps, untrained.settings["initial"]) == (0, "random")
+    assert (untrained.steps, untrained.determinants["initial"]) == (0, "random")
 
 
 def test_what_decides_a_token_is_in_its_identity_and_nothing_else(plan):

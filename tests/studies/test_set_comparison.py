@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 from PIL import Image
 
-from bridgejax.config import default_config
+from bridgejax.config import ClassifierSettings, Settings, TrainingSettings
 from bridgejax.data import Examples
 from bridgejax.errors import UserError
 from bridgejax.report.set_sections import synthetic_html, synthetic_markdown
@@ -42,19 +42,15 @@ def examples(count: int, seed: int, bright: int, kind: str) -> Examples:
 
 
 @pytest.fixture
-def config():
-    made = default_config()
-    made.classifier.image_size = 16
-    made.classifier.crop = 1.0
-    made.training.eval_batch_size = 8
-    return made
+def settings():
+    return Settings(classifier=ClassifierSettings(image_size=16, crop=1.0), training=TrainingSettings(eval_batch_size=8))
 
 
-def test_the_nearer_set_has_an_interval_and_a_copy_is_found(config, tmp_path):
+def test_the_nearer_set_has_an_interval_and_a_copy_is_found(settings, tmp_path):
     real = examples(24, 0, 0, "real")
     bright, near = examples(24, 1, 120, "a"), examples(24, 2, 0, "b")
     copied = Examples((*near.images[:5], real.images[7], *near.images[6:]), near.labels, near.ids)
-    figures, pairs = compare(Eye(), real, {"": bright, "near|<b>": copied}, config, ("cat", "dog"))
+    figures, pairs = compare(Eye(), real, {"": bright, "near|<b>": copied}, settings, ("cat", "dog"))
     first, second = figures
     assert second.frechet.estimate < first.frechet.estimate
     assert second.frechet_less_first.high < 0
@@ -79,14 +75,14 @@ def test_the_nearer_set_has_an_interval_and_a_copy_is_found(config, tmp_path):
     assert "minus the first set's" in text
 
 
-def test_too_few_images_are_refused_and_few_leave_out_precision(config):
+def test_too_few_images_are_refused_and_few_leave_out_precision(settings):
     real = examples(3, 0, 0, "real")
-    figures, _ = compare(Eye(), real, {"": examples(4, 1, 0, "a")}, config, ("cat", "dog"))
+    figures, _ = compare(Eye(), real, {"": examples(4, 1, 0, "a")}, settings, ("cat", "dog"))
     assert figures[0].precision is None
     found = SetComparison(classifier="x", shots=None, against="test", real_images=3, sets=tuple(figures))
     assert "precision" not in synthetic_html(found, [])
     with pytest.raises(UserError, match="there is one of 1"):
-        compare(Eye(), real, {"": examples(1, 1, 0, "a")}, config, ("cat", "dog"))
+        compare(Eye(), real, {"": examples(1, 1, 0, "a")}, settings, ("cat", "dog"))
 
 
 def test_leep_of_weights_without_a_head_is_a_dash():

@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+from bridgejax.config import TrainingSettings
 from bridgejax.errors import UserError
 from bridgejax.files import canonical_json
 from bridgejax.studies.tuned_rates import TuningScope, with_candidate
@@ -39,11 +40,10 @@ def test_an_arm_of_which_every_candidate_diverged_is_named_with_the_rates():
 
 
 def test_a_candidate_changes_its_rate_and_the_lengths_that_are_set():
-    training = {"learning_rate": 0.1, "base_steps": 5, "steps": None, "momentum": 0.9}
+    training = TrainingSettings(learning_rate=0.1, base_steps=5, momentum=0.8)
     changed = with_candidate(training, 0.3, 0.5)
-    assert changed == {"learning_rate": 0.3, "base_steps": 2, "steps": None, "momentum": 0.9}
-    assert with_candidate({**training, "steps": 1}, 0.3, 0.1)["steps"] == 1
-    assert training["learning_rate"] == 0.1
+    assert changed == dataclasses.replace(training, learning_rate=0.3, base_steps=2)
+    assert with_candidate(dataclasses.replace(training, steps=1), 0.3, 0.1).steps == 1
 
 
 SCOPE = TuningScope("photos", ("bird", "fish"), "images", (1, 4), ("weights", 96, None), 8, {"a": "recipe a", "b": "recipe b"})
