@@ -17,7 +17,7 @@ import numpy as np
 import optax
 
 from bridgejax.errors import UserError, nearest
-from bridgejax.training.checks import check_number
+from bridgejax.training.option_checks import check_number
 
 OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("constant", "cosine")

@@ -20,11 +20,11 @@ from bridgejax.compilation import compiler_options
 from bridgejax.errors import UserError
 from bridgejax.mesh import data_sharding, replicated
 from bridgejax.training import batches, mixing, traced
-from bridgejax.training.checks import check_number
 from bridgejax.training.feed import PlacedBatch
 from bridgejax.training.mixing import MixupDraw, mixed
 from bridgejax.training.objectives import Objective, make_objective, masked_mean
 from bridgejax.training.optimizers import Optimizer
+from bridgejax.training.option_checks import check_number
 from bridgejax.training.state import TrainState, on_every_device
 
 BATCH_NORM_MODES = ("train", "frozen")

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bridgejax.training.checks import check_number
 from bridgejax.training.objectives.base import Mix, Objective, ObjectiveState
+from bridgejax.training.option_checks import check_number
 
 
 @dataclasses.dataclass(frozen=True)

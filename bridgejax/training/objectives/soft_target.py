@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from bridgejax.errors import UserError
-from bridgejax.training.checks import check_number
 from bridgejax.training.objectives.base import Mix
 from bridgejax.training.objectives.cross_entropy import CrossEntropy, cross_entropy
+from bridgejax.training.option_checks import check_number
 
 
 @dataclasses.dataclass(frozen=True)
