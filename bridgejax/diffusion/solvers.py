@@ -86,7 +86,7 @@ class Euler(Scheduler):
 
     def start(self, tables: Tables, first: jax.Array, noise: jax.Array, init: jax.Array | None) -> Carry:
         if init is None:
-            return {"latents": jnp.asarray(tables["initial"] * noise)}
+            return {"latents": noise * tables["initial"]}
         return {"latents": init + tables["sigma"][first] * noise}
 
     def model_input(self, tables: Tables, index: jax.Array, carry: Carry) -> jax.Array:
