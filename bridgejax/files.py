@@ -55,7 +55,7 @@ def read_json(path: Path, hint: str = "fetch it again") -> object:
     try:
         if (size := path.stat().st_size) > MAX_JSON_BYTES:
             raise UserError(f"{path} holds {size} bytes, more than the {MAX_JSON_BYTES} that a JSON file may hold; {hint}.")
-        return json.loads(path.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing; {hint}.") from error
     except UserError:

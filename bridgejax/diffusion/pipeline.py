@@ -23,8 +23,9 @@ from bridgejax.diffusion.load import load_networks, parse_dtype
 from bridgejax.diffusion.lora import LoraFiles
 from bridgejax.diffusion.networks import Networks
 from bridgejax.diffusion.sampler import SamplerInputs, make_sampler
-from bridgejax.diffusion.schedulers import CLASS_NAMES, LCM, Scheduler, Tables, make_scheduler
+from bridgejax.diffusion.schedulers import CLASS_NAMES, Scheduler, Tables, make_scheduler
 from bridgejax.diffusion.single_file import ModelConfig
+from bridgejax.diffusion.solvers import LCM
 from bridgejax.diffusion.spec import GeneratorSpec, content_digest
 from bridgejax.errors import UserError
 from bridgejax.identity import keys_from_seeds

@@ -27,7 +27,7 @@ class ShapesOnly(nnx.Rngs):
         """Makes one without any stream."""
         super().__init__({})
 
-    def params(self) -> None:  # type: ignore[override]
+    def params(self) -> None:
         """Returns no key, since nothing is drawn."""
 
 
@@ -56,4 +56,4 @@ def traced_once(call: Callable[Concatenate[Module, Inputs], jax.Array]) -> Calla
     def wrapped(self: Module, *arguments: Inputs.args, **options: Inputs.kwargs) -> jax.Array:
         return cast(jax.Array, block(*nnx.split(self), *arguments, **options))
 
-    return wrapped
+    return cast(Callable[Concatenate[Module, Inputs], jax.Array], wrapped)

@@ -15,8 +15,9 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from bridgejax.models.building import InitFunction, initial
-from bridgejax.models.convolution import Pads, conv2d, same_padding
+from bridgejax.models.convolution import conv2d, same_padding
 from bridgejax.models.dense import dense
+from bridgejax.models.unfolded import Pads
 
 ZEROS = nnx.initializers.zeros
 UNIFORM_FAN_IN = nnx.initializers.variance_scaling(1.0 / 3.0, "fan_in", "uniform")  # torch's

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
+from bridgejax.data import Batch as StreamBatch
 from bridgejax.errors import Diverged, UserError
 from bridgejax.identity import derive_seed, digest
 from bridgejax.mesh import local_rows, replicate
@@ -16,7 +17,7 @@ from bridgejax.training.checkpoints import Checkpoints, Notes
 from bridgejax.training.early_stop import EarlyStop, arrays_of
 from bridgejax.training.evaluator import Evaluator
 from bridgejax.training.feed import started
-from bridgejax.training.run_options import RunInputs, RunOptions, StreamBatch, Streams, Teacher, TrainStreamSettings
+from bridgejax.training.run_options import RunInputs, RunOptions, Streams, Teacher, TrainStreamSettings
 from bridgejax.training.run_record import HISTORY_POINTS, RunRecord, RunResult
 from bridgejax.training.stages import StagePlan
 from bridgejax.training.state import Structure, TrainState

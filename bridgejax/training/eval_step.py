@@ -78,7 +78,7 @@ def _eval_program(mesh: Mesh | None, dtype: str) -> Callable[[Structure, Arrays,
     def step(structure: Structure, arrays: Arrays, batch: Arrays) -> dict[str, jax.Array]:
         model = structure.merge(arrays)
         images = batches.normalise(batch["image"], model)
-        model.eval()  # type: ignore[no-untyped-call]
+        model.eval()
         with traced.compute_in(model, dtype):
             logits = logits_of(model, traced.lowered(images, dtype))
         metrics = {"logits": logits}

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from bridgejax.data import Batch as StreamBatch
 from bridgejax.data import Examples
 from bridgejax.evaluation import ClassificationMetrics
 from bridgejax.training.eval_step import evaluate
-from bridgejax.training.run_options import EvalStreamSettings, RunOptions, StreamBatch, Streams
+from bridgejax.training.run_options import EvalStreamSettings, RunOptions, Streams
 from bridgejax.training.state import TrainState
 
 # Images of a split are made once and held if they take no more bytes than this, and else made anew for each evaluation.

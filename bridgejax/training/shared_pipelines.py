@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TypeVar
 
+from bridgejax.data import Batch as StreamBatch
 from bridgejax.training.driver import RunDriver
-from bridgejax.training.run_options import StreamBatch
 from bridgejax.training.stages import StagePlan
 
 T = TypeVar("T")

@@ -58,7 +58,7 @@ class Structure:
     def merge(self, arrays: Mapping[str, jax.Array]) -> nnx.Module:
         """Returns the model with the given arrays, by dotted path."""
         flat = {path: arrays[name] for name, path in self.paths}
-        return nnx.merge(self.graphdef, nnx.from_flat_state(flat))  # type: ignore[arg-type]  # arrays stand for variables
+        return nnx.merge(self.graphdef, nnx.from_flat_state(flat))  # arrays stand for variables
 
     def arrays_of(self, model: nnx.Module) -> Arrays:
         """Returns the arrays of a model of this structure, by dotted path; variables that a call added are left out."""

@@ -11,13 +11,13 @@ import numpy as np
 import optax
 from flax import nnx
 
+from bridgejax.data import Batch as StreamBatch
 from bridgejax.errors import UserError
 from bridgejax.models import load_classifier
 from bridgejax.models.registry import classifier_digest
 from bridgejax.recipes import Recipe
 from bridgejax.training.batches import Array
 from bridgejax.training.eval_step import make_eval_step
-from bridgejax.training.run_options import StreamBatch
 from bridgejax.training.state import TrainState
 
 PRETRAINED = "pretrained"  # the name of the classifier from which a run starts

@@ -54,7 +54,7 @@ def training_mode(model: nnx.Module, *, batch_norm: str, dtype: str, remat: bool
     Raises:
       UserError: `remat` of a model without `blocks`.
     """
-    model.train()  # type: ignore[no-untyped-call]
+    model.train()
     if batch_norm == "frozen":
         for norm in _modules(model, nnx.BatchNorm):
             norm.use_running_average = True
