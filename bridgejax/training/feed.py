@@ -76,25 +76,30 @@ class Feed(Generic[T]):
             raise StopIteration
         return self._ready.popleft()
 
-    def fill(self) -> None:
-        """Draws and places batches until as many as planned are ahead, or the stream ends."""
-        self._draw(self._ahead)
+    def fill(self, result: jax.Array | None = None) -> None:
+        """Draws and places batches until as many as planned are ahead, or the stream ends.
 
-    def _draw(self, wanted: int) -> None:
-        began = time.monotonic()
-        try:
-            while len(self._ready) < wanted:
-                batch = next(self._batches, None)
-                if batch is None:
-                    return
+        Args:
+          result: of the step just sent. While it is not ready the device is busy, and drawing batches costs nothing.
+        """
+        self._draw(self._ahead, result)
+
+    def _draw(self, wanted: int, result: jax.Array | None = None) -> None:
+        while len(self._ready) < wanted:
+            began = time.monotonic()
+            batch = next(self._batches, None)
+            if batch is not None:
                 self._ready.append(self._place(batch))
-        finally:
-            self._stalled += time.monotonic() - began
+            if result is None or result.is_ready():  # type: ignore[attr-defined]  # not in jax.Array's stub
+                self._stalled += time.monotonic() - began
+            if batch is None:
+                return
 
     def stall(self) -> float:
-        """Returns the seconds, since it was last asked, in which the loop waited for the stream and the transfers.
+        """Returns the seconds, since it was last asked, in which the device may have waited for batches.
 
-        A device that still had steps to do was busy meanwhile: it waited that long at most.
+        Batches that came before the device had finished its step are left out. Of the others, the whole wait counts, so the
+        device waited that long at most.
         """
         stalled, self._stalled = self._stalled, 0.0
         return stalled

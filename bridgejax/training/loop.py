@@ -76,7 +76,7 @@ def train_stage(stepper: Stepper[T], plan: StagePlan, stop: int, following: Stag
     with progress(plan.stage.steps, stepper.title, "step", initial=lead.step - plan.start) as bar:
         for batch in feed:
             pending.append(stepper.step(batch))
-            feed.fill()
+            feed.fill(pending[-1]["loss"])
             for run in runs:
                 run.advance()
             if following is not None and plan.end - lead.step == FETCH_EVERY:

@@ -90,6 +90,29 @@ def test_the_stall_is_what_the_loop_waited_since_it_was_last_asked():
     assert feed.stall() < 0.02
 
 
+def test_batches_drawn_while_the_device_is_busy_are_no_stall():
+    class Result:
+        ready = False
+
+        def is_ready(self) -> bool:
+            return self.ready
+
+    def slow():
+        while True:
+            time.sleep(0.02)
+            yield 0
+
+    feed, result = Feed(slow(), place), Result()
+    next(feed)
+    feed.stall()
+    feed.fill(result)
+    assert feed.stall() == 0.0
+    next(feed)
+    result.ready = True
+    feed.fill(result)
+    assert feed.stall() >= 0.02
+
+
 def test_a_placed_batch_is_on_the_devices_and_still_checked():
     step = make_train_step()
     state = TrainState.create(TinyNet(nnx.Rngs(0)), make_optimizer("sgd", learning_rate=0.1))
