@@ -146,7 +146,7 @@ def set_value(config: ConfigDict, name: str, text: str) -> None:
     """Sets a key from a text on the command line.
 
     Raises:
-      UserError: there is no such key, or the text is no value of it.
+      UserError: there is no such key, or the text is not a valid value.
     """
     node, key = find_node(config, name), key_of(name)
     if node is not None and key is None and name.startswith("synthetic_sets."):
