@@ -64,7 +64,8 @@ SIZES: dict[str, dict[str, Any]] = {
         "text": [_CLIP_L, {**_CLIP_G, "projection_dim": 1280, "hidden_act": "gelu"}],
     },
 }
-_SCHEDULER = {
+# The noise schedule of Stable Diffusion 1.x and XL.
+SCHEDULER = {
     "_class_name": "DDIMScheduler",
     "beta_start": 0.00085,
     "beta_end": 0.012,
@@ -97,7 +98,7 @@ def write(folder: Path, size: str, dtype: str) -> None:
         components[f"text_encoder{suffix}"] = ["transformers", build.__name__]
         components[f"tokenizer{suffix}"] = ["transformers", "CLIPTokenizer"]
     (folder / "scheduler").mkdir()
-    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(_SCHEDULER))
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(SCHEDULER))
     name = "StableDiffusionXLPipeline" if len(plan["text"]) > 1 else "StableDiffusionPipeline"
     index = {"_class_name": name, "scheduler": ["diffusers", "DDIMScheduler"], **components}
     (folder / "model_index.json").write_text(json.dumps(index))

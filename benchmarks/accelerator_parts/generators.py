@@ -12,7 +12,7 @@ from flax import nnx
 
 from benchmarks.accelerator_parts.filled import filled
 from benchmarks.accelerator_parts.products import Products, products
-from benchmarks.random_generator import SIZES, TOKENIZER
+from benchmarks.random_generator import SCHEDULER, SIZES, TOKENIZER
 from bridgejax.diffusion.networks import Networks
 from bridgejax.diffusion.pipeline import Pipeline
 from bridgejax.diffusion.spec import GeneratorSpec
@@ -61,17 +61,6 @@ PLANS: dict[str, dict[str, Any]] = {
         "text": [_SMALL_TEXT, {**_SMALL_TEXT, "projection_dim": 32, "hidden_act": "gelu"}],
     },
 }
-_SCHEDULER = {
-    "_class_name": "DDIMScheduler",
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "clip_sample": False,
-    "set_alpha_to_one": False,
-    "steps_offset": 1,
-    "num_train_timesteps": 1000,
-    "prediction_type": "epsilon",
-}
 
 
 def shapes(size: str, dtype: Any) -> Networks:
@@ -95,7 +84,7 @@ def random_pipeline(size: str, dtype: Any) -> Pipeline:
         vae=plan["vae"],
         text_encoders=tuple({**_TOKENS, **text} for text in plan["text"]),
         projections=tuple(number > 0 for number in range(count)),
-        scheduler=_SCHEDULER,
+        scheduler=SCHEDULER,
         tokenizers=(TokenizerSource(TOKENIZER),) * count,
     )
     return Pipeline(description, filled(shapes(size, dtype)))

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from benchmarks.random_generator import SCHEDULER
 from bridgejax.diffusion.folder import save_folder
 from bridgejax.diffusion.networks import Networks
 from bridgejax.models.clip_text import CLIPTextModel
@@ -48,17 +49,6 @@ TEXT = {
     "bos_token_id": 512,
     "eos_token_id": 513,
     "pad_token_id": 513,
-}
-SCHEDULER = {
-    "_class_name": "DDIMScheduler",
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "clip_sample": False,
-    "set_alpha_to_one": False,
-    "steps_offset": 1,
-    "num_train_timesteps": 1000,
-    "prediction_type": "epsilon",
 }
 
 

@@ -40,7 +40,9 @@ def check_inversion(inversion: InversionSettings, task: TaskSettings) -> None:
 def _check_texts(key: str, prompt: str | tuple[str, ...], places: tuple[str, ...]) -> None:
     texts = (prompt,) if isinstance(prompt, str) else prompt
     if not texts:
-        raise UserError(f"inversion.{key} is empty; it should be a text or a tuple of texts with {' and '.join(places)}.")
+        raise UserError(
+            f"inversion.{key} is empty; give a prompt, or a tuple of prompts, that contains {' and '.join(places)}."
+        )
     for text in texts:
         for place in places:
             if place not in text:

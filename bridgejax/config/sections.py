@@ -35,7 +35,7 @@ def _check_variants(_: str, variants: Mapping[str, tuple[str, ...]]) -> None:
 
 def _check_not_empty(where: str, text: str) -> None:
     if not text:
-        raise UserError(f"{where} is ''; it should be a text, or None.")
+        raise UserError(f"{where} is empty; give a value, or None.")
 
 
 def _check_distinct(where: str, grid: tuple[float, ...]) -> None:

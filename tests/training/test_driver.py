@@ -1,4 +1,4 @@
-"""The loop of a run: it hands over after each step, stops where it is told, and goes on from there."""
+"""The loop of a run: it yields after each step, stops at the step it is given, and resumes from there."""
 
 from __future__ import annotations
 
