@@ -23,6 +23,8 @@ _MAX_SCORES = 1 << 28
 _CACHED_SCORES = 1 << 19
 # Of a head with more, so many queries at a time: fewer leave the matrix products too small for several cores.
 _CPU_QUERIES = 512
+# The widest heads of cuDNN's kernels: from Hopper on, and everywhere.
+_CUDNN_WIDTH, _CUDNN_WIDTH_EVERYWHERE = 256, 128
 
 
 def attention(query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array | None = None) -> jax.Array:
@@ -63,14 +65,17 @@ def attention(query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Arra
 def fused(dtype: DTypeLike, width: int) -> bool:
     """Returns whether attention without a mask runs in cuDNN's fused kernel: half precision and heads that fit it, on a GPU."""
     kind = jnp.dtype(dtype).name
-    if kind not in ("bfloat16", "float16") or width % 8 or width > 128 or jax.default_backend() != "gpu":
+    if kind not in ("bfloat16", "float16") or width % 8 or width > _CUDNN_WIDTH or jax.default_backend() != "gpu":
         return False
     return _cudnn_compiles(kind, width)
 
 
 @functools.cache
 def _cudnn_compiles(kind: str, width: int) -> bool:
-    """Tries the fused kernels of both directions once: old GPUs, AMD's and installations without cuDNN get a warning."""
+    """Tries the fused kernels of both directions once.
+
+    Old GPUs, AMD's and installations without cuDNN get a warning, unless the heads are wider than all of cuDNN's kernels take.
+    """
     x = jax.ShapeDtypeStruct((1, 64, 1, width), kind)
 
     def total(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
@@ -79,6 +84,8 @@ def _cudnn_compiles(kind: str, width: int) -> bool:
     try:
         jax.jit(jax.value_and_grad(total, argnums=(0, 1, 2))).lower(x, x, x).compile()
     except Exception as error:  # the kinds differ between the checks of JAX, XLA and cuDNN
+        if width > _CUDNN_WIDTH_EVERYWHERE:
+            return False
         warnings.warn(
             f"cuDNN's attention is not available here ({str(error).splitlines()[0] if str(error) else type(error).__name__}); "
             "the plain one is used, which takes more time and memory.",
