@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 
 from bridgejax.data.examples import Examples
-from bridgejax.data.images import SUFFIXES, check_files
+from bridgejax.data.images import KNOWN_FORMATS, SUFFIXES, check_files
 from bridgejax.data.stored import FileImages
 from bridgejax.errors import UserError, choices
 from bridgejax.prompts import display_name
@@ -110,7 +110,7 @@ def read_class_folders(root: Path, class_names: Sequence[str] | None, prefix: st
     for label, folder in enumerate(matched):
         files = _class_files(folder)
         if not files:
-            raise UserError(f"class folder {folder} holds no images; add PNG, JPEG, WebP, BMP or GIF files, or remove it.")
+            raise UserError(f"class folder {folder} holds no images; add image files ({KNOWN_FORMATS}), or remove it.")
         paths += files
         labels += [label] * len(files)
     check_files(paths)
@@ -126,7 +126,7 @@ def _class_files(folder: Path) -> list[Path]:
         elif path.suffix.lower() in SUFFIXES:
             files.append(path)
         else:
-            raise UserError(f"{path} is not an image file (expected PNG, JPEG, WebP, BMP or GIF); remove it or convert it.")
+            raise UserError(f"{path} is not an image file (expected {KNOWN_FORMATS}); remove it or convert it.")
     return files
 
 
