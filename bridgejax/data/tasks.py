@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from bridgejax.data.examples import Examples, Task, image_digest
-from bridgejax.data.folders import match_names, read_class_folders, split_folders
+from bridgejax.data.folders import class_folders, match_names, read_class_folders
 from bridgejax.data.images import FULL_CHECK_BYTES, decode_rgb, encode_png, pad_to_square
+from bridgejax.data.parts import find_folder, split_folders
 from bridgejax.data.splits import split_pool
 from bridgejax.data.stored import StoredImages
 from bridgejax.errors import UserError, nearest
@@ -164,17 +165,17 @@ def _read_asset(folder: Path) -> tuple[tuple[str, ...], Examples, tuple[object, 
 
 
 def _folder(root: Path, wanted: tuple[str, ...] | None) -> _Parts:
-    train_folder, test_folder = split_folders(root)
+    root = find_folder(root)
+    train_folder, test_folder = split_folders(root, wanted)
     if test_folder is None:
         names, pool = read_class_folders(root, wanted)
         check_class_names(names)
         return root.resolve().name, names, pool, pool.ids, None
     names, pool = read_class_folders(train_folder, wanted, prefix=f"{train_folder.name}/")
     check_class_names(names)
-    test_names = {path.name for path in test_folder.iterdir() if path.is_dir() and not path.name.startswith(".")}
-    unmatched = sorted(test_names ^ set(names)) if wanted is None else []
+    unmatched = sorted(class_folders(test_folder).keys() ^ set(names)) if wanted is None else []
     if unmatched:
-        with_, without = (test_folder, train_folder) if unmatched[0] in test_names else (train_folder, test_folder)
+        with_, without = (train_folder, test_folder) if unmatched[0] in names else (test_folder, train_folder)
         raise UserError(f"folder {with_} has class {unmatched[0]!r}, which {without} lacks; give both the same class folders.")
     _, test = read_class_folders(test_folder, names, prefix=f"{test_folder.name}/")
     return root.resolve().name, names, pool, pool.ids, test
