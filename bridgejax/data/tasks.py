@@ -15,14 +15,15 @@ from bridgejax.data.images import FULL_CHECK_BYTES, decode_rgb, encode_png, pad_
 from bridgejax.data.parts import find_folder, split_folders
 from bridgejax.data.splits import split_pool
 from bridgejax.data.stored import StoredImages
-from bridgejax.errors import UserError, nearest
-from bridgejax.files import asset_folder
+from bridgejax.errors import UserError, choices
+from bridgejax.files import asset_folder, expanded
 from bridgejax.identity import digest
 from bridgejax.prompts import check_class_names
 
 BUILTIN = ("tux_photos",)
 NAMES_ALONE = "classes"  # the source without images
-_KINDS = (NAMES_ALONE, "builtin", "folder", "task", "tfds")
+_FORMS = (NAMES_ALONE, "builtin:tux_photos", "folder:PATH", "task:NAME", "tfds:NAME")
+_KINDS = tuple(form.partition(":")[0] for form in _FORMS)
 
 
 def load_task(
@@ -114,13 +115,12 @@ def _read(source: str, class_names: Sequence[str] | None, data_dir: str | Path |
     """Returns the name, class names, pool to split, groups of near duplicates, and test part (if it has one)."""
     kind, separator, rest = source.partition(":")
     if not separator or kind not in _KINDS[1:] or not rest:
-        known = "classes, builtin:tux_photos, folder:PATH, task:NAME or tfds:NAME"
-        raise UserError(f"task.source={source!r} is not known; use {known}{nearest(kind, _KINDS)}.")
+        raise UserError(f"task.source={source!r} is not known; {choices(source, _FORMS)}")
     wanted = check_class_names(class_names) if class_names else None
     if kind == "builtin":
         return _builtin(rest, wanted)
     if kind == "folder":
-        return _folder(Path(rest).expanduser(), wanted)
+        return _folder(expanded(rest), wanted)
     if kind == "tfds":
         from bridgejax.data.tfds_source import read_tfds
 
@@ -134,7 +134,7 @@ def _read(source: str, class_names: Sequence[str] | None, data_dir: str | Path |
 
 def _builtin(name: str, wanted: tuple[str, ...] | None) -> _Parts:
     if name not in BUILTIN:
-        raise UserError(f"task.source='builtin:{name}' is not known; there is builtin:tux_photos{nearest(name, BUILTIN)}.")
+        raise UserError(f"task.source='builtin:{name}' is not known; {choices(name, BUILTIN)}")
     names, pool, groups = _read_asset(asset_folder(name))
     if wanted is None:
         return name, names, pool, groups, None

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from bridgejax.errors import UserError, nearest
+from bridgejax.errors import UserError, choices
 from bridgejax.files import JSONObject, read_json_object
 from bridgejax.models import resnet, vit_layouts
 from bridgejax.models.classifier import Classifier, Preprocessing
@@ -88,8 +88,8 @@ def classifier_spec(folder: Path) -> ClassifierSpec:
     if plain in TIMM_RESNETS or vit_layouts.is_timm_name(plain):
         return _timm(plain, config, where)
     raise UserError(
-        f"{where}: architecture {name!r} is not known{nearest(plain, _KNOWN)}; expected a name such as {', '.join(_KNOWN)}, "
-        f"or a transformers folder with model_type {', '.join(MODEL_TYPES)}."
+        f"{where}: architecture {name!r} is not known; {choices(plain, _KNOWN)} A transformers folder has a "
+        f"model_type instead, one of {', '.join(MODEL_TYPES)}."
     )
 
 
