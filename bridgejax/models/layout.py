@@ -44,12 +44,14 @@ class ClassifierSpec:
       layout: of its tensors.
       num_classes: outputs of the head in the file; None where the file has none.
       preprocessing: what images must be.
+      class_names: of the outputs, in order, where the file names them.
     """
 
     build: Build
     layout: Layout
     num_classes: int | None
     preprocessing: Preprocessing
+    class_names: tuple[str, ...] = ()
 
 
 # Arguments of timm's constructors that say nothing about a network's function in evaluation.
