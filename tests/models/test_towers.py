@@ -18,7 +18,7 @@ from bridgejax.models import load_classifier, reset_blocks, save_classifier
 from bridgejax.models.registry import abstract_classifier, classifier_digest
 from bridgejax.models.siglip_tokenizer import SigLIPTokenizer
 from tests.models.siglip_folders import PIECES, write_gemma, write_sentencepiece, write_unigram
-from tests.small_backbones import MEAN, PREPROCESSOR, TOWER, TWO_TOWERS, write_clip
+from tests.small_backbones import MEAN, TWO_TOWERS, write_clip, write_dinov2
 
 RUN = nnx.jit(lambda model, x: model(x))
 
@@ -250,21 +250,18 @@ def test_a_siglip_tokenizer_that_is_missing_or_too_large_is_told(copied: Any, tm
 
 
 @pytest.mark.parametrize("registers", [0, 2])
-def test_a_dinov2_folder_starts_trains_and_comes_back(registers: int, tmp_path: Path) -> None:
-    config: dict[str, Any] = {"model_type": "dinov2", "architectures": ["Dinov2Model"], **TOWER, "mlp_ratio": 2}
-    if registers:
-        config |= {"model_type": "dinov2_with_registers", "num_register_tokens": registers}
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    (tmp_path / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR))
+def test_a_dinov2_folder_starts_and_comes_back(registers: int, tmp_path: Path) -> None:
+    folder = write_dinov2(tmp_path / "dinov2", registers)
     with pytest.raises(UserError, match="without a head; give num_classes"):
-        load_classifier(tmp_path)
-    model = load_classifier(tmp_path, num_classes=3, pretrained=False)
+        load_classifier(folder)
+    model = load_classifier(folder, num_classes=3)
     assert (model.preprocessing.size, model.preprocessing.mean, model.feature_width) == (32, tuple(MEAN), 32)
     assert (np.asarray(model.blocks[0].layer_scale1[...]) == 1).all()
     save_classifier(model, tmp_path / "saved")
     again = load_classifier(tmp_path / "saved")
     assert nnx.graphdef(again) == nnx.graphdef(model)
     np.testing.assert_array_equal(RUN(again, _images(40)), RUN(model, _images(40)))
-    (tmp_path / "config.json").write_text(json.dumps({**config, "qkv_bias": False}))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "qkv_bias": False}))
     with pytest.raises(UserError, match="qkv_bias = False is not supported"):
-        load_classifier(tmp_path, num_classes=3)
+        load_classifier(folder, num_classes=3)
