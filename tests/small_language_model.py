@@ -6,7 +6,31 @@ import json
 from pathlib import Path
 from typing import Any
 
-WORDS = "a an the on in under near of and with red blue small old bird dog river tree boat house photo sky grass".split()
+WORDS = [
+    "a",
+    "an",
+    "the",
+    "on",
+    "in",
+    "under",
+    "near",
+    "of",
+    "and",
+    "with",
+    "red",
+    "blue",
+    "small",
+    "old",
+    "bird",
+    "dog",
+    "river",
+    "tree",
+    "boat",
+    "house",
+    "photo",
+    "sky",
+    "grass",
+]
 PIECES = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -4.0), *((f"▁{word}", -3.0) for word in WORDS)]
 PIECES += [(letter, -6.0) for letter in "abcdefghijklmnopqrstuvwxyz"]
 CONFIG: dict[str, Any] = {

@@ -95,7 +95,9 @@ class T5Config:
             d_kv=positive_int(config, "d_kv", where, 64),
             d_ff=positive_int(config, "d_ff", where, 2048),
             encoder_layers=layers,
-            decoder_layers=layers if config.get("num_decoder_layers") is None else positive_int(config, "num_decoder_layers", where),
+            decoder_layers=layers
+            if config.get("num_decoder_layers") is None
+            else positive_int(config, "num_decoder_layers", where),
             heads=positive_int(config, "num_heads", where, 8),
             buckets=positive_int(config, "relative_attention_num_buckets", where, 32),
             max_distance=positive_int(config, "relative_attention_max_distance", where, 128),
@@ -104,7 +106,9 @@ class T5Config:
             gated=bool(dash),
             scales_output=bool(scales),
             pad_id=pad,
-            start_id=pad if config.get("decoder_start_token_id") is None else _token_id(config, "decoder_start_token_id", where),
+            start_id=pad
+            if config.get("decoder_start_token_id") is None
+            else _token_id(config, "decoder_start_token_id", where),
             end_ids=tuple(ends) if isinstance(ends, list) else (_token_id(config, "eos_token_id", where, 1),),
         )
 
@@ -206,15 +210,18 @@ class T5Mlp(nnx.Module):
     """Two dense layers, the first of them gated or not."""
 
     def __init__(self, config: T5Config, **options: Unpack[LayerOptions]):
-        names = ("wi_0", "wi_1") if config.gated else ("wi",)
-        for name in names:
-            setattr(self, name, linear(config.d_model, config.d_ff, use_bias=False, **options))
+        def inner() -> nnx.Linear:
+            return linear(config.d_model, config.d_ff, use_bias=False, **options)
+
+        self.wi = None if config.gated else inner()
+        self.wi_0 = inner() if config.gated else None
+        self.wi_1 = inner() if config.gated else None
         self.wo = linear(config.d_ff, config.d_model, use_bias=False, **options)
-        self.activation, self.gated = ACTIVATIONS[config.activation], config.gated
+        self.activation = ACTIVATIONS[config.activation]
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        hidden = self.activation(self.wi_0(x)) * self.wi_1(x) if self.gated else self.activation(self.wi(x))
-        return self.wo(hidden)
+        first, *gated = (layer(x) for layer in (self.wi, self.wi_0, self.wi_1) if layer is not None)
+        return self.wo(self.activation(first) * gated[0] if gated else self.activation(first))
 
 
 class T5Block(nnx.Module):
@@ -261,7 +268,7 @@ class T5Stack(nnx.Module):
         self.decoder, self.buckets, self.max_distance = decoder, config.buckets, config.max_distance
 
     def bias(self, length: int) -> jax.Array:
-        """Returns what relative positions add to the scores, float32 [1, heads, length, length]; a decoder sees no later one."""
+        """Returns what relative positions add to scores, float32 [1, heads, length, length]; a decoder sees no later one."""
         places = position_buckets(length, length, not self.decoder, self.buckets, self.max_distance)
         bias = jnp.moveaxis(self.relative_bias(jnp.asarray(places)), -1, 0)[None]
         return jnp.where(np.tril(np.ones((length, length), bool)), bias, _MASKED) if self.decoder else bias
@@ -334,7 +341,7 @@ class T5(nnx.Module):
         return self.shared.attend(x) if self.lm_head is None else self.lm_head(x), caches
 
     def __call__(self, ids: jax.Array, decoder_ids: jax.Array) -> jax.Array:
-        """Returns the logits after each token, float32 [n, t, vocabulary], of int32 [n, s] and [n, t]; pads of `ids` are masked."""
+        """Returns logits after each token, float32 [n, t, vocabulary], of int32 [n, s] and [n, t]; pads of `ids` are masked."""
         source, mask = self.encode(ids)
         length = decoder_ids.shape[1]
         cache = self.empty_cache(ids.shape[0], length)

@@ -1,12 +1,12 @@
 """Sampling from a language model: which tokens may follow, and the jitted loop that draws them row by row.
 
-Filters are those of Fan et al. 2018 (top-k) and Holtzman et al. 2020 (top-p), in transformers' order: temperature, top-k, top-p.
+Filters are those of Fan et al. 2018 (top-k) and Holtzman et al. 2020 (top-p), in the order temperature, top-k, top-p.
 """
 
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,9 @@ from flax import nnx
 from jax import lax
 
 from bridgejax.models.t5 import T5, KeysValues
+
+# Position, last tokens [n], which texts have ended [n], tokens drawn [n, length], the decoder's cache.
+_Carry: TypeAlias = tuple[jax.Array, jax.Array, jax.Array, jax.Array, list[KeysValues]]
 
 
 class Filters(NamedTuple):
@@ -103,10 +106,10 @@ def decode(
     bias = model.decoder.bias(length)
     ends = jnp.asarray(config.end_ids)
 
-    def go_on(carry: tuple[jax.Array, ...]) -> jax.Array:
+    def go_on(carry: _Carry) -> jax.Array:
         return (carry[0] < limit) & ~jnp.all(carry[2])
 
-    def step(carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+    def step(carry: _Carry) -> _Carry:
         position, last, ended, drawn, cache = carry
         here = lax.dynamic_slice_in_dim(bias, position, 1, axis=2)
         logits, cache = model.decode(last[:, None], source.seen, source.mask, cache, here, position)

@@ -52,12 +52,6 @@ class LanguageModel:
         """
         return TextTokenizer(self.folder)
 
-    @functools.cached_property
-    def digest(self) -> str:
-        """SHA-256 of what decides the texts: config, weights and tokenizer."""
-        files = (self.folder / _CONFIG, *find_weights(self.folder), self.tokenizer.file)
-        return folder_digest(self.folder, (file.name for file in files))
-
     def logits(self, input_ids: npt.ArrayLike, decoder_input_ids: npt.ArrayLike) -> jax.Array:
         """Returns the logits of the token after each one.
 
@@ -183,6 +177,27 @@ def _groups(order: list[int], lengths: list[int]) -> Iterator[list[int]]:
         yield from (same[start : start + size] for start in range(0, len(same), size))
 
 
+def language_model_digest(folder: str | Path) -> str:
+    """Returns the SHA-256 of what decides a language model's texts: its config, weights and tokenizer.
+
+    Raises:
+      UserError: one of them is missing, or the config or the tokenizer cannot be read.
+    """
+    place = LANGUAGE_MODELS.resolve(folder)
+    _read_config(place)
+    weights = find_weights(place)
+    if absent := [file for file in weights if not file.is_file()]:
+        raise UserError(f"{absent[0]} is missing; fetch the folder again.")
+    return folder_digest(place, (file.name for file in (place / _CONFIG, *weights, TextTokenizer(place).file)))
+
+
+def _read_config(folder: Path) -> T5Config:
+    file = folder / _CONFIG
+    if not file.exists():
+        raise UserError(f"{file} is missing; a T5 folder needs {_CONFIG} beside model.safetensors.")
+    return T5Config.read(read_json_object(file, "get the published file"), str(file))
+
+
 def load_language_model(folder: str | Path) -> LanguageModel:
     """Loads a T5 of transformers with its weights, float32.
 
@@ -194,10 +209,7 @@ def load_language_model(folder: str | Path) -> LanguageModel:
       UserError: the folder, its config or its weights are missing, damaged, not supported or do not fit together.
     """
     place = LANGUAGE_MODELS.resolve(folder)
-    file = place / _CONFIG
-    if not file.exists():
-        raise UserError(f"{file} is missing; a T5 folder needs {_CONFIG} beside model.safetensors.")
-    config = T5Config.read(read_json_object(file, "get the published file"), str(file))
+    config = _read_config(place)
     tensors = plain_t5_tensors(read_tensors(place), str(place))
     abstract = T5(config, own_head=has_own_head(tensors), rngs=ShapesOnly())
     return LanguageModel(place, assign(abstract, tensors, T5_RULES, str(place)))

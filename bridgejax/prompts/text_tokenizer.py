@@ -5,12 +5,17 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bridgejax.errors import UserError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 JSON_FILE, PIECES_FILE = "tokenizer.json", "spiece.model"
 _SENTINELS = 100  # <extra_id_99> … <extra_id_0> follow the pieces in every published T5
 _CONTROL, _UNKNOWN = 3, 2  # kinds of pieces
+_OUTSIDE = ("<unk>", "▁")  # tokens that say nothing
 
 
 class TextTokenizer:
@@ -26,7 +31,9 @@ class TextTokenizer:
 
         file = next((folder / name for name in (JSON_FILE, PIECES_FILE) if (folder / name).is_file()), None)
         if file is None:
-            raise UserError(f"{folder} holds no tokenizer; expected {JSON_FILE} or {PIECES_FILE} in it, fetch the folder again.")
+            raise UserError(
+                f"{folder} holds no tokenizer; expected {JSON_FILE} or {PIECES_FILE} in it, fetch the folder again."
+            )
         try:
             self._backend = tokenizers.Tokenizer.from_file(str(file)) if file.name == JSON_FILE else _from_pieces(file)
         except Exception as error:  # the library raises plain Exceptions; the cause is chained
@@ -34,6 +41,11 @@ class TextTokenizer:
         self._backend.no_truncation()
         self._backend.no_padding()
         self.file = file
+
+    def knows(self, text: str) -> bool:
+        """Returns whether any part of a text is in the vocabulary."""
+        outside = {self._backend.token_to_id(token) for token in _OUTSIDE}
+        return not outside.issuperset(self._backend.encode(text, add_special_tokens=False).ids)
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Returns the ids of each text."""
@@ -44,7 +56,7 @@ class TextTokenizer:
         return [text.strip() for text in self._backend.decode_batch([list(row) for row in ids], skip_special_tokens=True)]
 
 
-def _from_pieces(file: Path):  # type: ignore[no-untyped-def]
+def _from_pieces(file: Path) -> Tokenizer:
     """Returns the tokenizer that transformers' T5Tokenizer makes of a SentencePiece file.
 
     Read here, since transformers does it with two further packages, sentencepiece and protobuf.
@@ -71,9 +83,9 @@ def _from_pieces(file: Path):  # type: ignore[no-untyped-def]
     tokenizer.add_special_tokens([*special, *sentinels])
     if charsmap:
         tokenizer.normalizer = normalizers.Precompiled(charsmap)
-    words = {"replacement": "▁", "prepend_scheme": "always", "split": True}
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(**words)])
-    tokenizer.decoder = decoders.Metaspace(**words)
+    # The marks of these are the library's defaults, which are SentencePiece's.
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()])
+    tokenizer.decoder = decoders.Metaspace()
     tokenizer.post_processor = processors.TemplateProcessing(
         single=["$A", end], special_tokens=[(end, tokenizer.token_to_id(end))]
     )
@@ -101,7 +113,7 @@ def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
             yield tag >> 3, number()
             continue
         size = {1: 8, 5: 4}.get(tag & 7) or (number() if tag & 7 == 2 else 0)
-        if not size and tag & 7 != 2 or place + size > len(message):
+        if (not size and tag & 7 != 2) or place + size > len(message):
             raise ValueError("it is not a SentencePiece file, or is cut short")
         yield tag >> 3, message[place : place + size]
         place += size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -9,13 +10,20 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from bridgejax.config import PromptSettings
 from bridgejax.errors import UserError
 from bridgejax.prompts import load_language_model
 from bridgejax.prompts.decoding import decode
+from bridgejax.prompts.language_enhancement import T5Writer, plan_sentences
 from bridgejax.prompts.language_model import LanguageModel
 from tests.small_language_model import V1_1, write_language_model
 
-TEXTS = ["a red bird", "the old dog near the river", "sky", "a boat on the river and the house under the old tree near a dog and"]
+TEXTS = [
+    "a red bird",
+    "the old dog near the river",
+    "sky",
+    "a boat on the river and the house under the old tree near a dog and",
+]
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +45,8 @@ def test_a_text_depends_on_its_own_text_and_seed_alone(model: LanguageModel, opt
 
 
 def test_more_tokens_go_on_where_fewer_end_and_one_seed_gives_one_text(model: LanguageModel):
-    short, long = (model.generate(TEXTS * 2, seeds=[1] * 8, max_tokens=count) for count in (4, 16))
-    assert long[:4] == long[4:]
+    short, long = (model.generate(TEXTS[:3] * 2, seeds=[1] * 6, max_tokens=count) for count in (4, 16))
+    assert long[:3] == long[3:]
     # A text can end within a word, whose letters are tokens of their own.
     assert all(whole.startswith(start) for whole, start in zip(long, short, strict=True))
     assert short != long
@@ -46,11 +54,11 @@ def test_more_tokens_go_on_where_fewer_end_and_one_seed_gives_one_text(model: La
 
 
 def test_greedy_has_no_chance_in_it_and_low_temperature_comes_near_it(model: LanguageModel):
-    greedy = model.generate(TEXTS, seeds=[1, 2, 3, 4], top_k=1)
-    assert greedy == model.generate(TEXTS, seeds=[5, 6, 7, 8], top_k=1)
-    assert greedy == model.generate(TEXTS, seeds=[5, 6, 7, 8], temperature=1e-4)
-    assert greedy == model.generate(TEXTS, seeds=[5, 6, 7, 8], top_p=1e-6)
-    assert greedy != model.generate(TEXTS, seeds=[5, 6, 7, 8])
+    greedy = model.generate(TEXTS[:3], seeds=[1, 2, 3], top_k=1)
+    assert greedy == model.generate(TEXTS[:3], seeds=[5, 6, 7], top_k=1)
+    assert greedy == model.generate(TEXTS[:3], seeds=[5, 6, 7], temperature=1e-4)
+    assert greedy == model.generate(TEXTS[:3], seeds=[5, 6, 7], top_p=1e-6)
+    assert greedy != model.generate(TEXTS[:3], seeds=[5, 6, 7])
 
 
 def test_one_program_serves_a_bucket_of_shapes(model: LanguageModel):
@@ -150,3 +158,34 @@ def test_two_token_tables_are_refused(tmp_path: Path):
     save_file({**tensors, "decoder.embed_tokens.weight": tensors["shared.weight"] + 1}, folder / "model.safetensors")
     with pytest.raises(UserError, match=r"decoder\.embed_tokens\.weight is not shared\.weight"):
         load_language_model(folder)
+
+
+def test_sentences_of_a_model_are_seeded_kept_and_go_on(tmp_path: Path, model: LanguageModel, monkeypatch: pytest.MonkeyPatch):
+    prompts = PromptSettings(source=f"t5:{model.folder}", sentences=6, max_tokens=8)
+    classes = ("bird", "old dog")
+
+    def make(folder: str, seed: int = 0, **changes: object) -> dict[str, tuple[str, ...]]:
+        plan = plan_sentences(dataclasses.replace(prompts, **changes), classes, seed)
+        assert plan is not None
+        return plan.make(tmp_path / folder)
+
+    made = make("a")
+    assert [len(set(made[name])) for name in classes] == [6, 6]
+    assert make("b") == made
+    assert make("b", seed=1)["bird"] != made["bird"]
+    assert len(list((tmp_path / "b").iterdir())) == 2  # what is asked otherwise has a file of its own
+    # Killed after the first class.
+    draw = T5Writer.draw
+
+    def killed(self: T5Writer, name: str, number: int, wanted: int) -> list[str]:
+        if name == "old dog":
+            raise KeyboardInterrupt
+        return draw(self, name, number, wanted)
+
+    monkeypatch.setattr(T5Writer, "draw", killed)
+    with pytest.raises(KeyboardInterrupt):
+        make("c")
+    monkeypatch.setattr(T5Writer, "draw", lambda self, name, *rest: draw(self, name, *rest) if name == "old dog" else 1 / 0)
+    assert make("c") == made
+    with pytest.raises(UserError, match="has nothing of class name '日本', so it can write no sentence of it; rename"):
+        plan_sentences(prompts, ("日本",), 0)

@@ -26,7 +26,9 @@ def write_pieces(folder: Path) -> Path:
         piece = _part(1, text.encode()) + b"\x15" + struct.pack("<f", score)
         message += _part(1, piece + bytes([3 << 3, KINDS.get(text, 1)]))
     file = folder / "spiece.model"
-    file.write_bytes(message + _part(2, bytes([4 << 3, 1]) + b"\x55" + struct.pack("<f", 0.5)) + _part(3, _part(1, b"identity")))
+    file.write_bytes(
+        message + _part(2, bytes([4 << 3, 1]) + b"\x55" + struct.pack("<f", 0.5)) + _part(3, _part(1, b"identity"))
+    )
     return file
 
 
