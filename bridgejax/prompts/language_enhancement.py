@@ -129,9 +129,8 @@ class SentencePlan:
         store = _Store(self.file(folder), self.about)
         lacking = [name for name in self.class_names if not store.is_finished(name, self.count)]
         if lacking:
-            stage_heading(
-                f"sentences: {self.count} per class from {self.about['source']}, {len(lacking)} of {len(self.class_names)} classes"
-            )
+            about = f"{self.count} per class, {len(lacking)} of {len(self.class_names)} classes"
+            stage_heading(f"sentences: {about}, from {self.about['source']}")
             self._write(store, lacking)
         made = {name: tuple(store.sentences[name])[: self.count] for name in self.class_names}
         if lacking:
@@ -162,8 +161,8 @@ class SentencePlan:
                 store.save()
                 kept = [len(texts) for texts in store.sentences.values() if texts]
                 raise UserError(
-                    f"{str(error).rstrip('.')}; {sum(kept)} sentences ({len(kept)} of {len(self.class_names)} classes) are kept "
-                    f"in {store.file}, and the same command goes on from there."
+                    f"{str(error).rstrip('.')}; {sum(kept)} sentences ({len(kept)} of {len(self.class_names)} classes) are "
+                    f"kept in {store.file}, and the same command goes on from there."
                 ) from error
             except BaseException:
                 store.save()
