@@ -3,7 +3,7 @@
     python -m benchmarks language [--repeats 5] [--quick]
 
 Random weights in the shape of t5-small; 200 sentences of 32 tokens, 20 for each of 10 class names, sampled with top-k 50, all
-in one call of each side; --quick takes a T5 of one block and 20 sentences. Samples cannot be the same, so the logits of one text
+in one call of each side; --quick takes a T5 of one block and 20 sentences. Samples cannot be the same; the logits of one text
 are compared. Sides run in processes of their own and take turns. Keeps docs/results/language.json and .md.
 """
 
