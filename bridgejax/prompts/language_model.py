@@ -95,7 +95,7 @@ class LanguageModel:
           top_p: only the likeliest tokens that have this probability together may follow, in (0, 1]; 1 is no bound.
 
         Returns:
-          The texts, without special tokens and spaces around them.
+          The texts, without special tokens.
 
         Raises:
           UserError: an argument is wrong, or the folder has no tokenizer.

@@ -53,7 +53,7 @@ class TextTokenizer:
 
     def decode(self, ids: Sequence[Sequence[int]]) -> list[str]:
         """Returns the text of each row of ids."""
-        return [text.strip() for text in self._backend.decode_batch([list(row) for row in ids], skip_special_tokens=True)]
+        return self._backend.decode_batch([list(row) for row in ids], skip_special_tokens=True)
 
 
 def _from_pieces(file: Path) -> Tokenizer:

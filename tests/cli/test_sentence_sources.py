@@ -57,6 +57,18 @@ def test_image_i_takes_sentence_i_of_its_class_in_rotation(config_file: Path, tm
     assert open_set(tmp_path / "other" / "synthetic").digest != digest
 
 
+def test_a_further_set_can_have_sentences_of_its_own(config_file: Path, tmp_path: Path):
+    config = tmp_path / "config.py"
+    change = f"    config.synthetic_sets.told = {{'prompts': {{'source': 'file:{_file(tmp_path)}'}}}}\n"
+    change += "    config.recipes.told = ({'data': 'synthetic', 'synthetic_set': 'told', 'length': 1.0},)\n"
+    change += "    config.arms = ('bridged_plus_plus', 'told')\n    return config\n"
+    config.write_text(config_file.read_text().replace("    return config\n", change))
+    assert _generate(config, tmp_path / "work", "template", per_class=1) == 0
+    assert _prompts(tmp_path / "work")["cup"] == ["a photo of a cup"]
+    prompts = [row["prompt"] for row in open_set(tmp_path / "work" / "synthetic_sets" / "told")]
+    assert prompts == ["a photo of a red apple on a tree", "a photo of one cup"]
+
+
 def test_sentences_of_a_t5_folder_are_kept_in_the_workdir(config_file: Path, tmp_path: Path):
     folder = write_language_model(tmp_path / "t5", **V1_1)
     options = ["--config.prompts.sentences=3", "--config.prompts.max_tokens=6"]
