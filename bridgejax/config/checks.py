@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from bridgejax.config.names import check_file_name
-from bridgejax.config.sections import InversionSettings, TaskSettings
+from bridgejax.config.sections import InversionSettings, PromptSettings, TaskSettings
 from bridgejax.errors import UserError, choices
 from bridgejax.mesh_axes import DATA_AXIS, MODEL_AXIS, axis_names, axis_rules
 from bridgejax.recipes import Recipe
@@ -20,6 +20,18 @@ def check_task(task: TaskSettings) -> None:
             "task.source is 'classes', which has no images to take the names from; set task.class_names, for instance to "
             "('apple', 'cup')."
         )
+
+
+def check_prompts(prompts: PromptSettings, inversion: InversionSettings) -> None:
+    """Checks that nothing else fills prompts where sentences do."""
+    if prompts.source == "template":
+        return
+    for key, is_set in (("prompts.variants", bool(prompts.variants)), ("inversion.mode", inversion.mode is not None)):
+        if is_set:
+            raise UserError(
+                f"prompts.source is {prompts.source!r}, whose sentences fill the prompts, but {key} fills them too; unset one "
+                "of the two."
+            )
 
 
 def check_inversion(inversion: InversionSettings, task: TaskSettings) -> None:

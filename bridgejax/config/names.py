@@ -6,9 +6,10 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 
-from bridgejax.errors import UserError
+from bridgejax.errors import UserError, choices
 
 PLACEHOLDER = "{}"  # in a template, where the class goes
+SENTENCE_SOURCES = {"file": "PATH", "builtin": "NAME", "t5": "FOLDER", "endpoint": "URL"}
 
 
 def nfc(text: str) -> str:
@@ -82,7 +83,7 @@ def check_phrases(class_name: str, phrases: Sequence[str]) -> tuple[str, ...]:
     return tuple(phrases)
 
 
-def check_templates(template: str | Iterable[str]) -> tuple[str, ...]:
+def check_templates(template: str | Iterable[str], where: str = "prompts.template") -> tuple[str, ...]:
     """Returns the template, or the templates, as a tuple.
 
     Raises:
@@ -90,13 +91,26 @@ def check_templates(template: str | Iterable[str]) -> tuple[str, ...]:
     """
     templates = (template,) if isinstance(template, str) else tuple(template)
     if not templates:
-        raise UserError("prompts.template is empty; give a text with {} where the class name goes.")
+        raise UserError(f"{where} is empty; give a text with {{}} where the class name goes.")
     for text in templates:
         if not isinstance(text, str):
-            raise UserError(f"prompts.template {text!r} is not text; give a text with {{}} where the class name goes.")
+            raise UserError(f"{where} {text!r} is not text; give a text with {{}} where the class name goes.")
         if PLACEHOLDER not in text:
-            raise UserError(f"prompts.template {text!r} has no {{}}; put {{}} where the class name goes.")
+            raise UserError(f"{where} {text!r} has no {{}}; put {{}} where the class name goes.")
     return templates
+
+
+def check_sentence_source(where: str, source: str) -> None:
+    """Checks that a source of prompts is of a known kind and names a place.
+
+    Raises:
+      UserError: it is not.
+    """
+    kind, _, place = source.partition(":")
+    if source == "template" or (kind in SENTENCE_SOURCES and place):
+        return
+    forms = ("template", *(f"{name}:{what}" for name, what in SENTENCE_SOURCES.items()))
+    raise UserError(f"{where} is {source!r}; {choices(source, forms)}")
 
 
 def check_token(where: str, token: str) -> None:

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from bridgejax.config.checks import check_arms, check_inversion, check_mesh, check_set_names, check_task
+from bridgejax.config.checks import check_arms, check_inversion, check_mesh, check_prompts, check_set_names, check_task
 from bridgejax.config.sections import (
     ClassifierSettings,
     GeneratorSettings,
@@ -118,6 +118,7 @@ class Settings:
         changed = build(Settings, values)
         try:
             check_inversion(changed.inversion, changed.task)
+            check_prompts(changed.prompts, changed.inversion)
         except UserError as error:
             raise UserError(f"in synthetic_sets.{name}: {error}") from error
         return changed
@@ -125,6 +126,7 @@ class Settings:
     def _check_together(self) -> None:
         check_task(self.task)
         check_inversion(self.inversion, self.task)
+        check_prompts(self.prompts, self.inversion)
         check_mesh(self.mesh, self.mesh_rules)
         check_arms(self.arms, self.study.baseline, self.recipes)
         # A recipe of the library that no arm uses may measure itself against another that this config changed.

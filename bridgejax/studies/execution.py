@@ -56,6 +56,9 @@ def _plain(settings: Settings) -> dict[str, object]:
 
 def generate_sets(plan: StudyPlan, workdir: Path, runs: Sequence[StudyRun]) -> None:
     """Makes what is missing or damaged of the synthetic sets that the runs train with, learning their tokens before."""
+    for name, study_set in plan.sets.items():
+        if any(name in plan.recipes[run.arm].synthetic_sets for run in runs):
+            plan.sets[name] = study_set.with_sentences(workdir)
     for study_set in plan.sets.values():
         users = [run for run in runs if study_set.name in plan.recipes[run.arm].synthetic_sets]
         if not study_set.learns:

@@ -93,7 +93,7 @@ class StudyPlan:
     recipes: Mapping[str, Recipe]
     classifier_digest: str
     runs: tuple[StudyRun, ...]
-    sets: Mapping[str, StudySet]
+    sets: dict[str, StudySet]
     mesh: Mesh
     generation_mesh: Mesh
     splits: TaskSplits
