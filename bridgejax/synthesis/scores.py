@@ -125,14 +125,19 @@ def scores_of(
 
 
 def shown(
-    model: nnx.Module, *, batch_size: int, image_size: int | None = None, mesh: Mesh | None = None
+    model: nnx.Module,
+    *,
+    batch_size: int,
+    image_size: int | None = None,
+    crop: float | None = None,
+    mesh: Mesh | None = None,
 ) -> Callable[[Examples], Iterator[Batch]]:
     """Returns what gives images to a model in evaluation batches that split over a mesh."""
     parts, made = data_size(mesh), getattr(model, "preprocessing", None)
     if made is None:
         raise UserError(f"{type(model).__name__} has no `preprocessing`; load a classifier with load_classifier.")
     size = -(-batch_size // parts) * parts
-    return functools.partial(eval_batches, batch_size=size, image_size=image_size or made.size, crop=made.crop)
+    return functools.partial(eval_batches, batch_size=size, image_size=image_size or made.size, crop=crop or made.crop)
 
 
 def class_columns(model: nnx.Module, class_names: Sequence[str], weights: str | None = None) -> list[int]:
