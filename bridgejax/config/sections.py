@@ -175,7 +175,7 @@ class FilterSettings:
         form="a text or a list of texts with {} where the class name goes, or None",
         check=lambda _, template: check_templates(template),
     )
-    rule: str | tuple[str, ...] = setting(
+    rule: tuple[str, ...] = setting(
         ("above_chance",),
         "What `bridgejax filter` keeps: rules as of a stage's synthetic_filter.",
         decides=False,
