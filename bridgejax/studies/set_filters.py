@@ -149,11 +149,13 @@ class SetFilter:
         for label, name in enumerate(self.class_names):
             mine = before & (labels == label)
             if not (after & mine).any() and mine.any():
-                needed = f"{1 / len(self.class_names):.4g} or less is chance" if rule.number is None else "that is not enough"
+                needed = f"more than {1 / len(self.class_names):.4g} (chance)"
+                advice = "use 'quota:N', which fills up with the best, or another filter.classifier"
+                if rule.name == "real":
+                    needed, advice = f"at least {rule.number:g}", "use a lower margin, or leave the rule out"
                 return (
-                    f"the filter rule {rule.text!r} leaves no image of class {name!r}: its best {meaning} is "
-                    f"{values[mine].max():.4g}, and {needed}; use another rule ('quota:N' fills up with the best), another "
-                    "filter.classifier, or a generator that knows the class."
+                    f"the filter rule {rule.text!r} leaves no image of class {name!r}: the best {meaning} of its "
+                    f"{mine.sum():,} images is {values[mine].max():.4g}, but it takes {needed}; {advice}."
                 )
         return None
 

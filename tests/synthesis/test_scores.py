@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from flax import nnx
@@ -148,3 +152,46 @@ def test_one_program_serves_every_batch(images, tmp_path, clip_folder, monkeypat
     monkeypatch.setattr(type(model), "__call__", counted)
     score_set(tmp_path / "set", model, batch_size=2)
     assert traced == [(2, 32, 32, 3)]
+
+
+MESH_PROGRAM = """
+import sys
+import os
+import subprocess
+import sys
+
+import numpy as np
+from bridgejax.mesh import make_mesh
+from bridgejax.synthesis import score_set
+mesh = make_mesh([("data", 4)])
+assert mesh.size == 4
+np.save(sys.argv[3], score_set(sys.argv[1], sys.argv[2], mesh=mesh, batch_size=6))
+"""
+
+
+def test_four_devices_give_the_scores_of_one(images, tmp_path, clip_folder):
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    arguments = (str(tmp_path / "set"), str(clip_folder), str(tmp_path / "scores.npy"))
+    subprocess.run([sys.executable, "-c", MESH_PROGRAM, *arguments], check=True, env=environment, timeout=300)
+    (file,) = columns(tmp_path / "set")
+    file.unlink()
+    np.testing.assert_allclose(np.load(tmp_path / "scores.npy"), score_set(tmp_path / "set", clip_folder), rtol=1e-5)
+
+
+@pytest.mark.parity
+def test_scores_are_those_of_the_original(images, tmp_path, clip_folder):
+    import torch
+    from transformers import CLIPModel
+
+    from bridgejax.models.tokenizer import Tokenizer
+
+    original = CLIPModel.from_pretrained(clip_folder).eval()
+    scores = score_set(tmp_path / "set", clip_folder)
+    (batch,) = eval_batches(synthetic_examples(tmp_path / "set"), batch_size=15, image_size=32, crop=32 / 36)
+    made = load_classifier(clip_folder, class_names=NAMES).preprocessing
+    pixels = (batch["image"] / np.float32(255) - np.float32(made.mean)) / np.float32(made.std)
+    ids = torch.from_numpy(np.asarray(Tokenizer(clip_folder, 77)([f"a photo of a {name}." for name in NAMES]), np.int64))
+    with torch.no_grad():
+        logits = original(ids, torch.from_numpy(pixels.transpose(0, 3, 1, 2))).logits_per_image
+    own = torch.softmax(logits, 1)[torch.arange(15), torch.from_numpy(batch["label"].astype(np.int64))]
+    np.testing.assert_allclose(scores, own.numpy(), rtol=1e-4)
