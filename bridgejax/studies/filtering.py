@@ -60,7 +60,8 @@ def filter_sets(settings: Settings, workdir: Path) -> FilterOutcome:
     with open_workdir(workdir, settings):
         generate_sets(plan, workdir, plan.runs)
         if is_first():
-            outcomes = [_judged(plan, workdir, plan.runs[0], name, rules) for name in plan.sets]
+            first = dataclasses.replace(plan.runs[0], per_class=plan.per_class)
+            outcomes = [_judged(plan, workdir, first, name, rules) for name in plan.sets]
     return FilterOutcome(
         tuple(selection for selection, _, _ in outcomes),
         tuple(pictures for _, pictures, _ in outcomes),

@@ -8,7 +8,7 @@ from pathlib import Path
 from bridgejax.data import Examples
 from bridgejax.mesh import barrier
 from bridgejax.progress import stage_heading
-from bridgejax.recipes import Stage
+from bridgejax.recipes import Stage, filter_rules
 from bridgejax.runtime import is_first
 from bridgejax.studies.set_filters import Selection
 from bridgejax.studies.study_plan import StudyPlan, StudyRun
@@ -21,6 +21,7 @@ class RunImages:
         self._plan, self._workdir = plan, workdir
         self._sets: dict[tuple[Path, int], Examples] = {}
         self._kept: dict[tuple[object, ...], Examples] = {}
+        self._selections: dict[tuple[object, ...], Selection] = {}
 
     def of(self, run: StudyRun) -> dict[str, Examples]:
         """Returns the images of a run, whose sets are finished.
@@ -40,8 +41,7 @@ class RunImages:
             self._sets[key] = synthetic_examples(folder, class_names=plan.class_names, per_class=run.per_class)
         if not stage.synthetic_filter:
             return self._sets[key]
-        # The shots decide too, of a rule that compares with them.
-        chosen = (*key, stage.synthetic_filter, plan.task(run.shots, run.seed).digest)
+        chosen = self._key(run, stage)
         if chosen not in self._kept:
             self._kept[chosen] = self._sets[key].select(self.selection(run, stage).checked())
         return self._kept[chosen]
@@ -52,8 +52,18 @@ class RunImages:
         Raises:
           UserError: the images cannot be judged.
         """
-        task = self._plan.task(run.shots, run.seed)
-        return self._plan.filter.select(self._folder(run, stage), stage.synthetic_filter, task, run.per_class)
+        key = self._key(run, stage)
+        if key not in self._selections:
+            task = self._plan.task(run.shots, run.seed)
+            rules, judge = stage.synthetic_filter, self._plan.filter
+            self._selections[key] = judge.select(self._folder(run, stage), rules, task, run.per_class)
+        return self._selections[key]
+
+    def _key(self, run: StudyRun, stage: Stage) -> tuple[object, ...]:
+        """Returns what tells selections apart: the images, the rules and, for one that compares with them, the shots."""
+        rules = filter_rules("filter", stage.synthetic_filter)
+        shots = self._plan.task(run.shots, run.seed).digest if any(rule.name == "real" for rule in rules) else None
+        return (self._folder(run, stage), run.per_class, stage.synthetic_filter, shots)
 
     def _folder(self, run: StudyRun, stage: Stage) -> Path:
         return self._workdir / self._plan.sets[stage.synthetic_set].folder(run.shots, run.seed)

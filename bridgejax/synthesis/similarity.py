@@ -9,8 +9,7 @@ import numpy.typing as npt
 
 from bridgejax.errors import UserError
 from bridgejax.evaluation.copies import unit_rows
-from bridgejax.evaluation.inputs import Integers, check_features, whole_numbers
-from bridgejax.evaluation.pairs import LARGEST_SQUARED
+from bridgejax.evaluation.inputs import Integers, real_numbers, whole_numbers
 
 _ROWS = 1024  # compared at once
 Cosines = npt.NDArray[np.float32]
@@ -93,8 +92,7 @@ def real_margins(
 
 
 def _units(features: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[Cosines, Integers]:
-    table, _ = check_features(1, LARGEST_SQUARED, features=features, again=features)
-    rows = whole_numbers("labels", labels)
-    if rows.shape != table.shape[:1]:
+    table, rows = real_numbers("features", features), whole_numbers("labels", labels)
+    if table.ndim != 2 or rows.shape != table.shape[:1]:
         raise UserError(f"features {list(table.shape)} and labels {list(rows.shape)} do not fit; give one label per row.")
     return unit_rows(table).astype(np.float32), rows

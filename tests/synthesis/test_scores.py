@@ -195,3 +195,11 @@ def test_scores_are_those_of_the_original(images, tmp_path, clip_folder):
         logits = original(ids, torch.from_numpy(pixels.transpose(0, 3, 1, 2))).logits_per_image
     own = torch.softmax(logits, 1)[torch.arange(15), torch.from_numpy(batch["label"].astype(np.int64))]
     np.testing.assert_allclose(scores, own.numpy(), rtol=1e-4)
+
+
+def test_damaged_weights_are_named_as_such(images, tmp_path):
+    save_classifier(load_classifier("builtin:efficientnet_lite0", num_classes=3), tmp_path / "trained")
+    weights = tmp_path / "trained" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(UserError, match=r"model\.safetensors"):
+        score_set(tmp_path / "set", tmp_path / "trained")
