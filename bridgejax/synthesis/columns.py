@@ -18,9 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from bridgejax.data import Examples, synthetic_examples
-from bridgejax.files import canonical_json, write_atomic
+from bridgejax.files import canonical_json, remove_temporary_files, write_atomic
 from bridgejax.identity import digest
 from bridgejax.synthesis.reader import open_set
+from bridgejax.synthesis.store import writing
 
 COLUMNS = "columns"
 Values = npt.NDArray[np.float32]
@@ -74,7 +75,9 @@ def kept_column(
         value=values,
         made_by=np.asarray(canonical_json(made_by)),
     )
-    file.parent.mkdir(exist_ok=True)
+    with writing(folder):
+        file.parent.mkdir(exist_ok=True)
+    remove_temporary_files(file.parent)  # of a process that was killed
     write_atomic(file, buffer.getvalue())
     return values
 

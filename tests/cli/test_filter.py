@@ -117,7 +117,9 @@ def filtered_config(config_file, clip_folder, tmp_path_factory):
     return file
 
 
-def test_an_arm_trains_on_what_its_filter_keeps_and_the_report_says_so(filtered_config, clip_folder, tmp_path, monkeypatch):
+def test_an_arm_trains_on_what_its_filter_keeps_and_the_report_says_so(
+    filtered_config, clip_folder, tmp_path, monkeypatch, capsys
+):
     from bridgejax.training import driver
 
     seen = {}
@@ -153,6 +155,12 @@ def test_an_arm_trains_on_what_its_filter_keeps_and_the_report_says_so(filtered_
     assert run("run", filtered_config, workdir, "--config.filter.template=a bad photo of a {}") == 0
     assert set(seen) == {"kept"}
     assert (workdir / "results.jsonl").read_bytes() != results
+    (workdir / "filter_images.npz").write_bytes(b"PK")
+    assert main(["report", "--workdir", str(workdir)]) == 2
+    assert "filter_images.npz beside it is damaged" in capsys.readouterr().err
+    # Without the arm, what its filter kept is no longer part of the report.
+    assert run("run", filtered_config, workdir, "--config.arms=bridged") == 0
+    assert json.loads((workdir / "summary.json").read_text())["filters"] == []
 
 
 def test_a_filter_that_needs_scores_needs_a_classifier(filtered_config, tmp_path, capsys):
