@@ -30,11 +30,14 @@ def selection_rows(selection: SetSelection) -> list[list[str]]:
 def selection_note(selection: SetSelection) -> str:
     """Returns one sentence or two on what was done."""
     which = f"set {selection.name!r}" if selection.name else "the synthetic set"
-    first, *more = selection.rules
-    rules = f"{', then '.join([first, *more])}"
+    arms = f" for {', '.join(selection.arms)}" if selection.arms else ""
+    shots = "all" if selection.shots is None else f"the {selection.shots:,}"
+    real = (
+        f" They are compared with {shots} real images per class of the first seed." if "real:" in str(selection.rules) else ""
+    )
     return (
-        f"Of {which}, {selection.kept:,} of {selection.images:,} images are kept by {rules}. Highest, median and lowest: "
-        f"{selection.meaning}, by {selection.judge}."
+        f"Of {which}, {selection.kept:,} of {selection.images:,} images are kept{arms} by {', then '.join(selection.rules)}."
+        f"{real} Highest, median and lowest: {selection.meaning}, by {selection.judge}."
     )
 
 

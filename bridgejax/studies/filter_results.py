@@ -38,6 +38,7 @@ class SetSelection:
 
     Attributes:
       name: the set's, as stages name it; "" is the config's own.
+      arms: whose stages train on what is kept; none of `bridgejax filter`.
       rules: in order, with their numbers.
       judge: the network whose probabilities or features the first rule goes by.
       meaning: what the first rule goes by, in words.
@@ -46,6 +47,7 @@ class SetSelection:
     """
 
     name: str
+    arms: tuple[str, ...]
     rules: tuple[str, ...]
     judge: str
     meaning: str
@@ -67,8 +69,8 @@ class SetSelection:
         Raises:
           KeyError, TypeError: it is something else.
         """
-        values = {**plain, "rules": tuple(plain["rules"])}
-        return cls(**{**values, "classes": tuple(ClassSelection(**each) for each in plain["classes"])})
+        classes = tuple(ClassSelection(**each) for each in plain["classes"])
+        return cls(**{**plain, "arms": tuple(plain["arms"]), "rules": tuple(plain["rules"]), "classes": classes})
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import numpy as np
 from bridgejax.config import Settings, check_scorer
 from bridgejax.data import synthetic_examples
 from bridgejax.errors import UserError
-from bridgejax.recipes import filter_rules
+from bridgejax.recipes import Stage, filter_rules
 from bridgejax.runtime import is_first
 from bridgejax.studies.example_images import contact_sheet
 from bridgejax.studies.execution import check_workdir, generate_sets, open_workdir
@@ -76,17 +76,24 @@ def filters_are_due(plan: StudyPlan, workdir: Path) -> bool:
 
 def write_filters(plan: StudyPlan, workdir: Path) -> None:
     """Writes what the filters of the arms' stages keep, of the first run of each filter, if there is any."""
-    found = {stage.synthetic_source: (run, stage) for run in reversed(plan.runs) for stage in filtered_stages(plan, run)}
+    found: dict[str, list[tuple[StudyRun, Stage]]] = {}
+    for run in plan.runs:
+        for stage in filtered_stages(plan, run):
+            found.setdefault(stage.synthetic_source, []).append((run, stage))
     if not found:
         for name in (FILTER_FILE, PICTURES_FILE):  # of arms that the study had before
             (workdir / name).unlink(missing_ok=True)
         return
-    judged = [_judged(plan, workdir, run, stage.synthetic_set, stage.synthetic_filter) for run, stage in found.values()]
+    judged = []
+    for users in found.values():
+        run, stage = users[0]
+        arms = tuple(dict.fromkeys(user.arm for user, _ in users))
+        judged.append(_judged(plan, workdir, run, stage.synthetic_set, stage.synthetic_filter, arms))
     write_selections(workdir, [each[0] for each in judged], [each[1] for each in judged])
 
 
 def _judged(
-    plan: StudyPlan, workdir: Path, run: StudyRun, name: str, rules: Sequence[str]
+    plan: StudyPlan, workdir: Path, run: StudyRun, name: str, rules: Sequence[str], arms: tuple[str, ...] = ()
 ) -> tuple[SetSelection, SelectionPictures, str | None]:
     """Returns what rules keep of a set as a run sees it, with pictures, and which class has nothing left."""
     folder, task = workdir / plan.sets[name].folder(run.shots, run.seed), plan.task(run.shots, run.seed)
@@ -100,7 +107,7 @@ def _judged(
         classes.append(ClassSelection(class_name, int(mine.sum()), kept, highest, float(np.median(values)), lowest))
     judge = plan.settings.filter.classifier if selection.meaning == PROBABILITY else plan.settings.classifier.weights
     written = tuple(rule.text for rule in filter_rules("filter", rules))
-    figures = SetSelection(name, written, judge or "", selection.meaning, run.shots, tuple(classes))
+    figures = SetSelection(name, arms, written, judge or "", selection.meaning, run.shots, tuple(classes))
     examples = synthetic_examples(folder, class_names=plan.class_names, per_class=run.per_class)
     order = selection.best_first
     kept_first, dropped_first = order[selection.kept[order]], order[::-1][~selection.kept[order[::-1]]]

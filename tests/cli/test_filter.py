@@ -145,7 +145,7 @@ def test_an_arm_trains_on_what_its_filter_keeps_and_the_report_says_so(
     (figures,) = json.loads((workdir / "summary.json").read_text())["filters"]
     assert [each["kept"] for each in figures["classes"]] == [2, 2, 2]
     for page in ("report.html", "report.md"):
-        assert "6 of 24 images are kept by quota:2, then real:-2" in (workdir / page).read_text().replace("\\", "")
+        assert "6 of 24 images are kept for kept by quota:2, then real:-2" in (workdir / page).read_text().replace("\\", "")
     results, runs = (workdir / "results.jsonl").read_bytes(), files_of(workdir)
     seen.clear()
     assert run("run", filtered_config, workdir) == 0
