@@ -18,6 +18,7 @@ from bridgejax.runtime import leave_failed
 COMMANDS = {
     "run": "everything the config asks for: generate, train every arm, report",
     "generate": "a synthetic set only",
+    "filter": "score the synthetic images, keep some by a rule, and show both",
     "invert": "learn a style token, for the data set or for each class",
     "tune": "rates and lengths of every arm, by validation images",
     "train": "one recipe, one seed",
@@ -188,6 +189,18 @@ def _work(command: str, options: argparse.Namespace, overrides: Sequence[tuple[s
             path = update_report(options.workdir)
     elif command == "generate":
         path = commands.generate(settings, options.workdir)
+    elif command == "filter":
+        from bridgejax.report.filter_page import filter_text, write_filter_page
+        from bridgejax.studies.filtering import filter_sets
+
+        outcome = filter_sets(settings, options.workdir)
+        if not runtime.is_first():
+            return ""
+        path = write_filter_page(outcome, options.workdir)
+        if outcome.fault is not None:
+            print(filter_text(outcome))
+            raise UserError(f"{outcome.fault} {path} shows the images.")
+        return f"{filter_text(outcome)}\n{path}"
     elif command == "invert":
         path = commands.invert(settings, options.workdir, seed=options.seed)
     elif command == "tune":

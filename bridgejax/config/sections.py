@@ -22,7 +22,8 @@ from bridgejax.config.names import (
 from bridgejax.errors import UserError
 from bridgejax.fields import redefault, setting
 from bridgejax.known_names import GENERATOR_DTYPES, PREDICTION_TYPES, SCHEDULERS, TRAINING_DTYPES
-from bridgejax.recipes import Optimization
+from bridgejax.recipes import Optimization, filter_rules
+from bridgejax.recipes.filter_rules import FORM
 
 
 def _check_classes(_: str, names: tuple[str, ...]) -> None:
@@ -192,6 +193,37 @@ class SyntheticSettings:
     per_class: int = setting(100, "Synthetic images per class.", at_least=1)
     seed: int | None = setting(None, "None derives it from seed.", at_least=0)
     shard_size: int | None = setting(None, "Images in a shard; None chooses.", at_least=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class FilterSettings:
+    """What judges synthetic images where a stage's `synthetic_filter`, or `bridgejax filter`, keeps a part (docs/filter.md)."""
+
+    classifier: str | None = setting(
+        None,
+        "What scores an image by the probability of its class: a CLIP folder or name, which is used zero-shot, or a classifier "
+        "of the task's classes. None: there are no scores, and no rule may need them.",
+        decides=False,
+    )
+    template: str | tuple[str, ...] | None = setting(
+        None,
+        "Texts with {} for a CLIP's zero-shot head; None is 'a photo of a {}.'.",
+        decides=False,
+        form="a text or a list of texts with {} where the class name goes, or None",
+        check=lambda _, template: check_templates(template),
+    )
+    rule: tuple[str, ...] = setting(
+        ("above_chance",),
+        "What `bridgejax filter` keeps: rules as of a stage's synthetic_filter.",
+        decides=False,
+        form=FORM,
+        check=filter_rules,
+    )
+    image_size: int | None = setting(
+        None, "Side of the images that it sees; None is its own.", unit="pixels", at_least=16, decides=False
+    )
+    batch_size: int = setting(64, "Images scored at once.", at_least=1, decides=False)
+    seed: int | None = setting(None, "Of quota's draw from what passes; None derives it from seed.", at_least=0, decides=False)
 
 
 @dataclasses.dataclass(frozen=True)

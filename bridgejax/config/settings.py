@@ -6,9 +6,18 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from bridgejax.config.checks import check_arms, check_inversion, check_mesh, check_prompts, check_set_names, check_task
+from bridgejax.config.checks import (
+    check_arms,
+    check_filters,
+    check_inversion,
+    check_mesh,
+    check_prompts,
+    check_set_names,
+    check_task,
+)
 from bridgejax.config.sections import (
     ClassifierSettings,
+    FilterSettings,
     GeneratorSettings,
     InversionSettings,
     PromptSettings,
@@ -45,6 +54,7 @@ class Settings:
         "for instance {'prompts': {'template': 'a drawing of a {}'}}.",
         form="groups of keys such as {'prompts': {'template': 'a drawing of a {}'}}",
     )
+    filter: FilterSettings = dataclasses.field(default_factory=FilterSettings)
     classifier: ClassifierSettings = dataclasses.field(default_factory=ClassifierSettings)
     training: TrainingSettings = dataclasses.field(default_factory=TrainingSettings)
     recipes: Mapping[str, object] = setting(
@@ -132,7 +142,9 @@ class Settings:
         # A recipe of the library that no arm uses may measure itself against another that this config changed.
         for name, stages in self.recipes.items():
             if name in self.arms or plain(stages) != _LIBRARY.get(name):
-                check_set_names(self.recipe(name), self.synthetic_sets)
+                recipe = self.recipe(name)
+                check_set_names(recipe, self.synthetic_sets)
+                check_filters(recipe, self.filter)
 
 
 KEYS: Mapping[str, Key] = keys_of(Settings)

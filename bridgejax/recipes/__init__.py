@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bridgejax.recipes.filter_rules import FilterRule, filter_rules
 from bridgejax.recipes.lengths import LENGTH_KEYS, StageLength
 from bridgejax.recipes.library import CONTROLS, METHODS, MIXUP_ALPHA, all_recipes, control_recipes, default_recipes
 from bridgejax.recipes.parsing import STAGE_KEYS, recipe_from_config
@@ -13,6 +14,7 @@ __all__ = [
     "METHODS",
     "MIXUP_ALPHA",
     "STAGE_KEYS",
+    "FilterRule",
     "Optimization",
     "Recipe",
     "Stage",
@@ -20,6 +22,7 @@ __all__ = [
     "all_recipes",
     "control_recipes",
     "default_recipes",
+    "filter_rules",
     "recipe_from_config",
     "reset_depth",
 ]

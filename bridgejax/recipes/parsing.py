@@ -113,13 +113,16 @@ def _stage(
         return _build(name, recipes, dict(training), asking)
 
     values["steps"] = stage_steps(where, stated, unit=_unit(where, stated, training), before=before, resolve=resolve)
-    if isinstance(values.get("trainable"), str):
-        values["trainable"] = (values["trainable"],)
+    for key in ("trainable", "synthetic_filter"):
+        if isinstance(values.get(key), str):
+            values[key] = (values[key],)
     stage = Stage(**{key: _FIELDS[key].checked(value, f"{where}.{key}") for key, value in values.items()})
     if not stage.trainable:
         raise UserError(f"{where}.trainable is empty; give 'all', 'head' or a tuple of regular expressions.")
     if stage.synthetic_set and stage.data == "real":
         raise UserError(f"{where}.synthetic_set is {stage.synthetic_set!r}, but data is 'real'; leave one of them out.")
+    if stage.synthetic_filter and stage.data == "real":
+        raise UserError(f"{where}.synthetic_filter is set, but data is 'real'; leave one of them out.")
     for key in ("synthetic_share", "synthetic_loss"):
         if getattr(stage, key) is not None and stage.data != "mixed":
             raise UserError(f"{where}.{key} is set, but data is {stage.data!r}; set data='mixed' or leave it out.")

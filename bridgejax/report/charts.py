@@ -217,23 +217,27 @@ def confusions(summary: Summary) -> str:
     return f'<div class="pair{" wide" if len(names) > 14 else ""}">{"".join(parts)}</div>' if parts else ""
 
 
-def contact_sheet(examples: Mapping[str, np.ndarray] | None) -> str:
-    """Real images beside generated ones, a row per class.
+def contact_sheet(
+    examples: Mapping[str, np.ndarray | Sequence[str]] | None,
+    kinds: Sequence[tuple[str, str]] = (("real", "real"), ("synthetic", "generated")),
+) -> str:
+    """Real images beside generated ones, or those of two other kinds, a row per class.
 
     Args:
-      examples: "class_names" [classes] and uint8 "real" and "synthetic" [classes, k, h, w, 3]; either may be missing. A blank
-        image (one colour) stands for none.
+      examples: "class_names" [classes] and uint8 [classes, k, h, w, 3] of each kind; one may be missing. A blank image (one
+        colour) stands for none.
+      kinds: (key, what it is called), left and right.
     """
-    if not examples or not any(kind in examples for kind in ("real", "synthetic")):
+    if not examples or not any(kind in examples for kind, _ in kinds):
         return ""
     names = [display_name(str(name)) for name in examples["class_names"]]
-    kinds = [(kind, label) for kind, label in (("real", "real"), ("synthetic", "generated")) if kind in examples]
-    most = max(examples[kind].shape[1] for kind, _ in kinds)
+    kinds = [(kind, label) for kind, label in kinds if kind in examples]
+    most = max(np.shape(examples[kind])[1] for kind, _ in kinds)
     cells = ['<div class="head"></div>', *(f'<div class="head">{label}</div>' for _, label in kinds)]
     for index, name in enumerate(names[:SHEET_CLASSES]):
         cells.append(f"<h3>{escape(name)}</h3>")
         for kind, label in kinds:
-            images = [image for image in examples[kind][index] if image.min() != image.max()]
+            images = [image for image in np.asarray(examples[kind])[index] if image.min() != image.max()]
             tags = "".join(f'<img src="{data_uri(image)}" alt="{escape(name)}, {label}" loading="lazy">' for image in images)
             strip = f'<div class="strip" style="--k:{most}">{tags}</div>' if tags else '<div class="strip empty">none</div>'
             cells.append(f'<div><span class="label">{label}</span>{strip}</div>')

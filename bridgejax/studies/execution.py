@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 
 from bridgejax import workdir as workdirs
 from bridgejax.config import Settings, differences
-from bridgejax.data import Examples, Task
+from bridgejax.data import Task
 from bridgejax.files import TEMPORARY_PREFIX, canonical_json, write_json
 from bridgejax.mesh import barrier
 from bridgejax.progress import stage_heading
 from bridgejax.runtime import is_first
 from bridgejax.studies.run_groups import group_runs, group_size, train_seeds
+from bridgejax.studies.run_images import RunImages, judge_images
 from bridgejax.studies.run_results import RESULT_FILE, RUNS_FOLDER, add_seconds, read_run_record
 from bridgejax.studies.study_plan import TEST, StudyPlan, StudyRun
 from bridgejax.studies.study_sets import StudySet
@@ -122,24 +123,13 @@ def train_runs(plan: StudyPlan, workdir: Path, runs: Sequence[StudyRun]) -> Iter
     Raises:
       UserError: as `train_seeds`.
     """
-    from bridgejax.data import synthetic_examples
-
-    loaded: dict[tuple[Path, int], Examples] = {}
-
-    def images_of(run: StudyRun) -> dict[str, Examples]:
-        images = {}
-        for name in plan.recipes[run.arm].synthetic_sets:
-            key = (workdir / plan.sets[name].folder(run.shots, run.seed), run.per_class)
-            if key not in loaded:
-                loaded[key] = synthetic_examples(key[0], class_names=plan.class_names, per_class=run.per_class)
-            images[name] = loaded[key]
-        return images
-
+    judge_images(plan, workdir, runs)
+    images = RunImages(plan, workdir)
     for group in group_runs(runs, group_size(plan)):
         folders = [workdir / RUNS_FOLDER / run.folder for run in group]
         for folder in folders:
             folder.mkdir(parents=True, exist_ok=True)
-        results = train_seeds(plan, group, folders, [images_of(run) for run in group])
+        results = train_seeds(plan, group, folders, [images.of(run) for run in group])
         for run, folder, result in zip(group, folders, results, strict=True):
             content = _result(run, plan.task(run.shots, run.seed), result, plan.eval_split)
             if is_first():

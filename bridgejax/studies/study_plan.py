@@ -13,6 +13,7 @@ from bridgejax.data import Task
 from bridgejax.errors import UserError
 from bridgejax.identity import derive_seed, digest
 from bridgejax.recipes import Recipe
+from bridgejax.studies.set_filters import SetFilter
 from bridgejax.studies.study_sets import StudySet, load_sets
 from bridgejax.studies.tuned_rates import TuningScope, check_scope, study_recipes
 
@@ -104,6 +105,11 @@ class StudyPlan:
         """The largest number of synthetic images per class that a run sees."""
         return max(run.per_class for run in self.runs)
 
+    @property
+    def filter(self) -> SetFilter:
+        """What judges synthetic images."""
+        return SetFilter(self.settings, self.class_names, self.classifier_digest, self.generation_mesh)
+
     def task(self, shots: int | None, seed: int) -> Task:
         """Returns the task with the real images that this seed selects."""
         return self.splits.load(shots, seed)
@@ -142,6 +148,8 @@ class StudyPlan:
             parts["synthetic"] = {
                 name: self.sets[name].identity(task, run.shots, run.seed, run.per_class) for name in recipe.synthetic_sets
             }
+        if kept := dict.fromkeys(rules for stage in recipe.stages if (rules := stage.synthetic_filter)):
+            parts["filters"] = [self.filter.identity(rules) for rules in kept]
         return digest(parts)
 
 
@@ -201,6 +209,10 @@ def plan_study(settings: Settings, load_generators: bool = True, trains: bool = 
         if settings.training.tuned is not None:
             check_scope(settings.training.tuned, tuning_scope(settings, tasks[0], weights))
         _check_recipes(settings, recipes.values(), tasks)
+        judge = SetFilter(settings, class_names, weights, own_mesh)
+        for recipe in recipes.values():
+            for stage in recipe.stages:
+                judge.check(stage.synthetic_filter)
     names = dict.fromkeys(name for recipe in recipes.values() for name in recipe.synthetic_sets)
     return StudyPlan(
         settings=settings,
@@ -257,7 +269,7 @@ def _check_recipes(settings: Settings, recipes: Collection[Recipe], tasks: Seque
 
     for recipe in recipes:
         for task in tasks:
-            stages.check_sources(recipe, task, dict.fromkeys(recipe.synthetic_sets, (0,)))
+            stages.check_sources(recipe, task, dict.fromkeys(recipe.synthetic_stages, (0,)))
         load_teachers(recipe, tasks[0].class_names, settings.classifier.weights)
     # Any classifier has a head; only for recipes that ask for more is it loaded.
     plain = {("none", ("all",)), ("head", ("all",)), ("none", ("head",)), ("head", ("head",))}

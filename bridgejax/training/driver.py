@@ -276,7 +276,7 @@ class RunDriver:
         parts: dict[str, object] = {
             "recipe": self.recipe.to_dict(),
             "task": self.inputs.task.digest if options.eval_split == "test" else [options.eval_split, self.inputs.task.digest],
-            "synthetic": {name: digest([sets[name].ids, sets[name].labels]) for name in self.recipe.synthetic_sets},
+            "synthetic": {name: digest([sets[name].ids, sets[name].labels]) for name in self.recipe.synthetic_stages},
             "sizes": [options.batch_size, options.eval_batch_size, options.image_size, self.crop],
             "seed": self.inputs.seed,
             "evaluate_at": sorted(self.evaluation_steps),

@@ -99,8 +99,8 @@ class RunInputs:
       model: a classifier with one output per class; it is not changed.
       task: the real images.
       seed: decides the order and augmentation of images, Mixup, dropout and new heads.
-      synthetic: the synthetic images, for recipes that use them; by the name of their set where stages name sets
-        (`Stage.synthetic_set`; "" is the name of the ordinary one).
+      synthetic: the synthetic images, for recipes that use them; by the name of their set where stages name sets or
+        filter them (`Stage.synthetic_source`; "" is the name of the ordinary one).
       directory: where checkpoints lie; None writes none.
       teachers: by the name by which stages call them (`Stage.teacher`). A name that is not there is that of a classifier's
         weights, or "pretrained", which is `model` as it is given.
