@@ -63,12 +63,12 @@ def find_generator(
         for option, value in (("tokenizer", tokenizer), ("model_config", model_config)):
             if value is not None:
                 raise UserError(f"{option} is for single files, but {path} is a folder, which holds its own; leave it out.")
-        spec = read_folder(path)
+        spec = read_folder(path, own_vae=vae is None)
         if prediction_type is not None:
             scheduler = {**spec.scheduler, "prediction_type": prediction_type}
             spec = dataclasses.replace(spec, scheduler=scheduler, extras={"prediction_type": prediction_type})
     else:
-        spec = with_tokenizers(read_single_file(path, prediction_type, model_config), tokenizer)
+        spec = with_tokenizers(read_single_file(path, prediction_type, model_config, own_vae=vae is None), tokenizer)
     pairs = lora_list(loras)
     if pairs:
         spec = _with_loras(spec, pairs)
@@ -90,9 +90,7 @@ def with_vae(spec: GeneratorSpec, folder: str | Path) -> GeneratorSpec:
     place = place / "vae" if (place / "vae" / "config.json").is_file() else place
     if not (place / "config.json").is_file():
         raise UserError(f"{folder} holds no autoencoder; expected a config.json and safetensors weights there or in vae/.")
-    # The folder's tensors go by their own names, not by those of a single file.
-    spelling = {part: spell for part, spell in spec.spelling.items() if part != "vae"}
-    return dataclasses.replace(spec, vae=read_json_object(place / "config.json"), vae_folder=place, spelling=spelling)
+    return dataclasses.replace(spec, vae=read_json_object(place / "config.json"), vae_folder=place)
 
 
 def _with_loras(spec: GeneratorSpec, pairs: Sequence[tuple[Path, float]]) -> GeneratorSpec:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -60,8 +61,8 @@ def load_networks(spec: GeneratorSpec, dtype: DTypeLike, put: Put | None, param_
 
     def fill(part: str, network: Network, rules: Sequence[Rule]) -> Network:
         place = None if put is None else _within(part, put)
-        spell = spec.spelling.get(part, str)
-        return assign(network, spec.tensors(part), rules, spec.where(part), put=place, spell=spell)
+        tensors, spell = spec.tensors(part), functools.partial(spec.spell, part)
+        return assign(network, tensors, rules, spec.where(part), put=place, spell=spell)
 
     encoders = [
         fill(name, CLIPTextModel(config, projection=projection, where=spec.config_place(name), **options), CLIP_TEXT_RULES)
