@@ -75,7 +75,7 @@ def identify(tensors: Tensors, where: str) -> Family:
     """Returns the family of a file; no array is read, only names and shapes.
 
     Raises:
-      UserError: the file is of another kind, which is named where it is known; or two of its facts disagree, and both are named.
+      UserError: the file is of another kind, which is named where it is known; or two of its facts disagree: both are named.
     """
     _refuse_others(tensors, where)
     linear = next(
@@ -110,9 +110,7 @@ def identify(tensors: Tensors, where: str) -> Family:
             _Fact(frozenset({_CONTEXTS[attended[1]]}), f"its UNet attends to {attended[1]} numbers per token ({attended[0]})")
         )
     if linear is not None:
-        families, kind = (
-            (frozenset({"sd2", "xl"}), "matrices") if linear[1] else (frozenset({"sd1"}), "1×1 convolutions")
-        )
+        families, kind = (frozenset({"sd2", "xl"}), "matrices") if linear[1] else (frozenset({"sd1"}), "1×1 convolutions")
         facts.append(_Fact(families, f"its UNet's projections are {kind} ({linear[0]})"))
     if _ADDED in tensors:
         facts.append(_Fact(frozenset({"xl"}), f"its UNet takes sizes and the pooled text ({_ADDED})"))
@@ -121,9 +119,7 @@ def identify(tensors: Tensors, where: str) -> Family:
     family = _agreed(facts, where)
     texts = tuple(
         TextPlace(prefix, prefix not in (layout.SD1_TEXT_PREFIX, layout.XL_TEXT_PREFIX))
-        for prefix in (
-            (layout.XL_TEXT_PREFIX, layout.XL_TEXT_2_PREFIX) if family == "xl" else sorted(present)
-        )
+        for prefix in ((layout.XL_TEXT_PREFIX, layout.XL_TEXT_2_PREFIX) if family == "xl" else sorted(present))
     )
     _check_context(tensors, texts, attended, where)
     return Family(family, texts, tuple(fact.phrase for fact in facts))

@@ -12,6 +12,7 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
+from bridgejax.diffusion.decisions import check_parts
 from bridgejax.diffusion.networks import Networks, vae_class
 from bridgejax.diffusion.spec import TEXT_ENCODERS, GeneratorSpec
 from bridgejax.errors import UserError, nearest
@@ -46,6 +47,7 @@ def load_networks(spec: GeneratorSpec, dtype: DTypeLike, put: Put | None, param_
         "param_dtype": dtype if param_dtype is None else param_dtype,
         "rngs": ShapesOnly(),
     }
+    check_parts(spec)
     make_vae, vae_rules = vae_class(spec.vae)
     vae_options = options
     xl = spec.unet.get("addition_embed_type") == "text_time"

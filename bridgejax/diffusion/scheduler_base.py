@@ -233,7 +233,7 @@ def _checked(key: str, value: object, kind: str, where: str) -> object:
     if kind.startswith("bool"):
         fits, wanted = isinstance(value, bool), "true or false"
     elif kind.startswith("int"):
-        fits, wanted = number and value == int(value) >= (0 if key == "steps_offset" else 1), "a whole number"  # type: ignore[call-overload, operator]
+        fits, wanted = number and value == int(value) >= (0 if key == "steps_offset" else 1), "a whole number"  # type: ignore[call-overload]
         value = int(value) if fits else value  # type: ignore[call-overload]
     elif kind.startswith("float"):
         fits, wanted = number and (key == "lambda_min_clipped" or 0 < value < math.inf), "a positive number"  # type: ignore[operator]

@@ -64,11 +64,12 @@ def read_single_file(
 
     prefixes = [layout.UNET_PREFIX, layout.VAE_PREFIX, *(place.prefix for place in found.texts)]
     inside: dict[str, dict[str, np.ndarray]] = {prefix: {} for prefix in prefixes}
-    strange, ignored = [], {}
+    strange: list[str] = []
+    ignored: dict[str, str] = {}
     for name, array in tensors.items():
         prefix = next((prefix for prefix in prefixes if name.startswith(prefix)), None)
         if (what := layout.harmless(name)) is not None:
-            ignored[name] = what
+            ignored |= {} if name in configs.READ else {name: what}
         elif prefix is None:
             strange.append(name)
         else:

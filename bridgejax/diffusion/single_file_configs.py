@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +24,7 @@ _SAMPLERS = {"clip_sample": False, "set_alpha_to_one": False, "skip_prk_steps": 
 _BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
 
 
+READ = ("betas", "v_pred", "ztsnr", "scale_factor", "global_step")  # numbers of training that the configs are read from
 _SD2_BASE_STEP = 875000  # at which SD 2.0 base, which predicts noise, was saved; diffusers knows it by this number too
 
 
@@ -32,7 +34,7 @@ class TextEncoderFile(NamedTuple):
     config: JSONObject
     tensors: dict[str, np.ndarray]  # under transformers' names, without `text_model.`
     spell: Callable[[str], str]  # what such a name is called in the file
-    ignored: dict[str, str] = {}  # tensors of the file that are not read → what they are
+    ignored: Mapping[str, str] = MappingProxyType({})  # tensors of the file that are not read → what they are
 
 
 def _need(tensors: Tensors, name: str, prefix: str, where: str, rank: int | None = None) -> np.ndarray:

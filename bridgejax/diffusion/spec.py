@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bridgejax.diffusion.lora import Delta, Merged
+from bridgejax.diffusion.lora import Merged
+from bridgejax.diffusion.lora_changes import Change
 from bridgejax.errors import UserError
 from bridgejax.files import JSONObject
 from bridgejax.identity import digest, file_digest, folder_digest
@@ -66,7 +67,7 @@ class GeneratorSpec:
     vae_folder: Path | None = None  # None: vae/ in `folder`
     parts: Mapping[str, Mapping[str, np.ndarray]] | None = None
     spelling: Mapping[str, Callable[[str], str]] = dataclasses.field(default_factory=dict)
-    deltas: Mapping[str, Mapping[str, Sequence[Delta]]] = dataclasses.field(default_factory=dict)
+    deltas: Mapping[str, Mapping[str, Sequence[Change]]] = dataclasses.field(default_factory=dict)
     tables: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     extras: JSONObject = dataclasses.field(default_factory=dict)
     facts: tuple[str, ...] = ()

@@ -72,7 +72,11 @@ def modern_vae_names(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]
     renamed = {}
     for name, array in tensors.items():
         name = modern_vae_name(name)
-        if re.fullmatch(r".*attentions\.\d+\.to_(q|k|v|out\.0)\.weight", name) and array.ndim == 4 and array.shape[2:] == (1, 1):
+        if (
+            re.fullmatch(r".*attentions\.\d+\.to_(q|k|v|out\.0)\.weight", name)
+            and array.ndim == 4
+            and array.shape[2:] == (1, 1)
+        ):
             array = array[:, :, 0, 0]
         renamed[name] = array
     return renamed
