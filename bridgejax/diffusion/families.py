@@ -95,7 +95,8 @@ def identify(tensors: Tensors, where: str) -> Family:
         None,
     )
     facts = []
-    present = {prefix for prefix in _TEXT_FAMILIES if any(name.startswith(prefix) for name in tensors)}
+    texts = [name for name in tensors if name.startswith(tuple(_TEXT_FAMILIES)) and not layout.harmless(name)]
+    present = {prefix for prefix in _TEXT_FAMILIES if any(name.startswith(prefix) for name in texts)}
     if not present:
         listed = ", ".join(f"{prefix}…" for prefix in _TEXT_FAMILIES if prefix != layout.XL_TEXT_2_PREFIX)
         raise UserError(f"{where} holds no text encoder ({listed}); get the full file, or build a diffusers folder.")
@@ -117,12 +118,12 @@ def identify(tensors: Tensors, where: str) -> Family:
     else:
         facts.append(_Fact(frozenset({"sd1", "sd2"}), f"its UNet takes nothing but tokens (it has no {_ADDED})"))
     family = _agreed(facts, where)
-    texts = tuple(
+    places = tuple(
         TextPlace(prefix, prefix not in (layout.SD1_TEXT_PREFIX, layout.XL_TEXT_PREFIX))
         for prefix in ((layout.XL_TEXT_PREFIX, layout.XL_TEXT_2_PREFIX) if family == "xl" else sorted(present))
     )
-    _check_context(tensors, texts, attended, where)
-    return Family(family, texts, tuple(fact.phrase for fact in facts))
+    _check_context(tensors, places, attended, where)
+    return Family(family, places, tuple(fact.phrase for fact in facts))
 
 
 _TEXT_FAMILIES: dict[str, frozenset[str]] = {
