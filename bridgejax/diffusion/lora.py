@@ -265,7 +265,7 @@ def _changes(
             named = names[next(slot for slot in (*needed, *optional) if slot in have)]
             raise UserError(f"{file}: tensor {named} lacks its other half ({missing[0]}); the file is not complete.")
         weight = f"{layer}.{'bias' if kind == 'bias' else 'weight'}"
-        if weight not in tensors or ("embedding." in layer and kind != "whole"):
+        if weight not in tensors or (layer.startswith("embeddings.") and kind != "whole"):
             raise UserError(
                 f"{file}: tensor {names[next(iter(have))]} has no place in this generator, so it is a LoRA for another base; "
                 "load the generator that it was trained on."

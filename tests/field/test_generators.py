@@ -137,7 +137,7 @@ def test_an_sd2_file_converted_back_is_the_same_generator(files, tmp_path: Path,
         np.testing.assert_array_equal(written[name], array)
 
 
-# Extras. The kind: tensors that a program saves beside what the pictures depend on. Members: CLIP's projection under transformers'
+# Extras. The kind: tensors that a program saves beside what pictures depend on. Members: CLIP's projection under transformers'
 # names (ComfyUI), logit scales, CLIP's image encoder, averaged weights, schedules, losses, marks of training.
 def _extras(family: str) -> list[str]:
     text = {"sd1": "cond_stage_model.", "sd2": "cond_stage_model.", "xl": "conditioner.embedders.0."}[family]
