@@ -2,8 +2,8 @@
 
 The kind: any change that a download, a converter, a merge or an editor makes to one tensor's name, place, dtype or shape, to a
 file's bytes, or to a key of a config. Families: Stable Diffusion 1.x, 2.x and XL; as single file, folder, LoRA, learned word,
-autoencoder. What a file cannot show is left out: a square matrix transposed in place, an independent part of a LoRA that is gone
-(an alpha), and the projection of an OpenCLIP encoder of unpublished width, which alone says whether its last layer is read.
+autoencoder. What a file cannot show is left out: a square matrix transposed in place, a part of a LoRA that can stand alone
+(an alpha), and the projection of an OpenCLIP encoder of unpublished width, which alone says whether all layers are read.
 """
 
 from __future__ import annotations
