@@ -92,6 +92,12 @@ def check_parts(spec: GeneratorSpec) -> None:
         raise UserError(
             f"{place}: out_channels = {outputs!r}, but in_channels = {inputs!r}; only models with equal ones are supported."
         )
+    side = unet.get("sample_size") or 64
+    sides = side if isinstance(side, (list, tuple)) and len(side) == 2 else [side]
+    if not all(isinstance(length, int) and length > 0 for length in sides):
+        raise UserError(
+            f"{place}: sample_size = {side!r} is not supported; it must be a positive whole number, or two of them."
+        )
     texts = [_text(config) for config in spec.text_encoders]
     widths = [text.get("hidden_size", 512) for text in texts]
     contexts = unet.get("cross_attention_dim", 1280)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import shutil
 from collections.abc import Sequence
@@ -74,7 +75,7 @@ def read_folder(folder: Path, *, own_vae: bool = True) -> GeneratorSpec:
     return GeneratorSpec(
         folder=folder,
         index=index,
-        unet=_object(folder / "unet" / "config.json"),
+        unet=_enlarged(_object(folder / "unet" / "config.json"), str(index["_class_name"])),
         vae=_object(folder / "vae" / "config.json") if own_vae else {},
         text_encoders=tuple(_object(folder / name / "config.json") for name in names),
         projections=tuple(projections),
@@ -92,13 +93,25 @@ def _corrected(scheduler: JSONObject, pipeline: str) -> JSONObject:
     unset = scheduler.get("_use_default_values")
     config = {key: value for key, value in scheduler.items() if not (isinstance(unset, list) and key in unset)}
     config.pop("_use_default_values", None)
-    if not pipeline.startswith("StableDiffusionPipeline") and pipeline != "StableDiffusionImg2ImgPipeline":
+    if pipeline not in ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline"):
         return config
     filled = [key for key in ("steps_offset", "clip_sample") if key not in config]
     config |= {"steps_offset": 1} if config.get("steps_offset") != 1 else {}
     if config.get("clip_sample", True) is True:
         config["clip_sample"] = False
     return {**config, "_use_default_values": filled} if filled else config
+
+
+def _enlarged(unet: JSONObject, pipeline: str) -> JSONObject:
+    """Returns a UNet's config with the size of images that diffusers takes for those of its versions before 0.9."""
+    version = re.match(r"0\.(\d+)\.", str(unet.get("_diffusers_version")))
+    old = (
+        version is not None
+        and int(version[1]) < 9
+        and pipeline in ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
+    )
+    side = unet.get("sample_size")
+    return {**unet, "sample_size": 64} if old and isinstance(side, int) and side < 64 else unet
 
 
 def _object(path: Path) -> JSONObject:

@@ -219,6 +219,8 @@ def _check_numbers(file: Path, name: str, array: np.ndarray, slot: str) -> None:
     if slot == "alpha":
         if array.size != 1:
             raise UserError(f"{file}: tensor {name} has shape {list(array.shape)}; an alpha is one number.")
+        if array.dtype == np.bool_:
+            raise UserError(f"{file}: tensor {name} has dtype bool; an alpha is a number.")
     elif not np.issubdtype(array.dtype, np.floating) and array.dtype.name != "bfloat16":
         raise UserError(f"{file}: tensor {name} has dtype {array.dtype}; a LoRA must be float32, float16 or bfloat16.")
     if not np.isfinite(array.astype(np.float32)).all():

@@ -346,6 +346,23 @@ def test_configs_of_two_models_are_both_named(tiny_generator: Path, part: str, k
         check_parts(dataclasses.replace(spec, **{part: {**getattr(spec, part), key: value}}))
 
 
+@pytest.mark.parametrize("value", ["64", -8, [8], [8, 8, 8], 8.0, [8, "8"]])
+def test_a_size_of_images_that_is_none_is_named(tiny_generator: Path, value: object) -> None:
+    spec = find_generator(tiny_generator)
+    with pytest.raises(UserError, match=r"sample_size = .* must be a positive whole number, or two"):
+        check_parts(dataclasses.replace(spec, unet={**spec.unet, "sample_size": value}))
+
+
+@pytest.mark.parametrize(("version", "side"), [("0.6.0.dev0", 64), ("0.8.1", 64), ("0.9.0", 8), ("0.42.1", 8), (None, 8)])
+def test_sizes_of_the_oldest_folders_are_those_that_diffusers_takes(
+    tiny_generator: Path, tmp_path: Path, version: str | None, side: int
+) -> None:
+    folder = Path(shutil.copytree(tiny_generator, tmp_path / "g"))
+    config = json.loads((folder / "unet" / "config.json").read_text())
+    (folder / "unet" / "config.json").write_text(json.dumps({**config, **({"_diffusers_version": version} if version else {})}))
+    assert find_generator(folder).unet["sample_size"] == side
+
+
 # Names that changed. The kind: what a part's files and tensors were called over the years.
 
 INDEX = {"weight_map": {}}
