@@ -475,3 +475,43 @@ def test_nothing_is_read_to_say_what_a_file_is(files, monkeypatch: pytest.Monkey
     spec = dataclasses.replace(spec, parts=parts)
     whole(spec)
     assert "SDXL" in decisions(spec)
+
+
+# Arrays. The kind: a function that takes images or latents states shape, dtype, range and finiteness, and checks them.
+SPOILED: dict[str, tuple[Callable[[np.ndarray], Any], str]] = {
+    "bytes": (
+        lambda x: (x * 255).astype(np.uint8),
+        "has dtype uint8; expected floating-point numbers in .0, 1. .divide 8 bits by 255",
+    ),
+    "0 and 1 as integers": (lambda x: (x > 0.5).astype(np.int32), "has dtype int32"),
+    "0 to 255": (lambda x: x * 255, r"has values from .* to 2\d\d.*; expected .0, 1."),
+    "-1 to 1": (lambda x: x * 2 - 1, "has values from -"),
+    "NaN": (lambda x: np.where(x > 0.5, np.nan, x), "holds NaN"),
+    "grey": (lambda x: x[..., :1], "has shape"),
+    "channels first": (lambda x: np.moveaxis(x, -1, 1), "has shape"),
+    "text": (lambda x: "picture.png", "is not an array of numbers"),
+}
+
+
+@pytest.fixture(scope="module")
+def pipe(tiny_generator: Path) -> Any:
+    from bridgejax.diffusion import load_pipeline
+
+    return load_pipeline(tiny_generator)
+
+
+@pytest.mark.parametrize("kind", SPOILED)
+def test_images_of_another_range_dtype_or_shape_are_named(pipe: Any, kind: str) -> None:
+    spoil, sentence = SPOILED[kind]
+    images = spoil(np.random.default_rng(0).uniform(size=(1, 16, 16, 3)).astype(np.float32))
+    with pytest.raises(UserError, match=f"^images {sentence}"):
+        pipe.encode(images)
+    with pytest.raises(UserError, match=f"^init_images {sentence}"):
+        pipe("a cat", 1, steps=2, init_images=images)
+
+
+def test_latents_of_another_shape_or_not_finite_are_named(pipe: Any) -> None:
+    with pytest.raises(UserError, match=r"latents has shape \[1, 4, 8, 8\]; expected \[any, any, any, 4\]"):
+        pipe.decode(np.zeros((1, 4, 8, 8), np.float32))
+    with pytest.raises(UserError, match="latents holds NaN or infinity"):
+        pipe.decode(np.full((1, 8, 8, 4), np.inf, np.float32))
