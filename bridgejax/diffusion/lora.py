@@ -161,12 +161,17 @@ def read_lora(
     layers = _Layers(tensors, unet_config)
 
     slots: dict[tuple[str, str], dict[str, str]] = {}
+    adapters: dict[bool, str] = {}
     for name, array in content.items():
         form = _form(name)
         if form is None:
             raise UserError(
                 f"{file}: tensor {name} has no place in a LoRA: its name is none of those that LoRA files have; "
                 "if this is a generator or a learned word, give it as such."
+            )
+        if form.adapter != adapters.setdefault(bool(form.adapter), form.adapter):
+            raise UserError(
+                f"{file} holds two adapters, {adapters[True]!r} and {form.adapter!r} (tensor {name}); save each by itself."
             )
         if (place := layers.find(form.layer)) is None:
             raise UserError(
@@ -195,6 +200,7 @@ class _Form(NamedTuple):
 
     layer: str  # as the file names it
     slot: str  # which tensor of the layer's change
+    adapter: str = ""  # PEFT's name for the adapter, where it stands in the tensor's
 
 
 def _form(name: str) -> _Form | None:
@@ -206,7 +212,7 @@ def _form(name: str) -> _Form | None:
     if (match := _ENDINGS.fullmatch(name)) is None:
         return None
     if match["peft"]:
-        return _Form(match["layer"], {"A": "down", "B": "up"}[match["peft"]])
+        return _Form(match["layer"], {"A": "down", "B": "up"}[match["peft"]], match["adapter"] or "")
     if slot := next((match[key] for key in ("kohya", "plain", "linear", "alpha") if match[key]), None):
         return _Form(match["layer"], slot)
     if match["whole"]:
@@ -370,7 +376,10 @@ def _factor(settings: JSONObject | None, layer: str, rank: int, alpha: float | N
         return 1.0 if alpha is None or not rank else alpha / rank
     try:
         patterns = dict(settings.get("alpha_pattern") or {})
-        pattern = next((pattern for pattern in patterns if re.match(rf"(.*\.)?({pattern})$", layer)), None)
+        # Adapters were saved with text_model. and PEFT's own prefix before a layer's name, or without.
+        spelled = [start + middle + layer for start in ("", "base_model.model.") for middle in ("", "text_model.")]
+        fits = (pattern for pattern in patterns if any(re.match(rf"(.*\.)?({pattern})$", name) for name in spelled))
+        pattern = next(fits, None)
         value = float(patterns[pattern] if pattern is not None else settings.get("lora_alpha", 8))
     except (TypeError, ValueError, re.error) as error:
         raise UserError(

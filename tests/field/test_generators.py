@@ -400,6 +400,17 @@ def test_files_of_every_year_are_found(tiny_generator: Path, tmp_path: Path, ste
     same_parts(folder, tiny_generator, ("unet",))
 
 
+def test_a_tensor_in_two_files_of_a_model_is_named(tiny_generator: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_generator, tmp_path / "g"))
+    file = next((folder / "unet").glob("*.safetensors"))
+    where = dict.fromkeys(load_file(file), "a.safetensors") | {"conv_in.bias": "b.safetensors"}
+    file.rename(folder / "unet" / "a.safetensors")
+    save_file({"conv_in.bias": np.zeros(16, np.float32)}, folder / "unet" / "b.safetensors")
+    (folder / "unet" / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
+    with pytest.raises(UserError, match=r"b\.safetensors: tensor conv_in\.bias is in another file"):
+        find_generator(folder).tensors("unet")
+
+
 @pytest.mark.parametrize("wrapped", [True, False])
 def test_text_encoders_with_and_without_text_model(tiny_generator: Path, tmp_path: Path, wrapped: bool) -> None:
     """transformers 5 writes no `text_model.`; both are read, a mixture is refused, what is missing is spelled its way."""

@@ -7,6 +7,7 @@ IA3, OFT); spellings are those of diffusers, PEFT, kohya, LyCORIS, ComfyUI and t
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -211,12 +212,34 @@ def test_what_is_not_read_is_refused_by_its_own_name(tiny_generator: Path, tmp_p
 
 @pytest.mark.parametrize("value", ["x", [], {"lora_alpha": "much"}, {"alpha_pattern": [1]}, {"alpha_pattern": {"(": 1}}])
 def test_broken_metadata_is_named(tiny_generator: Path, tmp_path: Path, value: Any) -> None:
-    import json
-
     settings = {f"unet.{key}": item for key, item in value.items()} if isinstance(value, dict) else value
     tensors = {f"unet.{ATTENTION}.lora_A.weight": numbers(2, 16), f"unet.{ATTENTION}.lora_B.weight": numbers(16, 2)}
     save_file(tensors, tmp_path / "x.safetensors", metadata={"lora_adapter_metadata": json.dumps(settings)})
     with pytest.raises(UserError, match=r"its metadata lora_adapter_metadata"):
+        find_generator(tiny_generator, loras=[tmp_path / "x.safetensors"])
+
+
+@pytest.mark.parametrize(
+    "start", ["", "text_model.", "base_model.model.", "base_model.model.text_model.", "^", "^text_model\\."]
+)
+def test_alphas_in_metadata_find_their_layer_under_every_name(tiny_generator: Path, tmp_path: Path, start: str) -> None:
+    """Metadata name layers as tensors do: with `text_model.` and PEFT's prefix, or without."""
+    settings = {"text_encoder.lora_alpha": 2, "text_encoder.r": 2, "text_encoder.alpha_pattern": {f"{start}{TEXT}": 6}}
+    a, b = numbers(2, 32), numbers(32, 2)
+    tensors = {f"text_encoder.text_model.{TEXT}.lora_A.weight": a, f"text_encoder.text_model.{TEXT}.lora_B.weight": b}
+    save_file(tensors, tmp_path / "x.safetensors", metadata={"lora_adapter_metadata": json.dumps(settings)})
+    before = find_generator(tiny_generator).tensors("text_encoder")[f"{TEXT}.weight"]
+    after = find_generator(tiny_generator, loras=[tmp_path / "x.safetensors"]).tensors("text_encoder")[f"{TEXT}.weight"]
+    np.testing.assert_allclose(after - before, 3 * b @ a, rtol=1e-3, atol=1e-6)
+
+
+def test_two_adapters_in_a_file_are_named(tiny_generator: Path, tmp_path: Path) -> None:
+    tensors = {}
+    for adapter, layer, shape in (("one", ATTENTION, (16, 16)), ("two", WIDE, (128, 16))):
+        tensors[f"unet.{layer}.lora_A.{adapter}.weight"] = numbers(2, shape[1])
+        tensors[f"unet.{layer}.lora_B.{adapter}.weight"] = numbers(shape[0], 2)
+    save_file(tensors, tmp_path / "x.safetensors")
+    with pytest.raises(UserError, match=r"holds two adapters, '(one|two)' and '(one|two)'"):
         find_generator(tiny_generator, loras=[tmp_path / "x.safetensors"])
 
 
