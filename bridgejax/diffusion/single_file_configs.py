@@ -6,7 +6,7 @@ What no tensor shows follows the family; see `bridgejax.diffusion.single_file`.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -91,6 +91,7 @@ def unet_config(tensors: Tensors, where: str, family: str, pooled: int, velocity
     attends = [depth > 0 for depth in depths]
     if not any(attends):
         raise UserError(f"{where}: no level of the UNet attends to the text, so the file is not of a supported kind.")
+    _check_depths(tensors, counts, depths, where)
     middle = _count(tensors, r"middle_block\.1\.transformer_blocks\.(\d+)\.")
     # The middle has the depth of the last entry; a level without attention has no depth of its own.
     depths = [max(depth, 1) for depth in depths]
@@ -130,6 +131,36 @@ def unet_config(tensors: Tensors, where: str, family: str, pooled: int, velocity
                 "and crop); the parts are of two models."
             )
     return config, layout.unet_table(counts, attends)
+
+
+def _check_depths(tensors: Tensors, counts: Sequence[int], depths: Sequence[int], where: str) -> None:
+    """Refuses UNets whose blocks at one level differ, or that have no middle, as distilled ones do: no config here says so.
+
+    Args:
+      tensors: of the UNet.
+      counts: residual blocks of each level on the way down.
+      depths: transformers after the first of them.
+      where: the file.
+    """
+    if not any(name.startswith("middle_block.") for name in tensors):
+        raise UserError(
+            f"{where} holds no tensors {layout.UNET_PREFIX}middle_block.…: a distilled UNet without a middle block, which is "
+            "not supported, or not complete."
+        )
+    down, up = 1, 0
+    for side, levels in (("input", range(len(counts))), ("output", range(len(counts) - 1, -1, -1))):
+        for level in levels:
+            for _ in range(counts[level] + (side == "output")):
+                number = down if side == "input" else up
+                found = _count(tensors, rf"{side}_blocks\.{number}\.1\.transformer_blocks\.(\d+)\.")
+                if found != depths[level]:
+                    raise UserError(
+                        f"{where}: block {layout.UNET_PREFIX}{side}_blocks.{number} has {found} transformers, but others at "
+                        f"its level have {depths[level]}; distilled UNets (such as SSD-1B) are not supported, or the file is "
+                        "not complete."
+                    )
+                down, up = down + (side == "input"), up + (side == "output")
+            down += side == "input"  # the block that halves the sides
 
 
 def vae_config(tensors: Tensors, where: str, family: str, sample_size: int) -> tuple[JSONObject, layout.NameTable]:

@@ -285,6 +285,32 @@ def test_facts_that_disagree_are_both_named(files, tmp_path: Path, family: str, 
     assert all(fact in str(caught.value) for fact in facts), str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("family", "start", "sentence"),
+    [
+        ("sd1", f"{U}middle_block.", "without a middle block"),
+        (
+            "xl",
+            f"{U}output_blocks.0.1.transformer_blocks.1.",
+            r"output_blocks\.0 has 1 transformers, but others at its level have 2",
+        ),
+        (
+            "xl",
+            f"{U}input_blocks.5.1.transformer_blocks.1.",
+            r"input_blocks\.5 has 1 transformers, but others at its level have 2",
+        ),
+        ("sd2", f"{U}output_blocks.2.1.", r"output_blocks\.2 has 0 transformers, but others at its level have 1"),
+    ],
+)
+def test_distilled_unets_are_refused_as_such(files, tmp_path: Path, family: str, start: str, sentence: str) -> None:
+    def change(tensors: Tensors) -> None:
+        for name in [name for name in tensors if name.startswith(start)]:
+            del tensors[name]
+
+    with pytest.raises(UserError, match=sentence):
+        find_generator(rewritten(files[family], tmp_path, change))
+
+
 @pytest.mark.parametrize("family", originals.FAMILIES)
 def test_a_family_is_shown_by_its_facts(files, family: str) -> None:
     found = identify(load_file(files[family]), "file")
