@@ -46,12 +46,20 @@ class _Parser(argparse.ArgumentParser):
         )
 
 
+def _add_vae(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--vae", metavar="FOLDER", help="another autoencoder, for a generator that has none or a poor one")
+
+
 def _parser(command: str) -> argparse.ArgumentParser:
     parser = _Parser(prog=f"bridgejax {command}", description=COMMANDS[command], allow_abbrev=False)
     if command == "doctor":
         parser.add_argument(
             "--config", metavar="FILE.py[:ARG]", help="also check this config as run does, and show what each device holds"
         )
+        parser.add_argument(
+            "--weights", metavar="PATH", help="what a generator's file or folder is, as import-weights decides it"
+        )
+        _add_vae(parser)
         return parser
     if command == "config":
         form = parser.add_mutually_exclusive_group()
@@ -66,6 +74,7 @@ def _parser(command: str) -> argparse.ArgumentParser:
             "--embedding", action="append", default=[], metavar="WORD=PATH", help="add a learned word; may be repeated"
         )
         parser.add_argument("--tokenizer", metavar="FOLDER", help="CLIP's tokenizer, for a single file that has none beside it")
+        _add_vae(parser)
         parser.add_argument("--dtype", metavar="NAME", help="float32, bfloat16 or float16; default: the source's")
         parser.add_argument(
             "--prediction-type", metavar="NAME", help="epsilon or v_prediction, where the file does not show it"
@@ -140,8 +149,10 @@ def _simple(command: str, options: argparse.Namespace, overrides: Sequence[tuple
 
         return reference.as_json_schema() if options.json else reference.as_page() if options.markdown else reference.as_text()
     if command == "doctor":
-        from bridgejax.doctor import report
+        from bridgejax.doctor import about_weights, report
 
+        if options.weights is not None:
+            return about_weights(options.weights, vae=options.vae)
         if options.config is None:
             return report()
         from bridgejax.config import load_config
@@ -166,6 +177,8 @@ def _simple(command: str, options: argparse.Namespace, overrides: Sequence[tuple
             model_config=options.model_config,
             loras=scaled_files(options.lora, "--lora"),
             embeddings=word_files(options.embedding, "--embedding"),
+            vae=options.vae,
+            tell=lambda text: print(text, file=sys.stderr),
         )
         return f"{options.output}\n{digest}"
     return None

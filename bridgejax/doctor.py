@@ -71,6 +71,28 @@ def report(config: ConfigDict | None = None) -> str:
     return "\n".join(lines)
 
 
+def about_weights(path: str, *, vae: str | None = None) -> str:
+    """Returns what a generator's file or folder is, as `import-weights` prints it; configs, names and shapes are read.
+
+    Args:
+      path: as for `bridgejax.diffusion.load_pipeline`.
+      vae: another autoencoder than its own.
+
+    Raises:
+      UserError: it is no generator, is damaged, or does not agree with itself; what `load_pipeline` would say before it reads
+        the weights, but that a single file here needs no tokenizer.
+    """
+    from bridgejax.diffusion.decisions import check_parts, decisions
+    from bridgejax.diffusion.find import find_generator
+    from bridgejax.diffusion.load import load_networks
+    from bridgejax.mesh import make_abstract_put, make_mesh
+
+    spec = find_generator(path, vae=vae, tokenizers=False)
+    check_parts(spec)
+    load_networks(spec, "float32", make_abstract_put(make_mesh()))
+    return decisions(spec)
+
+
 def _version(package: str) -> str | None:
     names = (package, f"{package}-cpu") if package == "tensorflow" else (package,)
     for name in names:

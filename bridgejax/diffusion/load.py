@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -11,6 +12,7 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
+from bridgejax.diffusion.decisions import check_parts
 from bridgejax.diffusion.networks import Networks, vae_class
 from bridgejax.diffusion.spec import TEXT_ENCODERS, GeneratorSpec
 from bridgejax.errors import UserError, choices
@@ -45,6 +47,7 @@ def load_networks(spec: GeneratorSpec, dtype: DTypeLike, put: Put | None, param_
         "param_dtype": dtype if param_dtype is None else param_dtype,
         "rngs": ShapesOnly(),
     }
+    check_parts(spec)
     make_vae, vae_rules = vae_class(spec.vae)
     vae_options = options
     xl = spec.unet.get("addition_embed_type") == "text_time"
@@ -60,8 +63,8 @@ def load_networks(spec: GeneratorSpec, dtype: DTypeLike, put: Put | None, param_
 
     def fill(part: str, network: Network, rules: Sequence[Rule]) -> Network:
         place = None if put is None else _within(part, put)
-        spell = spec.spelling.get(part, str)
-        return assign(network, spec.tensors(part), rules, spec.where(part), put=place, spell=spell)
+        tensors, spell = spec.tensors(part), functools.partial(spec.spell, part)
+        return assign(network, tensors, rules, spec.where(part), put=place, spell=spell)
 
     encoders = [
         fill(name, CLIPTextModel(config, projection=projection, where=spec.config_place(name), **options), CLIP_TEXT_RULES)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bridgejax.diffusion.scheduler_base import Carry, Scheduler, SchedulerSettings, Tables, split_prediction
+from bridgejax.diffusion.scheduler_base import Carry, Scheduler, SchedulerSettings, Tables, check_noise, split_prediction
 from bridgejax.diffusion.solvers import LCM, PNDM, DPMSolver, DPMSolverKarras, Euler, EulerAncestral
 from bridgejax.errors import UserError, choices
 from bridgejax.files import JSONObject
@@ -89,6 +89,7 @@ def make_scheduler(name: str | None, config: JSONObject, where: str = "scheduler
       UserError: the name, or the folder's scheduler, is not known; the message lists what exists.
     """
     known = ", ".join(repr(option) for option in sorted(SCHEDULERS))
+    check_noise(config, where)
     if name is None:
         kind = str(config.get("_class_name"))
         if kind not in CLASS_NAMES:
@@ -103,4 +104,4 @@ def make_scheduler(name: str | None, config: JSONObject, where: str = "scheduler
             f"{where}: skip_prk_steps = {json.dumps(config.get('skip_prk_steps', False))} (Runge-Kutta steps first) is not "
             "supported; it must be true, or pass another scheduler=."
         )
-    return method(SchedulerSettings.from_config(config, where, method.reads, own))
+    return method(SchedulerSettings.from_config(config, where, method.reads, own, method.defaults))

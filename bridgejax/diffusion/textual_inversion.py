@@ -41,8 +41,8 @@ def read_embedding(path: Path, widths: Sequence[int]) -> list[np.ndarray]:
     pair = set(content) == set(_XL_NAMES)
     if not pair and len(content) != 1:
         raise UserError(
-            f"{file} holds {len(content)} tensors, so it is not a textual-inversion embedding; "
-            "expected one tensor, or clip_l and clip_g."
+            f"{file} holds {len(content)} tensors ({', '.join(sorted(content)[:3])}{'…' * (len(content) > 3)}), so it is "
+            "not a textual-inversion embedding; expected one tensor, or clip_l and clip_g."
         )
     if pair != (len(widths) == 2):
         holds, wants = ("clip_l and clip_g (SDXL)", "one text encoder") if pair else ("one tensor", "two text encoders (SDXL)")

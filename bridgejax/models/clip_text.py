@@ -73,6 +73,8 @@ class TextConfig:
           UserError: a value is wrong or not supported; the file and the key are named.
         """
         text = config.get("text_config", config)
+        if not isinstance(text, dict):
+            raise UserError(f"{where}: text_config is {text!r}; expected an object, get the published config.json.")
         layer = LayerConfig(
             hidden_size=positive_int(text, "hidden_size", where, 512),
             heads=positive_int(text, "num_attention_heads", where, 8),

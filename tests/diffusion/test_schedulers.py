@@ -105,7 +105,7 @@ def test_the_names_that_configs_accept_are_those_that_exist() -> None:
         ("euler", {"use_exponential_sigmas": True}, "use_exponential_sigmas"),
         ("dpmpp_2m", {"algorithm_type": "sde-dpmsolver++"}, "algorithm_type"),
         ("dpmpp_2m", {"solver_order": 3}, "solver_order"),
-        ("dpmpp_2m", {"solver_type": "bh2"}, "solver_type"),
+        ("dpmpp_2m", {"solver_type": "adams"}, "solver_type"),
         ("dpmpp_2m", {"variance_type": "learned_range"}, "variance_type"),
         ("dpmpp_2m", {"use_lu_lambdas": True}, "use_lu_lambdas"),
         ("dpmpp_2m", {"use_flow_sigmas": True}, "use_flow_sigmas"),
