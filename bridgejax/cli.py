@@ -8,26 +8,227 @@ import errno
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bridgejax import __version__
 from bridgejax.errors import UserError, choices
 from bridgejax.runtime import leave_failed
 
+if TYPE_CHECKING:
+    from bridgejax.config import Settings
+
+Overrides = Sequence[tuple[str, str]]  # keys and their texts
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command of the command line.
+
+    Attributes:
+      help: what it is for.
+      arguments: adds its arguments to a parser.
+      run: does it and returns what is printed.
+    """
+
+    help: str
+    arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace, Overrides], str]
+
+
+# -- in a workdir --------------------------------------------------------------------------------------------------------------
+
+
+def _workdir_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config", required=True, metavar="FILE.py[:ARG]", help="a config file; --config.KEY=VALUE changes a key"
+    )
+    _report_arguments(parser)
+
+
+def _report_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="the folder to work in; again: continues")
+
+
+def _seed_arguments(parser: argparse.ArgumentParser) -> None:
+    _workdir_arguments(parser)
+    parser.add_argument("--seed", type=int, default=0, metavar="K", help="which of the study's seeds; default 0")
+
+
+def _train_arguments(parser: argparse.ArgumentParser) -> None:
+    _seed_arguments(parser)
+    parser.add_argument("--recipe", metavar="NAME", help="default: the config's first arm")
+
+
+def _in_workdir(
+    work: Callable[[Settings, argparse.Namespace], Path],
+) -> Callable[[argparse.Namespace, Overrides], str]:
+    """Returns a command that works on a config's settings; the first process alone prints what was made."""
+
+    def run(options: argparse.Namespace, overrides: Overrides) -> str:
+        from bridgejax.config import Settings, load_config
+
+        settings = Settings.of(load_config(options.config, overrides))
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        from bridgejax import runtime
+
+        runtime.start()
+        made = work(settings, options)
+        return str(made) if runtime.is_first() else ""
+
+    return run
+
+
+def _study(settings: Settings, options: argparse.Namespace) -> Path:
+    from bridgejax.studies.commands import run_study
+
+    return run_study(settings, options.workdir)
+
+
+def _run(settings: Settings, options: argparse.Namespace) -> Path:
+    from bridgejax.report.write import update_report
+    from bridgejax.runtime import is_first
+
+    results = _study(settings, options)
+    return update_report(options.workdir) if is_first() else results
+
+
+def _generate(settings: Settings, options: argparse.Namespace) -> Path:
+    from bridgejax.studies.commands import generate
+
+    return generate(settings, options.workdir)
+
+
+def _filter(settings: Settings, options: argparse.Namespace) -> Path:
+    from bridgejax.report.filter_page import filter_text, write_filter_page
+    from bridgejax.runtime import is_first
+    from bridgejax.studies.filtering import filter_sets
+
+    outcome = filter_sets(settings, options.workdir)
+    if not is_first():
+        return options.workdir
+    page = write_filter_page(outcome, options.workdir)
+    print(filter_text(outcome))
+    if outcome.fault is not None:
+        raise UserError(f"{outcome.fault} {page} shows the images.")
+    return page
+
+
+def _invert(settings: Settings, options: argparse.Namespace) -> Path:
+    from bridgejax.studies.commands import invert
+
+    return invert(settings, options.workdir, seed=options.seed)
+
+
+def _tune(settings: Settings, options: argparse.Namespace) -> Path:
+    from bridgejax.studies.tuning import tune
+
+    return tune(settings, options.workdir)
+
+
+def _train(settings: Settings, options: argparse.Namespace) -> Path:
+    from bridgejax.studies.commands import train
+
+    return train(settings, options.workdir, recipe=options.recipe, seed=options.seed)
+
+
+def _report(options: argparse.Namespace, _: Overrides) -> str:
+    from bridgejax.report.write import write_report
+
+    return str(write_report(options.workdir))
+
+
+# -- elsewhere -----------------------------------------------------------------------------------------------------------------
+
+
+def _vae_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--vae", metavar="FOLDER", help="another autoencoder, for a generator that has none or a poor one")
+
+
+def _import_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("source", metavar="SOURCE", help="a folder, a .safetensors file or a hub name")
+    add("--output", required=True, type=Path, metavar="FOLDER", help="the folder to write; new or empty")
+    add("--lora", action="append", default=[], metavar="PATH:SCALE", help="merge a LoRA; may be repeated")
+    add("--embedding", action="append", default=[], metavar="WORD=PATH", help="add a learned word; may be repeated")
+    add("--tokenizer", metavar="FOLDER", help="CLIP's tokenizer, for a single file that has none beside it")
+    _vae_arguments(parser)
+    add("--dtype", metavar="NAME", help="float32, bfloat16 or float16; default: the source's")
+    add("--prediction-type", metavar="NAME", help="epsilon or v_prediction, where the file does not show it")
+    add("--model-config", metavar="FILE.json", help="what a single file does not show, by part")
+
+
+def _import_weights(options: argparse.Namespace, _: Overrides) -> str:
+    from bridgejax.config import scaled_files, word_files
+    from bridgejax.diffusion.import_weights import import_weights
+    from bridgejax.runtime import check_devices
+
+    check_devices()
+    digest = import_weights(
+        options.source,
+        options.output,
+        dtype=options.dtype,
+        tokenizer=options.tokenizer,
+        prediction_type=options.prediction_type,
+        model_config=options.model_config,
+        loras=scaled_files(options.lora, "--lora"),
+        embeddings=word_files(options.embedding, "--embedding"),
+        vae=options.vae,
+        tell=lambda text: print(text, file=sys.stderr),
+    )
+    return f"{options.output}\n{digest}"
+
+
+def _config_arguments(parser: argparse.ArgumentParser) -> None:
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="as a JSON Schema of a config")
+    form.add_argument("--markdown", action="store_true", help="as a page, docs/configuration.md")
+
+
+def _config(options: argparse.Namespace, _: Overrides) -> str:
+    from bridgejax.config import reference
+
+    return reference.as_json_schema() if options.json else reference.as_page() if options.markdown else reference.as_text()
+
+
+def _doctor_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--config", metavar="FILE.py[:ARG]", help="also check this config as run does, and show what each device holds")
+    add("--weights", metavar="PATH", help="what a generator's file or folder is, as import-weights decides it")
+    _vae_arguments(parser)
+
+
+def _doctor(options: argparse.Namespace, overrides: Overrides) -> str:
+    from bridgejax.config import load_config
+    from bridgejax.doctor import about_weights, report
+
+    if options.weights is not None:
+        return about_weights(options.weights, vae=options.vae)
+    return report() if options.config is None else report(load_config(options.config, overrides))
+
+
 COMMANDS = {
-    "run": "everything the config asks for: generate, train every arm, report",
-    "generate": "a synthetic set only",
-    "filter": "score the synthetic images, keep some by a rule, and show both",
-    "invert": "learn a style token, for the data set or for each class",
-    "tune": "rates and lengths of every arm, by validation images",
-    "train": "one recipe, one seed",
-    "study": "arms × seeds, their results without the report's pages",
-    "report": "tables, plots and report.html from a workdir",
-    "import-weights": "published weights to a local folder, checked",
-    "config": "every key of a config, with its default and its meaning",
-    "doctor": "what this machine can do, and why not; whether a config is right",
+    "run": Command("everything the config asks for: generate, train every arm, report", _workdir_arguments, _in_workdir(_run)),
+    "generate": Command("a synthetic set only", _workdir_arguments, _in_workdir(_generate)),
+    "filter": Command(
+        "score the synthetic images, keep some by a rule, and show both", _workdir_arguments, _in_workdir(_filter)
+    ),
+    "invert": Command("learn a style token, for the data set or for each class", _seed_arguments, _in_workdir(_invert)),
+    "tune": Command("rates and lengths of every arm, by validation images", _workdir_arguments, _in_workdir(_tune)),
+    "train": Command("one recipe, one seed", _train_arguments, _in_workdir(_train)),
+    "study": Command("arms × seeds, their results without the report's pages", _workdir_arguments, _in_workdir(_study)),
+    "report": Command("tables, plots and report.html from a workdir", _report_arguments, _report),
+    "import-weights": Command("published weights to a local folder, checked", _import_arguments, _import_weights),
+    "config": Command("every key of a config, with its default and its meaning", _config_arguments, _config),
+    "doctor": Command("what this machine can do, and why not; whether a config is right", _doctor_arguments, _doctor),
 }
+
+
+# -- the command line ----------------------------------------------------------------------------------------------------------
+
+
 # What to do about what the operating system refuses.
 _ADVICE = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free space on the disk, or raise the limit"),
@@ -46,55 +247,8 @@ class _Parser(argparse.ArgumentParser):
         )
 
 
-def _add_vae(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--vae", metavar="FOLDER", help="another autoencoder, for a generator that has none or a poor one")
-
-
-def _parser(command: str) -> argparse.ArgumentParser:
-    parser = _Parser(prog=f"bridgejax {command}", description=COMMANDS[command], allow_abbrev=False)
-    if command == "doctor":
-        parser.add_argument(
-            "--config", metavar="FILE.py[:ARG]", help="also check this config as run does, and show what each device holds"
-        )
-        parser.add_argument(
-            "--weights", metavar="PATH", help="what a generator's file or folder is, as import-weights decides it"
-        )
-        _add_vae(parser)
-        return parser
-    if command == "config":
-        form = parser.add_mutually_exclusive_group()
-        form.add_argument("--json", action="store_true", help="as a JSON Schema of a config")
-        form.add_argument("--markdown", action="store_true", help="as a page, docs/configuration.md")
-        return parser
-    if command == "import-weights":
-        parser.add_argument("source", metavar="SOURCE", help="a folder, a .safetensors file or a hub name")
-        parser.add_argument("--output", required=True, type=Path, metavar="FOLDER", help="the folder to write; new or empty")
-        parser.add_argument("--lora", action="append", default=[], metavar="PATH:SCALE", help="merge a LoRA; may be repeated")
-        parser.add_argument(
-            "--embedding", action="append", default=[], metavar="WORD=PATH", help="add a learned word; may be repeated"
-        )
-        parser.add_argument("--tokenizer", metavar="FOLDER", help="CLIP's tokenizer, for a single file that has none beside it")
-        _add_vae(parser)
-        parser.add_argument("--dtype", metavar="NAME", help="float32, bfloat16 or float16; default: the source's")
-        parser.add_argument(
-            "--prediction-type", metavar="NAME", help="epsilon or v_prediction, where the file does not show it"
-        )
-        parser.add_argument("--model-config", metavar="FILE.json", help="what a single file does not show, by part")
-        return parser
-    if command != "report":
-        parser.add_argument(
-            "--config", required=True, metavar="FILE.py[:ARG]", help="a config file; --config.KEY=VALUE changes a key"
-        )
-    parser.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="the folder to work in; again: continues")
-    if command == "train":
-        parser.add_argument("--recipe", metavar="NAME", help="default: the config's first arm")
-    if command in ("train", "invert"):
-        parser.add_argument("--seed", type=int, default=0, metavar="K", help="which of the study's seeds; default 0")
-    return parser
-
-
 def _usage() -> str:
-    lines = "\n".join(f"  {name:<16}{text}" for name, text in COMMANDS.items())
+    lines = "\n".join(f"  {name:<16}{command.help}" for name, command in COMMANDS.items())
     return (
         f"bridgejax {__version__}: better image classifiers from class names and generated images\n\n"
         f"usage: bridgejax COMMAND --config FILE.py[:ARG] [--config.KEY=VALUE …] --workdir DIR\n\n{lines}\n\n"
@@ -127,102 +281,19 @@ def _dispatch(arguments: Sequence[str]) -> int:
     if arguments[0] in ("--version", "-V"):
         print(__version__)
         return 0
-    command, *tail = arguments
-    if command not in COMMANDS:
-        raise UserError(f"{command!r} is not a command; {choices(command, COMMANDS)}")
+    name, *tail = arguments
+    if name not in COMMANDS:
+        raise UserError(f"{name!r} is not a command; {choices(name, COMMANDS)}")
+    command = COMMANDS[name]
     rest, overrides = _split_overrides(tail)
-    options = _parser(command).parse_args(rest)
+    parser = _Parser(prog=f"bridgejax {name}", description=command.help, allow_abbrev=False)
+    command.arguments(parser)
+    options = parser.parse_args(rest)
     if overrides and getattr(options, "config", None) is None:
-        raise UserError(f"`bridgejax {command}` takes no --config.KEY; leave out --config.{overrides[0][0]}.")
-    text = _simple(command, options, overrides)
-    if text is None:
-        text = _work(command, options, overrides)
-    if text:
+        raise UserError(f"`bridgejax {name}` takes no --config.KEY; leave out --config.{overrides[0][0]}.")
+    if text := command.run(options, overrides):
         print(text)
     return 0
-
-
-def _simple(command: str, options: argparse.Namespace, overrides: Sequence[tuple[str, str]]) -> str | None:
-    """Runs a command that does no work in a workdir and returns what it prints; None for other commands."""
-    if command == "config":
-        from bridgejax.config import reference
-
-        return reference.as_json_schema() if options.json else reference.as_page() if options.markdown else reference.as_text()
-    if command == "doctor":
-        from bridgejax.doctor import about_weights, report
-
-        if options.weights is not None:
-            return about_weights(options.weights, vae=options.vae)
-        if options.config is None:
-            return report()
-        from bridgejax.config import load_config
-
-        return report(load_config(options.config, overrides))
-    if command == "report":
-        from bridgejax.report.write import write_report
-
-        return str(write_report(options.workdir))
-    if command == "import-weights":
-        from bridgejax.config import scaled_files, word_files
-        from bridgejax.diffusion.import_weights import import_weights
-        from bridgejax.runtime import check_devices
-
-        check_devices()
-        digest = import_weights(
-            options.source,
-            options.output,
-            dtype=options.dtype,
-            tokenizer=options.tokenizer,
-            prediction_type=options.prediction_type,
-            model_config=options.model_config,
-            loras=scaled_files(options.lora, "--lora"),
-            embeddings=word_files(options.embedding, "--embedding"),
-            vae=options.vae,
-            tell=lambda text: print(text, file=sys.stderr),
-        )
-        return f"{options.output}\n{digest}"
-    return None
-
-
-def _work(command: str, options: argparse.Namespace, overrides: Sequence[tuple[str, str]]) -> str:
-    """Runs a command that works in a workdir and returns what it prints: what was made; "" in all but the first process."""
-    from bridgejax.config import Settings, load_config
-
-    settings = Settings.of(load_config(options.config, overrides))
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    from bridgejax import runtime
-    from bridgejax.studies import commands
-
-    runtime.start()
-    if command in ("run", "study"):
-        path = commands.run_study(settings, options.workdir)
-        if command == "run" and runtime.is_first():
-            from bridgejax.report.write import update_report
-
-            path = update_report(options.workdir)
-    elif command == "generate":
-        path = commands.generate(settings, options.workdir)
-    elif command == "filter":
-        from bridgejax.report.filter_page import filter_text, write_filter_page
-        from bridgejax.studies.filtering import filter_sets
-
-        outcome = filter_sets(settings, options.workdir)
-        if not runtime.is_first():
-            return ""
-        path = write_filter_page(outcome, options.workdir)
-        if outcome.fault is not None:
-            print(filter_text(outcome))
-            raise UserError(f"{outcome.fault} {path} shows the images.")
-        return f"{filter_text(outcome)}\n{path}"
-    elif command == "invert":
-        path = commands.invert(settings, options.workdir, seed=options.seed)
-    elif command == "tune":
-        from bridgejax.studies.tuning import tune
-
-        path = tune(settings, options.workdir)
-    else:
-        path = commands.train(settings, options.workdir, recipe=options.recipe, seed=options.seed)
-    return str(path) if runtime.is_first() else ""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
