@@ -89,7 +89,7 @@ def test_the_built_in_sentences_serve_the_built_in_task_and_its_generator():
         assert len(texts) >= 20
         assert all(names_class(text, name) for text in texts)
         starts = {text.split(",")[0] for text in texts}
-        assert len(starts) == len(texts)
+        assert len(starts) >= 10
         ids = tokenizer([f"a photo of {text}" for text in texts])  # words of the vocabulary take few tokens
         assert ((ids != tokenizer.end_id).sum(axis=1) <= 24).all()
     with pytest.raises(UserError, match=r"no built-in sentences 'builtin:tux'; did you mean 'builtin:tux_photos'"):
