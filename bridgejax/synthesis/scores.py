@@ -90,13 +90,9 @@ def load_scorer(weights: str, class_names: tuple[str, ...], templates: tuple[str
     Raises:
       UserError: it cannot be read, or has other classes.
     """
-    zero_shot, model = templates is not None, None
-    try:
-        model = load_classifier(weights, class_names=class_names if zero_shot else None, templates=templates)
-    except UserError as error:
-        if zero_shot or "class_names" not in str(error):
-            raise
-    if model is None or not model.num_classes:  # a CLIP folder without a head, which needs names to make one of
+    zero_shot = templates is not None
+    model = load_classifier(weights, class_names=class_names if zero_shot else None, templates=templates)
+    if not model.num_classes:  # a CLIP model without a head
         model, zero_shot = load_classifier(weights, class_names=class_names), True
     class_columns(model, class_names, weights)
     head: dict[str, object] = {"class_names": list(class_names), "templates": templates} if zero_shot else {}

@@ -27,6 +27,7 @@ SMALL = (
     *("training.steps=2", "training.evaluations=1", "arms=vanilla,bridged", "study.seeds=1", "study.baseline=vanilla"),
 )
 SMALL_OF = {
+    "filter": ("filter.rule=distinct,",),
     "invert": ("inversion.steps=2", "inversion.evaluations=1"),
     "tune": ("task.validation_per_class=1", "tuning.learning_rates=0.01,", "tuning.lengths=1,", "tuning.seeds=1"),
 }
@@ -108,6 +109,7 @@ def test_the_commands_run(command, run, monkeypatch):
         "run": "report.html",
         "study": "results.jsonl",
         "generate": "synthetic/dataset_info.json",
+        "filter": "filter.html",
         "invert": "inversion",
         "tune": "tuning.json",
         "train": "runs/vanilla",
