@@ -204,6 +204,10 @@ def _doctor(options: argparse.Namespace, overrides: Overrides) -> str:
     from bridgejax.config import load_config
     from bridgejax.doctor import about_weights, report
 
+    if options.weights is None and options.vae is not None:
+        raise UserError("--vae goes with --weights; give --weights PATH too.")
+    if options.weights is not None and options.config is not None:
+        raise UserError("--weights and --config are two questions; give one of them.")
     if options.weights is not None:
         return about_weights(options.weights, vae=options.vae)
     return report() if options.config is None else report(load_config(options.config, overrides))

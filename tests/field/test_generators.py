@@ -490,6 +490,12 @@ def test_doctor_says_what_a_file_is_as_import_weights_does(files, tmp_path: Path
     assert family != "sd2" or "v_prediction" in capfd.readouterr().out
 
 
+@pytest.mark.parametrize("options", [("--vae", "x"), ("--weights", "x", "--config", "y.py")])
+def test_doctor_takes_one_question(options: tuple[str, ...], capfd: Any) -> None:
+    assert main(["doctor", *options]) == 2
+    assert "--weights" in capfd.readouterr().err
+
+
 def test_doctor_refuses_what_loading_refuses(files, tmp_path: Path, capfd: Any) -> None:
     file = rewritten(files["sd1"], tmp_path, lambda t: t.pop(f"{U}out.2.bias"))
     assert main(["doctor", "--weights", str(file)]) == 2
