@@ -13,8 +13,10 @@ import numpy.typing as npt
 from flax import nnx
 
 from bridgejax.errors import UserError
+from bridgejax.jax_defaults import under_jax_defaults
 
 
+@under_jax_defaults
 def image_features(model: nnx.Module, batches: Iterable[Mapping[str, object]]) -> npt.NDArray[np.float32]:
     """Returns the features of every image, in order.
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from bridgejax.jax_defaults import under_jax_defaults
 from bridgejax.mesh import replicate, replicated
 
 
@@ -25,6 +26,7 @@ class MixupDraw(NamedTuple):
 Draw = Callable[[jax.Array, jax.Array, float | np.floating, jax.Array | None], MixupDraw]
 
 
+@under_jax_defaults
 def mixup(
     images: jax.Array,
     one_hot: jax.Array,
