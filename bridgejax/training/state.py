@@ -158,7 +158,8 @@ class TrainState:
         params = {name: _copy(arrays[name]) for name in sorted(chosen)}
         other = {name: _copy(array) for name, array in sorted(arrays.items()) if name not in chosen}
         extra: ObjectiveState = () if objective is None else objective.init(params)
-        return cls(params, other, optimizer.init(params), jnp.zeros((), jnp.int32), key, extra, structure, optimizer)
+        opt_state = _apart(optimizer.init(params), params)
+        return cls(params, other, opt_state, jnp.zeros((), jnp.int32), key, extra, structure, optimizer)
 
     @property
     @under_jax_defaults
@@ -220,6 +221,20 @@ def _copy(array: jax.Array) -> jax.Array:
 
 
 Tree = TypeVar("Tree")
+
+
+def _apart(tree: Tree, others: object) -> Tree:
+    """Returns the tree with a copy of each array that stands in it twice, or in `others`: a step donates each array once."""
+    seen = {id(leaf) for leaf in jax.tree.leaves(others)}
+
+    def alone(leaf: object) -> object:
+        if isinstance(leaf, jax.Array) and id(leaf) in seen:
+            return _copy(leaf)
+        seen.add(id(leaf))
+        return leaf
+
+    apart: Tree = jax.tree.map(alone, tree)
+    return apart
 
 
 def on_every_device(tree: Tree, mesh: Mesh) -> Tree:

@@ -79,7 +79,10 @@ def train_step(
         return masked_mean(losses, mask), (outputs, traced.other_arrays(state.structure, model, state.other))
 
     (loss, (outputs, other)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-    updates, opt_state = state.optimizer.update(gradients, state.opt_state, state.params)
+    # What optax's transformations with extra arguments may ask for: Polyak's step, a plateau's schedule, line searches.
+    extra = {"value": loss, "grad": gradients, "value_fn": lambda params: loss_of(params)[0]}
+    update = optax.with_extra_args_support(state.optimizer).update
+    updates, opt_state = update(gradients, state.opt_state, state.params, **extra)
     params = optax.apply_updates(state.params, updates)
 
     metrics = {"loss": loss, **objective.metrics(outputs, batch), "gradient_norm": optax.tree.norm(gradients)}
