@@ -30,21 +30,31 @@ def image_features(model: nnx.Module, batches: Iterable[Mapping[str, object]]) -
       float32 [n, d]; what has more than two axes is flattened.
 
     Raises:
-      UserError: there is no image, or the model has neither method.
+      UserError: there is no image, images are neither uint8 nor finite float [b, h, w, 3], or the model has neither method.
     """
     method = next((name for name in ("features", "encode_image") if callable(getattr(model, name, None))), None)
     if method is None:
         raise UserError(f"{type(model).__name__} has no features(images) and no encode_image(images); give a classifier.")
     graph, state = nnx.split(model)
-    program = _program(graph, method)
+    try:
+        program = _program(graph, method)
+    except TypeError:  # a module with attributes that Python cannot hash, such as dicts
+        program = _program.__wrapped__(graph, method)
     features = []
     for batch in batches:
-        rows = np.asarray(program(state, jnp.asarray(batch["image"])), np.float32)
-        mask = batch.get("mask")
+        image, mask = jnp.asarray(batch["image"]), batch.get("mask")
+        if image.ndim != 4 or not (image.dtype == jnp.uint8 or jnp.issubdtype(image.dtype, jnp.floating)):
+            raise UserError(
+                f"batch['image'] is {image.dtype} {list(image.shape)}; give uint8 [b, h, w, 3], or float already normalised."
+            )
+        rows = np.asarray(program(state, image), np.float32)
         features.append(rows if mask is None else rows[np.asarray(mask) > 0])
     if not sum(map(len, features)):
         raise UserError("there are no images to take features of; give at least one.")
-    return np.concatenate(features)
+    table = np.concatenate(features)
+    if not np.isfinite(table).all():
+        raise UserError("the features of an image hold NaN or infinity; check the images and the model's weights.")
+    return table
 
 
 @functools.lru_cache(maxsize=8)
