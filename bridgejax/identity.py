@@ -16,6 +16,7 @@ import numpy as np
 
 from bridgejax.errors import UserError
 from bridgejax.files import canonical_json
+from bridgejax.jax_defaults import under_jax_defaults
 
 if TYPE_CHECKING:
     import jax
@@ -53,6 +54,7 @@ def derive_seed(seed: int, *words: str | int) -> int:
     return int(digest([int(seed), *words])[:8], 16) & 0x7FFFFFFF
 
 
+@under_jax_defaults
 def image_seeds(seed: int, class_name: str, indices: Iterable[int]) -> np.ndarray:
     """Returns the seeds of a class's images.
 
@@ -73,6 +75,7 @@ def image_seeds(seed: int, class_name: str, indices: Iterable[int]) -> np.ndarra
     return (((words[:, 0] << np.uint64(32)) | words[:, 1]) & np.uint64(0x7FFFFFFFFFFFFFFF)).astype(np.int64)
 
 
+@under_jax_defaults
 def keys_from_seeds(seeds: Iterable[int]) -> jax.Array:
     """Returns threefry keys [n] whose 64 bits are the seeds: high word first, as `jax.random.key` has it.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import os
 import re
@@ -91,14 +92,31 @@ def make_mesh(axes: Iterable[tuple[str, int]] | None = None, devices: list[jax.D
     return Mesh(np.asarray(devices).reshape(sizes), names, axis_types=(AxisType.Auto,) * len(names))
 
 
+@functools.cache
+def automatic(mesh: Mesh) -> Mesh:
+    """Returns the mesh with axes over which XLA places what no sharding names, as bridgejax's programs expect.
+
+    `jax.make_mesh` makes Explicit axes unless told otherwise. Every sharding made here is of the automatic mesh of its mesh.
+    """
+    return Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * len(mesh.axis_names))
+
+
+def context_of(mesh: Mesh | None) -> contextlib.AbstractContextManager[object]:
+    """Returns a context in which programs for a mesh run also where the caller has set one of Explicit axes."""
+    around = jax.sharding.get_abstract_mesh()
+    if mesh is None or around.empty or all(kind == AxisType.Auto for kind in around.axis_types):
+        return contextlib.nullcontext()
+    return jax.set_mesh(automatic(mesh))
+
+
 def data_sharding(mesh: Mesh) -> NamedSharding:
     """Returns the sharding that splits the leading axis of an array over "data" (replicated if there is none)."""
-    return NamedSharding(mesh, PartitionSpec(DATA_AXIS) if DATA_AXIS in mesh.axis_names else PartitionSpec())
+    return NamedSharding(automatic(mesh), PartitionSpec(DATA_AXIS) if DATA_AXIS in mesh.axis_names else PartitionSpec())
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
     """Returns the sharding that keeps a whole copy on each device."""
-    return NamedSharding(mesh, PartitionSpec())
+    return NamedSharding(automatic(mesh), PartitionSpec())
 
 
 def data_size(mesh: Mesh | None) -> int:
@@ -149,7 +167,8 @@ def parameter_sharding(
     """
     for pattern, spec in rules:
         if len(spec) <= len(shape) and re.search(pattern, path):
-            return NamedSharding(mesh, PartitionSpec(*(_fitting(mesh, axis, n) for axis, n in zip(spec, shape, strict=False))))
+            axes = (_fitting(mesh, axis, n) for axis, n in zip(spec, shape, strict=False))
+            return NamedSharding(automatic(mesh), PartitionSpec(*axes))
     return replicated(mesh)
 
 

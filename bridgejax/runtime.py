@@ -71,6 +71,7 @@ def start() -> None:
 
     from bridgejax import disk_cache
     from bridgejax.allocator import keep_freed_memory
+    from bridgejax.jax_defaults import use_jax_defaults
     from bridgejax.mesh import check_randomness
 
     keep_freed_memory()  # before the threads that run programs start
@@ -78,6 +79,7 @@ def start() -> None:
     gc.freeze()  # what imports made stays: going through it again and again costs more than a small network's weights
     _join()
     check_devices()
+    use_jax_defaults()
     cache = cache_directory()
     if jax.config.values.get("jax_compilation_cache_dir") is None and cache is not None:
         directory = cache / "xla"

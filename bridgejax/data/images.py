@@ -147,10 +147,28 @@ def _deep_to_rgb(image: Image.Image) -> Image.Image:
     return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
 
 
+def _pixels(image: npt.ArrayLike) -> npt.NDArray[np.uint8]:
+    """Returns an image as it is.
+
+    Raises:
+      UserError: it is not uint8 [h, w, 3] with at least one pixel.
+    """
+    array = np.asarray(image)
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or not array.size:
+        raise UserError(
+            f"the image is {array.dtype} {list(array.shape)}; give uint8 [h, w, 3], red, green and blue in [0, 255]."
+        )
+    return array
+
+
 def encode_png(image: npt.NDArray[np.uint8]) -> bytes:
-    """Returns uint8 [h, w, 3] as the bytes of a PNG file."""
+    """Returns uint8 [h, w, 3] as the bytes of a PNG file.
+
+    Raises:
+      UserError: the image has another dtype or shape.
+    """
     file = io.BytesIO()
-    Image.fromarray(image).save(file, format="PNG", compress_level=1)
+    Image.fromarray(_pixels(image)).save(file, format="PNG", compress_level=1)
     return file.getvalue()
 
 
@@ -201,8 +219,12 @@ def _what_is_wrong(path: str, size: int, changed: int, full: bool) -> str | None
 
 
 def pad_to_square(image: npt.NDArray[np.uint8], value: int = 255) -> npt.NDArray[np.uint8]:
-    """Returns uint8 [s, s, 3], s the longer side, with the image in the middle of a plain ground."""
-    height, width = image.shape[:2]
+    """Returns uint8 [s, s, 3], s the longer side, with uint8 [h, w, 3] in the middle of a plain ground.
+
+    Raises:
+      UserError: the image has another dtype or shape.
+    """
+    height, width = _pixels(image).shape[:2]
     side = max(height, width)
     out = np.full((side, side, 3), value, np.uint8)
     top, left = (side - height) // 2, (side - width) // 2

@@ -20,11 +20,13 @@ from bridgejax.diffusion.spec import TEXT_ENCODERS, GeneratorSpec, content_diges
 from bridgejax.errors import UserError
 from bridgejax.files import TEMPORARY_PREFIX, expanded, write_atomic
 from bridgejax.identity import file_digest
+from bridgejax.jax_defaults import under_jax_defaults
 from bridgejax.known_names import GENERATOR_DTYPES
 
 DIGESTS_FILE = "SHA256SUMS"
 
 
+@under_jax_defaults
 def import_weights(
     source: str | Path,
     output: str | Path,

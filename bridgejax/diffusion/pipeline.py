@@ -29,6 +29,7 @@ from bridgejax.diffusion.solvers import LCM
 from bridgejax.diffusion.spec import GeneratorSpec, content_digest
 from bridgejax.errors import UserError
 from bridgejax.identity import keys_from_seeds
+from bridgejax.jax_defaults import under_jax_defaults
 from bridgejax.mesh import ParameterRuleLike, check_randomness, data_sharding, data_size, make_put, parameter_rules, replicated
 from bridgejax.models.clip_text import Words
 from bridgejax.models.tokenizer import Tokenizer
@@ -50,6 +51,7 @@ class ModelCalls(NamedTuple):
         return np.asarray(self.tables["timesteps"][self.first : self.calls])
 
 
+@under_jax_defaults
 def load_pipeline(
     folder_or_hub_name: str | Path,
     dtype: DTypeLike = "float32",
@@ -176,6 +178,7 @@ class Pipeline:
         """The networks' graph definition and arrays, for jitted programs of one's own: `nnx.merge(graph, state)` inside."""
         return self._graph, self._state
 
+    @under_jax_defaults
     def set_words(self, words: Sequence[Words]) -> None:
         """Replaces rows of the token tables, one `Words` per text encoder; `digest` stays that of the files.
 
@@ -213,6 +216,7 @@ class Pipeline:
         """Whether the UNet also takes a pooled text embedding and the image size."""
         return self.networks.unet.addition == "text_time"
 
+    @under_jax_defaults
     def __call__(
         self,
         prompts: str | Sequence[str],
@@ -334,11 +338,13 @@ class Pipeline:
             raise UserError(f"strength = {strength!r} of {steps} steps leaves none to make; raise strength or steps.")
         return ModelCalls(method, tables, first, calls)
 
+    @under_jax_defaults
     def encode_prompts(self, prompts: str | Sequence[str]) -> tuple[jax.Array, jax.Array | None]:
         """Returns the UNet's text context [n, 77, d] and, for SDXL, the pooled embedding [n, p] (else None); float32."""
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
         return self._encode_text(self._state, [tokenizer(texts) for tokenizer in self.tokenizers])
 
+    @under_jax_defaults
     def predict(
         self,
         latents: ArrayLike,
@@ -366,6 +372,7 @@ class Pipeline:
         scale = None if guidance_scale is None else jnp.float32(guidance_scale)
         return self._predict(self._state, x, jnp.asarray(timestep, jnp.float32), jnp.asarray(hidden), pooled, size, scale)
 
+    @under_jax_defaults
     def decode(self, latents: ArrayLike) -> jax.Array:
         """Returns images float32 [n, h, w, 3] in [0, 1] of latents [n, h/f, w/f, c] as the UNet sees them.
 
@@ -380,6 +387,7 @@ class Pipeline:
             )
         return self._decode(self._state, jnp.asarray(latents, jnp.float32))
 
+    @under_jax_defaults
     def encode(self, images: ArrayLike) -> jax.Array:
         """Returns latents as the UNet sees them (posterior mean × scaling factor) of images [n, h, w, 3] in [0, 1].
 
@@ -394,6 +402,7 @@ class Pipeline:
             )
         return self._encode(self._state, pixels)
 
+    @under_jax_defaults
     def save(self, folder: str | Path) -> None:
         """Writes the model to a new folder in the diffusers layout; PyTorch diffusers opens it too.
 

@@ -14,9 +14,11 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from bridgejax.errors import UserError
+from bridgejax.jax_defaults import under_jax_defaults
 from bridgejax.mesh import data_sharding, replicate
 
 
+@under_jax_defaults
 def image_features(
     model: nnx.Module, batches: Iterable[Mapping[str, object]], mesh: Mesh | None = None
 ) -> npt.NDArray[np.float32]:
@@ -33,7 +35,7 @@ def image_features(
       float32 [n, d]; what has more than two axes is flattened.
 
     Raises:
-      UserError: there is no image, or the model has neither method.
+      UserError: there is no image, images are neither uint8 nor finite float [b, h, w, 3], or the model has neither method.
     """
     method = next((name for name in ("features", "encode_image") if callable(getattr(model, name, None))), None)
     if method is None:
@@ -41,6 +43,7 @@ def image_features(
     return _rows(model, method, batches, mesh)
 
 
+@under_jax_defaults
 def image_logits(
     model: nnx.Module, batches: Iterable[Mapping[str, object]], mesh: Mesh | None = None
 ) -> npt.NDArray[np.float32]:
@@ -61,19 +64,28 @@ def _rows(
     model: nnx.Module, method: str, batches: Iterable[Mapping[str, object]], mesh: Mesh | None
 ) -> npt.NDArray[np.float32]:
     graph, state = nnx.split(model)
-    program = _program(graph, method)
+    try:
+        program = _program(graph, method)
+    except TypeError:  # a module with attributes that Python cannot hash, such as dicts
+        program = _program.__wrapped__(graph, method)
     if mesh is not None:
         state = replicate(state, mesh)
+    kind = "logits" if method == "__call__" else "features"
     parts = []
     for batch in batches:
         images = jnp.asarray(batch["image"]) if mesh is None else jax.device_put(batch["image"], data_sharding(mesh))
-        rows = np.asarray(program(state, images), np.float32)
-        mask = batch.get("mask")
+        if images.ndim != 4 or not (images.dtype == jnp.uint8 or jnp.issubdtype(images.dtype, jnp.floating)):
+            raise UserError(
+                f"batch['image'] is {images.dtype} {list(images.shape)}; give uint8 [b, h, w, 3], or float already normalised."
+            )
+        rows, mask = np.asarray(program(state, images), np.float32), batch.get("mask")
         parts.append(rows if mask is None else rows[np.asarray(mask) > 0])
     if not sum(map(len, parts)):
-        kind = "logits" if method == "__call__" else "features"
         raise UserError(f"there are no images to take {kind} of; give at least one.")
-    return np.concatenate(parts)
+    table = np.concatenate(parts)
+    if not np.isfinite(table).all():
+        raise UserError(f"the {kind} of an image hold NaN or infinity; check the images and the model's weights.")
+    return table
 
 
 @functools.lru_cache(maxsize=8)

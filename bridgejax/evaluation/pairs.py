@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bridgejax.evaluation.inputs import Booleans, Floats, Integers
+from bridgejax.jax_defaults import under_jax_defaults
 
 ROWS, COLUMNS = 2048, 4096
 
@@ -23,6 +24,7 @@ ROWS, COLUMNS = 2048, 4096
 LARGEST_CUBED, LARGEST_SQUARED = 5e5, 5e15
 
 
+@under_jax_defaults
 def cubic_kernel_sums(a: Floats, b: Floats) -> tuple[Floats, Floats]:
     """Returns Σ_j (k(a_i, b_j) - 1) for every i and Σ_i (k(a_i, b_j) - 1) for every j, with k(x, y) = (x·y / d + 1)³.
 
@@ -46,6 +48,7 @@ def cubic_kernel_sums(a: Floats, b: Floats) -> tuple[Floats, Floats]:
     return np.concatenate(over_b)[: len(a)], over_a.reshape(-1)[: len(b)]
 
 
+@under_jax_defaults
 def nearest_rows(a: Floats, b: Floats, k: int, same: bool = False) -> tuple[Floats, Integers]:
     """Returns the k nearest rows of `b` to each row of `a` by Euclidean distance.
 
@@ -77,6 +80,7 @@ def nearest_rows(a: Floats, b: Floats, k: int, same: bool = False) -> tuple[Floa
     return np.take_along_axis(distance, order, 1), np.take_along_axis(index, order, 1)
 
 
+@under_jax_defaults
 def inside_any_ball(a: Floats, centres: Floats, radii: Floats) -> Booleans:
     """Returns bool [n]: whether each row of `a` [n, d] lies within `radii` [m] of any row of `centres` [m, d].
 

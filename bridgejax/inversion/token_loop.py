@@ -18,6 +18,7 @@ from bridgejax.errors import UserError
 from bridgejax.files import write_atomic
 from bridgejax.identity import derive_seed
 from bridgejax.inversion.token_step import Inversion, InversionState, TokenBatch
+from bridgejax.jax_defaults import under_jax_defaults
 from bridgejax.progress import progress
 from bridgejax.runtime import is_first
 
@@ -127,6 +128,7 @@ class _Progress:
     seconds: float
 
 
+@under_jax_defaults
 def learn_token(
     inversion: Inversion,
     examples: TokenExamples,

@@ -12,6 +12,7 @@ from flax import nnx
 from jax.typing import ArrayLike
 
 from bridgejax.errors import UserError
+from bridgejax.jax_defaults import under_jax_defaults
 from bridgejax.models.initializers import Initializer
 
 
@@ -72,6 +73,13 @@ class Classifier(nnx.Module):
         """How wide the features are."""
         return int(getattr(self.head, "in_features"))  # noqa: B009 (nnx.Module does not declare it)
 
+    def __init_subclass__(cls, **options: bool) -> None:
+        """Lets what users call of a subclass run under JAX's default rules."""
+        super().__init_subclass__(**options)
+        for name in ("features", "encode_image", "encode_text"):
+            if name in vars(cls):
+                setattr(cls, name, under_jax_defaults(vars(cls)[name]))
+
     def features(self, images: jax.Array) -> jax.Array:
         """Returns what the head sees, float32 [n, feature_width], of normalised images, float [n, h, w, 3]."""
         raise NotImplementedError
@@ -80,6 +88,7 @@ class Classifier(nnx.Module):
         """Returns how each parameter starts: the first rule whose pattern matches the end of its dotted path holds."""
         raise NotImplementedError
 
+    @under_jax_defaults
     def __call__(self, images: jax.Array) -> jax.Array:
         """Returns logits, float32 [n, num_classes], of images as `features` takes them.
 

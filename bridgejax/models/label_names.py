@@ -11,6 +11,7 @@ from flax import nnx
 from bridgejax.config import nfc
 from bridgejax.errors import UserError
 from bridgejax.files import JSONObject
+from bridgejax.jax_defaults import under_jax_defaults
 from bridgejax.models.classifier import Classifier
 from bridgejax.models.reset import linear_heads, reset_head
 
@@ -74,6 +75,7 @@ def _plain(name: str) -> str:
     return nfc(name).replace("_", " ").casefold()
 
 
+@under_jax_defaults
 def name_head(model: Classifier, class_names: Sequence[str], key: jax.Array | int) -> Classifier:
     """Gives a model's head the names of a task's classes, in place.
 

@@ -18,6 +18,7 @@ from flax import nnx
 from bridgejax.errors import UserError
 from bridgejax.files import write_json
 from bridgejax.identity import derive_seed, folder_digest
+from bridgejax.jax_defaults import under_jax_defaults
 from bridgejax.known_names import BUILTIN_CLASSIFIERS
 from bridgejax.models.classifier import Classifier
 from bridgejax.models.clip import ZeroShot, ZeroShotSpec, as_strings, image_side, set_classes
@@ -46,6 +47,7 @@ _HUB_FILES = (*_HUB_FILES, "vocab.json", "merges.txt", "tokenizer*.json", "speci
 CLASSIFIERS = WeightSources("classifier", f"{CONFIG_FILE} and {WEIGHTS_FILE}", _HUB_FILES, BUILTIN_CLASSIFIERS)
 
 
+@under_jax_defaults
 def load_classifier(
     folder_or_name: str | Path,
     num_classes: int | None = None,
@@ -170,6 +172,7 @@ def _resize(model: Classifier, image_size: int) -> None:
     model.preprocessing = replace(model.preprocessing, size=int(image_size))
 
 
+@under_jax_defaults
 def abstract_classifier(folder_or_name: str | Path, num_classes: int | None = None) -> Classifier:
     """Returns a classifier of shapes and dtypes without weights (`nnx.eval_shape`), as its config says.
 
@@ -201,6 +204,7 @@ def classifier_digest(folder_or_name: str | Path) -> str:
     return folder_digest(folder, (file.name for file in (*files, *(() if said is None else (said[0],)))))
 
 
+@under_jax_defaults
 def save_classifier(model: Classifier, folder: str | Path) -> None:
     """Writes `model` as a folder that `load_classifier` and the library of its layout read.
 

@@ -17,6 +17,7 @@ from flax import nnx
 
 from bridgejax.errors import UserError
 from bridgejax.identity import fold_word
+from bridgejax.jax_defaults import under_jax_defaults
 from bridgejax.models.classifier import Classifier
 from bridgejax.models.initializers import Initializer, uniform
 
@@ -38,6 +39,7 @@ def linear_heads(model: nnx.Module) -> list[nnx.Linear]:
     return [head] if isinstance(head, nnx.Linear) else list(getattr(head, "linear_heads", ()))
 
 
+@under_jax_defaults
 def reset_head(model: Classifier, key: jax.Array | int, num_classes: int | None = None) -> Classifier:
     """Gives `model` a new linear head, in place (a distilled DeiT: two).
 
@@ -67,6 +69,7 @@ def reset_head(model: Classifier, key: jax.Array | int, num_classes: int | None 
     return model
 
 
+@under_jax_defaults
 def reset_blocks(model: Classifier, count: int, key: jax.Array | int, num_classes: int | None = None) -> Classifier:
     """Gives `model` a new head and new initial values in its last `count` blocks and all that follows them, in place.
 
@@ -100,6 +103,7 @@ def reset_blocks(model: Classifier, count: int, key: jax.Array | int, num_classe
     return model
 
 
+@under_jax_defaults
 def reinitialise(model: Classifier, key: jax.Array | int) -> Classifier:
     """Gives every parameter of `model` its initial value, in place: training "from scratch".
 

@@ -18,6 +18,7 @@ from PIL import Image
 
 from bridgejax.data.records import encode_example
 from bridgejax.errors import UserError
+from bridgejax.jax_defaults import under_jax_defaults
 from bridgejax.mesh import barrier, data_size, total
 from bridgejax.progress import progress
 from bridgejax.synthesis import tfds_files
@@ -68,6 +69,7 @@ class GeneratedSet(SyntheticSet):
     seconds: float
 
 
+@under_jax_defaults
 def generate_set(
     directory: str | Path,
     *,

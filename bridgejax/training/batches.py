@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from bridgejax.errors import UserError
 from bridgejax.mesh import data_sharding, data_size, local_rows, shard_batch
@@ -110,13 +110,19 @@ def place(parts: Batch, mesh: Mesh | None) -> dict[str, jax.Array]:
         raise UserError(f"a batch of {rows} does not split over {local} devices; make the batch size a multiple of {local}.")
     placed = {}
     for key, value in parts.items():
-        if isinstance(value, jax.Array) and not value.sharding.is_equivalent_to(sharding, value.ndim):
+        if isinstance(value, jax.Array) and not _lies_so(value, sharding):
             if value.shape[0] % size:
                 raise UserError(f"a batch of {rows} does not split over {size} devices; make it a multiple of {size}.")
             placed[key] = jax.device_put(value, sharding)
         else:
             placed[key] = value if isinstance(value, jax.Array) else shard_batch(mesh, value)
     return placed
+
+
+def _lies_so(value: jax.Array, sharding: NamedSharding) -> bool:
+    """Whether an array lies as a sharding says, on a mesh whose axes are of the same type."""
+    mesh = getattr(value.sharding, "mesh", sharding.mesh)
+    return value.sharding.is_equivalent_to(sharding, value.ndim) and mesh == sharding.mesh
 
 
 def _array(key: str, value: object) -> Array:

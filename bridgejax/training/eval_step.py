@@ -17,7 +17,8 @@ from bridgejax.compilation import compiler_options
 from bridgejax.data import Batch as StreamBatch
 from bridgejax.errors import UserError
 from bridgejax.evaluation import ClassificationMetrics, classification_metrics
-from bridgejax.mesh import data_sharding, local_rows, replicated
+from bridgejax.jax_defaults import under_jax_defaults
+from bridgejax.mesh import context_of, data_sharding, local_rows, replicated
 from bridgejax.training import batches, traced
 from bridgejax.training.batches import Array
 from bridgejax.training.objectives import cross_entropy, masked_mean
@@ -36,6 +37,7 @@ class EvalStep:
         self._mesh = mesh
         self._jitted = _eval_program(mesh, dtype)
 
+    @under_jax_defaults
     def __call__(self, state: TrainState | nnx.Module, batch: object) -> dict[str, jax.Array]:
         parts = batches.checked_batch(batch, ("image",), ("label", "mask"))
         if isinstance(state, TrainState):
@@ -45,10 +47,11 @@ class EvalStep:
             raise UserError(f"the state is a {type(state).__name__}; give a TrainState or a model.")
         else:
             structure, arrays, _, _ = Structure.of(state)
-        placed = batches.place(parts, self._mesh)
-        if self._mesh is not None:
-            arrays = on_every_device(arrays, self._mesh)
-        metrics = self._jitted(structure, arrays, placed)
+        with context_of(self._mesh):
+            placed = batches.place(parts, self._mesh)
+            if self._mesh is not None:
+                arrays = on_every_device(arrays, self._mesh)
+            metrics = self._jitted(structure, arrays, placed)
         if "label" in parts and not isinstance(parts["label"], jax.Array):
             batches.check_labels(parts, metrics["logits"].shape[-1])
         return metrics
@@ -99,6 +102,7 @@ def _eval_program(mesh: Mesh | None, dtype: str) -> Callable[[Structure, Arrays,
     return jax.jit(step, static_argnums=0, compiler_options=options, in_shardings=(everywhere, split), out_shardings=everywhere)
 
 
+@under_jax_defaults
 def evaluate(
     state: TrainState | nnx.Module,
     batches: Iterable[StreamBatch],

@@ -22,6 +22,7 @@ import jax
 
 from bridgejax import data
 from bridgejax.errors import UserError
+from bridgejax.jax_defaults import under_jax_defaults
 from bridgejax.progress import stage_heading
 from bridgejax.recipes import Recipe
 from bridgejax.training.driver import RunDriver
@@ -36,6 +37,7 @@ from bridgejax.training.stages import StagePlan
 STRATEGIES = ("vmap", "interleave")
 
 
+@under_jax_defaults
 def train_group(
     recipe: Recipe,
     members: Sequence[RunInputs],

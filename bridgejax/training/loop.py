@@ -11,6 +11,7 @@ from typing import Protocol, TypeVar
 import jax
 
 from bridgejax import data
+from bridgejax.jax_defaults import under_jax_defaults
 from bridgejax.mesh import agreed
 from bridgejax.progress import progress
 from bridgejax.recipes import Recipe
@@ -160,6 +161,7 @@ def train_run(run: RunDriver, end: int | None = None, *, starts_next: bool = Fal
             yield from train_stage(SingleStepper(run, plan), plan, stop, following if starts_next else None)
 
 
+@under_jax_defaults
 def train_recipe(recipe: Recipe, inputs: RunInputs, options: RunOptions, *, streams: Streams | None = None) -> RunResult:
     """Trains a model by a recipe and evaluates it on the test split.
 

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from bridgejax.errors import UserError
+from bridgejax.jax_defaults import under_jax_defaults
 from bridgejax.mesh import replicate, replicated
 
 
@@ -25,6 +27,7 @@ class MixupDraw(NamedTuple):
 Draw = Callable[[jax.Array, jax.Array, float | np.floating, jax.Array | None], MixupDraw]
 
 
+@under_jax_defaults
 def mixup(
     images: jax.Array,
     one_hot: jax.Array,
@@ -38,9 +41,19 @@ def mixup(
       one_hot: float [n, classes].
       lam: λ in [0, 1], a scalar or [n].
       permutation: int [n], the partner of each row.
+
+    Raises:
+      UserError: the rows do not agree, or the permutation holds no whole numbers.
     """
-    draw = MixupDraw(jnp.asarray(lam, jnp.float32), jnp.asarray(permutation))
-    return mixed(jnp.asarray(images), draw), mixed(jnp.asarray(one_hot), draw)
+    images, one_hot, permutation = jnp.asarray(images), jnp.asarray(one_hot), jnp.asarray(permutation)
+    lengths = [len(array.shape) and array.shape[0] for array in (images, one_hot, permutation)]
+    if len({*lengths}) > 1 or not jnp.issubdtype(permutation.dtype, jnp.integer):
+        raise UserError(
+            f"mixup got {lengths[0]} images, {lengths[1]} targets and a permutation of {lengths[2]} ({permutation.dtype}); "
+            "give one row of each per image, and the partners as whole numbers."
+        )
+    draw = MixupDraw(jnp.asarray(lam, jnp.float32), permutation)
+    return mixed(images, draw), mixed(one_hot, draw)
 
 
 def mixed(values: jax.Array, draw: MixupDraw | None) -> jax.Array:

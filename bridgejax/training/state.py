@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 
 from bridgejax.errors import UserError
 from bridgejax.identity import fold_word
+from bridgejax.jax_defaults import under_jax_defaults
 from bridgejax.mesh import local_copy, replicate, replicated
 from bridgejax.training.objectives import Objective
 from bridgejax.training.objectives.base import ObjectiveState
@@ -52,7 +53,7 @@ class Structure:
             if variable and issubclass(type(leaf), nnx.RngKey):
                 keys.add(name)
         items = tuple(sorted(paths.items()))
-        made = cls(graphdef, items, hash((graphdef, items)))
+        made = cls(graphdef, items, _hash_of(graphdef, items))
         return _STRUCTURES.setdefault(made, made), arrays, frozenset(params), frozenset(keys)
 
     def merge(self, arrays: Mapping[str, jax.Array]) -> nnx.Module:
@@ -78,6 +79,14 @@ class Structure:
 
     def __hash__(self) -> int:
         return self._hash
+
+
+def _hash_of(graphdef: nnx.GraphDef[nnx.Module], paths: tuple[tuple[str, PathParts], ...]) -> int:
+    """Returns the hash of a structure; of a module with plain dicts or lists as attributes, that of its paths."""
+    try:
+        return hash((graphdef, paths))
+    except TypeError:
+        return hash(paths)
 
 
 # Equal structures are one object: comparing two whole graphs at every step costs more than dispatching a small step.
@@ -108,6 +117,7 @@ class TrainState:
     optimizer: optax.GradientTransformation = dataclasses.field(metadata={"static": True})
 
     @classmethod
+    @under_jax_defaults
     def create(
         cls,
         model: nnx.Module,
@@ -148,9 +158,11 @@ class TrainState:
         params = {name: _copy(arrays[name]) for name in sorted(chosen)}
         other = {name: _copy(array) for name, array in sorted(arrays.items()) if name not in chosen}
         extra: ObjectiveState = () if objective is None else objective.init(params)
-        return cls(params, other, optimizer.init(params), jnp.zeros((), jnp.int32), key, extra, structure, optimizer)
+        opt_state = _apart(optimizer.init(params), params)
+        return cls(params, other, opt_state, jnp.zeros((), jnp.int32), key, extra, structure, optimizer)
 
     @property
+    @under_jax_defaults
     def model(self) -> nnx.Module:
         """The module with the current weights, in copies that later steps do not touch."""
         return self.structure.merge({name: _copy(array) for name, array in self.arrays.items()})
@@ -209,6 +221,20 @@ def _copy(array: jax.Array) -> jax.Array:
 
 
 Tree = TypeVar("Tree")
+
+
+def _apart(tree: Tree, others: object) -> Tree:
+    """Returns the tree with a copy of each array that stands in it twice, or in `others`: a step donates each array once."""
+    seen = {id(leaf) for leaf in jax.tree.leaves(others)}
+
+    def alone(leaf: object) -> object:
+        if isinstance(leaf, jax.Array) and id(leaf) in seen:
+            return _copy(leaf)
+        seen.add(id(leaf))
+        return leaf
+
+    apart: Tree = jax.tree.map(alone, tree)
+    return apart
 
 
 def on_every_device(tree: Tree, mesh: Mesh) -> Tree:

@@ -18,7 +18,8 @@ from jax.sharding import Mesh
 
 from bridgejax.compilation import compiler_options
 from bridgejax.errors import UserError
-from bridgejax.mesh import data_sharding, replicated
+from bridgejax.jax_defaults import under_jax_defaults
+from bridgejax.mesh import context_of, data_sharding, replicated
 from bridgejax.training import batches, mixing, traced
 from bridgejax.training.feed import PlacedBatch
 from bridgejax.training.mixing import MixupDraw, mixed
@@ -78,10 +79,13 @@ def train_step(
         return masked_mean(losses, mask), (outputs, traced.other_arrays(state.structure, model, state.other))
 
     (loss, (outputs, other)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-    updates, opt_state = state.optimizer.update(gradients, state.opt_state, state.params)
+    # What optax's transformations with extra arguments may ask for: Polyak's step, a plateau's schedule, line searches.
+    extra = {"value": loss, "grad": gradients, "value_fn": lambda params: loss_of(params)[0]}
+    update = optax.with_extra_args_support(state.optimizer).update
+    updates, opt_state = update(gradients, state.opt_state, state.params, **extra)
     params = optax.apply_updates(state.params, updates)
 
-    metrics = {"loss": loss, **objective.metrics(outputs, batch), "gradient_norm": optax.global_norm(gradients)}
+    metrics = {"loss": loss, **objective.metrics(outputs, batch), "gradient_norm": optax.tree.norm(gradients)}
     if isinstance(state.optimizer, Optimizer):
         metrics["learning_rate"] = state.optimizer.learning_rate(state.opt_state)
     widths[shape_key(state, batch)] = outputs.shape[-1]
@@ -160,16 +164,19 @@ class TrainStep:
         self.program = step_program(settings)
         self._seen: set[Hashable] = set()
 
+    @under_jax_defaults
     def __call__(self, state: TrainState, batch: object) -> tuple[TrainState, Metrics]:
         if not isinstance(state, TrainState):
             raise UserError(f"the state is a {type(state).__name__}; make it with TrainState.create(model, optimizer).")
         state.check_alive()
-        ready = batch if isinstance(batch, PlacedBatch) else self.place(batch)
-        arguments = self._arguments(state, ready)
-        self._check_labels(ready, arguments)
-        after: tuple[TrainState, Metrics] = self.program.jitted(*arguments)
+        with context_of(self.settings.mesh):
+            ready = batch if isinstance(batch, PlacedBatch) else self.place(batch)
+            arguments = self._arguments(state, ready)
+            self._check_labels(ready, arguments)
+            after: tuple[TrainState, Metrics] = self.program.jitted(*arguments)
         return after
 
+    @under_jax_defaults
     def place(self, batch: object) -> PlacedBatch:
         """Checks a batch and begins its transfer to the device, so that a later call finds it there.
 
@@ -179,6 +186,7 @@ class TrainStep:
         parts = batches.checked_batch(batch, self.objective.required)
         return PlacedBatch(batches.place(parts, self.settings.mesh), parts)
 
+    @under_jax_defaults
     def lower(self, state: TrainState, batch: object) -> jax.stages.Lowered:
         """Returns the step lowered for a state and a batch, to be looked into; the state stays usable."""
         lowered: jax.stages.Lowered = self.program.jitted.lower(*self._arguments(state, self.place(batch)))

@@ -31,6 +31,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "fields",
         "files",
         "identity",
+        "jax_defaults",
         "known_names",
         "mesh",
         "mesh_axes",

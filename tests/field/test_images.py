@@ -285,3 +285,30 @@ def test_a_task_of_mixed_files_loads_and_trains_with_the_decoder_that_checked_it
     task = load_task(f"folder:{tmp_path}", shots=1)
     (batch,) = eval_batches(task.test, batch_size=6, image_size=8)
     assert batch["image"].shape == (6, 8, 8, 3)
+
+
+def test_functions_that_take_images_say_what_they_take():
+    """The kind: arrays of another dtype, shape or number of rows, or with NaN, in public functions of images."""
+    import jax.numpy as jnp
+
+    from bridgejax.data.images import encode_png, pad_to_square
+    from bridgejax.evaluation.features import image_features
+    from bridgejax.models import load_classifier
+    from bridgejax.training import mixup
+
+    for wrong in (COLOURS / 255.0, COLOURS.astype(np.int64), COLOURS[..., 0], COLOURS[..., :2], COLOURS[:0], COLOURS[None]):
+        for function in (encode_png, pad_to_square):
+            with pytest.raises(UserError, match=r"give uint8 \[h, w, 3\]"):
+                function(wrong)
+    model = load_classifier("builtin:efficientnet_lite0")
+    for image, words in (
+        (COLOURS, r"uint8 \[6, 8, 3\]; give"),
+        (COLOURS[None].astype(np.int32), r"int32 \[1, 6, 8, 3\]; give"),
+        (np.full((1, 32, 32, 3), np.nan, np.float32), "NaN"),
+    ):
+        with pytest.raises(UserError, match=words):
+            image_features(model, [{"image": image}])
+    rows = jnp.ones((4, 2, 2, 3))
+    for targets, partners in ((3, np.arange(4)), (4, np.arange(3)), (4, np.arange(4.0))):
+        with pytest.raises(UserError, match="one row of each per image"):
+            mixup(rows, jnp.ones((targets, 2)), 0.5, partners)
