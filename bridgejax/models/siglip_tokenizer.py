@@ -61,8 +61,10 @@ class SigLIPTokenizer:
         kind, model = str(config.get("tokenizer_class")), json.loads(self._backend.to_str())["model"]["type"]
         self._gemma = "Gemma" in kind or "Siglip2" in kind or (model == "BPE" and "Siglip" not in kind)
         self._left = config.get("padding_side", padding.get("direction")) == "left"
-        known_pad = pad_id if padding.get("pad_id") is None else int(padding["pad_id"])
-        self._pad = self._special(config, "pad_token", ("<pad>",) if self._gemma else ("</s>",), file, known_pad)
+        if "pad_token" in config or padding.get("pad_id") is None:
+            self._pad = self._special(config, "pad_token", ("<pad>",) if self._gemma else ("</s>",), file, pad_id)
+        else:
+            self._pad = int(padding["pad_id"])
         self.max_tokens = max_tokens
         known = self._backend.get_vocab_size(with_added_tokens=True)
         if known > vocab_size:
