@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import warnings
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from bridgejax.errors import UserError, choices
@@ -98,7 +98,8 @@ def classifier_spec(folder: Path, *, zero_shot: bool = False) -> ClassifierSpec:
       UserError: a file is missing or wrong, or the architecture is not supported; it is named.
     """
     parts = [(folder / name).is_file() for name in (OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS)]
-    if not (folder / CONFIG_FILE).is_file():
+    alone = all(parts) and not any(folder.glob("model*.safetensors*"))  # the config is of weights that are not there
+    if alone or not (folder / CONFIG_FILE).is_file():
         found = read_open_clip(folder) if any(parts) else find_openai(folder)
         if found is not None:
             return _open_clip(folder, found)
@@ -115,7 +116,7 @@ def classifier_spec(folder: Path, *, zero_shot: bool = False) -> ClassifierSpec:
         return _timm(plain, config, where)
     raise UserError(
         f"{where}: architecture {name!r} is not known; {choices(plain, _KNOWN)} A transformers folder has a "
-        f"model_type instead, one of {', '.join(MODEL_TYPES)}, and an OpenCLIP folder {OPEN_CLIP_CONFIG}."
+        f"model_type instead, one of {', '.join(MODEL_TYPES)}; an OpenCLIP folder needs no such file."
     )
 
 
@@ -170,7 +171,7 @@ def _named(spec: ClassifierSpec, names: tuple[str, ...], where: str) -> Classifi
     """Returns the spec with the names of its classes; of a network without a head, without them."""
     if names and spec.num_classes is not None and len(names) != spec.num_classes:
         raise UserError(f"{where} names {len(names)} classes, but the head has {spec.num_classes} outputs; correct the file.")
-    return dataclasses.replace(spec, class_names=names if spec.num_classes is not None else ())
+    return replace(spec, class_names=names if spec.num_classes is not None else ())
 
 
 def _transformers(folder: Path, config: JSONObject, where: str) -> ClassifierSpec:
@@ -189,7 +190,7 @@ def _transformers(folder: Path, config: JSONObject, where: str) -> ClassifierSpe
         layout = siglip_layout() if siglip else vit_layouts.layout(network)
         tower = SigLIPTexts if siglip else TextTower
         preprocessing = _preprocessor(folder, kind, network.image_size)
-        image = dataclasses.replace(network, projection=0)
+        image = replace(network, projection=0)
         return _zero_shot(
             (_builder(CLIP, network, preprocessing), _builder(VisionTransformer, image, preprocessing)),
             layout,
@@ -228,7 +229,7 @@ def _open_clip(folder: Path, found: OpenCLIPFolder) -> ClassifierSpec:
         builds = _builder(CLIPResNet, found.resnet, preprocessing), _builder(ModifiedResNet, found.resnet, preprocessing)
     else:
         network = vit_layouts.clip_config(found.config, where)
-        tower = dataclasses.replace(network, projection=0)
+        tower = replace(network, projection=0)
         builds = _builder(CLIP, network, preprocessing), _builder(VisionTransformer, tower, preprocessing)
     layout = open_clip_layout(found.resnet, found.config["text_config"], found.config.get("vision_config"))
     return _zero_shot(
@@ -265,16 +266,16 @@ def _zero_shot(
     image = image_side(layout, keep_head=stored, keep_projection=False)
     tower = ClassifierSpec(builds[1], image, known if stored else None, preprocessing, weights)
     if stored:
-        return tower
+        return replace(tower, class_names=names)
     return ZeroShotSpec(
         builds[0],
         layout,
         known,
         preprocessing,
         weights,
+        names,
         texts=texts,
         tower=tower,
-        class_names=names,
         templates=tuple(ours.get("templates") or ()),
     )
 
@@ -374,9 +375,8 @@ def _text_config(model: Classifier) -> JSONObject | None:
 
 def _ours(model: Classifier) -> JSONObject:
     """Returns what is kept of the head of a model with a text tower, or of its image tower with a new head."""
-    if not isinstance(model, ZeroShot):
-        return {"num_classes": model.num_classes, "tower": True}
-    return {"num_classes": model.num_classes, "class_names": list(model.class_names), "templates": list(model.templates)}
+    head = {"num_classes": model.num_classes, "class_names": list(model.class_names)}
+    return {**head, "templates": list(model.templates)} if isinstance(model, ZeroShot) else {**head, "tower": True}
 
 
 def _vit_config(model: Classifier) -> ViTConfig:

@@ -79,5 +79,5 @@ def template_list(name: str) -> tuple[str, ...]:
       UserError: there is no such list.
     """
     if name not in TEMPLATE_LISTS:
-        raise UserError(f"there is no template list {name!r}; {choices(name, TEMPLATE_LISTS)}")
+        raise UserError(f"there is no template list {name!r}; {choices(str(name), TEMPLATE_LISTS)}")
     return TEMPLATE_LISTS[name]

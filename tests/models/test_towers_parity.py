@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from flax import nnx
@@ -13,7 +14,11 @@ from flax import nnx
 pytest.importorskip("torch")
 
 from bridgejax.models import load_classifier, save_classifier
+from bridgejax.models.clip import ZeroShotSpec, image_side
+from bridgejax.models.published import classifier_spec
 from bridgejax.models.safetensors_files import read_tensors
+from bridgejax.models.siglip import SigLIPTextModel, SigLIPTexts
+from bridgejax.models.weights import assign
 from tests.models.openai_clip import OpenAICLIP, open_clip_folder, tokenize
 from tests.models.originals import both, randomise, rounding, transformers_folder
 from tests.models.siglip_folders import write_gemma, write_unigram
@@ -271,3 +276,53 @@ def test_saved_open_clip_models_open_again(tmp_path: Path) -> None:
             run = lambda m, x: m.get_image_features(x).pooler_output if hasattr(m, "get_image_features") else m.encode_image(x)  # noqa: E731
             exact = both(run, loaded.eval(), _images(32))[1]
             assert np.abs(exact - both(run, original, _images(32))[1]).max() <= 1e-5 * np.abs(exact).max()
+
+
+@pytest.mark.parametrize(
+    ("family", "config", "parameters"),
+    [
+        ("Dinov2", {"hidden_size": 384, "num_attention_heads": 6}, 22_056_576),
+        ("Dinov2", {}, 86_580_480),
+        ("Dinov2WithRegisters", {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16}, 304_372_736),
+        ("Siglip", {}, 203_155_970),
+    ],
+)
+def test_every_tensor_of_the_full_size_networks_has_its_place(
+    family: str, config: dict[str, Any], parameters: int, tmp_path: Path
+) -> None:
+    """The library's own config and tensor shapes, without values: nothing is missing, nothing is left over, all shapes fit."""
+    import torch
+    import transformers
+
+    sizes = {} if family == "Siglip" else {"image_size": 518, "patch_size": 14}
+    with torch.device("meta"):
+        original = getattr(transformers, f"{family}Model")(getattr(transformers, f"{family}Config")(**sizes, **config))
+    assert sum(value.numel() for value in original.parameters()) == parameters
+    original.config.save_pretrained(tmp_path)
+    published = {"attention.q_proj": "attention.attention.query", "attention.k_proj": "attention.attention.key"}
+    published |= {"attention.v_proj": "attention.attention.value", "attention.o_proj": "attention.output.dense"}
+    shapes = {}
+    for name, value in original.state_dict().items():
+        for ours, theirs in published.items():
+            name = name.replace(ours, theirs) if family != "Siglip" else name
+        shapes[name] = np.broadcast_to(np.float32(0), tuple(value.shape))
+
+    def put(path: str, shape: Any, dtype: Any, read: Any) -> Any:
+        return jax.ShapeDtypeStruct(shape, dtype)
+
+    with pytest.warns(UserWarning, match="holds no preprocessor_config"):
+        found = classifier_spec(tmp_path)
+    if not isinstance(found, ZeroShotSpec):
+        abstract = nnx.eval_shape(lambda: found.build(1, nnx.Rngs(0)))
+        tensors = found.layout.read(shapes) | {"classifier.weight": np.zeros((1, abstract.feature_width), np.float32)}
+        tensors |= {"classifier.bias": np.zeros(1, np.float32)}
+        assert assign(abstract, tensors, found.layout.rules, family, put=put).positions.shape[1] == 1 + 37 * 37
+        return
+    tower, side = nnx.eval_shape(lambda: found.build(1, nnx.Rngs(0))), image_side(found.layout, keep_head=False)
+    head = {"classifier.weight": np.zeros((1, 768), np.float32), "classifier.bias": np.zeros(1, np.float32)}
+    assign(tower, side.read(shapes) | head, found.layout.rules, family, put=put)
+    settings = SigLIPTexts._text_config(object.__new__(SigLIPTexts), original.config.to_dict(), family)
+    text = nnx.eval_shape(lambda: SigLIPTextModel(settings, rngs=nnx.Rngs(0), where=family))
+    rest = {name: array for name, array in shapes.items() if name.startswith("text_model.")}
+    assign(text, rest, SigLIPTexts.rules, family, put=put)
+    assert len(side.read(shapes)) + len(rest) == len(found.layout.read(shapes)) - 2  # the scale and the bias
