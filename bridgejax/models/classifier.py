@@ -65,8 +65,13 @@ class Classifier(nnx.Module):
     head: nnx.Module
     blocks: nnx.List
 
+    @property
+    def feature_width(self) -> int:
+        """How wide the features are."""
+        return int(getattr(self.head, "in_features"))  # noqa: B009 (nnx.Module does not declare it)
+
     def features(self, images: jax.Array) -> jax.Array:
-        """Returns what the head sees, float32 [n, d], of normalised images, float [n, h, w, 3]."""
+        """Returns what the head sees, float32 [n, feature_width], of normalised images, float [n, h, w, 3]."""
         raise NotImplementedError
 
     def initializers(self) -> Sequence[Initializer]:

@@ -92,7 +92,8 @@ def reset_blocks(model: Classifier, count: int, key: jax.Array | int, num_classe
     for number in range(first, len(blocks)):
         _draw_all(blocks[number], f"blocks.{number}", model.initializers(), root)
     for name in model.after_blocks if count else ():
-        _draw_all(getattr(model, name), name, model.initializers(), root)
+        if getattr(model, name) is not None:
+            _draw_all(getattr(model, name), name, model.initializers(), root)
     return model
 
 

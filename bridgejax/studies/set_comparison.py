@@ -272,7 +272,7 @@ def _pretrained(settings: Settings, classes: int) -> tuple[nnx.Module, bool]:
         model = load_classifier(settings.classifier.weights)
     except UserError:  # weights without a head load with a new one alone
         return load_classifier(settings.classifier.weights, num_classes=classes), False
-    if linear_heads(model):
+    if model.num_classes and linear_heads(model):
         return model, True
     return load_classifier(settings.classifier.weights, num_classes=classes), False
 

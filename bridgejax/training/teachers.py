@@ -83,9 +83,8 @@ def load_teacher(weights: str, class_names: tuple[str, ...]) -> ClassifierTeache
     Raises:
       UserError: the weights cannot be read, or the classifier has another number of classes.
     """
-    try:
-        model = load_classifier(weights)
-    except UserError:  # weights without a head load with the classes' names alone
+    model = load_classifier(weights)
+    if not model.num_classes:  # a CLIP model without a head
         model = load_classifier(weights, class_names=class_names)
     if model.num_classes != len(class_names):
         raise UserError(
