@@ -39,7 +39,7 @@ IMAGE_TOWER = "builtin:efficientnet_lite0"
 # (side of the views, views of a labelled picture, views of another): studies here use 96 px, the image tower was made for 224.
 VIEWS = ((96, 6, 2), (128, 3, 1), (160, 4, 1), (224, 5, 2))
 TOKENS = 20  # of a caption in training
-TEXT = {"hidden_size": 96, "intermediate_size": 192, "num_hidden_layers": 2, "num_attention_heads": 3, "projection_dim": 128}
+TEXT = {"hidden_size": 96, "intermediate_size": 192, "num_hidden_layers": 2, "num_attention_heads": 3, "projection_dim": 96}
 TEMPLATES = (
     *("a photo of a {}.", "a photo of a {}", "a picture of a {}", "an image of a {}", "a drawing of a {}", "clip art of a {}"),
     *("a photo of the {}.", "a close up photo of a {}.", "a cropped photo of the {}.", "an icon of a {}", "a painting of a {}"),
@@ -68,8 +68,8 @@ class Concepts(NamedTuple):
 
 
 def captions_of(names: Sequence[str], rng: np.random.Generator, count: int) -> list[str]:
-    """Captions with one of the names: plain ones, then ones with an adjective, a place or both."""
-    plain = [template.format(name) for name in dict.fromkeys(names) for template in TEMPLATES]
+    """Captions with one of the names: every plain one of the first, then ``count`` with an adjective, a place or both."""
+    plain = [template.format(names[0]) for template in TEMPLATES]
     adjectives, settings = ADJECTIVES.split(), SETTINGS.split(",")
     rich = []
     for _ in range(count):
@@ -97,7 +97,7 @@ def make_concepts(pictures: Pictures, rules: dict[str, Any], seed: int) -> Conce
             said = [key[0], key[0], *rules["synonyms"].get(key[0], [])]
         else:
             said = [key[1]] if key[0] == "kind" else [key[1], key[1], f"{key[1]}, a {key[0]}", f"{key[1]}, a kind of {key[0]}"]
-        captions.append(captions_of(said, rng, 48))
+        captions.append(captions_of(said, rng, 32))
     of_picture = [
         (names[group,], names.get((group, noun), -1), names.get(("kind", kind_of.get(group, "")), -1))
         for group, noun in zip(groups, nouns, strict=True)
@@ -221,7 +221,7 @@ def train(
         ids = np.stack([tokens[c][rng.integers(len(tokens[c]))] for c in texts])
         right = (named[:, :, None] == texts).any(1)
         params, state, loss = step(params, state, everything, rows, ids, right, jax.random.fold_in(key, number))
-        if (number + 1) % 100 == 0:
+        if (number + 1) % 50 == 0:
             log(f"step {number + 1}/{options.steps} loss {float(loss):.3f} scale {float(jnp.exp(params.scale)):.1f}")
     # The mean that was taken from the features becomes part of the bias.
     return params._replace(bias=params.bias - mean @ params.kernel)
@@ -354,7 +354,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--weight-decay", type=float, default=0.1)
     parser.add_argument("--dropout", type=float, default=0.1, help="of the features")
-    parser.add_argument("--merges", type=int, default=1700, help="of the vocabulary")
+    parser.add_argument("--merges", type=int, default=1300, help="of the vocabulary")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(argv)
     options.work.mkdir(parents=True, exist_ok=True)
@@ -373,6 +373,7 @@ def main(argv: list[str] | None = None) -> int:
     features, owners = cached_features(pictures, labelled, options.work)
     rules = json.loads((HERE / "tiny_clip_groups.json").read_text(encoding="utf-8"))
     concepts = make_concepts(pictures, rules, options.seed)
+    log(f"{len(concepts.captions)} names")
     tokenizer = Tokenizer.train([t for row in concepts.captions for t in row] + list(COMMON_TEXTS) * 3, options.merges)
     size = len(tokenizer.vocabulary)
     special = {"vocab_size": size, "bos_token_id": size - 2, "eos_token_id": size - 1, "pad_token_id": size - 1}

@@ -1,13 +1,14 @@
-"""A small CLIP whose image tower is a frozen EfficientNet-Lite0 that lies elsewhere (locked-image tuning).
+"""A small CLIP whose image tower is an EfficientNet-Lite0 that was left as it was (locked-image tuning).
 
-Source: Zhai et al. 2022 (arXiv:2111.07991): a text tower learns to read what a pretrained image tower sees, which stays as it is.
-Between the two lies a linear projection with a bias. A folder holds `config.json` (model_type "lit"), `model.safetensors` and
-the tokenizer; the image tower's tensors come from the weights that the config names, or lie in the same file where it names none.
+Source: Zhai et al. 2022 (arXiv:2111.07991): a text tower learns to read what a pretrained image tower sees. Here a linear
+projection with a bias lies between the two. A folder holds `config.json` (model_type "lit"), `model.safetensors` and a
+tokenizer. The image tower's tensors come from the built-in classifier that the config names; what `save_classifier` writes
+holds them itself.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -19,18 +20,17 @@ from bridgejax.files import JSONObject, asset
 from bridgejax.identity import file_digest
 from bridgejax.known_names import BUILTIN_CLASSIFIERS
 from bridgejax.models.classifier import Preprocessing
-from bridgejax.models.clip import ZeroShot, is_text_tensor
+from bridgejax.models.clip import ZeroShot
 from bridgejax.models.efficientnet_lite import EFFICIENTNET_LITE_RULES, HEAD_CHANNELS, EfficientNetLite
 from bridgejax.models.initializers import Initializer, normal
 from bridgejax.models.layers import linear
 from bridgejax.models.layout import Layout, Tensors
 from bridgejax.models.safetensors_files import read_tensors
+from bridgejax.models.vit_layouts import head_rules
 from bridgejax.models.weights import Rule
 
 LOCKED_IMAGE = "lit"  # the model_type
-IMAGE_TOWER = "image_tower"
-_OWN_HEAD = "_fc."  # of the image tower, which no one asks
-_BESIDE = ("visual_projection.", "classifier.")
+_TOWER = "image_tower"
 
 
 class LockedImageCLIP(ZeroShot, EfficientNetLite):
@@ -39,7 +39,7 @@ class LockedImageCLIP(ZeroShot, EfficientNetLite):
     Args:
       width: of the embeddings.
       num_classes: outputs of the head.
-      preprocessing: kept as `self.preprocessing`.
+      preprocessing: kept as `self.preprocessing` for whoever makes the input.
       rngs: source of the initial values.
     """
 
@@ -57,56 +57,41 @@ class LockedImageCLIP(ZeroShot, EfficientNetLite):
         embeddings = self.projection(EfficientNetLite.features(self, images))
         return embeddings.astype(jnp.promote_types(embeddings.dtype, jnp.float32))
 
-    def initializers(self) -> tuple[Initializer, ...]:
-        """Returns the initial values of the image tower; the projection starts normal, with variance 1 / features."""
+    def initializers(self) -> Sequence[Initializer]:
+        """Returns the initial values of EfficientNet-Lite0; the projection is normal, with variance 1 / 1280."""
         return (Initializer(r"projection\.kernel", normal(HEAD_CHANNELS**-0.5)), *super().initializers())
 
 
 def locked_image_layout(config: JSONObject, where: str) -> Layout:
-    """Returns the tensors of a folder, those of the image tower that its config names included.
+    """Returns the tensors of a folder: projection and head as a CLIPModel names them, the image tower as EfficientNet-Lite0's.
 
     Args:
-      config: of the folder.
-      where: its file, for messages.
+      config: of the folder; without an `image_tower`, the tower's tensors lie in the folder's own file.
+      where: the config's file, for messages.
     """
-    rules = (
-        Rule(r"head\.kernel", "classifier.weight", "linear"),
-        Rule(r"head\.bias", "classifier.bias"),
+    projection = (
         Rule(r"projection\.kernel", "visual_projection.weight", "linear"),
         Rule(r"projection\.bias", "visual_projection.bias"),
-        *EFFICIENTNET_LITE_RULES,
     )
 
     def read(tensors: Tensors) -> dict[str, np.ndarray]:
-        if IMAGE_TOWER not in config:
-            return dict(tensors)
-        tower = read_tensors(_tower_file(config, where))
-        return {**{name: array for name, array in tower.items() if not name.startswith(_OWN_HEAD)}, **tensors}
+        tower = _tower(config[_TOWER], where) if _TOWER in config else {}
+        return {**{name: array for name, array in tower.items() if not name.startswith("_fc.")}, **tensors}
 
-    return Layout(rules, read)
+    return Layout((*head_rules("head", "classifier"), *projection, *EFFICIENTNET_LITE_RULES), read)
 
 
-def image_tower_layout(config: JSONObject, where: str) -> Layout:
-    """Returns the tensors of the image tower alone, under the names of EfficientNet-Lite0."""
-    whole = locked_image_layout(config, where)
+def _tower(tower: object, where: str) -> Tensors:
+    """Returns the tensors of the image tower that a config names, with the SHA-256 of their file.
 
-    def read(tensors: Tensors) -> dict[str, np.ndarray]:
-        everything = whole.read(tensors)
-        return {name: a for name, a in everything.items() if not name.startswith(_BESIDE) and not is_text_tensor(name)}
-
-    return Layout(EFFICIENTNET_LITE_RULES, read)
-
-
-def _tower_file(config: JSONObject, where: str) -> Path:
-    """Returns the image tower's file; the config keeps its SHA-256, so that it is part of what the folder's digest says.
+    The digest makes the image tower part of the folder's own digest: another one could not take its place unseen.
 
     Raises:
-      UserError: the name is not that of a built-in classifier, or the file is another one.
+      UserError: there is no such built-in classifier, or its file is another.
     """
-    tower = config[IMAGE_TOWER]
-    if not isinstance(tower, dict) or set(tower) != {"weights", "sha256"}:
-        raise UserError(f"{where}: {IMAGE_TOWER} must hold weights and sha256; get the published config.json.")
+    if not isinstance(tower, dict) or not {"weights", "sha256"} <= set(tower):
+        raise UserError(f"{where}: {_TOWER} is {tower!r}; expected an object with weights and sha256, get the published file.")
     file = asset(str(tower["weights"]), BUILTIN_CLASSIFIERS, "image tower") / "model.safetensors"
-    if file_digest(file) != tower["sha256"]:
-        raise UserError(f"{file} is not the image tower that {where} was trained with; install bridgejax again.")
-    return file
+    if not file.is_file() or file_digest(file) != tower["sha256"]:
+        raise UserError(f"{file} is not the file that {where} was made for; install bridgejax again.")
+    return read_tensors(file)
