@@ -53,6 +53,7 @@ _ENTRIES = (
     Entry("quickstart", "the generator beside PyTorch diffusers alone; the page is left as it is"),
     Entry("paper_cost", "all of it; the page is left as it is"),
     Entry("accelerator", why_not="it needs a GPU or TPU"),
+    Entry("gpu_programs", why_not="it needs XLA's GPU compiler in a folder of its own"),
     Entry("inversion", why_not="it learns ten words in full, and a few steps of that say nothing"),
     Entry("minimum_design", why_not="it trains fourteen arms on three tasks in full"),
     Entry("paper_embedded", why_not="it trains the arms of every table in full"),

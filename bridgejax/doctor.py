@@ -34,7 +34,7 @@ _PACKAGES = {
     "huggingface_hub": "weights by hub name",
 }
 # Heads of Stable Diffusion 1.x (40, 80), of 2.x, SDXL and vision transformers (64), and the largest that cuDNN's kernel takes.
-_HEAD_SIZES = (40, 64, 80, 128)
+_HEAD_SIZES = (40, 64, 80, 128, 160)
 _MEMORY_FRACTION = 0.75  # of a GPU's memory, which JAX takes unless told otherwise
 
 

@@ -148,11 +148,13 @@ def train_runs(plan: StudyPlan, workdir: Path, runs: Sequence[StudyRun]) -> Iter
 
 def _result(run: StudyRun, task: Task, result: RunResult, eval_split: str) -> dict[str, object]:
     """Returns what is kept of a run; what was evaluated on other images does not go by the name of the test part."""
+    from bridgejax.training.stages import eval_part
 
     def named(entry: Mapping[str, object]) -> dict[str, object]:
         prefixed = {key: f"{eval_split}_{key.removeprefix('test_')}" if key.startswith("test_") else key for key in entry}
         return {key if eval_split == TEST else prefixed[key]: value for key, value in entry.items()}
 
+    evaluated = eval_part(task, eval_split)
     return named(
         {
             "arm": run.arm,
@@ -162,9 +164,9 @@ def _result(run: StudyRun, task: Task, result: RunResult, eval_split: str) -> di
             "task": task.name,
             "classes": list(task.class_names),
             "real_images": len(task.train),
-            "test_images": len(task.test),
-            "test_ids": list(task.test.ids),
-            "test_labels": [int(label) for label in task.test.labels],
+            "test_images": len(evaluated),
+            "test_ids": list(evaluated.ids),
+            "test_labels": [int(label) for label in evaluated.labels],
             **result.metrics,
             "history": [named(entry) for entry in result.history],
         }

@@ -66,7 +66,7 @@ def train_seeds(
 
     settings = plan.settings
     recipe = plan.recipes[runs[0].arm]
-    options, teachers = run_options(settings, plan.mesh), plan.teachers(recipe)
+    options, teachers = run_options(settings, plan.mesh, plan.eval_split), plan.teachers(recipe)
     members = []
     for run, folder, synthetic in zip(runs, folders, images, strict=True):
         seed = derive_seed(settings.seed, "train", run.seed)

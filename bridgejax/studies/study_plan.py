@@ -105,14 +105,8 @@ class StudyPlan:
         return max(run.per_class for run in self.runs)
 
     def task(self, shots: int | None, seed: int) -> Task:
-        """Returns the task with the real images that this seed selects.
-
-        With `eval_split` `VALIDATION` its test images are not there: those to evaluate on are the validation images.
-        """
-        task = self.splits.load(shots, seed)
-        if self.eval_split == TEST or task.validation is None:
-            return task
-        return dataclasses.replace(task, test=task.validation, digest=digest([self.eval_split, task.digest]))
+        """Returns the task with the real images that this seed selects."""
+        return self.splits.load(shots, seed)
 
     def trained(self, run: StudyRun) -> StudyRun:
         """Returns the run that is trained for this one: without synthetic images (`per_class` 0) one serves every volume."""
@@ -135,7 +129,7 @@ class StudyPlan:
         task = self.task(run.shots, run.seed)
         parts: dict[str, object] = {
             "recipe": recipe.to_dict(),
-            "task": task.digest,
+            "task": task.digest if self.eval_split == TEST else digest([self.eval_split, task.digest]),
             "classifier": [self.classifier_digest, settings.classifier.image_size, settings.classifier.crop],
             "training": [settings.training.batch_size, settings.training.eval_batch_size, settings.training.evaluations],
             "seed": [settings.seed, run.seed],
@@ -151,8 +145,8 @@ class StudyPlan:
         return digest(parts)
 
 
-def run_options(settings: Settings, mesh: Mesh | None) -> RunOptions:
-    """Returns how the runs of a config are carried out on a mesh.
+def run_options(settings: Settings, mesh: Mesh | None, eval_split: str = TEST) -> RunOptions:
+    """Returns how the runs of a config are carried out on a mesh, and evaluated on a split.
 
     Raises:
       UserError: batches do not split over the mesh's devices.
@@ -166,6 +160,7 @@ def run_options(settings: Settings, mesh: Mesh | None) -> RunOptions:
         image_size=classifier.image_size,
         crop=classifier.crop,
         evaluations=training.evaluations,
+        eval_split=eval_split,
         checkpoint_seconds=training.checkpoint_seconds,
         keep_final=False,
         mesh=mesh,

@@ -31,7 +31,7 @@ class RunDriver:
     Attributes:
       recipe, inputs, options, streams: what the run is.
       plans: its stages with their places.
-      evaluation_steps: the steps after which it is evaluated on the test split.
+      evaluation_steps: the steps after which it is evaluated.
       record: what it has done so far.
       evaluator: evaluates its state.
       feeds: streams of stages that have been started, by the number of the stage.
@@ -41,7 +41,7 @@ class RunDriver:
     """
 
     def __init__(self, recipe: Recipe, inputs: RunInputs, options: RunOptions, streams: Streams) -> None:
-        stages.check_sources(recipe, inputs.task, inputs.synthetic_sets)
+        stages.check_sources(recipe, inputs.task, inputs.synthetic_sets, options.eval_split)
         stages.check_model(recipe, inputs.model)
         self.recipe, self.inputs, self.options, self.streams = recipe, inputs, options, streams
         self.plans = stages.stage_plans(recipe)
@@ -179,8 +179,9 @@ class RunDriver:
         )
 
     def evaluate(self, plan: StagePlan) -> None:
-        """Evaluates the state on the test split."""
-        metrics = self.evaluator.metrics("test", self.inputs.task.test, self.state)
+        """Evaluates the state on the options' split."""
+        split = self.options.eval_split
+        metrics = self.evaluator.metrics(split, stages.eval_part(self.inputs.task, split), self.state)
         self.record.add_test_metrics(plan.number, metrics)
 
     def stops_early(self, plan: StagePlan) -> bool:
@@ -274,7 +275,7 @@ class RunDriver:
         options, sets = self.options, self.inputs.synthetic_sets
         parts: dict[str, object] = {
             "recipe": self.recipe.to_dict(),
-            "task": self.inputs.task.digest,
+            "task": self.inputs.task.digest if options.eval_split == "test" else [options.eval_split, self.inputs.task.digest],
             "synthetic": {name: digest([sets[name].ids, sets[name].labels]) for name in self.recipe.synthetic_sets},
             "sizes": [options.batch_size, options.eval_batch_size, options.image_size, self.crop],
             "seed": self.inputs.seed,

@@ -66,13 +66,14 @@ def stage_plans(recipe: Recipe) -> list[StagePlan]:
     return plans
 
 
-def check_sources(recipe: Recipe, task: Task, synthetic: Mapping[str, Sized]) -> None:
+def check_sources(recipe: Recipe, task: Task, synthetic: Mapping[str, Sized], eval_split: str = "test") -> None:
     """Checks that every image that a recipe asks for is there, and that its stages name the teachers that they need.
 
     Args:
       recipe: the recipe.
       task: the task.
       synthetic: the synthetic examples by the name of their set.
+      eval_split: what the run is evaluated on, "test" or "validation".
 
     Raises:
       UserError: something is missing; the sentence names the stage.
@@ -96,8 +97,19 @@ def check_sources(recipe: Recipe, task: Task, synthetic: Mapping[str, Sized]) ->
                 f"{where} stops early by validation images, but task {task.name!r} has none; set "
                 "task.validation_per_class to at least 1 (they are taken out of the training part)."
             )
-    if not len(task.test):
-        raise UserError(f"task {task.name!r} has no test images; give it some, or fewer shots.")
+    eval_part(task, eval_split)
+
+
+def eval_part(task: Task, split: str) -> Examples:
+    """Returns the images of a task that "test" or "validation" names.
+
+    Raises:
+      UserError: there are none.
+    """
+    part = task.test if split == "test" else task.validation
+    if part is None or not len(part):
+        raise UserError(f"task {task.name!r} has no {split} images; give it some, or fewer shots.")
+    return part
 
 
 def check_model(recipe: Recipe, model: nnx.Module) -> None:
