@@ -142,7 +142,7 @@ class ModifiedResNet(Classifier):
         """Returns normal values by fan-out for convolutions and by width for the attention pool."""
         wide = normal(self.config.channels**-0.5)
         return (
-            Initializer(r"proj\.kernel", wide),
+            Initializer(r"\w+_proj\.kernel", wide),
             Initializer("positions", wide),
             Initializer("kernel", he_fan_out),
             *NORM_INITIALIZERS,

@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from bridgejax.files import JSONObject
-from bridgejax.models.config_values import positive_int, positive_number, require
+from bridgejax.models.config_values import positive_int, require
 from bridgejax.models.layout import Fused, Layout, Tensors
 from bridgejax.models.vit import ViTConfig
 from bridgejax.models.vit_layouts import OURS, block_rules, head_rules, sizes_file, transformers_sizes
@@ -49,11 +49,11 @@ def dinov2_config(config: JSONObject, where: str) -> ViTConfig:
     require(config, where, {"qkv_bias": True})
     registers = config["model_type"] != "dinov2"
     sizes = transformers_sizes(config, where, patch=16 if registers else 14, epsilon=1e-6)
-    hidden, gated = int(sizes.hidden_size * positive_number(config, "mlp_ratio", where, 4)), bool(config.get("use_swiglu_ffn"))
+    ratio, gated = positive_int(config, "mlp_ratio", where, 4), bool(config.get("use_swiglu_ffn"))
     whole = _CLASSES[sizes.layout] in (config.get("architectures") or [])
     return replace(
         sizes,
-        intermediate_size=(int(hidden * 2 / 3) + 7) // 8 * 8 if gated else hidden,
+        intermediate_size=_inner(sizes.hidden_size * ratio, gated),
         registers=positive_int(config, "num_register_tokens", where, 4) if registers else 0,
         layer_scale=True,
         gated=gated,
@@ -62,18 +62,21 @@ def dinov2_config(config: JSONObject, where: str) -> ViTConfig:
     )
 
 
+def _inner(hidden: int, gated: bool) -> int:
+    """Returns the width within an MLP; a gated one, of three layers, keeps two thirds of it, in steps of eight."""
+    return (int(hidden * 2 / 3) + 7) // 8 * 8 if gated else hidden
+
+
 def dinov2_file(config: ViTConfig) -> JSONObject:
     """Returns what `config.json` says of the network (without classes and preprocessing)."""
-    hidden = config.intermediate_size
-    if config.gated:  # the published width, of which `dinov2_config` takes two thirds, in steps of eight
-        hidden = next(h for h in range(hidden, 2 * hidden) if (int(h * 2 / 3) + 7) // 8 * 8 == config.intermediate_size)
+    ratios = range(1, 1 + 2 * config.intermediate_size // config.hidden_size)
     said = {key: value for key, value in sizes_file(config).items() if key != "intermediate_size"}
     return {
         "architectures": [_CLASSES[config.layout]],
         "model_type": config.layout,
         "qkv_bias": True,
         **said,
-        "mlp_ratio": hidden / config.hidden_size if hidden % config.hidden_size else hidden // config.hidden_size,
+        "mlp_ratio": next(r for r in ratios if _inner(r * config.hidden_size, config.gated) == config.intermediate_size),
         "use_swiglu_ffn": config.gated,
         **({"num_register_tokens": config.registers} if config.registers else {}),
         OURS: {"pool": config.pool},

@@ -87,12 +87,11 @@ def read_open_clip(folder: Path) -> OpenCLIPFolder:
     model, ready = content.get("model_cfg"), content.get("preprocess_cfg") or {}
     if not isinstance(model, dict) or not isinstance(ready, dict):
         raise UserError(f"{file} must hold model_cfg and preprocess_cfg as JSON objects; get the published file.")
-    size = {"size": ready.get("size") or (model.get("vision_cfg") or {}).get("image_size", 224)}
     return _folder(
         model,
         f"{file}: model_cfg",
         weights,
-        size=positive_int(size, "size", f"{file}: preprocess_cfg"),
+        size=positive_int(ready, "size", f"{file}: preprocess_cfg") if ready.get("size") else None,
         mean=ready.get("mean"),
         std=ready.get("std"),
         ours=content.get(OURS) or {},
@@ -137,7 +136,7 @@ def find_openai(folder: Path) -> OpenCLIPFolder | None:
     except (KeyError, IndexError) as error:
         raise UserError(f"{files[0]}: the tensor {error}, which tells a size of the CLIP, is missing or misshapen.") from error
     model = {"embed_dim": embed, "vision_cfg": vision, "text_cfg": text_cfg, "quick_gelu": True}
-    return _folder(model, str(files[0]), files[0], size=vision["image_size"], mean=None, std=None, ours={})
+    return _folder(model, str(files[0]), files[0], size=None, mean=None, std=None, ours={})
 
 
 def _count(tensors: Tensors, pattern: str, first: int = 0) -> int:
@@ -150,7 +149,7 @@ def _folder(
     where: str,
     weights: Path,
     *,
-    size: int,
+    size: int | None,
     mean: tuple[float, ...] | None,
     std: tuple[float, ...] | None,
     ours: JSONObject,
@@ -195,7 +194,7 @@ def _folder(
             "patch_size": positive_int(vision, "patch_size", places[0], 16),
             "image_size": image_size,
         }
-    return OpenCLIPFolder(config, resnet, weights, size, mean, std, ours)
+    return OpenCLIPFolder(config, resnet, weights, size or image_size, mean, std, ours)
 
 
 def _part(model: JSONObject, key: str, where: str) -> JSONObject:
