@@ -244,19 +244,22 @@ def check(
     log(f"{what}: {mean_per_class(truth, said):.4f} mean per class")
 
 
-def emoji_features(folder: Path, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Features [n, 1280] of the emoji task's pictures at one side, cropped as in evaluation, and their classes."""
+def emoji_features(folder: Path, size: int, work: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Features [n, 1280] of the emoji task's pictures, cropped as in evaluation to one side, and their classes; kept."""
     from bridgejax.data import eval_batches, load_task
 
-    task = load_task(f"folder:{folder}")
-    parts = [part for part in (task.train, task.test) if len(part)]
-    images = [
-        batch["image"][batch["mask"] > 0]
-        for part in parts
-        for batch in eval_batches(part, batch_size=64, image_size=size, crop=0.875)
-    ]
-    labels = np.concatenate([part.labels for part in parts])
-    return take_features(np.concatenate(images)), np.array(task.class_names)[labels]
+    path = work / f"emoji_{size}.npz"
+    if not path.is_file():
+        task = load_task(f"folder:{folder}")
+        images = [
+            batch["image"][batch["mask"] > 0]
+            for part in (task.train, task.test)
+            for batch in eval_batches(part, batch_size=64, image_size=size, crop=0.875)
+        ]
+        labels = np.concatenate([task.train.labels, task.test.labels])
+        np.savez(path, features=take_features(np.concatenate(images)), classes=np.array(task.class_names)[labels])
+    with np.load(path) as stored:
+        return stored["features"], stored["classes"]
 
 
 def export(trained: Trained, config: dict[str, Any], tokenizer: Tokenizer, folder: Path, notes: dict[str, Any]) -> None:
@@ -347,7 +350,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--emoji-task", type=Path, help="folder of build_emoji_task.py: prints the accuracy on it")
     parser.add_argument("--held", type=float, default=0.0, help="share of the labelled pictures to set aside, for choosing")
     parser.add_argument("--probe", action="store_true", help="measure the finished folder on the photographs")
-    parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--names", type=int, default=96, help="nouns and kinds of a batch, beside every group")
     parser.add_argument("--share", type=float, default=0.7, help="of a batch that is of the eleven classes")
@@ -386,7 +389,9 @@ def main(argv: list[str] | None = None) -> int:
         check(trained, config, tokenizer, features[rows], pictures.groups[owners[rows]].astype(str), "pictures set aside")
     if options.emoji_task:
         for side in (96, 160, 224):
-            check(trained, config, tokenizer, *emoji_features(options.emoji_task, side), f"emoji task at {side} px")
+            check(
+                trained, config, tokenizer, *emoji_features(options.emoji_task, side, options.work), f"emoji task at {side} px"
+            )
     if options.held:
         return 0
     notes = {
