@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmarks.reduced.generator import write_tokenizer
 from bridgejax.models import load_classifier, save_classifier
+from bridgejax.models.safetensors_files import read_tensors, save_tensors
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 PRETRAINED = {"input_size": [3, 64, 64], "mean": MEAN, "std": STD, "crop_pct": 0.9}
@@ -92,7 +93,6 @@ def write_clip(folder: Path, kind: str = "clip") -> Path:
     from bridgejax.models.clip import TEXT_RULES
     from bridgejax.models.clip_text import CLIPTextModel
     from bridgejax.models.published import CONFIG_FILE, classifier_spec
-    from bridgejax.models.safetensors_files import save_tensors
     from bridgejax.models.siglip import SigLIPTextModel, SigLIPTexts
     from bridgejax.models.weights import export
     from tests.models.siglip_folders import write_unigram
@@ -129,4 +129,20 @@ def write_clip(folder: Path, kind: str = "clip") -> Path:
     # Variances are above zero, and the head is not published.
     tensors = {name: abs(array) + 0.1 if name.endswith("running_var") else array for name, array in tensors.items()}
     save_tensors(weights, {name: array for name, array in tensors.items() if not name.startswith("classifier.")})
+    return folder
+
+
+def write_dinov2(folder: Path, registers: int = 0) -> Path:
+    """Writes a random DINOv2 folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {"model_type": "dinov2", "architectures": ["Dinov2Model"], **TOWER, "mlp_ratio": 2}
+    if registers:
+        config |= {"model_type": "dinov2_with_registers", "num_register_tokens": registers}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR))
+    model = load_classifier(folder, num_classes=3, pretrained=False)
+    save_classifier(model, folder)
+    (folder / "config.json").write_text(json.dumps(config))  # its head is not published
+    tensors = read_tensors(folder)
+    save_tensors(folder / "model.safetensors", {k: v for k, v in tensors.items() if not k.startswith("classifier.")})
     return folder

@@ -18,6 +18,7 @@ import numpy as np
 from bridgejax.errors import UserError
 from bridgejax.files import JSONObject, read_json_object
 from bridgejax.models.clip_resnet import ModifiedResNetConfig, clip_resnet_layout
+from bridgejax.models.clip_text import TextConfig
 from bridgejax.models.config_values import positive_int, positive_number, require
 from bridgejax.models.layout import Fused, Layout, Tensors
 from bridgejax.models.original_layout import NameTable, open_clip_table
@@ -58,7 +59,8 @@ class OpenCLIPFolder:
       config: as the `config.json` of a CLIPModel would say it; of a modified ResNet, without `vision_config`.
       resnet: the image tower, if it is a modified ResNet.
       weights: the safetensors file.
-      size, mean, std: of the input; None where the folder does not say it.
+      size: side of the input.
+      mean, std: of the input; None where the folder does not say it.
       ours: what `save_classifier` wrote of the head.
     """
 
@@ -174,6 +176,7 @@ def _folder(
         "max_position_embeddings": positive_int(text, "context_length", places[1], 77),
         "eos_token_id": 2,  # transformers' mark for: the end token is the largest id
     }
+    TextConfig.read(text_config, places[1])  # for its checks
     image_size, head = positive_int(vision, "image_size", places[0], 224), positive_int(vision, "head_width", places[0], _HEAD)
     config = {"projection_dim": embed, "text_config": text_config}
     depths, width = vision.get("layers", 12), positive_int(vision, "width", places[0], 768)

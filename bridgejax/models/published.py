@@ -98,7 +98,8 @@ def classifier_spec(folder: Path, *, zero_shot: bool = False) -> ClassifierSpec:
       UserError: a file is missing or wrong, or the architecture is not supported; it is named.
     """
     parts = [(folder / name).is_file() for name in (OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS)]
-    if not (folder / CONFIG_FILE).is_file():
+    alone = all(parts) and not any(folder.glob("model*.safetensors*"))  # the config is of weights that are not there
+    if alone or not (folder / CONFIG_FILE).is_file():
         found = read_open_clip(folder) if any(parts) else find_openai(folder)
         if found is not None:
             return _open_clip(folder, found)

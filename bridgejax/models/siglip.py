@@ -82,7 +82,10 @@ class SigLIPTexts(TextTower):
         return SigLIPTextModel(self.config, rngs=nnx.Rngs(0), where=where)
 
     def _make_tokenizer(self, folder: Path) -> Callable[[Sequence[str]], np.ndarray]:
-        return SigLIPTokenizer(folder, self._model.max_tokens, int(self.config["vocab_size"]))
+        pad = self.config.get("pad_token_id")
+        return SigLIPTokenizer(
+            folder, self._model.max_tokens, int(self.config["vocab_size"]), pad if isinstance(pad, int) else None
+        )
 
 
 def siglip_config(config: JSONObject, where: str) -> ViTConfig:

@@ -13,6 +13,7 @@ import numpy as np
 
 from bridgejax.errors import UserError
 from bridgejax.files import JSONObject, read_json_object
+from bridgejax.models.tokenizer import quiet_transformers
 
 if TYPE_CHECKING:
     import tokenizers
@@ -29,13 +30,14 @@ class SigLIPTokenizer:
     `tokenizer.json` goes before a sentencepiece model, which transformers translates for the package tokenizers.
     """
 
-    def __init__(self, folder: Path, max_tokens: int, vocab_size: int):
+    def __init__(self, folder: Path, max_tokens: int, vocab_size: int, pad_id: int | None = None):
         """Reads `tokenizer.json`, or else `spiece.model` or `tokenizer.model`, with `tokenizer_config.json` where it is there.
 
         Args:
           folder: of the model.
           max_tokens: the positions that the text tower has.
           vocab_size: the tokens that it knows.
+          pad_id: what texts are padded with where the tokenizer's files do not say it.
 
         Raises:
           UserError: there is no tokenizer, its file cannot be read, or it does not fit the text tower.
@@ -53,12 +55,16 @@ class SigLIPTokenizer:
             self._end = self._special(config, "eos_token", ("</s>", "<eos>"), file)
         else:
             raise UserError(f"{folder} holds no SigLIP tokenizer; expected tokenizer.json or {' or '.join(_SENTENCEPIECE)}.")
+        padding = self._backend.padding or {}
         self._backend.no_truncation()
         self._backend.no_padding()
         kind, model = str(config.get("tokenizer_class")), json.loads(self._backend.to_str())["model"]["type"]
         self._gemma = "Gemma" in kind or "Siglip2" in kind or (model == "BPE" and "Siglip" not in kind)
-        self._pad = self._special(config, "pad_token", ("<pad>",) if self._gemma else ("</s>",), file)
-        self._left = config.get("padding_side") == "left"
+        self._left = config.get("padding_side", padding.get("direction")) == "left"
+        if "pad_token" in config or padding.get("pad_id") is None:
+            self._pad = self._special(config, "pad_token", ("<pad>",) if self._gemma else ("</s>",), file, pad_id)
+        else:
+            self._pad = int(padding["pad_id"])
         self.max_tokens = max_tokens
         known = self._backend.get_vocab_size(with_added_tokens=True)
         if known > vocab_size:
@@ -66,13 +72,15 @@ class SigLIPTokenizer:
                 f"{file} holds {known} tokens, but the text tower knows {vocab_size}; take the tokenizer of the same model."
             )
 
-    def _special(self, config: JSONObject, key: str, usual: Sequence[str], file: Path) -> int:
-        """Returns the id of a special token: the config's, or the first of the usual ones that there is."""
+    def _special(self, config: JSONObject, key: str, usual: Sequence[str], file: Path, default: int | None = None) -> int:
+        """Returns the id of a special token: the config's, or the first of the usual ones that there is, or the default."""
         said = config.get(key)
         if isinstance(said, dict):
             said = said.get("content")
         names = (said,) if isinstance(said, str) else usual
         found = next((number for name in names if (number := self._backend.token_to_id(name)) is not None), None)
+        if found is None and not isinstance(said, str):
+            found = default
         if found is None:
             raise UserError(f"{file} holds no token {' or '.join(names)}, the {key} of SigLIP; fetch the folder again.")
         return found
@@ -109,7 +117,8 @@ def _read_json(file: Path) -> tokenizers.Tokenizer:
 def _read_sentencepiece(file: Path) -> tokenizers.Tokenizer:
     """Translates a sentencepiece model: its settings, with unigram scores or merges."""
     try:
-        from transformers.convert_slow_tokenizer import SpmConverter, import_protobuf
+        with quiet_transformers():
+            from transformers.convert_slow_tokenizer import SpmConverter, import_protobuf
 
         model = import_protobuf().ModelProto()
         model.ParseFromString(file.read_bytes())

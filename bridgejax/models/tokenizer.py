@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import re
 import shutil
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,25 +78,33 @@ def _published(source: TokenizerSource) -> Any:
 
 
 def _tokenizer_class() -> Any:
-    """Returns transformers' CLIPTokenizer, imported without its advice that there is no PyTorch: nothing here needs it.
+    """Returns transformers' CLIPTokenizer.
 
     Raises:
       UserError: transformers is missing.
     """
+    try:
+        with quiet_transformers():
+            from transformers import CLIPTokenizer
+    except ImportError as error:
+        raise UserError("prompts need the package transformers; install it with `pip install transformers`.") from error
+    return CLIPTokenizer
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Imports of transformers within come without its advice that there is no PyTorch: nothing here needs it."""
     advice = "TRANSFORMERS_NO_ADVISORY_WARNINGS"
     before = os.environ.get(advice)
     os.environ[advice] = "1"
     try:
-        from transformers import CLIPTokenizer
-    except ImportError as error:
-        raise UserError("prompts need the package transformers; install it with `pip install transformers`.") from error
+        yield
     finally:
         # Whatever else transformers has to say later is heard.
         if before is None:
             del os.environ[advice]
         else:
             os.environ[advice] = before
-    return CLIPTokenizer
 
 
 class Tokenizer:

@@ -6,8 +6,10 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from flax import nnx
@@ -15,10 +17,15 @@ from safetensors.numpy import load_file, save_file
 
 from bridgejax.errors import UserError
 from bridgejax.models import load_classifier, reset_blocks, save_classifier
+from bridgejax.models.clip_text import CLIPTextModel
+from bridgejax.models.open_clip import read_open_clip
+from bridgejax.models.published import classifier_spec
 from bridgejax.models.registry import abstract_classifier, classifier_digest
 from bridgejax.models.siglip_tokenizer import SigLIPTokenizer
+from bridgejax.studies.set_comparison import _pretrained
+from bridgejax.training.teachers import load_teacher
 from tests.models.siglip_folders import PIECES, write_gemma, write_sentencepiece, write_unigram
-from tests.small_backbones import MEAN, PREPROCESSOR, TOWER, TWO_TOWERS, write_clip
+from tests.small_backbones import MEAN, TWO_TOWERS, write_clip, write_dinov2
 
 RUN = nnx.jit(lambda model, x: model(x))
 
@@ -99,6 +106,8 @@ def test_class_names_choose_the_whole_model_beside_timms_tower(copied: Any, fold
     assert load_classifier(folder).num_classes == 3
     expected = load_classifier(folders["open clip"], class_names=["cat"])
     np.testing.assert_array_equal(load_classifier(folder, class_names=["cat"]).head.kernel[...], expected.head.kernel[...])
+    (folder / "model.safetensors").unlink()  # the config's weights were not fetched
+    assert load_classifier(folder).num_classes == 0
 
 
 @pytest.mark.parametrize(
@@ -130,7 +139,8 @@ def test_a_missing_part_of_an_open_clip_folder_is_named(copied: Any, part: str, 
         ("model_cfg.vision_cfg.timm_model_name", "x", r"vision_cfg: timm_model_name = 'x' is not supported"),
         ("model_cfg.vision_cfg.wings", 2, r"vision_cfg: wings is not supported, only layers, width"),
         ("model_cfg.text_cfg.hf_model_name", "x", r"text_cfg: hf_model_name = 'x' is not supported"),
-        ("model_cfg.text_cfg.heads", 5, r"num_attention_heads = 5 must divide hidden_size = 24"),
+        ("model_cfg.text_cfg.heads", 5, r"text_cfg: num_attention_heads = 5 must divide hidden_size = 24"),
+        ("model_cfg.vision_cfg.head_width", 10, r"3 attention heads do not divide a width of 32"),
         ("preprocess_cfg.mean", [0.5], r"mean and std of preprocess_cfg must be 3 numbers each"),
     ],
 )
@@ -145,7 +155,7 @@ def test_a_wrong_open_clip_config_is_told_in_one_sentence(copied: Any, path: str
     file.write_text(json.dumps(content))
     with pytest.raises(UserError, match=words) as error:
         load_classifier(file.parent, class_names=["cat"])
-    assert "open_clip_config.json" in str(error.value) or "text_config" in str(error.value)
+    assert "open_clip_config.json" in str(error.value)
     assert "\n" not in str(error.value)
 
 
@@ -189,6 +199,42 @@ def test_openais_weights_tell_a_lost_size_and_others_want_a_config(copied: Any) 
     save_file({"conv1.weight": np.zeros(3, np.float32)}, file)
     with pytest.raises(UserError, match=r"config\.json is missing"):
         load_classifier(folder)
+
+
+@pytest.mark.parametrize(
+    ("vision", "embed", "text", "parameters"),
+    [
+        ({"layers": [3, 4, 6, 3], "width": 64}, 1024, {}, 102_007_137),  # RN50
+        ({"layers": [3, 4, 23, 3], "width": 64}, 512, {}, 119_688_033),  # RN101
+        ({"layers": 12, "width": 768, "patch_size": 32}, 512, {}, 151_277_313),  # ViT-B/32
+    ],
+)
+def test_the_published_clips_have_as_many_parameters_here(
+    vision: dict, embed: int, text: dict, parameters: int, tmp_path: Path
+) -> None:
+    (tmp_path / "open_clip_model.safetensors").touch()
+    model = {"embed_dim": embed, "vision_cfg": vision, "text_cfg": text, "quick_gelu": True}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": model}))
+    found, config = classifier_spec(tmp_path), read_open_clip(tmp_path).config
+    image = nnx.eval_shape(lambda: found.build(1, nnx.Rngs(0)))
+    texts = nnx.eval_shape(
+        lambda: CLIPTextModel({**config["text_config"], "projection_dim": embed}, projection=True, rngs=nnx.Rngs(0))
+    )
+    count = sum(int(np.prod(leaf.shape)) for part in (image, texts) for leaf in jax.tree.leaves(nnx.state(part, nnx.Param)))
+    assert count - (embed + 1) + 1 == parameters  # without the head of one class, with the logit scale
+    assert found.preprocessing.size == 224
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+def test_a_folder_without_classes_teaches_by_the_tasks_names_and_counts_as_headless(
+    folders: dict[str, Path], kind: str
+) -> None:
+    teacher = load_teacher(str(folders[kind]), ("cat", "dog"))
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    assert teacher({"image": images}).shape == (2, 2)
+    settings = SimpleNamespace(classifier=SimpleNamespace(weights=str(folders[kind])))
+    model, has_head = _pretrained(settings, 3)
+    assert (model.num_classes, has_head) == (3, False)
 
 
 # -- tokenizers ----------------------------------------------------------------------------------------------------------------
@@ -240,6 +286,17 @@ def test_a_siglip_tokenizer_that_is_missing_or_too_large_is_told(copied: Any, tm
     config.write_text(json.dumps({"tokenizer_class": "SiglipTokenizer", "pad_token": {"content": "<none>"}}))
     with pytest.raises(UserError, match="holds no token <none>, the pad_token of SigLIP"):
         SigLIPTokenizer(folder, 64, 64)
+    config.unlink()  # the usual token is taken; where there is none, what the text tower pads with
+    content = json.loads((folder / "tokenizer.json").read_text().replace("</s>", "</z>"))
+    assert SigLIPTokenizer(folder, 5, 64)(["a"])[0].tolist()[-1] == 1
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    assert SigLIPTokenizer(folder, 5, 64, 7)(["a"])[0].tolist()[-1] == 7
+    with pytest.raises(UserError, match="holds no token </s>, the pad_token of SigLIP"):
+        SigLIPTokenizer(folder, 5, 64)
+    content["padding"] = {"strategy": {"Fixed": 9}, "direction": "Right", "pad_to_multiple_of": None}
+    content["padding"] |= {"pad_id": 4, "pad_type_id": 0, "pad_token": "a"}
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    assert SigLIPTokenizer(folder, 5, 64)(["a"])[0].tolist()[-1] == 4
     (folder / "tokenizer.json").unlink()
     with pytest.raises(UserError, match=r"holds no SigLIP tokenizer; expected tokenizer\.json or spiece\.model"):
         load_classifier(folder, class_names=["cat"])
@@ -250,21 +307,18 @@ def test_a_siglip_tokenizer_that_is_missing_or_too_large_is_told(copied: Any, tm
 
 
 @pytest.mark.parametrize("registers", [0, 2])
-def test_a_dinov2_folder_starts_trains_and_comes_back(registers: int, tmp_path: Path) -> None:
-    config: dict[str, Any] = {"model_type": "dinov2", "architectures": ["Dinov2Model"], **TOWER, "mlp_ratio": 2}
-    if registers:
-        config |= {"model_type": "dinov2_with_registers", "num_register_tokens": registers}
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    (tmp_path / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR))
+def test_a_dinov2_folder_starts_and_comes_back(registers: int, tmp_path: Path) -> None:
+    folder = write_dinov2(tmp_path / "dinov2", registers)
     with pytest.raises(UserError, match="without a head; give num_classes"):
-        load_classifier(tmp_path)
-    model = load_classifier(tmp_path, num_classes=3, pretrained=False)
+        load_classifier(folder)
+    model = load_classifier(folder, num_classes=3)
     assert (model.preprocessing.size, model.preprocessing.mean, model.feature_width) == (32, tuple(MEAN), 32)
     assert (np.asarray(model.blocks[0].layer_scale1[...]) == 1).all()
     save_classifier(model, tmp_path / "saved")
     again = load_classifier(tmp_path / "saved")
     assert nnx.graphdef(again) == nnx.graphdef(model)
     np.testing.assert_array_equal(RUN(again, _images(40)), RUN(model, _images(40)))
-    (tmp_path / "config.json").write_text(json.dumps({**config, "qkv_bias": False}))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "qkv_bias": False}))
     with pytest.raises(UserError, match="qkv_bias = False is not supported"):
-        load_classifier(tmp_path, num_classes=3)
+        load_classifier(folder, num_classes=3)

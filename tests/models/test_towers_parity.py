@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from flax import nnx
@@ -13,7 +14,11 @@ from flax import nnx
 pytest.importorskip("torch")
 
 from bridgejax.models import load_classifier, save_classifier
+from bridgejax.models.clip import ZeroShotSpec, image_side
+from bridgejax.models.published import classifier_spec
 from bridgejax.models.safetensors_files import read_tensors
+from bridgejax.models.siglip import SigLIPTextModel, SigLIPTexts
+from bridgejax.models.weights import assign
 from tests.models.openai_clip import OpenAICLIP, open_clip_folder, tokenize
 from tests.models.originals import both, randomise, rounding, transformers_folder
 from tests.models.siglip_folders import write_gemma, write_unigram
@@ -40,24 +45,25 @@ def _images(size: int, count: int = 2) -> np.ndarray:
     return np.random.default_rng(size).normal(0, 1, (count, size, size, 3)).astype(np.float32)
 
 
-def _agree(name: str, ours: Any, run: Any, original: Any, images: np.ndarray) -> None:
+def _agree(name: str, compared: str, ours: Any, run: Any, original: Any, images: np.ndarray) -> None:
     """Within four times what float32 costs the original itself, and within 1e-4 relative."""
     single, exact = both(run, original, images)
     error = float(np.abs(np.asarray(ours) - exact).max())
-    print(f"{name} | {images.shape[1]} | {error:.1e} | {np.abs(single - exact).max():.1e}")
-    assert error <= min(rounding(single, exact), 1e-4 * float(np.abs(exact).max())), name
+    print(f"\n| {name} | {images.shape[1]} | {compared} | {error:.1e} | {np.abs(single - exact).max():.1e} |")
+    assert error <= min(rounding(single, exact), 1e-4 * float(np.abs(exact).max())), (name, compared)
 
 
 @pytest.mark.parametrize("registers", [0, 4])
 @pytest.mark.parametrize("swiglu", [False, True])
 def test_dinov2_features_and_positions_of_other_sizes_match(registers: int, swiglu: bool, tmp_path: Path) -> None:
     family, extra = ("Dinov2WithRegisters", {"num_register_tokens": registers}) if registers else ("Dinov2", {})
+    name = f"transformers {family.lower()}" + (", swiglu" if swiglu else "")
     original = transformers_folder(tmp_path, family, "Model", **DINOV2, **extra, use_swiglu_ffn=swiglu)
     assert any("mask_token" in name for name in read_tensors(tmp_path))
     model = load_classifier(tmp_path, num_classes=3)
     assert (model.feature_width, model.preprocessing.size) == (32, 32)
     for size in (28, 42, 21):
-        _agree("dinov2", RUN(model, _images(size))[0], lambda m, x: m(x).pooler_output, original, _images(size))
+        _agree(name, "features", RUN(model, _images(size))[0], lambda m, x: m(x).pooler_output, original, _images(size))
     save_classifier(model, tmp_path / "saved")
     again = load_classifier(tmp_path / "saved")
     np.testing.assert_array_equal(RUN(again, _images(28))[1], RUN(model, _images(28))[1])
@@ -68,7 +74,7 @@ def test_dinov2_features_and_positions_of_other_sizes_match(registers: int, swig
     reopened, told = kind.from_pretrained(tmp_path / "saved", output_loading_info=True)
     assert not told["missing_keys"]
     assert not told["unexpected_keys"]
-    _agree("dinov2 saved", RUN(model, _images(28))[1], lambda m, x: m(x).logits, reopened.eval(), _images(28))
+    _agree(f"{name}, saved", "logits", RUN(model, _images(28))[1], lambda m, x: m(x).logits, reopened.eval(), _images(28))
 
 
 @pytest.mark.parametrize("family", ["Dinov2", "Dinov2WithRegisters"])
@@ -76,7 +82,14 @@ def test_a_published_dinov2_classifier_sees_the_mean_of_its_patches_too(family: 
     original = transformers_folder(tmp_path, family, **DINOV2)
     model = load_classifier(tmp_path)
     assert model.feature_width == 64
-    _agree("dinov2 classifier", RUN(model, _images(28))[1], lambda m, x: m(x).logits, original, _images(28))
+    _agree(
+        f"transformers {family.lower()}, classifier",
+        "logits",
+        RUN(model, _images(28))[1],
+        lambda m, x: m(x).logits,
+        original,
+        _images(28),
+    )
     save_classifier(model, tmp_path / "saved")
     again = load_classifier(tmp_path / "saved")
     np.testing.assert_array_equal(RUN(again, _images(28))[1], RUN(model, _images(28))[1])
@@ -98,6 +111,7 @@ def siglip_folder(folder: Path, write: Any) -> Any:
 def test_siglip_matches_stage_by_stage(write: Any, tmp_path: Path) -> None:
     import torch
 
+    name = "transformers siglip" if write is write_unigram else "transformers siglip 2"
     original = siglip_folder(tmp_path, write)
     clip = load_classifier(tmp_path)
     prompts = ["a photo of a cat", "dog", "a " * 80]
@@ -109,14 +123,14 @@ def test_siglip_matches_stage_by_stage(write: Any, tmp_path: Path) -> None:
     reader.enable_truncation(64)
     reader.enable_padding(length=64, pad_id=0 if write is write_gemma else 1)
     ids = torch.tensor([encoding.ids for encoding in reader.encode_batch([prompt.strip() for prompt in prompts])])
-    _agree("siglip texts", texts, lambda m, x: m.get_text_features(input_ids=ids).pooler_output, original, _images(32))
+    _agree(name, "texts", texts, lambda m, x: m.get_text_features(input_ids=ids).pooler_output, original, _images(32))
     for size in (32, 48, 24):
         run = lambda m, x: m.get_image_features(x, interpolate_pos_encoding=True).pooler_output  # noqa: E731
-        _agree("siglip images", EMBED(clip, _images(size)), run, original, _images(size))
+        _agree(name, "images", EMBED(clip, _images(size)), run, original, _images(size))
     clip = load_classifier(tmp_path, class_names=["cat", "dog"], templates=["a photo of a {}"])
     ids = torch.tensor([encoding.ids for encoding in reader.encode_batch(["a photo of a cat", "a photo of a dog"])])
     logits = RUN(clip, _images(32))[1]
-    _agree("siglip logits", logits, lambda m, x: m(input_ids=ids, pixel_values=x).logits_per_image, original, _images(32))
+    _agree(name, "logits", logits, lambda m, x: m(input_ids=ids, pixel_values=x).logits_per_image, original, _images(32))
     assert (clip.logit_scale, clip.logit_bias) == (1.5, float(original.logit_bias[0].detach()))
     assert (clip.feature_width, clip.preprocessing.mean) == (32, (0.5, 0.5, 0.5))
 
@@ -137,7 +151,14 @@ def test_a_saved_siglip_opens_in_transformers_and_its_tower_here(tmp_path: Path)
     theirs = loaded.state_dict()
     assert all((value == theirs[key]).all() for key, value in original.state_dict().items())
     tower = load_classifier(tmp_path, num_classes=4)
-    _agree("siglip tower", RUN(tower, _images(32))[0], lambda m, x: m.vision_model(x).pooler_output, original, _images(32))
+    _agree(
+        "transformers siglip, tower",
+        "features",
+        RUN(tower, _images(32))[0],
+        lambda m, x: m.vision_model(x).pooler_output,
+        original,
+        _images(32),
+    )
     save_classifier(tower, tmp_path / "tower")
     alone = load_classifier(tmp_path / "tower")
     np.testing.assert_array_equal(RUN(alone, _images(32))[1], RUN(tower, _images(32))[1])
@@ -155,7 +176,7 @@ def _zero_shot(model: Any, x: Any) -> Any:
 @pytest.mark.parametrize(("kind", "size", "quick"), [("vit", 32, False), ("vit", 32, True), ("resnet", 64, False)])
 def test_open_clip_folders_match_stage_by_stage(kind: str, size: int, quick: bool, tmp_path: Path) -> None:
     original = open_clip_folder(tmp_path, kind, quick=quick)
-    _compare(tmp_path, original, size)
+    _compare(f"OpenCLIP {kind}" + (", quick gelu" if quick else ""), tmp_path, original, size)
     clip = load_classifier(tmp_path, class_names=NAMES)
     assert (clip.preprocessing.size, clip.preprocessing.mean, clip.preprocessing.std) == (
         size,
@@ -179,18 +200,18 @@ def test_openais_own_weights_are_read_without_a_config(kind: str, size: int, tmp
     (tmp_path / "open_clip_config.json").unlink()
     (tmp_path / "open_clip_model.safetensors").unlink()
     save_file(tensors, tmp_path / f"{kind}.safetensors")
-    _compare(tmp_path, original, size)
+    _compare(f"OpenAI {kind}", tmp_path, original, size)
 
 
-def _compare(folder: Path, original: OpenAICLIP, size: int) -> None:
+def _compare(name: str, folder: Path, original: OpenAICLIP, size: int) -> None:
     clip = load_classifier(folder)
     assert clip.feature_width == 20
     images = _images(size)
     texts = ["a photo of a cat.", "dog"]
-    _agree("texts", clip.encode_text(texts), lambda m, x: m.encode_text(tokenize(texts)), original, images)
-    _agree("images", EMBED(clip, images), lambda m, x: m.encode_image(x), original, images)
+    _agree(name, "texts", clip.encode_text(texts), lambda m, x: m.encode_text(tokenize(texts)), original, images)
+    _agree(name, "images", EMBED(clip, images), lambda m, x: m.encode_image(x), original, images)
     clip = load_classifier(folder, class_names=NAMES, templates=TEMPLATES)
-    _agree("logits", RUN(clip, images)[1], _zero_shot, original, images)
+    _agree(name, "logits", RUN(clip, images)[1], _zero_shot, original, images)
 
 
 def test_the_stem_and_stages_of_a_modified_resnet_match(tmp_path: Path) -> None:
@@ -255,3 +276,53 @@ def test_saved_open_clip_models_open_again(tmp_path: Path) -> None:
             run = lambda m, x: m.get_image_features(x).pooler_output if hasattr(m, "get_image_features") else m.encode_image(x)  # noqa: E731
             exact = both(run, loaded.eval(), _images(32))[1]
             assert np.abs(exact - both(run, original, _images(32))[1]).max() <= 1e-5 * np.abs(exact).max()
+
+
+@pytest.mark.parametrize(
+    ("family", "config", "parameters"),
+    [
+        ("Dinov2", {"hidden_size": 384, "num_attention_heads": 6}, 22_056_576),
+        ("Dinov2", {}, 86_580_480),
+        ("Dinov2WithRegisters", {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16}, 304_372_736),
+        ("Siglip", {}, 203_155_970),
+    ],
+)
+def test_every_tensor_of_the_full_size_networks_has_its_place(
+    family: str, config: dict[str, Any], parameters: int, tmp_path: Path
+) -> None:
+    """The library's own config and tensor shapes, without values: nothing is missing, nothing is left over, all shapes fit."""
+    import torch
+    import transformers
+
+    sizes = {} if family == "Siglip" else {"image_size": 518, "patch_size": 14}
+    with torch.device("meta"):
+        original = getattr(transformers, f"{family}Model")(getattr(transformers, f"{family}Config")(**sizes, **config))
+    assert sum(value.numel() for value in original.parameters()) == parameters
+    original.config.save_pretrained(tmp_path)
+    published = {"attention.q_proj": "attention.attention.query", "attention.k_proj": "attention.attention.key"}
+    published |= {"attention.v_proj": "attention.attention.value", "attention.o_proj": "attention.output.dense"}
+    shapes = {}
+    for name, value in original.state_dict().items():
+        for ours, theirs in published.items():
+            name = name.replace(ours, theirs) if family != "Siglip" else name
+        shapes[name] = np.broadcast_to(np.float32(0), tuple(value.shape))
+
+    def put(path: str, shape: Any, dtype: Any, read: Any) -> Any:
+        return jax.ShapeDtypeStruct(shape, dtype)
+
+    with pytest.warns(UserWarning, match="holds no preprocessor_config"):
+        found = classifier_spec(tmp_path)
+    if not isinstance(found, ZeroShotSpec):
+        abstract = nnx.eval_shape(lambda: found.build(1, nnx.Rngs(0)))
+        tensors = found.layout.read(shapes) | {"classifier.weight": np.zeros((1, abstract.feature_width), np.float32)}
+        tensors |= {"classifier.bias": np.zeros(1, np.float32)}
+        assert assign(abstract, tensors, found.layout.rules, family, put=put).positions.shape[1] == 1 + 37 * 37
+        return
+    tower, side = nnx.eval_shape(lambda: found.build(1, nnx.Rngs(0))), image_side(found.layout, keep_head=False)
+    head = {"classifier.weight": np.zeros((1, 768), np.float32), "classifier.bias": np.zeros(1, np.float32)}
+    assign(tower, side.read(shapes) | head, found.layout.rules, family, put=put)
+    settings = SigLIPTexts._text_config(object.__new__(SigLIPTexts), original.config.to_dict(), family)
+    text = nnx.eval_shape(lambda: SigLIPTextModel(settings, rngs=nnx.Rngs(0), where=family))
+    rest = {name: array for name, array in shapes.items() if name.startswith("text_model.")}
+    assign(text, rest, SigLIPTexts.rules, family, put=put)
+    assert len(side.read(shapes)) + len(rest) == len(found.layout.read(shapes)) - 2  # the scale and the bias
