@@ -234,14 +234,16 @@ def mean_per_class(truth: np.ndarray, said: np.ndarray) -> float:
 
 def check(
     trained: Trained, config: dict[str, Any], tokenizer: Tokenizer, features: np.ndarray, truth: np.ndarray, what: str
-) -> None:
-    """Logs the zero-shot accuracy of features [n, 1280] whose classes are ``truth`` (str [n])."""
+) -> float:
+    """Logs and returns the zero-shot accuracy of features [n, 1280] whose classes are ``truth`` (str [n])."""
     graph = nnx.split(nnx.eval_shape(lambda: CLIPTextModel(config, projection=True, rngs=nnx.Rngs(0))))[0]
     names = np.unique(truth)
     ids = jnp.asarray([tokenizer.encode(f"a photo of a {name}.") for name in names])
     texts = unit(nnx.merge(graph, trained.text)(ids).pooled)
     said = names[np.asarray((unit(features.astype(np.float32) @ trained.kernel + trained.bias) @ texts.T).argmax(1))]
-    log(f"{what}: {mean_per_class(truth, said):.4f} mean per class")
+    accuracy = mean_per_class(truth, said)
+    log(f"{what}: {accuracy:.4f} mean per class")
+    return accuracy
 
 
 def emoji_features(folder: Path, size: int, work: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -387,6 +389,11 @@ def main(argv: list[str] | None = None) -> int:
     if options.held:
         rows = held[owners]
         check(trained, config, tokenizer, features[rows], pictures.groups[owners[rows]].astype(str), "pictures set aside")
+    notes: dict[str, Any] = {
+        "pictures": f"{len(pictures.images)}, {labelled} of them of the eleven classes, {len(owners)} views",
+        "names": f"{len(concepts.groups)} groups, {len(concepts.captions)} names in all, {size} tokens",
+        "training": f"{options.steps} steps of batch {options.batch_size}, seed {options.seed}",
+    }
     if options.emoji_task:
         for side in (96, 160, 224):
             check(
@@ -394,11 +401,6 @@ def main(argv: list[str] | None = None) -> int:
             )
     if options.held:
         return 0
-    notes = {
-        "pictures": f"{len(pictures.images)}, {labelled} of them of the eleven classes, {len(owners)} views",
-        "names": f"{len(concepts.groups)} groups, {len(concepts.captions)} names in all, {size} tokens",
-        "training": f"{options.steps} steps of batch {options.batch_size}, seed {options.seed}",
-    }
     export(trained, config, tokenizer, options.output, notes)
     if options.probe:
         for side in (224, 96):

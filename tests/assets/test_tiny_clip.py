@@ -1,7 +1,7 @@
 """The embedded CLIP is small, is what it says it is, and knows the photographs that it never saw.
 
 No photograph of `tux_photos` took part in its training or in any choice: its settings were chosen on drawings. The floors below
-lie under what was measured once, at the end (PROVENANCE.md beside the weights).
+follow from what was measured once, at the end (PROVENANCE.md beside the weights).
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ CLASSES = (
     "vegetable",
     "vehicle",
 )
-FLOOR = 0.60
+MEASURED = {96: 0.7145, 224: 0.7340}  # mean per class
+MARGIN = 0.02  # of arithmetic that differs between machines: a fish that changes sides is 0.008
 
 
 @pytest.fixture(scope="module")
@@ -78,12 +79,12 @@ def test_its_provenance_names_its_sources_and_no_photograph() -> None:
     assert tower["sha256"] == file_digest(asset_folder(tower["weights"]) / "model.safetensors")
 
 
-@pytest.mark.parametrize("size", [96, 224])
+@pytest.mark.parametrize("size", list(MEASURED))
 def test_it_knows_photographs_that_it_never_saw(clip: Any, size: int) -> None:
     labels, features = photographs(clip, size)
     assert len(labels) == 251
     by_name = np.asarray(clip.head(jnp.asarray(features))).argmax(1)
-    assert mean_per_class(labels, by_name) >= FLOOR
+    assert mean_per_class(labels, by_name) >= MEASURED[size] - MARGIN > 0.60
 
 
 def test_texts_of_a_class_are_closer_to_its_name_than_to_others(clip: Any) -> None:
@@ -91,8 +92,8 @@ def test_texts_of_a_class_are_closer_to_its_name_than_to_others(clip: Any) -> No
         "bird": "a drawing of a parrot on a branch",
         "mammal": "a big brown horse in a field",
         "fish": "a picture of a shark",
-        "fruit": "a ripe banana on a table",
-        "vehicle": "a red truck on the street",
+        "flower": "a small red rose in the garden",
+        "tool": "a hammer on a wooden table",
         "musical instrument": "an old violin",
     }
     texts = clip.encode_text(list(sentences.values()))
