@@ -60,7 +60,7 @@ def report(config: ConfigDict | None = None) -> str:
     lines.append(f"cache   {cache or 'none, for want of a home folder'} (programs; BRIDGEJAX_CACHE_DIR moves it)")
     from bridgejax.files import asset_folder
 
-    for name in ("tux_photos", "efficientnet_lite0", "tiny_diffusion"):
+    for name in ("tux_photos", "efficientnet_lite0", "tiny_diffusion", "tiny_clip"):
         problem = _check_asset(asset_folder(name))
         lines.append(f"asset   builtin:{name:<22}{'whole' if problem is None else 'damaged'}")
         if problem:

@@ -11,5 +11,5 @@ GENERATOR_DTYPES = ("float32", "bfloat16", "float16")
 TRAINING_DTYPES = ("float32", "bfloat16")
 # Weights and tasks that come with the package.
 BUILTIN_GENERATORS = ("builtin:tiny_diffusion",)
-BUILTIN_CLASSIFIERS = ("builtin:efficientnet_lite0",)
+BUILTIN_CLASSIFIERS = ("builtin:efficientnet_lite0", "builtin:tiny_clip")
 BUILTIN_TASKS = ("builtin:tux_photos",)

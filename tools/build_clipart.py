@@ -72,8 +72,8 @@ def fetch_emoji(work: Path) -> Path:
     return target / "package"
 
 
-def load_square(path: Path, margin: float = 0.04) -> np.ndarray | None:
-    """Read a picture as uint8 [64, 64, 3] on white, cropped to its content and padded to a square; None if unreadable.
+def load_square(path: Path, margin: float = 0.04, size: int = SIZE) -> np.ndarray | None:
+    """Read a picture as uint8 [size, size, 3] on white, cropped to its content and padded to a square; None if unreadable.
 
     The alpha channel is premultiplied before the reduction so that transparent pixels do not bleed into the edges.
     """
@@ -104,7 +104,7 @@ def load_square(path: Path, margin: float = 0.04) -> np.ndarray | None:
     side = round(max(height, width) * (1 + 2 * margin))
     canvas = Image.new("RGB", (side, side), (255, 255, 255))
     canvas.paste(Image.fromarray(flat[top:bottom, left:right]), ((side - width) // 2, (side - height) // 2))
-    return np.asarray(canvas.resize((SIZE, SIZE), Image.Resampling.LANCZOS if side > SIZE else Image.Resampling.BICUBIC))
+    return np.asarray(canvas.resize((size, size), Image.Resampling.LANCZOS if side > size else Image.Resampling.BICUBIC))
 
 
 def colourfulness(image: np.ndarray) -> tuple[float, float]:

@@ -68,6 +68,7 @@ class Tokenizer:
         self.merges = list(merges)
         self.ranks = {pair: rank for rank, pair in enumerate(merges)}
         self.alphabet = byte_alphabet()
+        self.known: dict[str, list[int]] = {}  # words that were encoded before
 
     @classmethod
     def train(cls, texts: Sequence[str], merges: int = 1500) -> Tokenizer:
@@ -94,8 +95,13 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of START, the text and END, padded with END to ``MAX_TOKENS``."""
-        ids: list[int] = []
-        for word in PATTERN.findall(text.lower()):
+        ids = [i for word in PATTERN.findall(text.lower()) for i in self._encode_word(word)]
+        end = self.vocabulary[END]
+        ids = [self.vocabulary[START], *ids[: MAX_TOKENS - 2], end]
+        return ids + [end] * (MAX_TOKENS - len(ids))
+
+    def _encode_word(self, word: str) -> list[int]:
+        if word not in self.known:
             symbols = [self.alphabet[b] for b in word.encode("utf-8")]
             parts: tuple[str, ...] = (*symbols[:-1], symbols[-1] + "</w>")
             while len(parts) > 1:
@@ -103,10 +109,8 @@ class Tokenizer:
                 if not ranked:
                     break
                 parts = _merge(parts, min(ranked, key=self.ranks.__getitem__))
-            ids += [self.vocabulary[part] for part in parts]
-        end = self.vocabulary[END]
-        ids = [self.vocabulary[START], *ids[: MAX_TOKENS - 2], end]
-        return ids + [end] * (MAX_TOKENS - len(ids))
+            self.known[word] = [self.vocabulary[part] for part in parts]
+        return self.known[word]
 
     def save(self, folder: Path) -> None:
         """Writes vocab.json, merges.txt and the two configuration files of transformers."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -128,7 +129,7 @@ class EfficientNetLite(Classifier):
     """
 
     architecture = "efficientnet_lite0"
-    after_blocks = ("conv_head", "bn1")
+    after_blocks: ClassVar[tuple[str, ...]] = ("conv_head", "bn1")
 
     def __init__(self, num_classes: int = 1000, preprocessing: Preprocessing = LITE0_PREPROCESSING, *, rngs: nnx.Rngs) -> None:
         self.num_classes = num_classes

@@ -13,10 +13,12 @@ from bridgejax.models import resnet, vit_layouts
 from bridgejax.models.classifier import Classifier, Preprocessing
 from bridgejax.models.clip import CLIP, TextTower, ZeroShot, ZeroShotSpec, image_side
 from bridgejax.models.clip_resnet import CLIPResNet, ModifiedResNet
+from bridgejax.models.config_values import positive_int
 from bridgejax.models.dinov2 import DINOV2_TYPES, dinov2_config, dinov2_file, dinov2_layout
 from bridgejax.models.efficientnet_lite import EFFICIENTNET_LITE_RULES, EfficientNetLite
 from bridgejax.models.label_names import id2label_names, id2label_of, label_names_of, timm_names
 from bridgejax.models.layout import Build, ClassifierSpec, Layout, Tensors
+from bridgejax.models.locked_image import LOCKED_IMAGE, LockedImageCLIP, locked_image_layout
 from bridgejax.models.open_clip import (
     OPEN_CLIP_CONFIG,
     OPEN_CLIP_WEIGHTS,
@@ -106,6 +108,8 @@ def classifier_spec(folder: Path, *, zero_shot: bool = False) -> ClassifierSpec:
     config, where = read_config(folder), str(folder / CONFIG_FILE)
     if zero_shot and all(parts) and "model_type" not in config:
         return _open_clip(folder, read_open_clip(folder))
+    if config.get("model_type") == LOCKED_IMAGE:
+        return _locked_image(folder, config, where)
     if "architecture" not in config and config.get("model_type"):
         return _transformers(folder, config, where)
     name = config.get("architecture")
@@ -137,6 +141,18 @@ def _efficientnet_lite(config: JSONObject, where: str) -> ClassifierSpec:
         preprocessing,
     )
     return _named(spec, timm_names(config, {}, where), where)
+
+
+def _locked_image(folder: Path, config: JSONObject, where: str) -> ClassifierSpec:
+    tower = _efficientnet_lite({**config, "num_classes": 1}, where)
+    width = positive_int(config, "projection_dim", where)
+    return _zero_shot(
+        (lambda classes, rngs: LockedImageCLIP(width, classes, tower.preprocessing, rngs=rngs), tower.build),
+        locked_image_layout(config, where),
+        tower.preprocessing,
+        config.get(vit_layouts.OURS) or {},
+        lambda tensors, file: TextTower(folder, config, tensors, file),
+    )
 
 
 def _timm(name: str, config: JSONObject, where: str) -> ClassifierSpec:
@@ -357,6 +373,8 @@ def _preprocessor(folder: Path, kind: str, image_size: int) -> Preprocessing:
 
 def layout_of(model: Classifier) -> Layout:
     """Returns the layout in which a model is saved: that in which it was published."""
+    if isinstance(model, LockedImageCLIP):
+        return locked_image_layout({}, "")
     if isinstance(model, EfficientNetLite):
         return Layout(EFFICIENTNET_LITE_RULES)
     if isinstance(model, ModifiedResNet):
@@ -390,6 +408,9 @@ def config_files(model: Classifier) -> dict[str, JSONObject]:
     made = model.preprocessing
     if isinstance(model, EfficientNetLite):
         preprocessing = {"size": made.size, "mean": list(made.mean), "std": list(made.std), "crop": made.crop}
+        if isinstance(model, LockedImageCLIP):
+            parts = {"projection_dim": model.feature_width, "text_config": _text_config(model), vit_layouts.OURS: _ours(model)}
+            return {CONFIG_FILE: {"model_type": LOCKED_IMAGE, "preprocessing": preprocessing, **parts}}
         classes = {"num_classes": model.num_classes, **label_names_of(model)}
         return {CONFIG_FILE: {"architecture": model.architecture, **classes, "preprocessing": preprocessing}}
     if isinstance(model, ModifiedResNet):
