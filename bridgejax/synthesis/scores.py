@@ -12,11 +12,12 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from bridgejax.data import Batch, Examples, eval_batches, synthetic_examples
-from bridgejax.errors import UserError, choices
+from bridgejax.errors import UserError
 from bridgejax.evaluation import image_logits
 from bridgejax.mesh import data_size
 from bridgejax.models import load_classifier
 from bridgejax.models.classifier import Classifier
+from bridgejax.models.label_names import order_of
 from bridgejax.models.registry import classifier_digest
 from bridgejax.synthesis.columns import Values, kept_column
 from bridgejax.synthesis.reader import open_set
@@ -150,20 +151,15 @@ def class_columns(model: nnx.Module, class_names: Sequence[str], weights: str | 
     """
     which = "the classifier" if weights is None else f"the classifier {weights!r}"
     known = tuple(getattr(model, "class_names", ()))
-    for name in class_names if known else ():
-        if name not in known:
-            raise UserError(
-                f"{which} knows no class {name!r} of the synthetic set; {choices(name, known)} Name a classifier of the set's "
-                "classes, or a CLIP folder, which takes any."
-            )
+    advice = "name a classifier of the set's classes, or a CLIP folder, which takes any."
     outputs = len(known) or getattr(model, "num_classes", None)
     if outputs != len(class_names):
-        extra = f" (for instance {next(name for name in known if name not in class_names)!r})" if known else ""
-        raise UserError(
-            f"{which} has {outputs} classes{extra}, but the synthetic set has {len(class_names)}; name a classifier of the "
-            "set's classes, or a CLIP folder, which takes any."
-        )
-    return [known.index(name) for name in class_names] if known else list(range(len(class_names)))
+        raise UserError(f"{which} has {outputs} classes, but the synthetic set has {len(class_names)}; {advice}")
+    order = order_of(known, class_names) if known else list(range(len(class_names)))
+    if order is None:
+        unknown = [name for name in class_names if not any(order_of((each,), (name,)) for each in known)]
+        raise UserError(f"{which} knows no class {(unknown or class_names)[0]!r} of the synthetic set; {advice}")
+    return order
 
 
 def _tuple(templates: Sequence[str] | str) -> tuple[str, ...]:
