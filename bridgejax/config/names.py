@@ -54,20 +54,20 @@ def check_phrases(class_name: str, phrases: Sequence[str]) -> tuple[str, ...]:
     return tuple(phrases)
 
 
-def check_templates(template: str | Iterable[str]) -> tuple[str, ...]:
-    """Returns the template, or the templates, as a tuple.
+def check_templates(template: str | Iterable[str], where: str = "prompts.template") -> tuple[str, ...]:
+    """Returns the template, or the templates, of the key `where` as a tuple.
 
     Raises:
       UserError: there is none, or one is not text or lacks `{}`.
     """
     templates = (template,) if isinstance(template, str) else tuple(template)
     if not templates:
-        raise UserError("prompts.template is empty; give a text with {} where the class name goes.")
+        raise UserError(f"{where} is empty; give a text with {{}} where the class name goes.")
     for text in templates:
         if not isinstance(text, str):
-            raise UserError(f"prompts.template {text!r} is not text; give a text with {{}} where the class name goes.")
+            raise UserError(f"{where} {text!r} is not text; give a text with {{}} where the class name goes.")
         if PLACEHOLDER not in text:
-            raise UserError(f"prompts.template {text!r} has no {{}}; put {{}} where the class name goes.")
+            raise UserError(f"{where} {text!r} has no {{}}; put {{}} where the class name goes.")
     return templates
 
 

@@ -39,7 +39,7 @@ from bridgejax.studies.comparison_results import (
     comparison_identity,
     write_comparison_files,
 )
-from bridgejax.studies.study_plan import StudyPlan, run_options
+from bridgejax.studies.study_plan import StudyPlan, initial_classifier, run_options
 
 VERSION = 1
 K = 3  # of precision and recall
@@ -80,7 +80,6 @@ def write_comparison(plan: StudyPlan, workdir: Path) -> None:
     if wanted is None or comparison_identity(workdir) == wanted:
         return
     from bridgejax.data import synthetic_examples
-    from bridgejax.models import load_classifier
 
     settings = plan.settings
     stage_heading("compare the synthetic set with the real images")
@@ -93,7 +92,7 @@ def write_comparison(plan: StudyPlan, workdir: Path) -> None:
     pairs: list[np.ndarray] = []
     if settings.report.synthetic_set:
         real = task.train if settings.report.synthetic_set == "train" else task.test
-        model = load_classifier(settings.classifier.weights, num_classes=len(plan.class_names))
+        model = initial_classifier(settings, plan.class_names)
         figures, pairs = compare(model, real, sets, settings, plan.class_names)
         comparison = dataclasses.replace(
             comparison, against=settings.report.synthetic_set, real_images=len(real), sets=tuple(figures)
@@ -243,7 +242,6 @@ def _leep_scores(plan: StudyPlan, task: Task, sets: Mapping[str, Examples]) -> l
 
     The stage is trained once more, from the first seed, as the arm's run trained it.
     """
-    from bridgejax.models import load_classifier
     from bridgejax.training import RunInputs, train_recipe
 
     settings = plan.settings
@@ -255,7 +253,7 @@ def _leep_scores(plan: StudyPlan, task: Task, sets: Mapping[str, Examples]) -> l
     seed = derive_seed(settings.seed, "train", 0)
     for arms in groups.values():
         recipe = recipes[arms[0]]
-        model = load_classifier(settings.classifier.weights, num_classes=len(task.class_names), seed=seed)
+        model = initial_classifier(settings, task.class_names, seed)
         inputs = RunInputs(model, task, seed, sets, teachers=plan.teachers(recipe))
         result = train_recipe(recipe, inputs, dataclasses.replace(run_options(settings, None), evaluations=0))
         network = f"after the first stage of {', '.join(arms)}"

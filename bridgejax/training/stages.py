@@ -131,6 +131,7 @@ def fresh_state(plan: StagePlan, model: nnx.Module, seed: int) -> TrainState:
         momentum=stage.momentum,
         weight_decay=stage.weight_decay,
         nesterov=stage.nesterov,
+        clip_norm=stage.clip_norm,
     )
     seed = derive_seed(seed, "steps")
     return TrainState.create(model, optimizer, seed, trainable=stage.trainable, objective=objective_of(stage))
@@ -231,6 +232,15 @@ def with_loss_weights(batch: StreamBatch, stage: Stage, sources: Sequence[Sized]
     elif mask is not None and not np.all(mask == 1):
         parts["mask"] = mask
     return parts
+
+
+def soft_rows(logits: Array, batch: StreamBatch, stage: Stage) -> Array:
+    """Returns a teacher's logits of a batch, [n, classes]; rows that do not follow it have the label for certain."""
+    if stage.soft_images == "all":
+        return logits
+    labels = jax.nn.one_hot(batch["label"], logits.shape[-1], dtype=bool)
+    certain = jax.numpy.where(labels, 0.0, -1e30)  # a softmax of exact ones and zeros, at any temperature
+    return jax.numpy.where(np.asarray(batch["source"])[:, None] == 1, logits, certain)
 
 
 def _ratio(part: float, whole: float) -> float:
