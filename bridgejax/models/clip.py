@@ -77,6 +77,15 @@ class TextTower:
         parts = [np.asarray(self._encode(self._model, padded[i : i + size])) for i in range(0, len(padded), size)]
         return np.concatenate(parts)[: len(ids)]
 
+    @property
+    def network(self) -> CLIPTextModel:
+        """The network: token ids → embeddings."""
+        return self._model
+
+    def tokens(self, texts: Sequence[str]) -> np.ndarray:
+        """Returns the token ids of texts, int32 [n, tokens]."""
+        return self._tokenizer(texts)
+
     def tensors(self) -> dict[str, np.ndarray]:
         """Returns the tensors of the text side under their published names."""
         return {**export(self._model, TEXT_RULES), LOGIT_SCALE: np.asarray(self.logit_scale, np.float32)}

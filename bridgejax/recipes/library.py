@@ -52,6 +52,16 @@ CLASSIFIER_TUNING: dict[str, Stages] = {
     # Real images alone: a new head (linear probe), and the one that the classifier has.
     "linear_probe": [{"data": "real", **_HEAD, "reset": "head"}],
     "tuned_real": [{"data": "real", **_HEAD}],
+    # Tip-Adapter (Zhang et al. 2022), as it is made, which takes a step at rate 0, and with its keys trained.
+    "tip_adapter": [{"data": "real", **_HEAD, "head": "cache", "learning_rate": 0.0, "steps": 1}],
+    "tip_adapter_f": [
+        {"data": "real", **_HEAD, "head": "cache", "trainable": [r"^head\.keys"], "weight_decay": 0.01, "lr_scale": 0.5}
+    ],
+    # CoOp (Zhou et al. 2022): the head of class names behind sixteen learned tokens.
+    "coop": [
+        {"data": "real", **_HEAD, "head": "prompt", "trainable": [r"^head\.context"]}
+        | {"optimizer": "sgd", "weight_decay": 5e-4, "batch_size": 32, "clip_norm": None}
+    ],
     # Both: in one batch, or one after the other; real images follow no teacher.
     "tuned_mix": [{"data": "mixed", **_MIX, **_SOFT, "soft_images": "synthetic"}],
     "tuned_synthetic_real": [{"data": "synthetic", **_HEAD, **_SOFT}, {"data": "real", **_HEAD}],

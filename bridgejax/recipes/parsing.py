@@ -56,6 +56,10 @@ def _build(name: str, recipes: Mapping[str, object], training: dict[str, object]
         raise UserError(
             f"{where}[0] goes on with an optimizer or schedule, but no stage comes before it; set restart_… to True."
         )
+    for number, stage in enumerate(built):
+        made = next((former.head for former in built[:number] if former.head != "keep"), None)
+        if made is not None and (stage.reset != "none" or stage.head != "keep"):
+            raise UserError(f"{where}[{number}] changes the head after a stage with head={made!r}; make that the last change.")
     for number in range(1, len(built)):
         stage, former = built[number], built[number - 1]
         if not stage.restart_optimizer and any(

@@ -13,11 +13,12 @@ SCHEDULES = ("cosine", "constant")
 LOSSES = ("cross_entropy", "soft_target")
 BATCH_NORMS = ("train", "frozen")
 SOFT_IMAGES = ("all", "synthetic")
+HEADS = ("keep", "cache", "prompt")
 RESETS = ("none", "head", "all")
 # Fields by the names under which digests of results know them; what was made before a field got its name stays valid.
 _DIGEST_NAMES = {"early_stop_checks": "early_stop_looks"}
 # Fields that came later: at their defaults they stay out of digests, which are then as they were before.
-_LATER = ("teacher", "clip_norm", "batch_size", "soft_images")
+_LATER = ("teacher", "clip_norm", "batch_size", "soft_images", "head", "cache_weight", "cache_sharpness", "context_tokens")
 
 
 def reset_depth(reset: str) -> int | None:
@@ -100,6 +101,15 @@ class Stage(Optimization):
         form="'none', 'head', 'blocks:N' or 'all'",
         check=_check_reset,
     )
+    head: str = setting(
+        "keep",
+        "What is made of the head before it: keep leaves it; cache puts the features of the real training images beside it, "
+        "which vote for their classes (Tip-Adapter); prompt makes it of class names behind tokens that are learned (CoOp).",
+        options=HEADS,
+    )
+    cache_weight: float = setting(1.0, "Weight of the votes of head='cache', its alpha.", at_least=0)
+    cache_sharpness: float = setting(5.5, "How quickly votes of head='cache' fall off with distance, its beta.", at_least=0)
+    context_tokens: int = setting(16, "Learned tokens of head='prompt'.", at_least=1)
     early_stop: int | None = setting(
         None,
         "Checks of the validation images without a better mean per-class accuracy after which it ends and goes back to the "

@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
 from jax.sharding import Mesh
 
 from bridgejax.config import Settings
@@ -270,8 +272,15 @@ def tuning_scope(settings: Settings, task: Task, weights: str) -> TuningScope:
     )
 
 
+def _no_shots(_: Classifier) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
+    """Stands in for the features and labels of the real images where only a head's parts are asked for."""
+    return np.ones((1, 1), np.float32), np.zeros(1, np.int32)
+
+
 def _check_recipes(settings: Settings, recipes: Collection[Recipe], tasks: Sequence[Task]) -> None:
     """Checks that the tasks and the classifier have what the recipes ask for; the synthetic images are yet to be made."""
+    from flax import nnx
+
     from bridgejax.training import stages
     from bridgejax.training.state import Structure, select_parameters
     from bridgejax.training.teachers import load_teachers
@@ -283,12 +292,17 @@ def _check_recipes(settings: Settings, recipes: Collection[Recipe], tasks: Seque
         load_teachers(recipe, tasks[0].class_names, settings.classifier.weights, settings.classifier.templates)
     # Any classifier has a head; only for recipes that ask for more is it loaded.
     plain = {("none", ("all",)), ("head", ("all",)), ("none", ("head",)), ("head", ("head",))}
-    asking = [recipe for recipe in recipes if any((stage.reset, stage.trainable) not in plain for stage in recipe.stages)]
+    asking = [
+        recipe
+        for recipe in recipes
+        if any((stage.reset, stage.trainable) not in plain or stage.head != "keep" for stage in recipe.stages)
+    ]
     if not asking:
         return
     model = model or initial_classifier(settings, tasks[0].class_names)
-    parameters = Structure.of(model)[2]
     for recipe in asking:
         stages.check_model(recipe, model)
+        trial = nnx.clone(model)
         for stage in recipe.stages:
-            select_parameters(parameters, stage.trainable)
+            stages.make_head(stage, trial, tasks[0].class_names, _no_shots, 0)
+            select_parameters(Structure.of(trial)[2], stage.trainable)

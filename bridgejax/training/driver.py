@@ -6,13 +6,17 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
+import numpy.typing as npt
 import optax
+from flax import nnx
 
 from bridgejax.data import Batch as StreamBatch
 from bridgejax.errors import Diverged, UserError
 from bridgejax.identity import derive_seed, digest
 from bridgejax.mesh import local_rows, replicate
-from bridgejax.recipes import Recipe
+from bridgejax.models.classifier import Classifier
+from bridgejax.recipes import Recipe, Stage
 from bridgejax.training import stages
 from bridgejax.training.batches import Array
 from bridgejax.training.checkpoints import Checkpoints, Notes
@@ -118,9 +122,16 @@ class RunDriver:
     def enter(self, plan: StagePlan) -> None:
         """Makes the state with which the stage starts, unless the run is already in it."""
         if self._entered != plan.number:
-            self.state = stages.enter(plan, self._state, self.inputs.model, self.inputs.seed)
+            self.state = stages.enter(plan, self._state, self.inputs.model, self.inputs.seed, self._change_head)
             self.record.stage_steps.append(0)
             self._early, self._entered = None, plan.number
+
+    def _change_head(self, stage: Stage, model: nnx.Module) -> None:
+        def shots(classifier: Classifier) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
+            real = self.inputs.task.train
+            return FeatureStreams(self.streams, classifier, self.options, self.crop, None).features(real), real.labels
+
+        stages.make_head(stage, model, self.inputs.task.class_names, shots, self.inputs.seed)
 
     def step_of(self, plan: StagePlan) -> TrainStep:
         """Returns the jitted step of a stage."""
@@ -250,7 +261,10 @@ class RunDriver:
                 "choose another directory, or remove it to train afresh."
             )
         plan, mesh = self.plans[notes["stage"]], self.options.mesh
-        fresh = stages.fresh_state(plan, self.inputs.model, self.inputs.seed)
+        model = nnx.clone(self.inputs.model)
+        for each in self.plans[: plan.number + 1]:
+            self._change_head(each.stage, model)
+        fresh = stages.fresh_state(plan, model, self.inputs.seed)
         self.state = self._checkpoints.restore(step, fresh if mesh is None else replicate(fresh, mesh))
         self.record = RunRecord(
             step=step,

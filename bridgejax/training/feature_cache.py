@@ -43,7 +43,8 @@ def caches_features(stage: Stage, model: nnx.Module) -> bool:
     """Returns whether a stage trains on cached features: its head alone trains, and the encoder sees an image always alike."""
     still = stage.batch_norm == "frozen" or not _any(model, nnx.BatchNorm)
     alike = not stage.augment and stage.mixup_alpha == 0 and not _any(model, nnx.Dropout)
-    return isinstance(model, Classifier) and stage.trainable == ("head",) and still and alike
+    only_head = all(pattern == "head" or pattern.startswith(r"^head\.") for pattern in stage.trainable)
+    return isinstance(model, Classifier) and only_head and still and alike
 
 
 def _any(model: nnx.Module, kind: type[nnx.Module]) -> bool:

@@ -46,6 +46,7 @@ def test_a_config_runs_to_its_report(name, tmp_path, digits_folder, tiny_generat
     lines = [json.loads(line) for line in (tmp_path / "work" / "results.jsonl").read_text().splitlines()]
     steps = {line["arm"]: line["train_steps"] for line in lines}
     assert steps.pop("zero_shot", 0) == 0
+    assert steps.pop("tip_adapter", 1) == 1
     assert set(steps.values()) <= {3, 6}
     assert all(line["history"][-1]["step"] == line["train_steps"] for line in lines)  # the last step's, none chosen
     assert "the classifier as it is" in (tmp_path / "work" / "report.html").read_text() or name not in ("zero_shot", "few_shot")
@@ -56,6 +57,13 @@ def test_other_templates_are_another_study(tmp_path, digits_folder, tiny_generat
     changed = {"arms": "zero_shot,tuned_real", "classifier.templates": "('no {}',)"}
     assert run("zero_shot", tmp_path, digits_folder, tiny_generator, clip, **changed) == 2
     assert "classifier.templates" in capsys.readouterr().err
+
+
+def test_a_head_that_no_layout_has_is_not_trained_to_be_kept(tmp_path, capsys):
+    arguments = ["--config", str(FOLDER / "few_shot.py"), "--workdir", str(tmp_path / "work"), "--recipe", "coop"]
+    assert main(["train", *arguments]) == 2
+    assert "'coop' ends with a head that no published layout of classifiers has" in capsys.readouterr().err
+    assert not (tmp_path / "work").exists()
 
 
 def test_a_head_of_texts_needs_a_model_that_reads(tmp_path, digits_folder, tiny_generator, capsys):

@@ -8,10 +8,12 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
-from tuning_fixtures import HEAD, NAMES, SIDE, SOFT, TUNING, CountingStreams, clip, pictures, task
+from tuning_fixtures import CROP, NAMES, SIDE, SOFT, TUNING, CountingStreams, clip, pictures, task
 
 from bridgejax import disk_cache
+from bridgejax.errors import UserError
 from bridgejax.models import load_classifier
+from bridgejax.models.clip import set_classes
 from bridgejax.recipes import Stage, all_recipes, recipe_from_config
 from bridgejax.training import RunInputs, RunOptions, driver, feature_cache, stages, train_group, train_recipe
 from bridgejax.training.feature_cache import caches_features, encoder_digest
@@ -201,25 +203,14 @@ def test_a_recipe_without_stages_evaluates_the_model_as_it_is(model):
     streams = CountingStreams()
     result = train([], model, streams=streams)
     assert streams.encoded == [7]
-    logits = np.concatenate(
-        [
-            model((batch["image"] / 255.0 - model.preprocessing.mean) / np.asarray(model.preprocessing.std))
-            for batch in evaluated()
-        ]
-    )[:7]
+    (images,) = ready(model, task().test, 7)
+    logits = model(images)
     assert result.metrics["test_accuracy"] == pytest.approx((logits.argmax(-1) == task().test.labels).mean())
     assert result.metrics["train_steps"] == 0
     np.testing.assert_array_equal(nnx.state(result.state.model.head)["kernel"][...], model.head.kernel[...])
     recipe = recipe_from_config("mine", [])
     together = train_group(recipe, [RunInputs(model, task(), seed) for seed in range(2)], OPTIONS)
     assert [each.metrics["correct"] for each in together] == [result.metrics["correct"]] * 2
-
-
-def evaluated():
-    return [
-        {**batch, "image": batch["image"].astype(np.float32)}
-        for batch in CountingStreams().eval_batches(task().test, batch_size=4, image_size=SIDE, crop=32 / 36)
-    ]
 
 
 def test_real_rows_of_a_mixed_batch_follow_their_labels_alone():
@@ -231,15 +222,84 @@ def test_real_rows_of_a_mixed_batch_follow_their_labels_alone():
     np.testing.assert_allclose(probabilities[1], jax.nn.softmax(logits[1] / 7.0), rtol=1e-6)
 
 
+def tip_adapter_logits(model, keys, images, weight, sharpness):
+    """As Zhang et al. 2022 write it: α·φ(f·Fᵀ)·L + f·Wᵀ with φ(x) = exp(-β(1 - x))."""
+    features, shots = np.asarray(model.features(images), np.float64), task().train
+    votes = np.exp(-sharpness * (1 - features @ np.asarray(keys, np.float64).T)) @ np.eye(len(NAMES))[shots.labels]
+    return weight * votes + features @ np.asarray(model.head.kernel[...], np.float64) + np.asarray(model.head.bias[...])
+
+
+def test_tip_adapter(model, tmp_path):
+    stage = {"data": "real", "head": "cache", "steps": 1, **TUNING, "learning_rate": 0.0, "cache_weight": 3.0}
+    result = train([stage], model)
+    made = result.state.model
+    (shots,) = ready(model, task().train, 9)
+    (images,) = ready(model, task().test, 7)
+    expected = tip_adapter_logits(model, model.features(shots), images, 3.0, 5.5)
+    np.testing.assert_allclose(made(images), expected, rtol=1e-5, atol=1e-5)
+    assert np.abs(made(images) - np.asarray(model(images))).max() > 0.1
+    assert result.metrics["test_accuracy"] == pytest.approx((expected.argmax(-1) == task().test.labels).mean())
+    # Its keys trained, resumed half-way.
+    stage = {**stage, "steps": 6, "trainable": [r"^head\.keys"], "learning_rate": 0.01}
+    options = dataclasses.replace(OPTIONS, checkpoint_every=3, checkpoint_seconds=0.0)
+    whole = train([stage], model, options=options, directory=tmp_path)
+    assert set(whole.state.params) == {"head.keys"}
+    keys = np.asarray(whole.state.params["head.keys"])
+    assert np.abs(keys - np.asarray(model.features(shots))).max() > 1e-3
+    np.testing.assert_allclose(
+        whole.state.model(images), tip_adapter_logits(model, keys, images, 3.0, 5.5), rtol=1e-4, atol=1e-5
+    )
+    again = train([stage], model, options=options, directory=tmp_path)  # read from the checkpoint of its end
+    np.testing.assert_array_equal(np.asarray(again.state.params["head.keys"]), keys)
+
+
+def ready(model, examples, size):
+    """Yields images as a model takes them."""
+    for batch in CountingStreams().eval_batches(examples, batch_size=size, image_size=SIDE, crop=CROP):
+        yield ((batch["image"] / 255.0 - model.preprocessing.mean) / np.asarray(model.preprocessing.std)).astype(np.float32)
+
+
 def test_the_recipes_of_the_library_run_on_features(model):
     training = {"base_steps": 2, "learning_rate": 0.002}
-    for name in ("tuned_synthetic", "tuned_synthetic_hard", "linear_probe", "tuned_real", "tuned_mix", "tuned_real_synthetic"):
+    for name in ("tuned_synthetic", "tuned_synthetic_hard", "linear_probe", "tuned_real", "tuned_mix", "tip_adapter_f"):
         recipe = recipe_from_config(name, all_recipes(), training)
         assert all(caches_features(stage, model) for stage in recipe.stages)
         result = train_recipe(recipe, RunInputs(model, task(), 0, pictures(12, 5)), OPTIONS)
         assert result.metrics["train_steps"] == recipe.steps
+        if name == "tip_adapter_f":
+            continue
         kernel = params_of(result)["head.kernel"]
         near = np.abs(kernel - np.asarray(model.head.kernel[...])).max() < 0.02
         assert near == (name != "linear_probe")  # two steps from the text's head, or from a new one
-    assert HEAD["trainable"] == ["head"]
-    assert len(NAMES) == kernel.shape[1]
+
+
+def test_learned_prompts(model, tmp_path):
+    stage = {**TUNING, "data": "real", "head": "prompt", "trainable": [r"^head\.context"], "context_tokens": 4, "steps": 12}
+    options = dataclasses.replace(OPTIONS, batch_size=9, checkpoint_every=5, checkpoint_seconds=0.0)
+    result = train([{**stage, "learning_rate": 0.05}], model, options=options, directory=tmp_path)
+    assert set(result.state.params) == {"head.context"}
+    assert result.state.params["head.context"].shape == (4, model.texts.network.width)
+    losses = [entry["loss"] for entry in result.history if "loss" in entry]
+    assert losses[-1] < losses[0]
+    start = train([{**stage, "learning_rate": 0.0}], model)
+    text = nnx.state(start.state.model.head.text)
+    jax.tree.map(np.testing.assert_array_equal, nnx.state(result.state.model.head.text), text)  # stands still
+    # With the embeddings of a text as the context, the head is that of the text.
+    made = result.state.model
+    spoken = clip(model.texts.folder)
+    words = model.texts.tokens(["aaaa"])[0, 1:5]
+    made.head.context.set_value(model.texts.network.embeddings.token_embedding.embedding[...][words])
+    rows = model.texts.tokens([f"{name}." for name in NAMES])
+    np.testing.assert_array_equal(np.asarray(made.head.tokens[...])[:, 5:], rows[:, 1:-4])
+    images = next(ready(model, task().test, 7))
+    set_classes(spoken, NAMES, "aaaa {}.")
+    np.testing.assert_allclose(made(images), spoken(images), rtol=2e-4, atol=2e-4)
+
+
+def test_prompts_that_cannot_be_learned_get_one_sentence(model):
+    stage = {**TUNING, "data": "real", "head": "prompt", "trainable": [r"^head\.context"], "steps": 1}
+    with pytest.raises(UserError, match="does not fit behind a context of 75 tokens; lower context_tokens"):
+        train([{**stage, "context_tokens": 75}], model)
+    normed = load_classifier("builtin:efficientnet_lite0", num_classes=3)
+    with pytest.raises(UserError, match=r"this efficientnet.* has not; give a CLIP folder"):
+        train([stage], normed)
