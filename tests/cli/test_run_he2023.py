@@ -52,6 +52,16 @@ def test_a_config_runs_to_its_report(name, tmp_path, digits_folder, tiny_generat
     assert "the classifier as it is" in (tmp_path / "work" / "report.html").read_text() or name not in ("zero_shot", "few_shot")
 
 
+def test_a_classifier_as_it_is_is_tuned_along(tmp_path, digits_folder, tiny_generator, clip):
+    keys = {**REDUCED, "classifier.weights": clip, "generator.weights": tiny_generator, "arms": "zero_shot,tuned_real_long"}
+    keys |= {"tuning.seeds": 1, "tuning.learning_rates": "(0.002,0.008)", "task.shots": 2, "study.baseline": "zero_shot"}
+    overrides = [f"--config.{key}={value}" for key, value in keys.items()]
+    config = f"{FOLDER / 'combined.py'}:folder:{digits_folder}"
+    assert main(["tune", "--config", config, "--workdir", str(tmp_path), *overrides]) == 0
+    chosen = json.loads((tmp_path / "tuning.json").read_text())["chosen"]
+    assert set(chosen) == {"zero_shot", "tuned_real_long"}
+
+
 def test_other_templates_are_another_study(tmp_path, digits_folder, tiny_generator, clip, capsys):
     assert run("zero_shot", tmp_path, digits_folder, tiny_generator, clip, arms="zero_shot,tuned_real") == 0
     changed = {"arms": "zero_shot,tuned_real", "classifier.templates": "('no {}',)"}

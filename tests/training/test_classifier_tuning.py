@@ -58,6 +58,7 @@ def params_of(result):
     "given",
     [
         [{"data": "synthetic", "steps": 6, **TUNING, **SOFT}],
+        [{"data": "synthetic", "steps": 9, "early_stop": 1, "early_stop_checks": 3, **TUNING, "learning_rate": 0.05}],
         [{"data": "synthetic", "steps": 3, **TUNING, **SOFT}, {"data": "real", "steps": 3, **TUNING}],
         [
             {
@@ -73,7 +74,7 @@ def params_of(result):
         ],
         [{"data": "real", "steps": 2, "learning_rate": 1e-3}, {"data": "real", "steps": 3, "reset": "head", **TUNING}],
     ],
-    ids=["synthetic", "phase-wise", "mix", "after the encoder trained"],
+    ids=["synthetic", "ended by validation images", "phase-wise", "mix", "after the encoder trained"],
 )
 def test_training_on_features_is_training_on_images(given, model, monkeypatch):
     cached = train(given, model)
