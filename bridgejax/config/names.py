@@ -84,7 +84,7 @@ def check_phrases(class_name: str, phrases: Sequence[str]) -> tuple[str, ...]:
 
 
 def check_templates(template: str | Iterable[str], where: str = "prompts.template") -> tuple[str, ...]:
-    """Returns the template, or the templates, as a tuple.
+    """Returns the template, or the templates, of the key `where` as a tuple.
 
     Raises:
       UserError: there is none, or one is not text or lacks `{}`.

@@ -58,7 +58,7 @@ def as_json_schema() -> str:
     properties["recipes"] = {
         "type": "object",
         "description": KEYS["recipes"].spec.help,
-        "additionalProperties": {"type": "array", "minItems": 1, "items": {"$ref": "#/$defs/stage"}},
+        "additionalProperties": {"type": "array", "items": {"$ref": "#/$defs/stage"}},
     }
     properties["synthetic_sets"] = {
         "type": "object",

@@ -231,6 +231,11 @@ class ClassifierSettings:
     """The pretrained network that is fine-tuned."""
 
     weights: str = setting("builtin:efficientnet_lite0", "builtin:NAME, a folder or a name of a published network.")
+    templates: tuple[str, ...] = setting(
+        (),
+        "Texts with {} that make the head of a CLIP model from the class names, its zero-shot head; () is a new head.",
+        check=lambda _, templates: check_templates(templates, "classifier.templates") if templates else None,
+    )
     image_size: int = setting(96, "Side of the images that it sees.", unit="pixels", at_least=16)
     crop: float | None = setting(
         None, "Share of the shorter side that evaluation keeps; None is the network's own.", above=0, at_most=1

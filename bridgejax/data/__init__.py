@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from bridgejax.data.examples import Batch, Examples, Task
     from bridgejax.data.shared_streams import shared_eval_batches, shared_train_batches
-    from bridgejax.data.streams import eval_batches, train_batches
+    from bridgejax.data.streams import eval_batches, train_batches, train_positions
     from bridgejax.data.synthetic import synthetic_examples
     from bridgejax.data.tasks import load_task
 
@@ -22,6 +22,7 @@ _HOMES = {
     "shared_train_batches": "shared_streams",
     "synthetic_examples": "synthetic",
     "train_batches": "streams",
+    "train_positions": "streams",
 }
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "shared_train_batches",
     "synthetic_examples",
     "train_batches",
+    "train_positions",
 ]
 
 

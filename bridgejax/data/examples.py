@@ -65,10 +65,11 @@ class Task:
 class Batch(TypedDict):
     """What a stream yields, on the host."""
 
-    image: npt.NDArray[np.uint8]  # [b, s, s, 3]
+    image: npt.NDArray[np.uint8] | npt.NDArray[np.float32]  # [b, s, s, 3], or features of images [b, d]
     label: npt.NDArray[np.int32]  # [b]
     mask: NotRequired[npt.NDArray[np.float32]]  # [b], to evaluate on: 1 for an image, 0 for a row that fills up the last batch
     source: NotRequired[npt.NDArray[np.int32]]  # [b], of training batches: which of the stream's sources the image is from
+    teacher_logits: NotRequired[npt.NDArray[np.float32]]  # [b, classes], where a teacher saw the images beforehand
 
 
 def image_digest(images: Sequence[bytes], position: int, by_content: bool) -> str:

@@ -38,6 +38,7 @@ def shared_train_batches(
     seeds: Sequence[int],
     start_step: int = 0,
     augment: bool = True,
+    crop: float = EVAL_CROP,
     memory_bytes: int = MEMORY_BYTES,
 ) -> list[Iterator[Batch]]:
     """Returns for each run the stream that `train_batches` gives for its sources and seed, bit for bit.
@@ -49,7 +50,7 @@ def shared_train_batches(
     Args:
       runs: each run's sources, as `train_batches` takes them.
       seeds: each run's seed.
-      weights, batch_size, image_size, start_step, augment, memory_bytes: as `train_batches` takes them, for every run.
+      weights, batch_size, image_size, start_step, augment, crop, memory_bytes: as `train_batches` takes them, for every run.
 
     Raises:
       UserError: as `train_batches`.
@@ -66,6 +67,7 @@ def shared_train_batches(
                 seed=seed,
                 start_step=start_step,
                 augment=augment,
+                crop=crop,
                 memory_bytes=memory_bytes,
             )
             for run, seed in zip(runs, seeds, strict=True)
@@ -88,7 +90,7 @@ def shared_train_batches(
         shifted = tf.concat([positions + int(base) for (positions, _), base in zip(planned, bases, strict=False)], 0)
         return own, tf.gather(table, shifted), tf.concat([draws for _, draws in planned], 0)
 
-    windows = random_windows() if augment else middle_windows(EVAL_CROP)
+    windows = random_windows() if augment else middle_windows(crop)
     stream = transformed(tf, range(start_step, ENDLESS), plan, pixels, windows, image_size, batch_size * len(runs))
     return _SharedStream(stream, runs, batch_size).iterators()
 

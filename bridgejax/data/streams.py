@@ -29,6 +29,7 @@ ENDLESS = np.iinfo(np.int64).max  # the end of a range of steps that never ends
 SCALE, RATIO = (0.35, 1.0), (3 / 4, 4 / 3)  # of random crops: share of the area, width over height
 # The most images that one graph crops, so that it is built quickly, and their pixels, so that its buffers stay in the caches.
 _PART, _PART_PIXELS = 16, 1 << 14
+_MANY = 64  # batches whose places are worked out at once
 
 # (TensorFlow's module, shapes int32 [n, 2], draws float32 [n, DRAWS]) → corners and sides, int32 [n, 2], mirrored, bool [n]
 Windows: TypeAlias = "Callable[[ModuleType, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]"
@@ -44,6 +45,7 @@ def train_batches(
     seed: int,
     start_step: int = 0,
     augment: bool = True,
+    crop: float = EVAL_CROP,
     scale: tuple[float, float] = SCALE,
     ratio: tuple[float, float] = RATIO,
     flip: bool = True,
@@ -61,6 +63,7 @@ def train_batches(
       seed: of order and augmentation.
       start_step: number of the first batch: a run that resumes at step k sees what it would have seen.
       augment: random resized crop and flip; else resize and centre crop as in evaluation.
+      crop: of that centre crop, as `eval_batches` takes it.
       scale: range of the crop's area, as a share of the image's.
       ratio: range of the crop's width over its height (log-uniform). A side longer than the image's is cut to it.
       flip: mirror half of the images.
@@ -84,7 +87,7 @@ def train_batches(
 
     pixels = Pixels(sources, 2 * image_size, memory_bytes)
     labels = np.concatenate([source.labels for source in sources]).astype(np.int32)
-    windows = random_windows(scale, ratio, flip) if augment else middle_windows(EVAL_CROP)
+    windows = random_windows(scale, ratio, flip) if augment else middle_windows(crop)
     if pixels.in_memory:
 
         def plan(step: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -99,6 +102,22 @@ def train_batches(
     source = np.repeat(np.arange(len(sources), dtype=np.int32), [len(each) for each in sources])
     for positions, images in batches:
         yield {"image": images, "label": labels[positions], "source": source[positions]}
+
+
+def train_positions(
+    sizes: Sequence[int], *, weights: Sequence[float] | None, batch_size: int, seed: int, start_step: int = 0
+) -> Iterator[npt.NDArray[np.int64]]:
+    """Yields which images `train_batches` takes, int64 [b]: positions in the concatenation of sources of these sizes.
+
+    Raises:
+      UserError: as `train_batches`.
+    """
+    tf = import_tensorflow()
+    # Places of the stream are numbered through, so that one large batch holds the places of many.
+    sampler = Sampler(sizes, weights, seed, batch_size * _MANY)
+    for block in itertools.count(start_step // _MANY):
+        positions = sampler(tf.constant(block, tf.int64))[0].numpy().reshape(_MANY, batch_size)
+        yield from positions[max(start_step - block * _MANY, 0) :]
 
 
 def transformed(

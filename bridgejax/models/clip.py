@@ -109,6 +109,15 @@ class TextTower:
         parts = [np.asarray(self._encode(self._model, padded[i : i + size])) for i in range(0, len(padded), size)]
         return np.concatenate(parts)[: len(ids)]
 
+    @property
+    def network(self) -> TextNetwork:
+        """The network: token ids → embeddings."""
+        return self._model
+
+    def tokens(self, texts: Sequence[str]) -> np.ndarray:
+        """Returns the token ids of texts, int32 [n, tokens]."""
+        return self._tokenizer(texts)
+
     def tensors(self) -> dict[str, np.ndarray]:
         """Returns the tensors of the text side under the names of transformers."""
         scalars = {LOGIT_SCALE: self.logit_scale} | ({LOGIT_BIAS: self.logit_bias} if self.has_bias or self.logit_bias else {})

@@ -101,6 +101,8 @@ def _real_steps(stages: Sequence[Stage]) -> float | None:
 
 
 def _passes(where: str, stated: Mapping[str, object], reference: str, recipe: Recipe) -> int:
+    if stated.get("batch_size") is not None or any(stage.batch_size is not None for stage in recipe.stages):
+        raise UserError(f"{where}.passes_of counts steps of one batch size, but a stage states its own; use steps_of.")
     drawn = _real_steps(recipe.stages)
     share = keys_of(Stage)["synthetic_share"].checked(stated.get("synthetic_share"), f"{where}.synthetic_share")
     own = _real_share(stated.get("data", "real"), share)

@@ -34,6 +34,40 @@ METHODS: dict[str, Stages] = {
     "bridged_plus_plus": [{"data": "synthetic", **_MIXUP}, {"data": "real", "reset": "head"}],
 }
 
+# He et al. 2023 (arXiv 2210.07574): only the head trains, on features of images as they are, so that each is encoded once.
+# `pretrained` is the classifier with which a run starts: of a CLIP model (`classifier.templates`) the frozen zero-shot head.
+_HEAD = {"trainable": ["head"], "batch_norm": "frozen", "augment": False, "optimizer": "adamw", "weight_decay": 0.1}
+_HEAD |= {"clip_norm": 1.0}
+_SOFT = {"loss": "soft_target", "teacher": "pretrained"}
+# A batch of 32 real and 512 synthetic images. The paper adds the losses of both, which here are half of the sum, and halves the
+# rate; half the bound on the gradient makes the clipping theirs.
+_MIX = {"batch_size": 544, "synthetic_share": 16 / 17, "synthetic_loss": 0.5, "lr_scale": 0.5, **_HEAD, "clip_norm": 0.5}
+
+CLASSIFIER_TUNING: dict[str, Stages] = {
+    # The classifier as it is.
+    "zero_shot": [],
+    # Synthetic images alone: the method, and without the teacher.
+    "tuned_synthetic": [{"data": "synthetic", **_HEAD, **_SOFT}],
+    "tuned_synthetic_hard": [{"data": "synthetic", **_HEAD}],
+    # Real images alone: a new head (linear probe), and the one that the classifier has.
+    "linear_probe": [{"data": "real", **_HEAD, "reset": "head"}],
+    "tuned_real": [{"data": "real", **_HEAD}],
+    # Tip-Adapter (Zhang et al. 2022), as it is made, which takes a step at rate 0, and with its keys trained.
+    "tip_adapter": [{"data": "real", **_HEAD, "head": "cache", "learning_rate": 0.0, "steps": 1}],
+    "tip_adapter_f": [
+        {"data": "real", **_HEAD, "head": "cache", "trainable": [r"^head\.keys"], "weight_decay": 0.01, "lr_scale": 0.5}
+    ],
+    # CoOp (Zhou et al. 2022): the head of class names behind sixteen learned tokens.
+    "coop": [
+        {"data": "real", **_HEAD, "head": "prompt", "trainable": [r"^head\.context"]}
+        | {"optimizer": "sgd", "weight_decay": 5e-4, "batch_size": 32, "clip_norm": None}
+    ],
+    # Both: in one batch, or one after the other; real images follow no teacher.
+    "tuned_mix": [{"data": "mixed", **_MIX, **_SOFT, "soft_images": "synthetic"}],
+    "tuned_synthetic_real": [{"data": "synthetic", **_HEAD, **_SOFT}, {"data": "real", **_HEAD}],
+    "tuned_real_synthetic": [{"data": "real", **_HEAD}, {"data": "synthetic", **_HEAD, **_SOFT}],
+}
+
 # What tells synthetic images, steps, regularisers and order apart. Unless said otherwise: as many steps as bridged in all.
 CONTROLS: dict[str, Stages] = {
     # -- the budget: as many passes over the real images as bridged makes (that is, as its real stages), not as many steps.
@@ -130,4 +164,4 @@ def control_recipes() -> dict[str, Stages]:
 
 def all_recipes() -> dict[str, Stages]:
     """Returns a fresh copy of every recipe, methods first: what `default_config().recipes` holds."""
-    return {**default_recipes(), **control_recipes()}
+    return {**default_recipes(), **control_recipes(), **copy.deepcopy(CLASSIFIER_TUNING)}

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
 _FIELDS = keys_of(Stage)
+_OWN = ("steps", "batch_size")  # fields whose value, where a stage states none, does not come from the config's training
 STAGE_KEYS = {**_FIELDS, **LENGTHS}  # what a config may state of a stage
 _RENAMED = {"rate_factor": "lr_scale", "early_stop_looks": "early_stop_checks"}
 
@@ -58,16 +59,18 @@ def _build(name: str, recipes: Mapping[str, object], training: dict[str, object]
     if isinstance(stages, str | Mapping) or not isinstance(stages, Iterable):
         raise UserError(f"{where} is not a list of stages; give a list of dicts, one per stage.")
     listed = list(stages)
-    if not listed:
-        raise UserError(f"{where} has no stage; give at least one, for instance {{'data': 'real'}}.")
     built: tuple[Stage, ...] = ()
     for number, stage in enumerate(listed):
         before = sum(each.steps for each in built)
         built = (*built, _stage(f"{where}[{number}]", stage, training, recipes, (*asking, name), before))
-    if not (built[0].restart_optimizer and built[0].restart_schedule):
+    if built and not (built[0].restart_optimizer and built[0].restart_schedule):
         raise UserError(
             f"{where}[0] goes on with an optimizer or schedule, but no stage comes before it; set restart_… to True."
         )
+    for number, stage in enumerate(built):
+        made = next((former.head for former in built[:number] if former.head != "keep"), None)
+        if made is not None and (stage.reset != "none" or stage.head != "keep"):
+            raise UserError(f"{where}[{number}] changes the head after a stage with head={made!r}; make that the last change.")
     for number in range(1, len(built)):
         stage, former = built[number], built[number - 1]
         if not stage.restart_optimizer and any(
@@ -100,7 +103,7 @@ def _stage(
             raise UserError(f"{where} has {key!r}, which is now called {_RENAMED[key]!r}; rename it.")
         if key not in STAGE_KEYS:
             raise UserError(f"{where} has the unknown key {key!r}; {choices(key, STAGE_KEYS)}")
-    values = {key: value for key, value in training.items() if key in _FIELDS and key != "steps" and value is not None}
+    values = {key: value for key, value in training.items() if key in _FIELDS and key not in _OWN and value is not None}
     values.update({key: value for key, value in stated.items() if key in _FIELDS and key != "steps"})
     if stated.get("lr_scale") is not None:
         values["learning_rate"] = _scaled_rate(where, stated, values.get("learning_rate", Stage.learning_rate))
@@ -126,6 +129,11 @@ def _stage(
     for key in ("synthetic_share", "synthetic_loss"):
         if getattr(stage, key) is not None and stage.data != "mixed":
             raise UserError(f"{where}.{key} is set, but data is {stage.data!r}; set data='mixed' or leave it out.")
+    if stage.soft_images != "all" and (stage.data != "mixed" or stage.loss != "soft_target"):
+        raise UserError(
+            f"{where}.soft_images is {stage.soft_images!r}, but data is {stage.data!r} and loss {stage.loss!r}; set "
+            "data='mixed' and loss='soft_target', or leave it out."
+        )
     if stage.reset not in ("none", "head") and stage.batch_norm == "frozen" and "batch_norm" not in stated:
         raise UserError(
             f"{where}.reset is {stage.reset!r}, but training.batch_norm is 'frozen', and new blocks have no running statistics "

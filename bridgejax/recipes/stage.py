@@ -13,9 +13,23 @@ OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("cosine", "constant")
 LOSSES = ("cross_entropy", "soft_target")
 BATCH_NORMS = ("train", "frozen")
+SOFT_IMAGES = ("all", "synthetic")
+HEADS = ("keep", "cache", "prompt")
 RESETS = ("none", "head", "all")
 # Fields by the names under which digests of results know them; what was made before a field got its name stays valid.
 _DIGEST_NAMES = {"early_stop_checks": "early_stop_looks"}
+# Fields that came later: at their defaults they stay out of digests, which are then as they were before.
+_LATER = (
+    "teacher",
+    "synthetic_filter",
+    "clip_norm",
+    "batch_size",
+    "soft_images",
+    "head",
+    "cache_weight",
+    "cache_sharpness",
+    "context_tokens",
+)
 
 
 def reset_depth(reset: str) -> int | None:
@@ -38,6 +52,9 @@ class Optimization:
     learning_rate: float = setting(0.01, "The peak learning rate.", at_least=0)
     weight_decay: float = setting(5e-4, "Weight decay: coupled for sgd, decoupled for adamw.", at_least=0)
     momentum: float = setting(0.9, "Momentum of sgd.", at_least=0, below=1)
+    clip_norm: float | None = setting(
+        None, "Largest norm of all gradients together, to which longer ones are scaled down; None is no bound.", above=0
+    )
     schedule: str = setting("cosine", "The learning rate after the warm-up: falling to 0, or constant.", options=SCHEDULES)
     batch_norm: str = setting(
         "train",
@@ -72,6 +89,7 @@ class Stage(Optimization):
         at_least=0,
         at_most=1,
     )
+    batch_size: int | None = setting(None, "Images in an update; None is training.batch_size.", at_least=1)
     steps: int = setting(200, "How long it lasts.", unit="optimiser steps", at_least=1)
     nesterov: bool = setting(False, "Nesterov momentum.")
     warmup_steps: int = setting(0, "Linear rise of the learning rate at the start.", unit="optimiser steps", at_least=0)
@@ -85,6 +103,11 @@ class Stage(Optimization):
         "Teacher of soft_target: the weights of a classifier of the task's classes, a CLIP model, which is used zero-shot, or "
         "'pretrained' for classifier.weights.",
     )
+    soft_images: str = setting(
+        "all",
+        "Which images of a mixed batch follow the teacher in soft_target; the others have the cross-entropy alone.",
+        options=SOFT_IMAGES,
+    )
     trainable: tuple[str, ...] = setting(
         ("all",), "What trains: 'all', 'head', or regular expressions searched in the parameters' dotted names."
     )
@@ -95,6 +118,15 @@ class Stage(Optimization):
         form="'none', 'head', 'blocks:N' or 'all'",
         check=_check_reset,
     )
+    head: str = setting(
+        "keep",
+        "What is made of the head before it: keep leaves it; cache puts the features of the real training images beside it, "
+        "which vote for their classes (Tip-Adapter); prompt makes it of class names behind tokens that are learned (CoOp).",
+        options=HEADS,
+    )
+    cache_weight: float = setting(1.0, "Weight of the votes of head='cache', its alpha.", at_least=0)
+    cache_sharpness: float = setting(5.5, "How quickly votes of head='cache' fall off with distance, its beta.", at_least=0)
+    context_tokens: int = setting(16, "Learned tokens of head='prompt'.", at_least=1)
     early_stop: int | None = setting(
         None,
         "Checks of the validation images without a better mean per-class accuracy after which it ends and goes back to the "
@@ -117,16 +149,12 @@ class Stage(Optimization):
     def to_dict(self) -> dict[str, object]:
         """Returns the stage as plain data, for digests and records."""
         fields = {_DIGEST_NAMES.get(name, name): value for name, value in dataclasses.asdict(self).items()}
-        # Digests of stages without a teacher or a filter are as they were before there were any.
-        for name in ("teacher", "synthetic_filter"):
-            if fields[name] in (None, ()):
-                del fields[name]
-        return fields
+        return {name: value for name, value in fields.items() if name not in _LATER or value != getattr(Stage, name)}
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """A name and its stages."""
+    """A name and its stages; without any, the classifier is evaluated as it is."""
 
     name: str
     stages: tuple[Stage, ...]

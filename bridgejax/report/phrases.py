@@ -151,13 +151,15 @@ def recipe_words(stages: object) -> str:
     """A recipe's stages in a few words: "synthetic with Mixup → new head → real"; empty if they cannot be read."""
     if not isinstance(stages, (list, tuple)) or not all(isinstance(stage, Mapping) for stage in stages):
         return ""
-    parts: list[str] = []
+    parts: list[str] = [] if stages else ["the classifier as it is"]
     for stage in stages:
-        if parts and stage.get("reset") == "head":
+        if stage.get("reset") == "head" and (parts or stage.get("trainable")):
             parts.append("new head")
         share = stage.get("synthetic_share")
         words = {"mixed": "real + synthetic"}.get(str(stage.get("data")), str(stage.get("data", "")))
         words += f" ({100 * share:.0f}{SPACE}% synthetic)" if share else ""
         words += " with Mixup" if stage.get("mixup_alpha") else ""
+        words += " with soft targets" if stage.get("loss") == "soft_target" else ""
+        words += ", head alone" if list(stage.get("trainable", ())) == ["head"] else ""
         parts.append(words + (", longer" if stage.get("steps_of") and stage.get("data") == "real" else ""))
     return " → ".join(parts)

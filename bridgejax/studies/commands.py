@@ -90,6 +90,11 @@ def train(settings: Settings, workdir: Path, recipe: str | None = None, seed: in
     if name not in settings.recipes:
         raise UserError(f"--recipe {name!r} is not a recipe in this config; {choices(name, settings.recipes)}")
     _check_seed(seed)
+    if any(stage.head != "keep" for stage in settings.recipe(name).stages):
+        raise UserError(
+            f"--recipe {name!r} ends with a head that no published layout of classifiers has, so it cannot be kept; see its "
+            "accuracy by `bridgejax run`."
+        )
     study = dataclasses.replace(settings.study, seeds=max(settings.study.seeds, seed + 1))
     settings = dataclasses.replace(settings, arms=(name,), study=study)
     check_workdir(workdir, settings)

@@ -12,7 +12,7 @@ from bridgejax.data import Examples
 from bridgejax.errors import Diverged
 from bridgejax.identity import derive_seed
 from bridgejax.progress import stage_heading
-from bridgejax.studies.study_plan import StudyPlan, StudyRun, run_options
+from bridgejax.studies.study_plan import StudyPlan, StudyRun, initial_classifier, run_options
 from bridgejax.training import RunResult
 
 
@@ -61,8 +61,6 @@ def train_seeds(
       UserError: as `train_recipe`.
       StudyRunDiverged: one of them diverged; it is named.
     """
-    from bridgejax.models import load_classifier
-    from bridgejax.models.label_names import name_head
     from bridgejax.training import RunInputs, train_group, train_recipe
 
     settings = plan.settings
@@ -71,8 +69,7 @@ def train_seeds(
     members = []
     for run, folder, synthetic in zip(runs, folders, images, strict=True):
         seed = derive_seed(settings.seed, "train", run.seed)
-        model = load_classifier(settings.classifier.weights, num_classes=len(plan.class_names), seed=seed)
-        name_head(model, plan.class_names, derive_seed(seed, "head"))
+        model = initial_classifier(settings, plan.class_names, seed)
         members.append(RunInputs(model, plan.task(run.shots, run.seed), seed, synthetic, folder / "checkpoints", teachers))
     try:
         if len(members) > 1:

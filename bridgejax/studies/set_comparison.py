@@ -40,7 +40,7 @@ from bridgejax.studies.comparison_results import (
     write_comparison_files,
 )
 from bridgejax.studies.run_images import RunImages
-from bridgejax.studies.study_plan import StudyPlan, StudyRun, run_options
+from bridgejax.studies.study_plan import StudyPlan, StudyRun, initial_classifier, run_options
 
 VERSION = 1
 K = 3  # of precision and recall
@@ -83,7 +83,6 @@ def write_comparison(plan: StudyPlan, workdir: Path) -> None:
     if wanted is None or comparison_identity(workdir) == wanted:
         return
     from bridgejax.data import synthetic_examples
-    from bridgejax.models import load_classifier
 
     settings = plan.settings
     stage_heading("compare the synthetic set with the real images")
@@ -96,7 +95,7 @@ def write_comparison(plan: StudyPlan, workdir: Path) -> None:
     pairs: list[np.ndarray] = []
     if settings.report.synthetic_set:
         real = task.train if settings.report.synthetic_set == "train" else task.test
-        model = load_classifier(settings.classifier.weights, num_classes=len(plan.class_names))
+        model = initial_classifier(settings, plan.class_names)
         figures, pairs = compare(model, real, sets, settings, plan.class_names)
         comparison = dataclasses.replace(
             comparison, against=settings.report.synthetic_set, real_images=len(real), sets=tuple(figures)
@@ -246,7 +245,6 @@ def _leep_scores(plan: StudyPlan, workdir: Path, shots: int | None) -> list[Leep
 
     The stage is trained once more, from the first seed, as the arm's run trained it.
     """
-    from bridgejax.models import load_classifier
     from bridgejax.training import RunInputs, train_recipe
 
     settings, task, images = plan.settings, plan.task(shots, 0), RunImages(plan, workdir)
@@ -258,7 +256,7 @@ def _leep_scores(plan: StudyPlan, workdir: Path, shots: int | None) -> list[Leep
     seed = derive_seed(settings.seed, "train", 0)
     for arms in groups.values():
         recipe = recipes[arms[0]]
-        model = load_classifier(settings.classifier.weights, num_classes=len(task.class_names), seed=seed)
+        model = initial_classifier(settings, task.class_names, seed)
         synthetic = images.of(StudyRun(arms[0], 0, shots, plan.per_class))
         inputs = RunInputs(model, task, seed, synthetic, teachers=plan.teachers(recipe))
         result = train_recipe(recipe, inputs, dataclasses.replace(run_options(settings, None), evaluations=0))

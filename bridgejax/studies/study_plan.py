@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
 from jax.sharding import Mesh
 
 from bridgejax.config import Settings
@@ -18,6 +20,7 @@ from bridgejax.studies.study_sets import StudySet, load_sets
 from bridgejax.studies.tuned_rates import TuningScope, check_scope, study_recipes
 
 if TYPE_CHECKING:
+    from bridgejax.models.classifier import Classifier
     from bridgejax.training import RunOptions
     from bridgejax.training.teachers import ClassifierTeacher
 
@@ -80,7 +83,7 @@ class StudyPlan:
       settings: as given.
       class_names: of the task, in their order.
       recipes: by arm.
-      classifier_digest: of the pretrained weights.
+      classifier_digest: of the pretrained weights and of the templates of their head.
       runs: one for each line of the results.
       sets: the synthetic sets that the recipes use, by name.
       mesh: the devices that train.
@@ -126,7 +129,7 @@ class StudyPlan:
         """Returns the teachers that a recipe's stages name, by name."""
         from bridgejax.training.teachers import load_teachers
 
-        return load_teachers(recipe, self.class_names, self.settings.classifier.weights)
+        return load_teachers(recipe, self.class_names, self.settings.classifier.weights, self.settings.classifier.templates)
 
     def identity(self, run: StudyRun) -> str:
         """Returns the digest of everything that decides a run's result."""
@@ -200,7 +203,9 @@ def plan_study(settings: Settings, load_generators: bool = True, trains: bool = 
     shots = settings.study.shots or (settings.task.shots,)
     mesh, own_mesh = make_mesh(settings.mesh), generation_mesh(settings.mesh)
     recipes = study_recipes(settings)
-    weights = classifier_digest(settings.classifier.weights)
+    weights, templates = classifier_digest(settings.classifier.weights), settings.classifier.templates
+    if templates:
+        weights = digest([weights, templates])
     splits = TaskSplits(settings)
     tasks = [splits.load(count, 0) for count in shots]  # a wrong folder or too many shots shows now, not after generation
     class_names = tasks[0].class_names
@@ -225,6 +230,22 @@ def plan_study(settings: Settings, load_generators: bool = True, trains: bool = 
         generation_mesh=own_mesh,
         splits=splits,
     )
+
+
+def initial_classifier(settings: Settings, class_names: Sequence[str], seed: int = 0) -> Classifier:
+    """Returns the classifier from which runs start: with the head of `classifier.templates`, or a new one of `seed`.
+
+    Raises:
+      UserError: as `load_classifier`.
+    """
+    from bridgejax.models import load_classifier
+    from bridgejax.models.label_names import name_head
+
+    weights, templates = settings.classifier.weights, settings.classifier.templates
+    if templates:
+        return load_classifier(weights, class_names=class_names, templates=templates)
+    model = load_classifier(weights, num_classes=len(class_names), seed=seed)
+    return name_head(model, class_names, derive_seed(seed, "head"))
 
 
 def study_runs(settings: Settings) -> tuple[StudyRun, ...]:
@@ -260,25 +281,37 @@ def tuning_scope(settings: Settings, task: Task, weights: str) -> TuningScope:
     )
 
 
+def _no_shots(_: Classifier) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
+    """Stands in for the features and labels of the real images where only a head's parts are asked for."""
+    return np.ones((1, 1), np.float32), np.zeros(1, np.int32)
+
+
 def _check_recipes(settings: Settings, recipes: Collection[Recipe], tasks: Sequence[Task]) -> None:
     """Checks that the tasks and the classifier have what the recipes ask for; the synthetic images are yet to be made."""
-    from bridgejax.models import load_classifier
+    from flax import nnx
+
     from bridgejax.training import stages
     from bridgejax.training.state import Structure, select_parameters
     from bridgejax.training.teachers import load_teachers
 
+    model = initial_classifier(settings, tasks[0].class_names) if settings.classifier.templates else None
     for recipe in recipes:
         for task in tasks:
             stages.check_sources(recipe, task, dict.fromkeys(recipe.synthetic_stages, (0,)))
-        load_teachers(recipe, tasks[0].class_names, settings.classifier.weights)
+        load_teachers(recipe, tasks[0].class_names, settings.classifier.weights, settings.classifier.templates)
     # Any classifier has a head; only for recipes that ask for more is it loaded.
     plain = {("none", ("all",)), ("head", ("all",)), ("none", ("head",)), ("head", ("head",))}
-    asking = [recipe for recipe in recipes if any((stage.reset, stage.trainable) not in plain for stage in recipe.stages)]
+    asking = [
+        recipe
+        for recipe in recipes
+        if any((stage.reset, stage.trainable) not in plain or stage.head != "keep" for stage in recipe.stages)
+    ]
     if not asking:
         return
-    model = load_classifier(settings.classifier.weights, num_classes=len(tasks[0].class_names))
-    parameters = Structure.of(model)[2]
+    model = model or initial_classifier(settings, tasks[0].class_names)
     for recipe in asking:
         stages.check_model(recipe, model)
+        trial = nnx.clone(model)
         for stage in recipe.stages:
-            select_parameters(parameters, stage.trainable)
+            stages.make_head(stage, trial, tasks[0].class_names, _no_shots, 0)
+            select_parameters(Structure.of(trial)[2], stage.trainable)

@@ -6,16 +6,23 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
+import numpy.typing as npt
+import optax
+from flax import nnx
+
 from bridgejax.data import Batch as StreamBatch
 from bridgejax.errors import Diverged, UserError
 from bridgejax.identity import derive_seed, digest
 from bridgejax.mesh import local_rows, replicate
-from bridgejax.recipes import Recipe
+from bridgejax.models.classifier import Classifier
+from bridgejax.recipes import Recipe, Stage
 from bridgejax.training import stages
 from bridgejax.training.batches import Array
 from bridgejax.training.checkpoints import Checkpoints, Notes
 from bridgejax.training.early_stop import EarlyStop, arrays_of
 from bridgejax.training.evaluator import Evaluator
+from bridgejax.training.feature_cache import FeatureStreams, caches_features
 from bridgejax.training.feed import started
 from bridgejax.training.run_options import RunInputs, RunOptions, Streams, Teacher, TrainStreamSettings
 from bridgejax.training.run_record import HISTORY_POINTS, RunRecord, RunResult
@@ -53,6 +60,7 @@ class RunDriver:
         self.feeds: dict[int, Iterator[StreamBatch]] = {}
         self._teachers: dict[str, Teacher] = dict(inputs.teachers)
         self._state: TrainState | None = None
+        self._cached: tuple[int, FeatureStreams] | None = None  # of the stage of that number
         self._entered: int | None = None  # the number of the stage that the state belongs to
         self._early: EarlyStop | None = None
         self._checkpoints: Checkpoints | None = None
@@ -85,23 +93,45 @@ class RunDriver:
         return self.step == self.recipe.steps
 
     def result(self) -> RunResult:
-        """Returns what a finished run leaves."""
+        """Returns what a finished run leaves; a recipe without stages leaves the model as it is, evaluated."""
+        if not self.plans and self.record.metrics is None:
+            self.state = TrainState.create(self.inputs.model, optax.identity())
+            metrics = self.evaluator.metrics("test", self.inputs.task.test, self.state)
+            self.record.add_test_metrics(0, metrics)
         return self.record.result(self.state)
 
     # -- a stage's start -------------------------------------------------------------------------------------------------------
 
     def start_stream(self, plan: StagePlan) -> None:
-        """Has the stage's stream started on a thread, unless it is started already."""
-        if plan.number not in self.feeds:
+        """Has the stage's stream started on a thread, unless it is started already, or waits for the stage's encoder."""
+        if plan.number not in self.feeds and not self.caches_features(plan):
             settings = self.stream_settings(plan)
             self.feeds[plan.number] = started(lambda: self.streams.train_batches(**settings))
+
+    def caches_features(self, plan: StagePlan) -> bool:
+        """Returns whether the stage trains on cached features (`bridgejax.training.feature_cache`)."""
+        return caches_features(plan.stage, self.inputs.model)
+
+    def _features(self, plan: StagePlan) -> FeatureStreams:
+        """Returns the streams of features of a stage that the run is in."""
+        if self._cached is None or self._cached[0] != plan.number:
+            teacher = self._teacher_of(plan)
+            self._cached = plan.number, FeatureStreams(self.streams, self.state.model, self.options, self.crop, teacher)
+        return self._cached[1]
 
     def enter(self, plan: StagePlan) -> None:
         """Makes the state with which the stage starts, unless the run is already in it."""
         if self._entered != plan.number:
-            self.state = stages.enter(plan, self._state, self.inputs.model, self.inputs.seed)
+            self.state = stages.enter(plan, self._state, self.inputs.model, self.inputs.seed, self._change_head)
             self.record.stage_steps.append(0)
             self._early, self._entered = None, plan.number
+
+    def _change_head(self, stage: Stage, model: nnx.Module) -> None:
+        def shots(classifier: Classifier) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
+            real = self.inputs.task.train
+            return FeatureStreams(self.streams, classifier, self.options, self.crop, None).features(real), real.labels
+
+        stages.make_head(stage, model, self.inputs.task.class_names, shots, self.inputs.seed)
 
     def step_of(self, plan: StagePlan) -> TrainStep:
         """Returns the jitted step of a stage."""
@@ -113,33 +143,41 @@ class RunDriver:
 
     def stream_settings(self, plan: StagePlan) -> TrainStreamSettings:
         """Returns the arguments of `train_batches` for what is left of a stage, all of it before the run is there."""
-        options = self.options
+        options, batch_size = self.options, plan.stage.batch_size or self.options.batch_size
         sources, weights = stages.sources_of(plan.stage, self.inputs.task.train, self.inputs.synthetic_sets)
         settings: TrainStreamSettings = {
             "sources": sources,
             "weights": weights,
-            "batch_size": options.batch_size,
+            "batch_size": batch_size,
             "image_size": options.image_size,
             "seed": derive_seed(self.inputs.seed, "batches", plan.number),
             "start_step": max(self.step - plan.start, 0),
             "augment": plan.stage.augment,
         }
-        rows = local_rows(options.mesh, options.batch_size)
-        if rows != slice(0, options.batch_size):
+        rows = local_rows(options.mesh, batch_size)
+        if rows != slice(0, batch_size):
             settings["rows"] = rows
+        if not plan.stage.augment and self.crop is not None:
+            settings["crop"] = self.crop
         return settings
 
     def batches(self, plan: StagePlan) -> Iterator[dict[str, Array]]:
         """Yields this process's part of what is left of a stage's batches, ready for the step."""
         stage = plan.stage
         sources, _ = stages.sources_of(stage, self.inputs.task.train, self.inputs.synthetic_sets)
-        teacher = None if stage.teacher is None else self._teacher(stage.teacher)
+        teacher = self._teacher_of(plan)
+        if self.caches_features(plan):
+            self.feeds[plan.number] = self._features(plan).train_batches(**self.stream_settings(plan))
         self.start_stream(plan)
         for batch in self.feeds.pop(plan.number):
             parts = stages.with_loss_weights(batch, stage, sources)
             if teacher is not None:
-                parts["teacher_logits"] = teacher(batch)
+                logits = parts["teacher_logits"] if "teacher_logits" in parts else teacher(batch)
+                parts["teacher_logits"] = stages.soft_rows(logits, batch, stage)
             yield parts
+
+    def _teacher_of(self, plan: StagePlan) -> Teacher | None:
+        return None if plan.stage.teacher is None else self._teacher(plan.stage.teacher)
 
     def _teacher(self, name: str) -> Teacher:
         if name not in self._teachers:
@@ -181,8 +219,13 @@ class RunDriver:
     def evaluate(self, plan: StagePlan) -> None:
         """Evaluates the state on the options' split."""
         split = self.options.eval_split
-        metrics = self.evaluator.metrics(split, stages.eval_part(self.inputs.task, split), self.state)
+        metrics = self._evaluator_of(plan).metrics(split, stages.eval_part(self.inputs.task, split), self.state)
         self.record.add_test_metrics(plan.number, metrics)
+
+    def _evaluator_of(self, plan: StagePlan) -> Evaluator:
+        if not self.caches_features(plan):
+            return self.evaluator
+        return Evaluator(self._features(plan), self.options, self.crop)
 
     def stops_early(self, plan: StagePlan) -> bool:
         """Makes a validation check; returns whether the stage ends here, which then goes on from its best check."""
@@ -191,7 +234,7 @@ class RunDriver:
             raise RuntimeError("an early stop without validation images passed check_sources")
         if self._early is None:
             self._early = EarlyStop(plan.stage.early_stop or 1)
-        score = self.evaluator.metrics("validation", validation, self.state)["mean_per_class_accuracy"]
+        score = self._evaluator_of(plan).metrics("validation", validation, self.state)["mean_per_class_accuracy"]
         self.record.history.append({"stage": plan.number, "step": self.step, "validation_mean_per_class_accuracy": score})
         if not self._early.check(score, self.step, self.state) and self.step < plan.end:
             return False
@@ -219,7 +262,10 @@ class RunDriver:
                 "choose another directory, or remove it to train afresh."
             )
         plan, mesh = self.plans[notes["stage"]], self.options.mesh
-        fresh = stages.fresh_state(plan, self.inputs.model, self.inputs.seed)
+        model = nnx.clone(self.inputs.model)
+        for each in self.plans[: plan.number + 1]:
+            self._change_head(each.stage, model)
+        fresh = stages.fresh_state(plan, model, self.inputs.seed)
         self.state = self._checkpoints.restore(step, fresh if mesh is None else replicate(fresh, mesh))
         self.record = RunRecord(
             step=step,

@@ -19,6 +19,7 @@ from bridgejax.errors import UserError
 from bridgejax.evaluation import ClassificationMetrics, classification_metrics
 from bridgejax.jax_defaults import under_jax_defaults
 from bridgejax.mesh import context_of, data_sharding, local_rows, replicated
+from bridgejax.models.classifier import Classifier
 from bridgejax.training import batches, traced
 from bridgejax.training.batches import Array
 from bridgejax.training.objectives import cross_entropy, masked_mean
@@ -33,9 +34,9 @@ _AHEAD = 32
 class EvalStep:
     """`metrics = step(state_or_model, batch)`; see `make_eval_step`."""
 
-    def __init__(self, mesh: Mesh | None, dtype: str) -> None:
+    def __init__(self, mesh: Mesh | None, dtype: str, features: bool) -> None:
         self._mesh = mesh
-        self._jitted = _eval_program(mesh, dtype)
+        self._jitted = _eval_program(mesh, dtype, features)
 
     @under_jax_defaults
     def __call__(self, state: TrainState | nnx.Module, batch: object) -> dict[str, jax.Array]:
@@ -52,12 +53,12 @@ class EvalStep:
             if self._mesh is not None:
                 arrays = on_every_device(arrays, self._mesh)
             metrics = self._jitted(structure, arrays, placed)
-        if "label" in parts and not isinstance(parts["label"], jax.Array):
+        if "label" in parts and "logits" in metrics and not isinstance(parts["label"], jax.Array):
             batches.check_labels(parts, metrics["logits"].shape[-1])
         return metrics
 
 
-def make_eval_step(mesh: Mesh | None = None, dtype: object = None) -> EvalStep:
+def make_eval_step(mesh: Mesh | None = None, dtype: object = None, *, features: bool = False) -> EvalStep:
     """Returns `step(state, batch) -> metrics`: jitted, in evaluation mode (running statistics, no dropout).
 
     `state` is a `TrainState`, which stays usable, or a model. The batch is that of `make_train_step`; "label" may be missing.
@@ -68,21 +69,24 @@ def make_eval_step(mesh: Mesh | None = None, dtype: object = None) -> EvalStep:
     Args:
       mesh: the device mesh, or None.
       dtype: what the network computes in, as in `make_train_step`.
+      features: the one metric is "features" instead, float32 [n, d]: what the head of a `Classifier` sees.
 
     Raises:
       UserError: as in `make_train_step`.
     """
     check_mesh(mesh)
-    return EvalStep(mesh, traced.checked_dtype(dtype))
+    return EvalStep(mesh, traced.checked_dtype(dtype), features)
 
 
 @functools.cache
-def _eval_program(mesh: Mesh | None, dtype: str) -> Callable[[Structure, Arrays, Arrays], dict[str, jax.Array]]:
+def _eval_program(mesh: Mesh | None, dtype: str, features: bool) -> Callable[[Structure, Arrays, Arrays], dict[str, jax.Array]]:
     def step(structure: Structure, arrays: Arrays, batch: Arrays) -> dict[str, jax.Array]:
         model = structure.merge(arrays)
         images = batches.normalise(batch["image"], model)
         model.eval()
         with traced.compute_in(model, dtype):
+            if features:
+                return {"features": cast(Classifier, model).features(traced.lowered(images, dtype))}
             logits = logits_of(model, traced.lowered(images, dtype))
         metrics = {"logits": logits}
         if "label" in batch:

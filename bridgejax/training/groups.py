@@ -126,9 +126,9 @@ def _stacked(
     """Returns the stepper of runs that train as one program, or None where they do not fit, and how many runs do."""
     # Only those that go in step share a pipeline: it would hold every batch for a run that waits.
     pipelines.share(plan, group)
-    streams = [peeked(run.batches(plan)) for run in group]
     for run in group:
         run.enter(plan)
+    streams = [peeked(run.batches(plan)) for run in group]
     step, size = StackedStep(group[0].step_of(plan)), len(group)
     needed = step.prepare([run.state for run in group], [first for first, _ in streams])
     limit = free_bytes() if memory_bytes is None else memory_bytes

@@ -82,6 +82,7 @@ class _Options:
     betas: tuple[float, float]
     eps: float
     schedule: RateFunction | None
+    clip_norm: float | None
 
 
 class Optimizer(optax.GradientTransformation):  # type: ignore[misc]  # optax is untyped here
@@ -114,12 +115,14 @@ def make_optimizer(
     nesterov: bool = False,
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
+    clip_norm: float | None = None,
 ) -> Optimizer:
     """Returns an optimiser that updates as PyTorch's of the same name does.
 
     "sgd" (`torch.optim.SGD`, dampening 0): g ← g + weight_decay·p; v ← momentum·v + g; p ← p - rate·v, or with Nesterov
     p ← p - rate·(g + momentum·v). "adamw" (`torch.optim.AdamW`): p ← p·(1 - rate·weight_decay), then Adam's step.
-    Decay applies to every trained parameter, as in PyTorch.
+    Decay applies to every trained parameter, as in PyTorch. With `clip_norm` (c), all gradients are first multiplied by
+    min(1, c / (norm + 1e-6)), norm being that of all of them together (`torch.nn.utils.clip_grad_norm_`).
 
     Args:
       name: "sgd" or "adamw".
@@ -129,6 +132,7 @@ def make_optimizer(
       nesterov: SGD only; needs momentum.
       betas: Adam's decay rates, each in [0, 1).
       eps: added to the root of Adam's second moment, > 0.
+      clip_norm: the largest norm of the gradients, > 0; None is no bound.
 
     Raises:
       UserError: an unknown name or a value out of range.
@@ -143,6 +147,8 @@ def make_optimizer(
     for key, value in (("momentum", momentum), ("betas[0]", first), ("betas[1]", second)):
         check_number(key, value, below=1)
     check_number("eps", eps, above_zero=True)
+    if clip_norm is not None:
+        check_number("clip_norm", clip_norm, above_zero=True)
     if nesterov and (name != "sgd" or momentum == 0):
         raise UserError("nesterov=True needs optimizer 'sgd' with a momentum above 0; set nesterov=False or give one.")
     function = None
@@ -152,7 +158,8 @@ def make_optimizer(
         function, schedule = learning_rate, LearningRateSchedule.make("constant", 0.0, total=0)
     else:
         schedule = LearningRateSchedule.make("constant", learning_rate, total=0)
-    options = _Options(name, float(momentum), bool(nesterov), (float(first), float(second)), float(eps), function)
+    bound = None if clip_norm is None else float(clip_norm)
+    options = _Options(name, float(momentum), bool(nesterov), (float(first), float(second)), float(eps), function, bound)
     if name == "sgd":
         inner = optax.trace(decay=momentum, nesterov=nesterov) if momentum else optax.identity()
     else:
@@ -172,6 +179,9 @@ def make_optimizer(
         def decay(change: jax.Array, param: jax.Array) -> jax.Array:
             return change + state.weight_decay.astype(param.dtype) * param
 
+        if bound is not None:
+            factor = jnp.minimum(1.0, bound / (optax.global_norm(grads) + 1e-6))
+            grads = jax.tree.map(lambda grad: factor.astype(grad.dtype) * grad, grads)
         if name == "sgd":
             grads = jax.tree.map(decay, grads, params)
         changes, moments = inner.update(grads, state.moments, params)

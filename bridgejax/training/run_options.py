@@ -81,7 +81,7 @@ class RunOptions:
 
     def evaluation_steps(self, plans: Sequence[StagePlan]) -> frozenset[int]:
         """Returns the steps after which a run of these stages is evaluated on the test split."""
-        total = plans[-1].end
+        total = plans[-1].end if plans else 0
         if self.eval_every is not None:
             steps = set(range(self.eval_every, total + 1, self.eval_every))
         elif self.evaluations is None:
@@ -132,6 +132,7 @@ class TrainStreamSettings(TypedDict):
     start_step: int
     augment: bool
     rows: NotRequired[slice]
+    crop: NotRequired[float]
 
 
 class EvalStreamSettings(TypedDict):
@@ -160,6 +161,7 @@ class Streams(Protocol):
         start_step: int,
         augment: bool,
         rows: slice | None = None,
+        crop: float = ...,
     ) -> Iterator[StreamBatch]: ...
 
     def eval_batches(

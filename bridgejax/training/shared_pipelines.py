@@ -54,9 +54,9 @@ class SharedPipelines:
         """Gives the runs the batches of their evaluations out of one pipeline; they are made while the runs train."""
         make = None if len(runs) < 2 else getattr(runs[0].streams, "shared_eval_batches", None)
         tests = [eval_part(run.inputs.task, run.options.eval_split) for run in runs]
-        if make is None or any(
-            run.crop != runs[0].crop or not run.evaluator.holds(test) for run, test in zip(runs, tests, strict=True)
-        ):
+        if make is None or all(runs[0].caches_features(plan) for plan in runs[0].plans):
+            return
+        if any(run.crop != runs[0].crop or not run.evaluator.holds(test) for run, test in zip(runs, tests, strict=True)):
             return
         made = self._pool.submit(functools.partial(make, tests, **runs[0].evaluator.settings))
         for number, run in enumerate(runs):
@@ -70,7 +70,7 @@ def _entry(made: concurrent.futures.Future[list[list[StreamBatch]]], number: int
 def _maker(plan: StagePlan, runs: Sequence[RunDriver]) -> Callable[[], list[Iterator[StreamBatch]]] | None:
     """Returns what makes the runs' streams of a stage, or None where they cannot come out of one pipeline."""
     shared = getattr(runs[0].streams, "shared_train_batches", None)
-    if shared is None or len(runs) == 1:
+    if shared is None or len(runs) == 1 or any(run.caches_features(plan) for run in runs):
         return None
     settings: list[Mapping[str, object]] = [run.stream_settings(plan) for run in runs]
     common = {key: value for key, value in settings[0].items() if key not in ("sources", "seed")}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Callable, Mapping, Sequence, Sized
 from typing import cast
 
 import jax
 import numpy as np
+import numpy.typing as npt
 from flax import nnx
 from jax.sharding import Mesh
 
@@ -16,7 +17,9 @@ from bridgejax.data import Batch as StreamBatch
 from bridgejax.data import Examples, Task
 from bridgejax.errors import UserError
 from bridgejax.identity import derive_seed
+from bridgejax.models.cache_head import add_cache
 from bridgejax.models.classifier import Classifier
+from bridgejax.models.prompt_head import learn_prompts
 from bridgejax.models.reset import linear_heads
 from bridgejax.recipes import Recipe, Stage, reset_depth
 from bridgejax.training.batches import Array
@@ -93,6 +96,8 @@ def check_sources(recipe: Recipe, task: Task, synthetic: Mapping[str, Sized], ev
             )
         if stage.teacher is not None and not needs_teacher(stage):
             raise UserError(f"{where} names a teacher, but its loss is {stage.loss!r}; set loss='soft_target' or leave it out.")
+        if stage.head == "cache" and not len(task.train):
+            raise UserError(f"{where} makes a cache of real images, but task {task.name!r} has none; give it training images.")
         if stage.early_stop is not None and (task.validation is None or not len(task.validation)):
             raise UserError(
                 f"{where} stops early by validation images, but task {task.name!r} has none; set "
@@ -120,6 +125,10 @@ def check_model(recipe: Recipe, model: nnx.Module) -> None:
       UserError: it has no linear `head`, or too few blocks; the sentence names the recipe.
     """
     for stage in recipe.stages:
+        if stage.head != "keep" and not isinstance(model, Classifier):
+            raise UserError(
+                f"recipe {recipe.name!r} has head={stage.head!r}, but a {type(model).__name__} is no Classifier; leave it out."
+            )
         if stage.reset == "none":
             continue
         if not linear_heads(model):
@@ -144,12 +153,19 @@ def fresh_state(plan: StagePlan, model: nnx.Module, seed: int) -> TrainState:
         momentum=stage.momentum,
         weight_decay=stage.weight_decay,
         nesterov=stage.nesterov,
+        clip_norm=stage.clip_norm,
     )
     seed = derive_seed(seed, "steps")
     return TrainState.create(model, optimizer, seed, trainable=stage.trainable, objective=objective_of(stage))
 
 
-def enter(plan: StagePlan, before: TrainState | None, initial: nnx.Module, seed: int) -> TrainState:
+def enter(
+    plan: StagePlan,
+    before: TrainState | None,
+    initial: nnx.Module,
+    seed: int,
+    change_head: Callable[[Stage, nnx.Module], None] = lambda *_: None,
+) -> TrainState:
     """Returns the state with which a stage starts.
 
     Args:
@@ -157,10 +173,12 @@ def enter(plan: StagePlan, before: TrainState | None, initial: nnx.Module, seed:
       before: the state at the end of the stage before; None for the first.
       initial: the model that the run started from; it is not changed.
       seed: the run's.
+      change_head: makes of a model's head, in place, what a stage's `head` says: `make_head`.
     """
     stage = plan.stage
     model = nnx.clone(initial) if before is None else before.model
     reset(model, stage.reset, derive_seed(seed, "head", plan.number))
+    change_head(stage, model)
     state = fresh_state(plan, model, seed)
     if before is None:
         return state
@@ -185,6 +203,32 @@ def reset(model: nnx.Module, what: str, seed: int) -> None:
         models.reset_blocks(classifier, blocks, key)
     else:
         models.reset_head(classifier, key)
+
+
+def make_head(
+    stage: Stage,
+    model: nnx.Module,
+    class_names: Sequence[str],
+    shots: Callable[[Classifier], tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]],
+    seed: int,
+) -> None:
+    """Makes of a model's head, in place, what a stage's `head` says.
+
+    Args:
+      stage: the stage.
+      model: a `Classifier`.
+      class_names: the task's.
+      shots: gives the features, float32 [k, d], and labels, int32 [k], of the real training images.
+      seed: of what is drawn.
+
+    Raises:
+      UserError: the model has no such head.
+    """
+    classifier = cast(Classifier, model)
+    if stage.head == "cache":
+        add_cache(classifier, *shots(classifier), weight=stage.cache_weight, sharpness=stage.cache_sharpness)
+    elif stage.head == "prompt":
+        learn_prompts(classifier, class_names, stage.context_tokens, jax.random.key(derive_seed(seed, "context")))
 
 
 def objective_of(stage: Stage) -> Objective:
@@ -244,6 +288,15 @@ def with_loss_weights(batch: StreamBatch, stage: Stage, sources: Sequence[Sized]
     elif mask is not None and not np.all(mask == 1):
         parts["mask"] = mask
     return parts
+
+
+def soft_rows(logits: Array, batch: StreamBatch, stage: Stage) -> Array:
+    """Returns a teacher's logits of a batch, [n, classes]; rows that do not follow it have the label for certain."""
+    if stage.soft_images == "all":
+        return logits
+    labels = jax.nn.one_hot(batch["label"], logits.shape[-1], dtype=bool)
+    certain = jax.numpy.where(labels, 0.0, -1e30)  # a softmax of exact ones and zeros, at any temperature
+    return jax.numpy.where(np.asarray(batch["source"])[:, None] == 1, logits, certain)
 
 
 def _ratio(part: float, whole: float) -> float:

@@ -13,12 +13,14 @@ from flax import nnx
 
 from bridgejax.data import Batch as StreamBatch
 from bridgejax.errors import UserError
+from bridgejax.identity import digest
 from bridgejax.models import load_classifier
 from bridgejax.models.label_names import name_head, order_of
 from bridgejax.models.registry import classifier_digest
 from bridgejax.recipes import Recipe
 from bridgejax.training.batches import Array
 from bridgejax.training.eval_step import make_eval_step
+from bridgejax.training.feature_cache import encoder_digest
 from bridgejax.training.state import TrainState
 
 PRETRAINED = "pretrained"  # the name of the classifier from which a run starts
@@ -27,7 +29,7 @@ PRETRAINED = "pretrained"  # the name of the classifier from which a run starts
 class ClassifierTeacher:
     """`teacher(batch)` → a classifier's logits, float32 [n, classes], of the batch's images as the student sees them.
 
-    uint8 images are resized to the side for which the classifier was made.
+    uint8 images are resized to the side for which the classifier was made; in their place may stand its features.
 
     Attributes:
       digest: of the weights' files; None if the classifier comes from elsewhere.
@@ -38,6 +40,13 @@ class ClassifierTeacher:
         self._state = TrainState.create(model, optax.identity())
         self._size: int | None = getattr(getattr(model, "preprocessing", None), "size", None)
         self._step = make_eval_step()
+        self._encoder: str | None = None
+
+    def has_encoder(self, encoder: str, image_size: int) -> bool:
+        """Returns whether the classifier's features are those of the encoder of this digest, on images of that side."""
+        if self._encoder is None:
+            self._encoder = encoder_digest(self._state.model)
+        return self._encoder == encoder and self._size in (None, image_size)
 
     def __call__(self, batch: StreamBatch) -> Array:
         images = batch["image"]
@@ -58,35 +67,39 @@ def teacher_names(recipe: Recipe) -> tuple[str, ...]:
     return tuple(dict.fromkeys(stage.teacher for stage in recipe.stages if stage.teacher is not None))
 
 
-def load_teachers(recipe: Recipe, class_names: Sequence[str], pretrained: str) -> dict[str, ClassifierTeacher]:
+def load_teachers(
+    recipe: Recipe, class_names: Sequence[str], pretrained: str, templates: tuple[str, ...] = ()
+) -> dict[str, ClassifierTeacher]:
     """Returns the teachers that a recipe names, by name.
 
     Args:
       recipe: the recipe.
       class_names: the task's, in order.
       pretrained: the weights that the name "pretrained" stands for.
+      templates: of a CLIP model's zero-shot head; () is the default one.
 
     Raises:
       UserError: as `load_teacher`.
     """
     weights = {name: pretrained if name == PRETRAINED else name for name in teacher_names(recipe)}
-    return {name: load_teacher(folder, tuple(class_names)) for name, folder in weights.items()}
+    return {name: load_teacher(folder, tuple(class_names), templates) for name, folder in weights.items()}
 
 
 @functools.lru_cache(maxsize=2)
-def load_teacher(weights: str, class_names: tuple[str, ...]) -> ClassifierTeacher:
+def load_teacher(weights: str, class_names: tuple[str, ...], templates: tuple[str, ...] = ()) -> ClassifierTeacher:
     """Returns the teacher of a classifier's weights; a CLIP model without a head is used zero-shot.
 
     Args:
       weights: a folder or name, as `load_classifier` takes it.
       class_names: the task's. Outputs that have names are put in their order; others are taken to be in it.
+      templates: of a zero-shot head; () is the default one.
 
     Raises:
       UserError: the weights cannot be read, or the classifier has other classes, or another number of them.
     """
     model = load_classifier(weights)
     if not model.num_classes:  # a CLIP model without a head
-        model = load_classifier(weights, class_names=class_names)
+        model = load_classifier(weights, class_names=class_names, templates=templates or None)
     if model.num_classes != len(class_names):
         raise UserError(
             f"the teacher {weights!r} has {model.num_classes} classes, but the task has {len(class_names)}; name a classifier "
@@ -98,4 +111,5 @@ def load_teacher(weights: str, class_names: tuple[str, ...]) -> ClassifierTeache
             f"the teacher {weights!r} was trained on other classes ({theirs}, …) than the task's ({ours}, …); name one that "
             "was trained on these, or correct the names in its config.json."
         )
-    return ClassifierTeacher(name_head(model, class_names, 0), classifier_digest(weights))
+    identity = classifier_digest(weights)
+    return ClassifierTeacher(name_head(model, class_names, 0), digest([identity, templates]) if templates else identity)

@@ -92,8 +92,8 @@ def compute_in(model: nnx.Module, dtype: str, mask: jax.Array | None = None) -> 
 
 
 def lowered(images: jax.Array, dtype: str) -> jax.Array:
-    """Returns images in the dtype that the network computes in; in float32 they may come in any."""
-    return images if dtype == "float32" else images.astype(dtype)
+    """Returns images in the dtype that the network computes in; in float32 they may come in any. Features stay as they are."""
+    return images if dtype == "float32" or images.ndim == 2 else images.astype(dtype)
 
 
 def other_arrays(structure: Structure, model: nnx.Module, before: Mapping[str, jax.Array]) -> dict[str, jax.Array]:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from pictures import encoded
 
-from bridgejax.data import Examples, eval_batches, synthetic_examples, train_batches
+from bridgejax.data import Examples, eval_batches, synthetic_examples, train_batches, train_positions
 from bridgejax.data.pixels import Pixels
 from bridgejax.data.sampling import Sampler
 from bridgejax.data.streams import RATIO, SCALE
@@ -54,6 +54,25 @@ def test_a_batch_depends_on_seed_and_step_alone(make_examples, memory_bytes):
     other = first(6, sources, seed=2, **options)
     assert any((left["image"] != right["image"]).any() for left, right in zip(whole, other, strict=True))
     assert any((whole[0]["image"] != batch["image"]).any() for batch in whole[1:])
+
+
+@pytest.mark.parametrize("start", [0, 3, 130])
+@pytest.mark.parametrize("weights", [None, [0.25, 0.75]])
+def test_positions_alone_are_those_of_the_batches(start, weights):
+    sources = [numbered(5), numbered(9, start=5)]
+    options = {"weights": weights, "seed": 3, "start_step": start}
+    positions = itertools.islice(train_positions([5, 9], batch_size=4, **options), 3)
+    for batch, found in zip(first(3, sources, augment=False, **options), positions, strict=True):
+        np.testing.assert_array_equal(batch["image"][:, 0, 0, 0], found)
+
+
+@pytest.mark.parametrize("crop", [1.0, 0.5])
+def test_what_is_not_augmented_is_cut_as_in_evaluation(make_examples, crop):
+    examples = make_examples(5, classes=5)
+    (found,) = first(1, [examples], weights=None, seed=0, augment=False, crop=crop)
+    (whole,) = eval_batches(examples, batch_size=5, image_size=8, crop=crop)
+    for image, label in zip(found["image"], found["label"], strict=True):
+        np.testing.assert_array_equal(image, whole["image"][whole["label"] == label][0])
 
 
 def test_images_kept_in_memory_and_images_read_anew_give_the_same_batches(make_examples):

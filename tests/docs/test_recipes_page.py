@@ -38,6 +38,9 @@ def test_the_page_names_every_recipe_and_no_other():
         "early_stop",
         "loss",
         "teacher",
+        "soft_images",
+        "head",
+        "batch_size",
     }
     assert _named() - settings - {"early_stop_checks"} == set(all_recipes())
 

@@ -102,6 +102,7 @@ class Streams:
         seed: int,
         start_step: int = 0,
         augment: bool = True,
+        crop: float = 0.875,
     ) -> Iterator[dict[str, np.ndarray]]:
         self.calls.append({"sources": len(sources), "weights": weights, "start_step": start_step, "augment": augment})
         images = np.concatenate([source.images for source in sources])

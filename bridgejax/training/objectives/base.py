@@ -13,6 +13,7 @@ import numpy as np
 from flax import nnx
 
 from bridgejax.errors import UserError
+from bridgejax.models.classifier import Classifier
 
 # A pytree of arrays that an objective carries from step to step in `TrainState.objective_state`; () if it needs none.
 ObjectiveState: TypeAlias = Any
@@ -91,12 +92,13 @@ class Objective(abc.ABC):
 
 
 def logits_of(model: nnx.Module, images: jax.Array) -> jax.Array:
-    """Returns a model's logits, float32 [n, classes].
+    """Returns a model's logits, float32 [n, classes], of images, or of a `Classifier`'s features [n, d], which its head takes.
 
     Raises:
       UserError: the model returns something else.
     """
-    call: Callable[[jax.Array], object] = model
+    called = model.head if isinstance(model, Classifier) and images.ndim == 2 else model
+    call: Callable[[jax.Array], object] = called
     value, rows = call(images), images.shape[0]
     if not isinstance(value, jax.Array) or value.ndim != 2 or value.shape[0] != rows:
         shown = list(getattr(value, "shape", ())) or type(value).__name__

@@ -1,0 +1,193 @@
+"""Features of a frozen encoder's images, which without augmentation are the same at every step: each image is encoded once.
+
+They lie in the cache folder under a digest of all that decides them: the encoder's weights and build, its preprocessing, each
+image's bytes, the sizes and the dtype. Another encoder's are never found.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+
+import jax
+import numpy as np
+import numpy.typing as npt
+from flax import nnx
+
+import bridgejax
+from bridgejax import data, disk_cache
+from bridgejax.data import Batch as StreamBatch
+from bridgejax.data import Examples
+from bridgejax.data.examples import image_digest
+from bridgejax.identity import digest
+from bridgejax.models.classifier import Classifier
+from bridgejax.recipes import Stage
+from bridgejax.training.batches import Array
+from bridgejax.training.eval_step import make_eval_step
+from bridgejax.training.run_options import EvalStreamSettings, RunOptions, Streams, Teacher
+
+CHUNK = 512  # images of one entry on disk; they are decoded together
+# Of a classifier what its head is made of; of a layer its mode, since features are those of evaluation; NNX's own bookkeeping.
+_NOT_ENCODER = ("num_classes", "class_names", "templates", "texts", "use_running_average", "_pytree__nodes", "_pytree__state")
+_TABLES = 4  # encoders whose features stay in memory for the next run
+_LISTED = 32  # sets of images whose digests do
+
+Table = dict[str, npt.NDArray[np.float32]]  # image digest → its row
+_tables: OrderedDict[str, Table] = OrderedDict()
+_listed: OrderedDict[int, tuple[Sequence[bytes], tuple[str, ...]]] = OrderedDict()
+
+
+def caches_features(stage: Stage, model: nnx.Module) -> bool:
+    """Returns whether a stage trains on cached features: its head alone trains, and the encoder sees an image always alike."""
+    still = stage.batch_norm == "frozen" or not _any(model, nnx.BatchNorm)
+    alike = not stage.augment and stage.mixup_alpha == 0 and not _any(model, nnx.Dropout)
+    only_head = all(pattern == "head" or pattern.startswith(r"^head\.") for pattern in stage.trainable)
+    return isinstance(model, Classifier) and only_head and still and alike
+
+
+def _any(model: nnx.Module, kind: type[nnx.Module]) -> bool:
+    return any(isinstance(module, kind) for _, module in nnx.iter_modules(model))
+
+
+def encoder_digest(model: nnx.Module) -> str:
+    """Returns the SHA-256 of what makes a classifier's features of images: all weights but the head's, and how it is built."""
+    parts: list[object] = [bridgejax.__version__]
+    for path, leaf in nnx.to_flat_state(nnx.state(model, (nnx.Param, nnx.BatchStat))):
+        if path[0] != "head":
+            array = np.ascontiguousarray(leaf[...])
+            parts.append([list(map(str, path)), str(array.dtype), list(array.shape), hashlib.sha256(array.data).hexdigest()])
+    for place, module in nnx.iter_modules(model):
+        if place[:1] != ("head",):
+            stated = {name: _text(value) for name, value in vars(module).items() if name not in _NOT_ENCODER}
+            parts.append([list(map(str, place)), type(module).__qualname__, stated])
+    return digest(parts)
+
+
+def _text(value: object) -> str:
+    """Returns an attribute that is no array and no module as text that does not change from process to process."""
+    if isinstance(value, nnx.Variable | nnx.Module | jax.Array | np.ndarray):
+        return ""
+    if isinstance(value, list | tuple):
+        return str([_text(each) for each in value])
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
+
+
+class FeatureStreams:
+    """The streams of a stage with the features of images in their place: "image" is float32 [b, d].
+
+    Batches hold the same examples in the same order as those of the images.
+    """
+
+    def __init__(self, streams: Streams, model: nnx.Module, options: RunOptions, crop: float | None, teacher: Teacher | None):
+        """Makes the streams; nothing is encoded yet.
+
+        Args:
+          streams: gives the images.
+          model: a `Classifier` whose encoder is that of the whole stage.
+          options: sizes, mesh and dtype.
+          crop: of evaluation; None is the streams' own.
+          teacher: the stage's, None if it has none. If it goes by images, its logits are kept beside the features. One of
+            the same encoder (`ClassifierTeacher.has_encoder`) takes the features of each batch instead.
+        """
+        self._encoder = encoder_digest(model)
+        shares: Callable[[str, int], bool] = getattr(teacher, "has_encoder", lambda *_: False)
+        self._teacher = None if shares(self._encoder, options.image_size) else teacher
+        self._streams, self._model, self._options = streams, model, options
+        self._sizes: EvalStreamSettings = {"batch_size": options.eval_batch_size, "image_size": options.image_size}
+        if crop is not None:
+            self._sizes["crop"] = crop
+        # Each process encodes by itself: one may find on its disk what another must make.
+        self._step = make_eval_step(options.mesh if jax.process_count() == 1 else None, options.dtype, features=True)
+
+    def train_batches(
+        self,
+        sources: Sequence[Examples],
+        *,
+        weights: Sequence[float] | None,
+        batch_size: int,
+        image_size: int,
+        seed: int,
+        start_step: int,
+        augment: bool,
+        rows: slice | None = None,
+        crop: float | None = None,
+    ) -> Iterator[StreamBatch]:
+        """Yields batches as `bridgejax.data.train_batches`, and "teacher_logits" if the teacher takes images."""
+        features = np.concatenate([self.features(each) for each in sources])
+        labels = np.concatenate([each.labels for each in sources]).astype(np.int32)
+        source = np.repeat(np.arange(len(sources), dtype=np.int32), [len(each) for each in sources])
+        logits = None if self._teacher is None else np.concatenate([self._soft(each, self._teacher) for each in sources])
+        sizes, own = [len(each) for each in sources], slice(None) if rows is None else rows
+        positions = data.train_positions(sizes, weights=weights, batch_size=batch_size, seed=seed, start_step=start_step)
+        for every in positions:
+            chosen = every[own]
+            batch: StreamBatch = {"image": features[chosen], "label": labels[chosen], "source": source[chosen]}
+            if logits is not None:
+                batch["teacher_logits"] = logits[chosen]
+            yield batch
+
+    def eval_batches(
+        self, examples: Examples, *, batch_size: int, image_size: int, crop: float | None = None
+    ) -> Iterator[StreamBatch]:
+        """Yields batches as `bridgejax.data.eval_batches`."""
+        features = self.features(examples)
+        for start in range(0, len(examples), batch_size):
+            rows = features[start : start + batch_size]
+            extra = batch_size - len(rows)
+            yield {
+                "image": np.pad(rows, ((0, extra), (0, 0))),
+                "label": np.pad(examples.labels[start : start + batch_size].astype(np.int32), (0, extra)),
+                "mask": np.pad(np.ones(len(rows), np.float32), (0, extra)),
+            }
+
+    def features(self, examples: Examples) -> npt.NDArray[np.float32]:
+        """Returns the features of images, float32 [n, d], encoding those that are neither in memory nor on disk."""
+        return self._rows(examples, ["features", self._encoder], lambda batch: self._step(self._model, batch)["features"])
+
+    def _soft(self, examples: Examples, teacher: Teacher) -> npt.NDArray[np.float32]:
+        known = getattr(teacher, "digest", None)
+        return self._rows(examples, None if known is None else ["teacher", known], teacher)
+
+    def _rows(
+        self, examples: Examples, key: list[str] | None, outputs: Callable[[StreamBatch], Array]
+    ) -> npt.NDArray[np.float32]:
+        """Returns each image's row of `outputs`; those under a `key` are kept."""
+        key = None if key is None else [*key, str(self._options.compute_dtype), *map(str, sorted(self._sizes.items()))]
+        table = {} if key is None else _table(digest(key))
+        names = _digests(examples.images)
+        missing = list({name: place for place, name in enumerate(names) if name not in table}.items())
+        for start in range(0, len(missing), CHUNK):
+            chunk = missing[start : start + CHUNK]
+            part = examples.select(place for _, place in chunk)
+
+            def encode(part: Examples = part) -> bytes:
+                rows = [_counted(batch, outputs(batch)) for batch in self._streams.eval_batches(part, **self._sizes)]
+                return np.concatenate(rows).tobytes()
+
+            entry = None if key is None else digest([key, [name for name, _ in chunk]])
+            content = encode() if entry is None else disk_cache.get_or_make("features", entry, encode)
+            rows = np.frombuffer(content, np.float32).reshape(len(chunk), -1)
+            table.update((name, row) for (name, _), row in zip(chunk, rows, strict=True))
+        return np.stack([table[name] for name in names])
+
+
+def _counted(batch: StreamBatch, outputs: Array) -> npt.NDArray[np.float32]:
+    return np.asarray(outputs, np.float32)[np.asarray(batch["mask"]) > 0]
+
+
+def _table(key: str) -> Table:
+    _tables[key] = _tables.pop(key, {})
+    while len(_tables) > _TABLES:
+        _tables.popitem(last=False)
+    return _tables[key]
+
+
+def _digests(images: Sequence[bytes]) -> tuple[str, ...]:
+    """Returns the SHA-256 of each image's bytes."""
+    held = _listed.pop(id(images), None) or (images, tuple(image_digest(images, k, True) for k in range(len(images))))
+    _listed[id(images)] = held  # holding the images keeps their id from being used again
+    while len(_listed) > _LISTED:
+        _listed.popitem(last=False)
+    return held[1]
