@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -25,11 +27,12 @@ COMMANDS = {
     "config": "every key of a config, with its default and its meaning",
     "doctor": "what this machine can do, and why not; whether a config is right",
 }
-# What the operating system refuses, and what to do about it.
-_REFUSED = {
-    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), ("the disk is full", "free space on it and rerun the command")),
-    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), ("not allowed", "change its permissions and rerun the command")),
-    errno.ENAMETOOLONG: ("a name is too long", "give a shorter one"),
+# What to do about what the operating system refuses.
+_ADVICE = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free space on the disk, or raise the limit"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "change its permissions, or choose another folder"),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "raise the limit of open files (ulimit -n)"),
+    errno.ENAMETOOLONG: "give a shorter one",
 }
 
 
@@ -126,7 +129,6 @@ def _dispatch(arguments: Sequence[str]) -> int:
         text = _work(command, options, overrides)
     if text:
         print(text)
-        sys.stdout.flush()  # a reader that left early shows here
     return 0
 
 
@@ -151,7 +153,9 @@ def _simple(command: str, options: argparse.Namespace, overrides: Sequence[tuple
     if command == "import-weights":
         from bridgejax.config import scaled_files, word_files
         from bridgejax.diffusion.import_weights import import_weights
+        from bridgejax.runtime import check_devices
 
+        check_devices()
         digest = import_weights(
             options.source,
             options.output,
@@ -201,19 +205,49 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
       0 done; 2 a wrong input, stated in one sentence on stderr; 130 interrupted (rerun the command to resume).
     """
+    _open_streams()
     try:
-        return _dispatch(sys.argv[1:] if arguments is None else arguments)
+        code = _dispatch(sys.argv[1:] if arguments is None else arguments)
+        sys.stdout.flush()  # a reader that left early, or a full disk, shows here
+        return code
     except UserError as error:
         return leave_failed(2, f"bridgejax: {' '.join(str(error).split())}")
     except KeyboardInterrupt:
         return leave_failed(130, "bridgejax: interrupted; rerun the command to resume.")
     except BrokenPipeError:
-        # The reader left early (`bridgejax doctor | head`); nothing more can be printed, not even at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader left early (`bridgejax doctor | head`).
+        _print_no_more()
         return 0
     except OSError as error:
-        if error.errno not in _REFUSED:
+        if error.errno is None:
             raise
-        what, advice = _REFUSED[error.errno]
+        if error.filename is None:
+            _print_no_more()  # what could not be written may be what was printed
+        what = "a name is too long" if error.errno == errno.ENAMETOOLONG else str(error.strerror).lower()
         place = f" ({error.filename})" if error.filename else ""
-        return leave_failed(2, f"bridgejax: {what}{place}; {advice}.")
+        advice = _ADVICE.get(error.errno, "see that disk, network and permissions are as they should be")
+        return leave_failed(2, f"bridgejax: {what}{place}; {advice} and rerun the command.")
+
+
+def _open_streams() -> None:
+    """Opens what a caller closed of the three standard streams, and lets a terminal print what its encoding lacks.
+
+    A file that were opened in place of a closed stream would get what libraries print.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, this one
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - as long as the process
+        elif isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="replace")
+
+
+def _print_no_more() -> None:
+    """Lets all that is still to be printed go nowhere, also at exit."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -56,7 +56,8 @@ def report(config: ConfigDict | None = None) -> str:
     lines.append(f"disk    {shutil.disk_usage(Path.cwd()).free / 2**30:.1f} GiB free in {Path.cwd()}")
     from bridgejax.runtime import cache_directory
 
-    lines.append(f"cache   {cache_directory()} (programs; BRIDGEJAX_CACHE_DIR moves it)")
+    cache = cache_directory()
+    lines.append(f"cache   {cache or 'none, for want of a home folder'} (programs; BRIDGEJAX_CACHE_DIR moves it)")
     from bridgejax.files import asset_folder
 
     for name in ("tux_photos", "efficientnet_lite0", "tiny_diffusion", "tiny_clip"):
@@ -85,7 +86,9 @@ def _devices(problems: list[str], training_dtype: str) -> list[str]:
         import jax
 
         from bridgejax.mesh import check_randomness, make_mesh
+        from bridgejax.runtime import check_devices
 
+        check_devices()
         devices = jax.devices()
         mesh = make_mesh()
         lines = [f"devices {len(devices)} × {devices[0].device_kind} ({jax.default_backend()}), mesh {dict(mesh.shape)}"]
@@ -100,7 +103,7 @@ def _devices(problems: list[str], training_dtype: str) -> list[str]:
     except UserError as error:
         problems.append(str(error))
     except Exception as error:  # a broken driver or install says so in its own words
-        problems.append(f"JAX found no usable device: {' '.join(str(error).split())[:300]}")
+        problems.append(f"JAX found no usable device: {' '.join(repr(error).split())[:300]}")
     return ["devices none usable"]
 
 

@@ -12,6 +12,8 @@ from bridgejax.config.names import (
     check_class_names,
     check_phrases,
     check_templates,
+    composed,
+    nfc,
 )
 from bridgejax.config.sections import (
     ClassifierSettings,
@@ -46,11 +48,13 @@ __all__ = [
     "check_config",
     "check_phrases",
     "check_templates",
+    "composed",
     "default_config",
     "differences",
     "flatten",
     "load_config",
     "loading_options",
+    "nfc",
     "scaled_files",
     "set_config",
     "to_plain",

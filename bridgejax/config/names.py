@@ -11,8 +11,36 @@ from bridgejax.errors import UserError
 PLACEHOLDER = "{}"  # in a template, where the class goes
 
 
+def nfc(text: str) -> str:
+    """Returns a text in Unicode's composed form: an accented letter is one code point, however a keyboard or disk made it.
+
+    Names are compared in this form wherever they meet: class lists, folders, labels of data sets, prompts, configs.
+    """
+    return unicodedata.normalize("NFC", text)
+
+
+def composed(names: Sequence[str], where: str) -> list[str]:
+    """Returns the names in NFC.
+
+    Args:
+      names: different texts.
+      where: what they are the names of, for messages.
+
+    Raises:
+      UserError: two of them are the same in NFC; both are shown.
+    """
+    seen: dict[str, str] = {}
+    for name in names:
+        other = seen.setdefault(nfc(name), name)
+        if other != name:
+            raise UserError(
+                f"{where} holds {name!r} twice, with letters composed in two ways ({other!a} and {name!a}); rename one of them."
+            )
+    return [nfc(name) for name in names]
+
+
 def check_class_names(class_names: Iterable[str]) -> tuple[str, ...]:
-    """Returns the names as a tuple, unchanged and in order.
+    """Returns the names as a tuple, in NFC and in order.
 
     Spaces, unicode, slashes, HTML and underscores are all fine: names never become file names here.
 
@@ -35,7 +63,7 @@ def check_class_names(class_names: Iterable[str]) -> tuple[str, ...]:
     repeated = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) != len(names) else []
     if repeated:
         raise UserError(f"class name {repeated[0]!r} is given more than once; name each class once.")
-    return names
+    return tuple(composed(names, "class_names"))
 
 
 def check_phrases(class_name: str, phrases: Sequence[str]) -> tuple[str, ...]:

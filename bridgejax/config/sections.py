@@ -16,6 +16,7 @@ from bridgejax.config.names import (
     check_phrases,
     check_templates,
     check_token,
+    composed,
 )
 from bridgejax.errors import UserError
 from bridgejax.fields import redefault, setting
@@ -29,6 +30,7 @@ def _check_classes(_: str, names: tuple[str, ...]) -> None:
 
 
 def _check_variants(_: str, variants: Mapping[str, tuple[str, ...]]) -> None:
+    composed(list(variants), "prompts.variants")
     for name, phrases in variants.items():
         check_phrases(name, phrases)
 

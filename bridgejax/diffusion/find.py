@@ -11,8 +11,8 @@ from bridgejax.diffusion.lora import Delta, LoraFiles, lora_list, read_lora
 from bridgejax.diffusion.single_file import ModelConfig, read_single_file, with_tokenizers
 from bridgejax.diffusion.spec import TEXT_ENCODERS, GeneratorSpec
 from bridgejax.diffusion.textual_inversion import extend_vocabulary
-from bridgejax.errors import UserError, nearest
-from bridgejax.files import read_json_object
+from bridgejax.errors import UserError, choices
+from bridgejax.files import expanded, read_json_object
 from bridgejax.identity import file_digest
 from bridgejax.known_names import BUILTIN_GENERATORS, PREDICTION_TYPES
 from bridgejax.models.clip_text import TOKEN_TABLE
@@ -56,8 +56,7 @@ def find_generator(
       UserError: something is missing, damaged, does not fit or is not supported; it is named.
     """
     if prediction_type is not None and prediction_type not in PREDICTION_TYPES:
-        known = f"{', '.join(PREDICTION_TYPES)}{nearest(str(prediction_type), PREDICTION_TYPES)}"
-        raise UserError(f"prediction_type = {prediction_type!r} must be one of {known}.")
+        raise UserError(f"prediction_type is {prediction_type!r}; {choices(prediction_type, PREDICTION_TYPES)}")
     path = GENERATORS.resolve(name)
     if path.is_dir():
         for option, value in (("tokenizer", tokenizer), ("model_config", model_config)):
@@ -111,7 +110,7 @@ def _with_loras(spec: GeneratorSpec, pairs: Sequence[tuple[Path, float]]) -> Gen
 def _with_embeddings(spec: GeneratorSpec, embeddings: Mapping[str, str | Path]) -> GeneratorSpec:
     """Returns a spec whose text encoders know more words."""
     names = TEXT_ENCODERS[: len(spec.text_encoders)]
-    files = {word: Path(path).expanduser() for word, path in embeddings.items()}
+    files = {word: expanded(path) for word, path in embeddings.items()}
     tables = []
     for part in names:
         tensors = spec.tensors(part)

@@ -19,7 +19,7 @@ from bridgejax.diffusion.lora import LoraFiles
 from bridgejax.diffusion.single_file import ModelConfig
 from bridgejax.diffusion.spec import TEXT_ENCODERS, GeneratorSpec, content_digest
 from bridgejax.errors import UserError
-from bridgejax.files import TEMPORARY_PREFIX, write_atomic
+from bridgejax.files import TEMPORARY_PREFIX, expanded, write_atomic
 from bridgejax.identity import file_digest
 
 DIGESTS_FILE = "SHA256SUMS"
@@ -55,7 +55,7 @@ def import_weights(
     """
     if dtype is not None:
         parse_dtype(dtype)
-    target = Path(output).expanduser()
+    target = expanded(output)
     _check_target(target)
     spec = find_generator(
         source,

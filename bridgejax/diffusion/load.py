@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 
 from bridgejax.diffusion.networks import Networks, vae_class
 from bridgejax.diffusion.spec import TEXT_ENCODERS, GeneratorSpec
-from bridgejax.errors import UserError, nearest
+from bridgejax.errors import UserError, choices
 from bridgejax.known_names import GENERATOR_DTYPES
 from bridgejax.models.building import ShapesOnly
 from bridgejax.models.clip_text import CLIP_TEXT_RULES, CLIPTextModel
@@ -94,6 +94,5 @@ def parse_dtype(dtype: DTypeLike) -> np.dtype:
     except TypeError:
         name = str(dtype)
     if name not in GENERATOR_DTYPES:
-        known = f"{', '.join(GENERATOR_DTYPES)}{nearest(name, GENERATOR_DTYPES)}"
-        raise UserError(f"dtype {name!r} is not supported; it must be one of {known}.")
+        raise UserError(f"dtype {name!r} is not supported; {choices(name, GENERATOR_DTYPES)}")
     return jnp.dtype(name)

@@ -23,7 +23,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 
 from bridgejax.errors import UserError
-from bridgejax.files import JSONObject
+from bridgejax.files import JSONObject, expanded
 from bridgejax.models.original_layout import unet_table_of_config
 from bridgejax.models.safetensors_files import read_metadata, read_tensors
 
@@ -106,7 +106,7 @@ def lora_list(loras: LoraFiles) -> list[tuple[Path, float]]:
             raise UserError(f"loras holds {pair!r}; give (path, scale) pairs or {{path: scale}}.")
         if isinstance(scale, bool) or not isinstance(scale, (int, float, np.number)) or not math.isfinite(scale):
             raise UserError(f"loras: the scale of {path} is {scale!r}; it must be a finite number.")
-        result.append((Path(path).expanduser(), float(scale)))
+        result.append((expanded(path), float(scale)))
     return result
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from bridgejax.diffusion.scheduler_base import Carry, Scheduler, SchedulerSettings, Tables, split_prediction
 from bridgejax.diffusion.solvers import LCM, PNDM, DPMSolver, DPMSolverKarras, Euler, EulerAncestral
-from bridgejax.errors import UserError, nearest
+from bridgejax.errors import UserError, choices
 from bridgejax.files import JSONObject
 from bridgejax.known_names import SCHEDULERS
 
@@ -95,7 +95,7 @@ def make_scheduler(name: str | None, config: JSONObject, where: str = "scheduler
             raise UserError(f"{where}: the scheduler {kind} is not available; pass scheduler=, one of {known}.")
         name = CLASS_NAMES[kind]
     if name not in SCHEDULERS:
-        raise UserError(f"scheduler {name!r} is not available; it must be one of {known}{nearest(str(name), SCHEDULERS)}.")
+        raise UserError(f"scheduler {name!r} is not available; {choices(name, sorted(SCHEDULERS))}")
     method = SCHEDULER_TYPES[name]
     own = CLASS_NAMES.get(str(config.get("_class_name")), "") in (name, method.same_class_as)
     if own and name == "pndm" and not config.get("skip_prk_steps"):

@@ -29,8 +29,8 @@ import numpy as np
 
 from bridgejax.diffusion import single_file_configs as configs
 from bridgejax.diffusion.spec import GeneratorSpec
-from bridgejax.errors import UserError, nearest
-from bridgejax.files import JSONObject, read_json
+from bridgejax.errors import UserError, choices
+from bridgejax.files import JSONObject, expanded, read_json
 from bridgejax.models import original_layout as layout
 from bridgejax.models.safetensors_files import read_tensors
 from bridgejax.models.tokenizer import TokenizerSource, holds_tokenizer
@@ -192,9 +192,7 @@ def _overlay(path: Path, given: ModelConfig | None) -> dict[str, JSONObject]:
         raise UserError(f"{name} must be an object of parts ({', '.join(PARTS)}), each an object of config keys.")
     for part in source:
         if part not in PARTS:
-            raise UserError(
-                f"{name}: {part!r} is not a part of a generator; the parts are {', '.join(PARTS)}{nearest(part, PARTS)}."
-            )
+            raise UserError(f"{name}: {part!r} is not a part of a generator; {choices(part, PARTS)}")
     return {part: dict(source.get(part, {})) for part in PARTS}
 
 
@@ -209,7 +207,7 @@ def with_tokenizers(spec: GeneratorSpec, tokenizer: str | Path | None = None) ->
     Raises:
       UserError: there is none.
     """
-    root = spec.folder.parent if tokenizer is None else Path(tokenizer).expanduser()
+    root = spec.folder.parent if tokenizer is None else expanded(tokenizer)
     folders = [root / "tokenizer", root / "tokenizer_2"]
     if tokenizer is not None and holds_tokenizer(root):
         folders = [root, root]

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 
 from bridgejax.diffusion.lora import weights_file
 from bridgejax.errors import UserError
-from bridgejax.files import JSONObject
+from bridgejax.files import JSONObject, expanded
 from bridgejax.models.safetensors_files import read_tensors, save_tensors
 from bridgejax.models.tokenizer import Tokenizer, TokenizerSource
 
@@ -97,7 +97,7 @@ def extend_vocabulary(
     for word, path in embeddings.items():
         if not isinstance(word, str) or not word or word != word.strip() or any(letter.isspace() for letter in word):
             raise UserError(f"embeddings: {word!r} is not a single word; give something like '<my-style>', without spaces.")
-        vectors = read_embedding(Path(path).expanduser(), [table.shape[1] for table in tables])
+        vectors = read_embedding(expanded(path), [table.shape[1] for table in tables])
         words = [word, *(f"{word}_{i}" for i in range(1, len(vectors[0])))]
         # `<t>_1` would make `<t>` a word of two vectors, even where `<t>` has one.
         for name in {*words, f"{word}_1", word.lower()}:

@@ -53,6 +53,7 @@ class Classifier(nnx.Module):
       architecture: the name of the network's kind, as the registry knows it.
       num_classes: outputs of the head.
       preprocessing: what images must be.
+      class_names: of the outputs, in order; () where nothing names them.
       head: the last layer; its parameters are what "head" means where parts of a network are named.
       blocks: the repeated parts in the order in which images pass them.
       after_blocks: names of the modules between the last block and the head.
@@ -62,6 +63,7 @@ class Classifier(nnx.Module):
     after_blocks: ClassVar[tuple[str, ...]] = ()
     num_classes: int
     preprocessing: Preprocessing
+    class_names: tuple[str, ...] = ()
     head: nnx.Module
     blocks: nnx.List
 

@@ -143,7 +143,6 @@ class ZeroShot(Classifier):
       texts: the text tower.
     """
 
-    class_names: tuple[str, ...]
     templates: tuple[str, ...]
     texts: TextTower | None
 
@@ -211,7 +210,6 @@ class CLIP(ZeroShot, VisionTransformer):
         super().__init__(config, num_classes, preprocessing, rngs=rngs)
         width = config.projection
         self.projection = linear(config.hidden_size, width, use_bias=False, rngs=rngs) if width else None
-        self.class_names: tuple[str, ...] = ()
         self.templates: tuple[str, ...] = ()
         self.texts: TextTower | None = None
 
@@ -234,12 +232,11 @@ class ZeroShotSpec(ClassifierSpec):
     Attributes:
       texts: makes the text tower, given the tensors as `layout.read` gives them and their file, for messages.
       tower: the image tower alone, whose head is new.
-      class_names, templates: of the head that lies beside.
+      templates: of the head that lies beside, as are the class names.
     """
 
     texts: Callable[[Tensors, str], TextTower]
     tower: ClassifierSpec
-    class_names: tuple[str, ...] = ()
     templates: tuple[str, ...] = ()
 
 

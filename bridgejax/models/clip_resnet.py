@@ -154,7 +154,6 @@ class CLIPResNet(ZeroShot, ModifiedResNet):
 
     def __init__(self, config: ModifiedResNetConfig, num_classes: int, preprocessing: Preprocessing, *, rngs: nnx.Rngs) -> None:
         super().__init__(config, num_classes, preprocessing, rngs=rngs)
-        self.class_names: tuple[str, ...] = ()
         self.templates: tuple[str, ...] = ()
         self.texts: TextTower | None = None
 

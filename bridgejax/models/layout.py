@@ -95,6 +95,7 @@ class ClassifierSpec:
       num_classes: outputs of the head in the file; None where the file has none.
       preprocessing: what images must be.
       weights: the file of the tensors; None where it has the usual name.
+      class_names: of the outputs, in order, where the file names them.
     """
 
     build: Build
@@ -102,6 +103,7 @@ class ClassifierSpec:
     num_classes: int | None
     preprocessing: Preprocessing
     weights: Path | None = None
+    class_names: tuple[str, ...] = ()
 
 
 # Arguments of timm's constructors that say nothing about a network's function in evaluation.

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from bridgejax.errors import UserError, nearest
+from bridgejax.errors import UserError, choices
 from bridgejax.files import JSONObject, read_json_object
 from bridgejax.models import resnet, vit_layouts
 from bridgejax.models.classifier import Classifier, Preprocessing
@@ -16,6 +16,7 @@ from bridgejax.models.clip_resnet import CLIPResNet, ModifiedResNet
 from bridgejax.models.config_values import positive_int
 from bridgejax.models.dinov2 import DINOV2_TYPES, dinov2_config, dinov2_file, dinov2_layout
 from bridgejax.models.efficientnet_lite import EFFICIENTNET_LITE_RULES, EfficientNetLite
+from bridgejax.models.label_names import id2label_names, id2label_of, label_names_of, timm_names
 from bridgejax.models.layout import Build, ClassifierSpec, Layout, Tensors
 from bridgejax.models.locked_image import LOCKED_IMAGE, LockedImageCLIP, locked_image_layout
 from bridgejax.models.open_clip import (
@@ -27,6 +28,7 @@ from bridgejax.models.open_clip import (
     open_clip_layout,
     read_open_clip,
 )
+from bridgejax.models.preprocessor_keys import check_keys, mean_and_std, side
 from bridgejax.models.resnet import TIMM_RESNETS, ResNet
 from bridgejax.models.siglip import SigLIPTexts, siglip_config, siglip_file, siglip_layout
 from bridgejax.models.vit import VisionTransformer, ViTConfig
@@ -117,8 +119,8 @@ def classifier_spec(folder: Path, *, zero_shot: bool = False) -> ClassifierSpec:
     if plain in TIMM_RESNETS or vit_layouts.is_timm_name(plain):
         return _timm(plain, config, where)
     raise UserError(
-        f"{where}: architecture {name!r} is not known{nearest(plain, _KNOWN)}; expected a name such as {', '.join(_KNOWN)}, "
-        f"a transformers folder with model_type {', '.join(MODEL_TYPES)}, or an OpenCLIP folder."
+        f"{where}: architecture {name!r} is not known; {choices(plain, _KNOWN)} A transformers folder has a "
+        f"model_type instead, one of {', '.join(MODEL_TYPES)}; an OpenCLIP folder needs no such file."
     )
 
 
@@ -132,12 +134,13 @@ def _efficientnet_lite(config: JSONObject, where: str) -> ClassifierSpec:
             f"{where} must hold num_classes and preprocessing with size, mean (3 numbers), std (3 numbers) and crop; "
             f"got a wrong or missing {error}."
         ) from error
-    return ClassifierSpec(
+    spec = ClassifierSpec(
         lambda classes, rngs: EfficientNetLite(classes, preprocessing, rngs=rngs),
         Layout(EFFICIENTNET_LITE_RULES),
         _classes(classes, where),
         preprocessing,
     )
+    return _named(spec, timm_names(config, {}, where), where)
 
 
 def _locked_image(folder: Path, config: JSONObject, where: str) -> ClassifierSpec:
@@ -157,18 +160,34 @@ def _timm(name: str, config: JSONObject, where: str) -> ClassifierSpec:
     pretrained = config.get("pretrained_cfg", config)
     try:
         classes = int(config.get("num_classes", pretrained.get("num_classes", 1000)))
-        size = pretrained["input_size"][-1]
+        channels, height, size = pretrained["input_size"]
+        if channels != 3 or height != size or pretrained.get("crop_mode") not in (None, "center", "squash"):
+            raise UserError(
+                f"{where}: images of input_size {pretrained['input_size']} and crop_mode {pretrained.get('crop_mode')!r} are "
+                "not supported, only squares of 3 channels, cropped at the center or squashed."
+            )
         crop = pretrained.get("crop_pct") or _TIMM_CROP
         preprocessing = _preprocessing(size, pretrained["mean"], pretrained["std"], crop, where)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        if isinstance(error, UserError):
+            raise
         raise UserError(
             f"{where} must hold num_classes and pretrained_cfg with input_size, mean and std (3 numbers each) and crop_pct, as "
             f"timm writes it; got a wrong or missing {error}."
         ) from error
     known = _classes(classes, where) if classes else None
     if name in TIMM_RESNETS:
-        return _resnet(resnet.timm_config(name, config, where), known, preprocessing)
-    return _vit(vit_layouts.timm_config(name, config, where), known, preprocessing)
+        spec = _resnet(resnet.timm_config(name, config, where), known, preprocessing)
+    else:
+        spec = _vit(vit_layouts.timm_config(name, config, where), known, preprocessing)
+    return _named(spec, timm_names(config, pretrained, where), where)
+
+
+def _named(spec: ClassifierSpec, names: tuple[str, ...], where: str) -> ClassifierSpec:
+    """Returns the spec with the names of its classes; of a network without a head, without them."""
+    if names and spec.num_classes is not None and len(names) != spec.num_classes:
+        raise UserError(f"{where} names {len(names)} classes, but the head has {spec.num_classes} outputs; correct the file.")
+    return replace(spec, class_names=names if spec.num_classes is not None else ())
 
 
 def _transformers(folder: Path, config: JSONObject, where: str) -> ClassifierSpec:
@@ -203,13 +222,16 @@ def _transformers(folder: Path, config: JSONObject, where: str) -> ClassifierSpe
     labels = config.get("id2label")
     count = len(labels) if isinstance(labels, dict) else config.get("num_labels", 2)
     known = None if any(name.endswith("Model") for name in kinds) else _classes(count, where)
+    names = id2label_names(config, where)
     if kind == "resnet":
-        return _resnet(resnet.transformers_config(config, where), known, _preprocessor(folder, kind, _RESNET_SIZE))
+        spec = _resnet(resnet.transformers_config(config, where), known, _preprocessor(folder, kind, _RESNET_SIZE))
+        return _named(spec, names, where)
     if kind in DINOV2_TYPES:
         network = dinov2_config(config, where)
-        return _vit(network, known, _preprocessor(folder, kind, min(network.image_size, _DINOV2_SIZE)))
+        spec = _vit(network, known, _preprocessor(folder, kind, min(network.image_size, _DINOV2_SIZE)))
+        return _named(spec, names, where)
     network = vit_layouts.transformers_config(config, where)
-    return _vit(network, known, _preprocessor(folder, kind, network.image_size))
+    return _named(_vit(network, known, _preprocessor(folder, kind, network.image_size)), names, where)
 
 
 def _open_clip(folder: Path, found: OpenCLIPFolder) -> ClassifierSpec:
@@ -260,16 +282,16 @@ def _zero_shot(
     image = image_side(layout, keep_head=stored, keep_projection=False)
     tower = ClassifierSpec(builds[1], image, known if stored else None, preprocessing, weights)
     if stored:
-        return tower
+        return replace(tower, class_names=names)
     return ZeroShotSpec(
         builds[0],
         layout,
         known,
         preprocessing,
         weights,
+        names,
         texts=texts,
         tower=tower,
-        class_names=names,
         templates=tuple(ours.get("templates") or ()),
     )
 
@@ -308,13 +330,6 @@ def _preprocessing(size: float, mean: Iterable[float], std: Iterable[float], cro
     return made
 
 
-def _side(value: float | Mapping[str, float]) -> int:
-    """Returns the side of a transformers size: a number, {"height", "width"} or {"shortest_edge"}."""
-    if isinstance(value, Mapping):
-        value = value["shortest_edge"] if "shortest_edge" in value else value["height"]
-    return int(value)
-
-
 def _preprocessor(folder: Path, kind: str, image_size: int) -> Preprocessing:
     """Reads how images are made ready: the size of the input, and how much of the resized image its central crop keeps.
 
@@ -333,18 +348,19 @@ def _preprocessor(folder: Path, kind: str, image_size: int) -> Preprocessing:
         return made
     file, config = said
     try:
+        check_keys(config, str(file))
         ours = config.get(vit_layouts.OURS)
-        size, crop = _side(config["size"]), 1.0
+        size, crop = side(config["size"], f"{file}: size"), 1.0
         if ours:
             size, crop = ours["size"], ours["crop"]
         elif config.get("crop_pct"):
             crop = float(config["crop_pct"]) if size < 384 else 1.0
         elif config.get("crop_size") and config.get("do_center_crop", True):
-            resized, size = size, _side(config["crop_size"])
-            crop = min(size / resized, 1.0)
-        mean, std = config["image_mean"], config["image_std"]
-        if config.get("do_normalize") is False:
-            mean, std = (0.0,) * 3, (1.0,) * 3
+            resized, size = size, side(config["crop_size"], f"{file}: crop_size")
+            if size > resized:
+                raise UserError(f"{file}: crop_size {size} is larger than size {resized}, which would pad images; correct it.")
+            crop = size / resized
+        mean, std = mean_and_std(config, str(file))
         return _preprocessing(size, mean, std, crop, str(file))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, UserError):
@@ -377,9 +393,8 @@ def _text_config(model: Classifier) -> JSONObject | None:
 
 def _ours(model: Classifier) -> JSONObject:
     """Returns what is kept of the head of a model with a text tower, or of its image tower with a new head."""
-    if not isinstance(model, ZeroShot):
-        return {"num_classes": model.num_classes, "tower": True}
-    return {"num_classes": model.num_classes, "class_names": list(model.class_names), "templates": list(model.templates)}
+    head = {"num_classes": model.num_classes, "class_names": list(model.class_names)}
+    return {**head, "templates": list(model.templates)} if isinstance(model, ZeroShot) else {**head, "tower": True}
 
 
 def _vit_config(model: Classifier) -> ViTConfig:
@@ -396,7 +411,7 @@ def config_files(model: Classifier) -> dict[str, JSONObject]:
         if isinstance(model, LockedImageCLIP):
             parts = {"projection_dim": model.feature_width, "text_config": _text_config(model), vit_layouts.OURS: _ours(model)}
             return {CONFIG_FILE: {"model_type": LOCKED_IMAGE, "preprocessing": preprocessing, **parts}}
-        classes = {"num_classes": model.num_classes}
+        classes = {"num_classes": model.num_classes, **label_names_of(model)}
         return {CONFIG_FILE: {"architecture": model.architecture, **classes, "preprocessing": preprocessing}}
     if isinstance(model, ModifiedResNet):
         ready = {"size": made.size, "mean": list(made.mean), "std": list(made.std), "interpolation": "bicubic"}
@@ -423,11 +438,12 @@ def config_files(model: Classifier) -> dict[str, JSONObject]:
             "first_conv": "conv1" if is_resnet else "patch_embed.proj",
             "classifier": "fc" if is_resnet else heads,
         }
-        return {CONFIG_FILE: {**network, "num_classes": model.num_classes, "pretrained_cfg": pretrained}}
+        return {
+            CONFIG_FILE: {**network, "num_classes": model.num_classes, **label_names_of(model), "pretrained_cfg": pretrained}
+        }
     if isinstance(model, CLIP):
         return {CONFIG_FILE: _clip_file(model, network), PREPROCESSOR_FILE: _preprocessor_file("clip", made)}
-    labels = {str(number): f"LABEL_{number}" for number in range(model.num_classes)}
-    network |= {"id2label": labels, "label2id": {name: int(number) for number, name in labels.items()}}
+    network |= id2label_of(model)
     return {CONFIG_FILE: network, PREPROCESSOR_FILE: _preprocessor_file(kind, made)}
 
 

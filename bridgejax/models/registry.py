@@ -114,6 +114,7 @@ def _load(folder: Path, spec: ClassifierSpec, num_classes: int | None, seed: int
         raise UserError(f"{folder} holds a network without a head; give num_classes (or, for CLIP, class_names).")
     known = spec.num_classes if pretrained and spec.num_classes is not None else classes
     abstract = nnx.eval_shape(lambda: spec.build(known, nnx.Rngs(0)))
+    abstract.class_names = spec.class_names if known == spec.num_classes else ()
     if not pretrained:
         return reinitialise(abstract, jax.random.key(derive_seed(seed, "initial")))
     tensors, where = _read(folder, spec)

@@ -7,7 +7,7 @@ recorded, but for EuroSAT.
 
 from __future__ import annotations
 
-from bridgejax.errors import UserError, nearest
+from bridgejax.errors import UserError, choices
 
 _BOTH = ("a", "the")
 _SHOTS = ("", "blurry ", "black and white ", "low contrast ", "high contrast ", "bad ", "good ")
@@ -79,6 +79,5 @@ def template_list(name: str) -> tuple[str, ...]:
       UserError: there is no such list; the nearest name is told.
     """
     if name not in TEMPLATE_LISTS:
-        close = nearest(str(name), TEMPLATE_LISTS)
-        raise UserError(f"there is no template list {name!r}{close}; bridgejax.prompts.TEMPLATE_LISTS holds them all.")
+        raise UserError(f"there is no template list {name!r}; {choices(str(name), TEMPLATE_LISTS)}")
     return TEMPLATE_LISTS[name]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bridgejax.errors import UserError, choices
 from bridgejax.fields import keys_of
@@ -12,6 +12,9 @@ from bridgejax.recipes.lengths import KEYS as LENGTHS
 from bridgejax.recipes.lengths import stage_steps, unknown_recipe
 from bridgejax.recipes.library import all_recipes
 from bridgejax.recipes.stage import Recipe, Stage
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
 
 _FIELDS = keys_of(Stage)
 STAGE_KEYS = {**_FIELDS, **LENGTHS}  # what a config may state of a stage
@@ -21,7 +24,9 @@ _RENAMED = {"rate_factor": "lr_scale", "early_stop_looks": "early_stop_checks"}
 Stages = Iterable[Mapping[str, object]]
 
 
-def recipe_from_config(name: str, recipes: Mapping[str, Any] | Stages, training: Mapping[str, Any] | None = None) -> Recipe:
+def recipe_from_config(
+    name: str, recipes: Mapping[str, Any] | ConfigDict | Stages, training: Mapping[str, Any] | ConfigDict | None = None
+) -> Recipe:
     """Returns the recipe `name`.
 
     Args:
@@ -36,10 +41,16 @@ def recipe_from_config(name: str, recipes: Mapping[str, Any] | Stages, training:
       UserError: an unknown recipe or key (with the nearest known one), a value of the wrong kind or out of range, no stage,
         or `steps_of` in a circle.
     """
+    recipes, training = _plain(recipes), _plain(training)
     table = recipes if isinstance(recipes, Mapping) else {**all_recipes(), name: recipes}
     if name not in table:
         raise UserError(f"{name!r} is not a recipe in this config; {choices(name, table)}")
     return _build(name, table, dict(training or {}), ())
+
+
+def _plain(value: Any) -> Any:
+    """Returns a ConfigDict, which is no Mapping, as a dict; others as they are."""
+    return value.to_dict() if hasattr(value, "to_dict") else value
 
 
 def _build(name: str, recipes: Mapping[str, object], training: dict[str, object], asking: tuple[str, ...]) -> Recipe:
@@ -81,7 +92,7 @@ def _stage(
     asking: tuple[str, ...],
     before: int,
 ) -> Stage:
-    stated = given.to_dict() if hasattr(given, "to_dict") else given
+    stated = _plain(given)
     if not isinstance(stated, Mapping):
         raise UserError(f"{where} is {stated!r}; give a dict of stage settings.")
     for key in stated:

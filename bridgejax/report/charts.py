@@ -44,7 +44,8 @@ def bars(summary: Summary, recipes: Mapping[str, str]) -> str:
             start, length = 100 * level.low, 100 * (level.high - level.low)
             ends = interval(level, lambda value: f"{100 * value:.1f}")
             whisker = f'<i class="whisker" style="left:{start:.2f}%;width:{length:.2f}%"></i>'
-        outside = width < 24
+        # A short bar has no room for its value, and a whisker that begins at the left would cross it out.
+        outside = width < 24 or (level.low is not None and level.high is not None and level.low < 0.15 and level.high < 0.85)
         place = f' style="left:calc({max(width, 100 * (level.high or 0)):.2f}% + 10px)"' if outside else ""
         rows.append(
             f'<li class="bar{_focus(summary, entry)}"><span class="name"><b>{escape(entry)}</b>'
@@ -84,13 +85,14 @@ def difference_table(summary: Summary, differences: Sequence[Difference], agains
             f'<tr class="{_focus(summary, each.arm).strip()}"><th scope="row">{_breakable(each.arm)}</th>{other}'
             f'<td class="n">{_difference(estimate)}</td>'
             f'<td class="forest" aria-hidden="true"><div class="row"><i class="zero"></i>{forest}</div></td>'
-            f'<td class="n">{_difference(each.test_accuracy)}</td><td class="n">{estimate.seeds if estimate else 0}</td></tr>'
+            f'<td class="n">{_difference(each.test_accuracy)}</td>'
+            f'<td class="n seeds">{estimate.seeds if estimate else 0}</td></tr>'
         )
     scale = f'<div class="scale" aria-label="scale in points"><i>−{100 * limit:.0f}</i><i>0</i><i>+{100 * limit:.0f}</i></div>'
     return scroll(
         f'<table><thead><tr><th scope="col">arm</th>{"<th scope=col>against</th>" if against else ""}'
         f'<th scope="col" class="n">mean per class,<br>points</th><th scope="col" class="forest">{scale}</th>'
-        '<th scope="col" class="n">top-1,<br>points</th><th scope="col" class="n">seeds</th></tr></thead>'
+        '<th scope="col" class="n">top-1,<br>points</th><th scope="col" class="n seeds">seeds</th></tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table>",
         "Paired differences",
     )

@@ -101,7 +101,9 @@ def train(settings: Settings, workdir: Path, recipe: str | None = None, seed: in
                 if is_first():
                     aside = folder / f"{TEMPORARY_PREFIX}{CLASSIFIER}"
                     shutil.rmtree(aside, ignore_errors=True)
-                    save_classifier(cast(Classifier, result.state.model), aside)
+                    model = cast(Classifier, result.state.model)
+                    model.class_names = plan.class_names
+                    save_classifier(model, aside)
                     aside.rename(folder / CLASSIFIER)  # whole or absent
         if is_first():
             lines = [load_result(plan, workdir, each) for each in plan.runs if plan.trained(each) == run]

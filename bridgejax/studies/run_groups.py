@@ -62,6 +62,7 @@ def train_seeds(
       StudyRunDiverged: one of them diverged; it is named.
     """
     from bridgejax.models import load_classifier
+    from bridgejax.models.label_names import name_head
     from bridgejax.training import RunInputs, train_group, train_recipe
 
     settings = plan.settings
@@ -71,6 +72,7 @@ def train_seeds(
     for run, folder, synthetic in zip(runs, folders, images, strict=True):
         seed = derive_seed(settings.seed, "train", run.seed)
         model = load_classifier(settings.classifier.weights, num_classes=len(plan.class_names), seed=seed)
+        name_head(model, plan.class_names, derive_seed(seed, "head"))
         members.append(RunInputs(model, plan.task(run.shots, run.seed), seed, synthetic, folder / "checkpoints", teachers))
     try:
         if len(members) > 1:

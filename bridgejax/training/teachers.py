@@ -14,6 +14,7 @@ from flax import nnx
 from bridgejax.data import Batch as StreamBatch
 from bridgejax.errors import UserError
 from bridgejax.models import load_classifier
+from bridgejax.models.label_names import name_head, order_of
 from bridgejax.models.registry import classifier_digest
 from bridgejax.recipes import Recipe
 from bridgejax.training.batches import Array
@@ -78,10 +79,10 @@ def load_teacher(weights: str, class_names: tuple[str, ...]) -> ClassifierTeache
 
     Args:
       weights: a folder or name, as `load_classifier` takes it.
-      class_names: the task's. The classifier's outputs are taken to be in their order.
+      class_names: the task's. Outputs that have names are put in their order; others are taken to be in it.
 
     Raises:
-      UserError: the weights cannot be read, or the classifier has another number of classes.
+      UserError: the weights cannot be read, or the classifier has other classes, or another number of them.
     """
     model = load_classifier(weights)
     if not model.num_classes:  # a CLIP model without a head
@@ -91,4 +92,10 @@ def load_teacher(weights: str, class_names: tuple[str, ...]) -> ClassifierTeache
             f"the teacher {weights!r} has {model.num_classes} classes, but the task has {len(class_names)}; name a classifier "
             "that was trained on the task's classes, or a CLIP model."
         )
-    return ClassifierTeacher(model, classifier_digest(weights))
+    if model.class_names and order_of(model.class_names, class_names) is None:
+        theirs, ours = (", ".join(names[:3]) for names in (model.class_names, class_names))
+        raise UserError(
+            f"the teacher {weights!r} was trained on other classes ({theirs}, …) than the task's ({ours}, …); name one that "
+            "was trained on these, or correct the names in its config.json."
+        )
+    return ClassifierTeacher(name_head(model, class_names, 0), classifier_digest(weights))

@@ -156,7 +156,7 @@ def test_what_only_the_tables_know_is_not_compiled_in() -> None:
 
 
 def test_unknown_schedulers_list_what_exists() -> None:
-    with pytest.raises(UserError, match=r"scheduler 'ddmi' is not available; it must be one of .*did you mean 'ddim'"):
+    with pytest.raises(UserError, match=r"scheduler 'ddmi' is not available; did you mean 'ddim'"):
         make_scheduler("ddmi", {})
     with pytest.raises(UserError, match="HeunDiscreteScheduler is not available; pass scheduler="):
         make_scheduler(None, {"_class_name": "HeunDiscreteScheduler"})
