@@ -39,7 +39,7 @@ def test_wrong_json_files_get_one_sentence(
 def test_assets_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     known = ("builtin:tiny_diffusion",)
     assert (files.asset("builtin:tiny_diffusion", known, "generator") / "model_index.json").is_file()
-    with pytest.raises(UserError, match=r"generator 'builtin:tiny' is not built in; expected builtin:tiny_diffusion"):
+    with pytest.raises(UserError, match=r"generator 'builtin:tiny' is not built in; did you mean 'builtin:tiny_diffusion'"):
         files.asset("builtin:tiny", known, "generator")
     monkeypatch.setattr(files, "_ASSETS", tmp_path)
     with pytest.raises(UserError, match="is not part of this installation"):
