@@ -38,6 +38,8 @@ def choices(value: object, options: Iterable[object]) -> str:
     if not known:
         return "there is nothing to choose from."
     near = difflib.get_close_matches(str(value), known, n=3, cutoff=0.5)
+    if len(known) == 1 and near:
+        return f"did you mean {known[near[0]]}?"
     if len(known) <= 8:
         start = f"did you mean {known[near[0]]}? It can be" if near else "use"
         return f"{start} {either(list(known.values()))}."

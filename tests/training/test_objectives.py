@@ -118,7 +118,7 @@ def test_values_of_options_share_one_program():
         (
             "soft_targets",
             {},
-            "loss 'soft_targets' is unknown; .* did you mean 'soft_target'",
+            "loss 'soft_targets' is unknown; did you mean 'soft_target'",
         ),
         ("soft_target", {"soft_weight": 2}, "soft_weight is 2; give a number from 0 to 1."),
         ("soft_target", {"temperature": 0}, "temperature is 0; give a number above 0."),
