@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -16,6 +18,7 @@ from bridgejax.runtime import leave_failed
 COMMANDS = {
     "run": "everything the config asks for: generate, train every arm, report",
     "generate": "a synthetic set only",
+    "filter": "score the synthetic images, keep some by a rule, and show both",
     "invert": "learn a style token, for the data set or for each class",
     "tune": "rates and lengths of every arm, by validation images",
     "train": "one recipe, one seed",
@@ -25,11 +28,12 @@ COMMANDS = {
     "config": "every key of a config, with its default and its meaning",
     "doctor": "what this machine can do, and why not; whether a config is right",
 }
-# What the operating system refuses, and what to do about it.
-_REFUSED = {
-    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), ("the disk is full", "free space on it and rerun the command")),
-    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), ("not allowed", "change its permissions and rerun the command")),
-    errno.ENAMETOOLONG: ("a name is too long", "give a shorter one"),
+# What to do about what the operating system refuses.
+_ADVICE = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free space on the disk, or raise the limit"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "change its permissions, or choose another folder"),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "raise the limit of open files (ulimit -n)"),
+    errno.ENAMETOOLONG: "give a shorter one",
 }
 
 
@@ -42,12 +46,20 @@ class _Parser(argparse.ArgumentParser):
         )
 
 
+def _add_vae(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--vae", metavar="FOLDER", help="another autoencoder, for a generator that has none or a poor one")
+
+
 def _parser(command: str) -> argparse.ArgumentParser:
     parser = _Parser(prog=f"bridgejax {command}", description=COMMANDS[command], allow_abbrev=False)
     if command == "doctor":
         parser.add_argument(
             "--config", metavar="FILE.py[:ARG]", help="also check this config as run does, and show what each device holds"
         )
+        parser.add_argument(
+            "--weights", metavar="PATH", help="what a generator's file or folder is, as import-weights decides it"
+        )
+        _add_vae(parser)
         return parser
     if command == "config":
         form = parser.add_mutually_exclusive_group()
@@ -62,6 +74,7 @@ def _parser(command: str) -> argparse.ArgumentParser:
             "--embedding", action="append", default=[], metavar="WORD=PATH", help="add a learned word; may be repeated"
         )
         parser.add_argument("--tokenizer", metavar="FOLDER", help="CLIP's tokenizer, for a single file that has none beside it")
+        _add_vae(parser)
         parser.add_argument("--dtype", metavar="NAME", help="float32, bfloat16 or float16; default: the source's")
         parser.add_argument(
             "--prediction-type", metavar="NAME", help="epsilon or v_prediction, where the file does not show it"
@@ -126,7 +139,6 @@ def _dispatch(arguments: Sequence[str]) -> int:
         text = _work(command, options, overrides)
     if text:
         print(text)
-        sys.stdout.flush()  # a reader that left early shows here
     return 0
 
 
@@ -137,8 +149,10 @@ def _simple(command: str, options: argparse.Namespace, overrides: Sequence[tuple
 
         return reference.as_json_schema() if options.json else reference.as_page() if options.markdown else reference.as_text()
     if command == "doctor":
-        from bridgejax.doctor import report
+        from bridgejax.doctor import about_weights, report
 
+        if options.weights is not None:
+            return about_weights(options.weights, vae=options.vae)
         if options.config is None:
             return report()
         from bridgejax.config import load_config
@@ -151,7 +165,9 @@ def _simple(command: str, options: argparse.Namespace, overrides: Sequence[tuple
     if command == "import-weights":
         from bridgejax.config import scaled_files, word_files
         from bridgejax.diffusion.import_weights import import_weights
+        from bridgejax.runtime import check_devices
 
+        check_devices()
         digest = import_weights(
             options.source,
             options.output,
@@ -161,6 +177,8 @@ def _simple(command: str, options: argparse.Namespace, overrides: Sequence[tuple
             model_config=options.model_config,
             loras=scaled_files(options.lora, "--lora"),
             embeddings=word_files(options.embedding, "--embedding"),
+            vae=options.vae,
+            tell=lambda text: print(text, file=sys.stderr),
         )
         return f"{options.output}\n{digest}"
     return None
@@ -184,6 +202,18 @@ def _work(command: str, options: argparse.Namespace, overrides: Sequence[tuple[s
             path = update_report(options.workdir)
     elif command == "generate":
         path = commands.generate(settings, options.workdir)
+    elif command == "filter":
+        from bridgejax.report.filter_page import filter_text, write_filter_page
+        from bridgejax.studies.filtering import filter_sets
+
+        outcome = filter_sets(settings, options.workdir)
+        if not runtime.is_first():
+            return ""
+        path = write_filter_page(outcome, options.workdir)
+        if outcome.fault is not None:
+            print(filter_text(outcome))
+            raise UserError(f"{outcome.fault} {path} shows the images.")
+        return f"{filter_text(outcome)}\n{path}"
     elif command == "invert":
         path = commands.invert(settings, options.workdir, seed=options.seed)
     elif command == "tune":
@@ -201,19 +231,49 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
       0 done; 2 a wrong input, stated in one sentence on stderr; 130 interrupted (rerun the command to resume).
     """
+    _open_streams()
     try:
-        return _dispatch(sys.argv[1:] if arguments is None else arguments)
+        code = _dispatch(sys.argv[1:] if arguments is None else arguments)
+        sys.stdout.flush()  # a reader that left early, or a full disk, shows here
+        return code
     except UserError as error:
         return leave_failed(2, f"bridgejax: {' '.join(str(error).split())}")
     except KeyboardInterrupt:
         return leave_failed(130, "bridgejax: interrupted; rerun the command to resume.")
     except BrokenPipeError:
-        # The reader left early (`bridgejax doctor | head`); nothing more can be printed, not even at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader left early (`bridgejax doctor | head`).
+        _print_no_more()
         return 0
     except OSError as error:
-        if error.errno not in _REFUSED:
+        if error.errno is None:
             raise
-        what, advice = _REFUSED[error.errno]
+        if error.filename is None:
+            _print_no_more()  # what could not be written may be what was printed
+        what = "a name is too long" if error.errno == errno.ENAMETOOLONG else str(error.strerror).lower()
         place = f" ({error.filename})" if error.filename else ""
-        return leave_failed(2, f"bridgejax: {what}{place}; {advice}.")
+        advice = _ADVICE.get(error.errno, "see that disk, network and permissions are as they should be")
+        return leave_failed(2, f"bridgejax: {what}{place}; {advice} and rerun the command.")
+
+
+def _open_streams() -> None:
+    """Opens what a caller closed of the three standard streams, and lets a terminal print what its encoding lacks.
+
+    A file that were opened in place of a closed stream would get what libraries print.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, this one
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - as long as the process
+        elif isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="replace")
+
+
+def _print_no_more() -> None:
+    """Lets all that is still to be printed go nowhere, also at exit."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

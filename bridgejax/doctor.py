@@ -34,7 +34,7 @@ _PACKAGES = {
     "huggingface_hub": "weights by hub name",
 }
 # Heads of Stable Diffusion 1.x (40, 80), of 2.x, SDXL and vision transformers (64), and the largest that cuDNN's kernel takes.
-_HEAD_SIZES = (40, 64, 80, 128)
+_HEAD_SIZES = (40, 64, 80, 128, 160)
 _MEMORY_FRACTION = 0.75  # of a GPU's memory, which JAX takes unless told otherwise
 
 
@@ -56,7 +56,8 @@ def report(config: ConfigDict | None = None) -> str:
     lines.append(f"disk    {shutil.disk_usage(Path.cwd()).free / 2**30:.1f} GiB free in {Path.cwd()}")
     from bridgejax.runtime import cache_directory
 
-    lines.append(f"cache   {cache_directory()} (programs; BRIDGEJAX_CACHE_DIR moves it)")
+    cache = cache_directory()
+    lines.append(f"cache   {cache or 'none, for want of a home folder'} (programs; BRIDGEJAX_CACHE_DIR moves it)")
     from bridgejax.files import asset_folder
 
     for name in ("tux_photos", "efficientnet_lite0", "tiny_diffusion"):
@@ -68,6 +69,28 @@ def report(config: ConfigDict | None = None) -> str:
         lines += _plan(config, problems)
     lines += [f"! {problem}" for problem in problems] or ["all is well"]
     return "\n".join(lines)
+
+
+def about_weights(path: str, *, vae: str | None = None) -> str:
+    """Returns what a generator's file or folder is, as `import-weights` prints it; configs, names and shapes are read.
+
+    Args:
+      path: as for `bridgejax.diffusion.load_pipeline`.
+      vae: another autoencoder than its own.
+
+    Raises:
+      UserError: it is no generator, is damaged, or does not agree with itself; what `load_pipeline` would say before it reads
+        the weights, but that a single file here needs no tokenizer.
+    """
+    from bridgejax.diffusion.decisions import check_parts, decisions
+    from bridgejax.diffusion.find import find_generator
+    from bridgejax.diffusion.load import load_networks
+    from bridgejax.mesh import make_abstract_put, make_mesh
+
+    spec = find_generator(path, vae=vae, tokenizers=False)
+    check_parts(spec)
+    load_networks(spec, "float32", make_abstract_put(make_mesh()))
+    return decisions(spec)
 
 
 def _version(package: str) -> str | None:
@@ -85,7 +108,9 @@ def _devices(problems: list[str], training_dtype: str) -> list[str]:
         import jax
 
         from bridgejax.mesh import check_randomness, make_mesh
+        from bridgejax.runtime import check_devices
 
+        check_devices()
         devices = jax.devices()
         mesh = make_mesh()
         lines = [f"devices {len(devices)} × {devices[0].device_kind} ({jax.default_backend()}), mesh {dict(mesh.shape)}"]
@@ -100,7 +125,7 @@ def _devices(problems: list[str], training_dtype: str) -> list[str]:
     except UserError as error:
         problems.append(str(error))
     except Exception as error:  # a broken driver or install says so in its own words
-        problems.append(f"JAX found no usable device: {' '.join(str(error).split())[:300]}")
+        problems.append(f"JAX found no usable device: {' '.join(repr(error).split())[:300]}")
     return ["devices none usable"]
 
 

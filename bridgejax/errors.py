@@ -50,9 +50,3 @@ def choices(value: object, options: Iterable[object]) -> str:
 def either(shown: list[str]) -> str:
     """Returns "a, b or c"."""
     return " or ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """Returns `"; did you mean 'x'?"` for the known word closest to `word`, else an empty string."""
-    match = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {match[0]!r}?" if match else ""

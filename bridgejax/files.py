@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -9,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from bridgejax.errors import UserError, nearest
+from bridgejax.errors import UserError, choices
 
 JSONObject: TypeAlias = dict[str, Any]  # as `json.loads` returns it; whoever reads a key checks its value
 
@@ -30,7 +31,7 @@ def asset(name: str, known: Sequence[str], what: str) -> Path:
       UserError: there is no such asset, or this installation lacks it.
     """
     if name not in known:
-        raise UserError(f"{what} {name!r} is not built in; expected {' or '.join(known)}{nearest(name, known)}.")
+        raise UserError(f"{what} {name!r} is not built in; {choices(name, known)}")
     folder = asset_folder(name)
     if not folder.is_dir():
         raise UserError(f"{name} is not part of this installation ({folder} is missing); install bridgejax from a full copy.")
@@ -40,6 +41,18 @@ def asset(name: str, known: Sequence[str], what: str) -> Path:
 def asset_folder(name: str) -> Path:
     """Returns where the built-in asset of a name lies in a full installation; "builtin:" before the name may be left out."""
     return _ASSETS / name.removeprefix("builtin:")
+
+
+def expanded(path: str | Path) -> Path:
+    """Returns a path with "~" as the home folder that it stands for.
+
+    Raises:
+      UserError: there is no such home folder (a container's user often has none).
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{path} begins with a home folder that is not known; give the whole path, or set HOME.") from error
 
 
 def read_json(path: Path, hint: str = "fetch it again") -> object:
@@ -109,7 +122,8 @@ def write_atomic(path: str | os.PathLike[str], content: bytes | str) -> None:
     except OSError as error:
         raise UserError(f"{target} could not be written ({error.strerror}); free space or choose another --workdir.") from error
     finally:
-        aside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            aside.unlink()
 
 
 def write_json(path: str | os.PathLike[str], value: object) -> None:

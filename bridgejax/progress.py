@@ -28,6 +28,6 @@ def progress(total: int, description: str, unit: str, initial: int = 0) -> Any:
         unit=unit,
         leave=False,
         dynamic_ncols=True,
-        disable=quiet or not sys.stderr.isatty(),
+        disable=quiet or sys.stderr is None or not sys.stderr.isatty(),
         file=sys.stderr,
     )

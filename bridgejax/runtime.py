@@ -21,15 +21,40 @@ from types import TracebackType
 from typing import NoReturn
 
 from bridgejax.errors import UserError
+from bridgejax.files import expanded
 
 COORDINATOR, PROCESSES, PROCESS_ID = "BRIDGEJAX_COORDINATOR", "BRIDGEJAX_PROCESSES", "BRIDGEJAX_PROCESS_ID"
 
 
-def cache_directory() -> Path:
-    """Returns the cache folder: $BRIDGEJAX_CACHE_DIR, else the user's cache folder."""
+def cache_directory() -> Path | None:
+    """Returns the cache folder: $BRIDGEJAX_CACHE_DIR, else the user's cache folder; None for a user without a home folder."""
     if chosen := os.environ.get("BRIDGEJAX_CACHE_DIR"):
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bridgejax"
+        return expanded(chosen)
+    try:
+        return expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "bridgejax"
+    except UserError:
+        return None
+
+
+def check_devices() -> None:
+    """Makes sure that JAX finds the devices that the environment asks for.
+
+    Raises:
+      UserError: it does not; the variable is named.
+    """
+    import jax
+
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # with CUDA's plugin missing, JAX fails an assertion
+        reason = " ".join(str(error).partition(" (set JAX_PLATFORMS")[0].split())[:300] or "its plugin is not installed"
+        named = {name: os.environ[name] for name in ("JAX_PLATFORMS", "JAX_PLATFORM_NAME") if os.environ.get(name)}
+        if not named:
+            raise UserError(f"JAX found no usable device: {reason}.") from error
+        shown = " and ".join(f"{name}={value}" for name, value in named.items())
+        raise UserError(
+            f"JAX found no device of {shown} ({reason}); unset it to take what there is, or install JAX for that device."
+        ) from error
 
 
 def start() -> None:
@@ -39,7 +64,8 @@ def start() -> None:
     stays and the disk cache is off. With several processes only the first one fills JAX's.
 
     Raises:
-      UserError: noise would depend on the device count under the present settings, or the processes cannot be joined.
+      UserError: noise would depend on the device count under the present settings, there is no device of the kind that the
+        environment asks for, or the processes cannot be joined.
     """
     import jax
 
@@ -51,14 +77,16 @@ def start() -> None:
     check_randomness()
     gc.freeze()  # what imports made stays: going through it again and again costs more than a small network's weights
     _join()
-    if jax.config.values.get("jax_compilation_cache_dir") is None:
-        directory = cache_directory() / "xla"
+    check_devices()
+    cache = cache_directory()
+    if jax.config.values.get("jax_compilation_cache_dir") is None and cache is not None:
+        directory = cache / "xla"
         try:
             directory.mkdir(parents=True, exist_ok=True)
         except OSError:
             return  # no home to write to: everything works, only the second start is slower
         jax.config.update("jax_compilation_cache_dir", str(directory))
-        disk_cache.use(cache_directory())
+        disk_cache.use(cache)
         # The default thresholds skip programs that take seconds on a CPU in sum.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -107,10 +108,11 @@ def run_part(part: Part, later: Sequence[Part], budget: Budget, record: Record, 
         if code is None:
             record.add("end", part=part.name, status="cut off", why=f"its {share.seconds:.0f} s were over", seconds=seconds)
         else:
-            why = f"its process ended with code {code}: {last_line(log)}"
+            why = f"its process ended with code {code}: {telling_line(log)}"
             record.add("end", part=part.name, status="failed", why=why, seconds=seconds)
     page.write(record, PARTS)
     if record.parts()[part.name].status == "failed":
+        shutil.copy(log, record.file.with_name(f"accelerator.{part.name}.log"))
         sys.stderr.write(log.read_text(errors="replace")[-3000:])
 
 
@@ -161,10 +163,10 @@ def follow(
             process.wait()
 
 
-def last_line(log: Path) -> str:
-    """Returns the last line that says something."""
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return lines[-1][:300] if lines else "it said nothing"
+def telling_line(log: Path) -> str:
+    """Returns the line with which XLA aborted the process, or the last one; below XLA's stands nothing but a stack."""
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()] or ["it said nothing"]
+    return next((line for line in lines if "Check failed" in line), lines[-1])[:300]
 
 
 @contextlib.contextmanager

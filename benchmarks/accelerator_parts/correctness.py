@@ -9,11 +9,13 @@ says how far the values may differ.
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,29 +71,39 @@ def tolerance(dtype: str, count: int, longest: int, gain: float = 1.0) -> float:
 
 
 def rows(context: Context) -> Iterator[Row]:
-    """Yields the part's rows."""
-    file = context.scratch / "reference.npz"
-    command = [sys.executable, "-m", "benchmarks.accelerator_parts.correctness", str(file), context.to_json()]
+    """Yields the part's rows, each as soon as the device and the CPU have its value.
+
+    XLA's choice of the quickest kernels by trying them is left out: it takes most of a compilation.
+    """
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_autotune_level=0".strip()
+    folder = context.scratch / "reference"
+    folder.mkdir()
+    command = [sys.executable, "-m", "benchmarks.accelerator_parts.correctness", str(folder), context.to_json()]
     with subprocess.Popen(command, env={**os.environ, "JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}) as reference:
-        computed = dict(values("float32", context))  # while the CPU computes its own
-        if reference.wait():
-            raise RuntimeError("the process that computes the CPU's values failed; its error stands above")
-    with np.load(file) as found:
-        expected = {name: found[name] for name in found.files}
-    outside = []
-    for row in _compared(expected, computed, context):
-        yield row
-        outside += [] if row["holds"] else [row["case"]]
+        outside = []
+        for row in _compared(lambda number: _expected(folder, number, reference), context):
+            yield row
+            outside += [] if row["holds"] else [row["case"]]
     if outside:
         raise RuntimeError(f"outside their tolerance: {'; '.join(outside)}")
 
 
-def _compared(expected: dict[str, np.ndarray], computed: dict[str, Value], context: Context) -> Iterator[Row]:
-    yield from _noise_rows(expected, noise())
-    for name, value in computed.items():
-        yield _row(name, "float32", value, expected[name])
-    for name, value in values("bfloat16", context):
-        yield _row(name, "bfloat16", value, expected[name])
+def _compared(expected: Callable[[int], np.ndarray], context: Context) -> Iterator[Row]:
+    found = noise()
+    yield from _noise_rows({name: expected(number) for number, name in enumerate(found)}, found)
+    for dtype in ("float32", "bfloat16"):
+        for number, (name, value) in enumerate(values(dtype, context), len(found)):
+            yield _row(name, dtype, value, expected(number))
+
+
+def _expected(folder: Path, number: int, reference: subprocess.Popen[bytes]) -> np.ndarray:
+    """Returns the CPU's value number so and so, as soon as its process has written it."""
+    file = folder / f"{number}.npy"
+    while not file.is_file():
+        if reference.poll() not in (None, 0):
+            raise RuntimeError("the process that computes the CPU's values failed; its error stands above")
+        time.sleep(0.05)
+    return np.load(file)
 
 
 def noise() -> dict[str, np.ndarray]:
@@ -194,9 +206,12 @@ def _backbone_values(name: str, model: Any, side: int, dtype: str) -> Iterator[t
 
 
 def main() -> None:
-    """Writes the CPU's values."""
-    context = Context.from_json(sys.argv[2])
-    np.savez(Path(sys.argv[1]), **noise(), **{name: value.array for name, value in values("float32", context)})
+    """Writes the CPU's values, one file each, whole or absent: noise and bits, then those of `values` in their order."""
+    folder, context = Path(sys.argv[1]), Context.from_json(sys.argv[2])
+    arrays = itertools.chain(noise().values(), (value.array for _, value in values("float32", context)))
+    for number, array in enumerate(arrays):
+        np.save(folder / ".new.npy", array)
+        (folder / ".new.npy").replace(folder / f"{number}.npy")
 
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ def table(rows: Sequence[Row]) -> str:
     """Returns a Markdown table: a line for each row, a column for each key that any of them has."""
     keys = list(dict.fromkeys(key for row in rows for key in row))
     if len(rows) == 1:
-        lines = ["| | |", "| --- | --- |", *(f"| {key} | {shown(value)} |" for key, value in rows[0].items() if key != "case")]
+        lines = ["| | |", "| --- | --- |", *(f"| {key} | {shown(value)} |" for key, value in rows[0].items())]
         return "\n".join(lines) + "\n"
     right = {key: all(isinstance(row.get(key, 0), (int, float)) for row in rows) for key in keys}
     lines = [f"| {' | '.join(keys)} |", f"|{'|'.join(' ---: ' if right[key] else ' --- ' for key in keys)}|"]

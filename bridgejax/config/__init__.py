@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bridgejax.config.checks import LEARNED_MODES
+from bridgejax.config.checks import LEARNED_MODES, check_scorer
 from bridgejax.config.config_dict import check_config, default_config, differences, flatten, set_config, to_plain
 from bridgejax.config.file_pairs import scaled_files, word_files
 from bridgejax.config.generator_options import LoadingOptions, loading_options
@@ -12,9 +12,12 @@ from bridgejax.config.names import (
     check_class_names,
     check_phrases,
     check_templates,
+    composed,
+    nfc,
 )
 from bridgejax.config.sections import (
     ClassifierSettings,
+    FilterSettings,
     GeneratorSettings,
     InversionSettings,
     PromptSettings,
@@ -31,6 +34,7 @@ __all__ = [
     "LEARNED_MODES",
     "PLACEHOLDER",
     "ClassifierSettings",
+    "FilterSettings",
     "GeneratorSettings",
     "InversionSettings",
     "LoadingOptions",
@@ -45,12 +49,15 @@ __all__ = [
     "check_class_names",
     "check_config",
     "check_phrases",
+    "check_scorer",
     "check_templates",
+    "composed",
     "default_config",
     "differences",
     "flatten",
     "load_config",
     "loading_options",
+    "nfc",
     "scaled_files",
     "set_config",
     "to_plain",

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from bridgejax.config.names import check_file_name
-from bridgejax.config.sections import InversionSettings, TaskSettings
+from bridgejax.config.sections import FilterSettings, InversionSettings, PromptSettings, TaskSettings
 from bridgejax.errors import UserError, choices
 from bridgejax.mesh_axes import DATA_AXIS, MODEL_AXIS, axis_names, axis_rules
-from bridgejax.recipes import Recipe
+from bridgejax.recipes import Recipe, filter_rules
 
 LEARNED_MODES = ("dataset", "class", "untrained")  # modes with a new token, which depends on the real images
 
@@ -20,6 +20,18 @@ def check_task(task: TaskSettings) -> None:
             "task.source is 'classes', which has no images to take the names from; set task.class_names, for instance to "
             "('apple', 'cup')."
         )
+
+
+def check_prompts(prompts: PromptSettings, inversion: InversionSettings) -> None:
+    """Checks that nothing else fills prompts where sentences do."""
+    if prompts.source == "template":
+        return
+    for key, is_set in (("prompts.variants", bool(prompts.variants)), ("inversion.mode", inversion.mode is not None)):
+        if is_set:
+            raise UserError(
+                f"prompts.source is {prompts.source!r}, whose sentences fill the prompts, but {key} fills them too; unset one "
+                "of the two."
+            )
 
 
 def check_inversion(inversion: InversionSettings, task: TaskSettings) -> None:
@@ -87,3 +99,19 @@ def check_set_names(recipe: Recipe, sets: Mapping[str, object]) -> None:
                 f"recipes.{recipe.name}[{number}].synthetic_set is {stage.synthetic_set!r}, which is not in synthetic_sets; "
                 f"{choices(stage.synthetic_set, sets)}"
             )
+
+
+def check_filters(recipe: Recipe, judge: FilterSettings) -> None:
+    """Checks that there is a classifier to score the images of stages that keep some by their scores."""
+    for number, stage in enumerate(recipe.stages):
+        check_scorer(f"recipes.{recipe.name}[{number}].synthetic_filter", stage.synthetic_filter, judge)
+
+
+def check_scorer(where: str, rules: str | Sequence[str], judge: FilterSettings) -> None:
+    """Checks that there is a classifier if one of the rules goes by scores."""
+    scored = [rule.text for rule in filter_rules(where, rules) if rule.needs_scores]
+    if scored and judge.classifier is None:
+        raise UserError(
+            f"{where} has the rule {scored[0]!r}, which goes by a classifier's scores; set filter.classifier to a CLIP folder "
+            "or to a classifier of the task's classes."
+        )

@@ -9,6 +9,7 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from bridgejax.config.names import nfc
 from bridgejax.config.settings import KEYS, Settings
 from bridgejax.config.synthetic_sets import changed_value, set_changes
 from bridgejax.errors import UserError, choices
@@ -113,7 +114,7 @@ def differences(old: Mapping[str, object], new: Mapping[str, object]) -> list[st
     return [
         f"{name}: {before.get(name)!r} → {after.get(name)!r}"
         for name in sorted({*before, *after})
-        if before.get(name) != after.get(name) and _decides(name)
+        if before.get(name) != after.get(name) and _decides(name) and nfc(repr(before.get(name))) != nfc(repr(after.get(name)))
     ]
 
 

@@ -6,13 +6,42 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 
-from bridgejax.errors import UserError
+from bridgejax.errors import UserError, choices
 
 PLACEHOLDER = "{}"  # in a template, where the class goes
+SENTENCE_SOURCES = {"file": "PATH", "builtin": "NAME", "t5": "FOLDER", "endpoint": "URL"}
+
+
+def nfc(text: str) -> str:
+    """Returns a text in Unicode's composed form: an accented letter is one code point, however a keyboard or disk made it.
+
+    Names are compared in this form wherever they meet: class lists, folders, labels of data sets, prompts, configs.
+    """
+    return unicodedata.normalize("NFC", text)
+
+
+def composed(names: Sequence[str], where: str) -> list[str]:
+    """Returns the names in NFC.
+
+    Args:
+      names: different texts.
+      where: what they are the names of, for messages.
+
+    Raises:
+      UserError: two of them are the same in NFC; both are shown.
+    """
+    seen: dict[str, str] = {}
+    for name in names:
+        other = seen.setdefault(nfc(name), name)
+        if other != name:
+            raise UserError(
+                f"{where} holds {name!r} twice, with letters composed in two ways ({other!a} and {name!a}); rename one of them."
+            )
+    return [nfc(name) for name in names]
 
 
 def check_class_names(class_names: Iterable[str]) -> tuple[str, ...]:
-    """Returns the names as a tuple, unchanged and in order.
+    """Returns the names as a tuple, in NFC and in order.
 
     Spaces, unicode, slashes, HTML and underscores are all fine: names never become file names here.
 
@@ -35,7 +64,7 @@ def check_class_names(class_names: Iterable[str]) -> tuple[str, ...]:
     repeated = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) != len(names) else []
     if repeated:
         raise UserError(f"class name {repeated[0]!r} is given more than once; name each class once.")
-    return names
+    return tuple(composed(names, "class_names"))
 
 
 def check_phrases(class_name: str, phrases: Sequence[str]) -> tuple[str, ...]:
@@ -69,6 +98,19 @@ def check_templates(template: str | Iterable[str], where: str = "prompts.templat
         if PLACEHOLDER not in text:
             raise UserError(f"{where} {text!r} has no {{}}; put {{}} where the class name goes.")
     return templates
+
+
+def check_sentence_source(where: str, source: str) -> None:
+    """Checks that a source of prompts is of a known kind and names a place.
+
+    Raises:
+      UserError: it is not.
+    """
+    kind, _, place = source.partition(":")
+    if source == "template" or (kind in SENTENCE_SOURCES and place):
+        return
+    forms = ("template", *(f"{name}:{what}" for name, what in SENTENCE_SOURCES.items()))
+    raise UserError(f"{where} is {source!r}; {choices(source, forms)}")
 
 
 def check_token(where: str, token: str) -> None:

@@ -14,13 +14,16 @@ from bridgejax.config.file_pairs import scaled_files, word_files
 from bridgejax.config.names import (
     check_class_names,
     check_phrases,
+    check_sentence_source,
     check_templates,
     check_token,
+    composed,
 )
 from bridgejax.errors import UserError
 from bridgejax.fields import redefault, setting
 from bridgejax.known_names import GENERATOR_DTYPES, PREDICTION_TYPES, SCHEDULERS, TRAINING_DTYPES
-from bridgejax.recipes import Optimization
+from bridgejax.recipes import Optimization, filter_rules
+from bridgejax.recipes.filter_rules import FORM
 
 
 def _check_classes(_: str, names: tuple[str, ...]) -> None:
@@ -29,8 +32,13 @@ def _check_classes(_: str, names: tuple[str, ...]) -> None:
 
 
 def _check_variants(_: str, variants: Mapping[str, tuple[str, ...]]) -> None:
+    composed(list(variants), "prompts.variants")
     for name, phrases in variants.items():
         check_phrases(name, phrases)
+
+
+def _check_templates(where: str, template: str | tuple[str, ...]) -> None:
+    check_templates(template, where)
 
 
 def _check_not_empty(where: str, text: str) -> None:
@@ -66,12 +74,42 @@ class PromptSettings:
         "a photo of a {}",
         "A text or several, used in rotation; the class goes where {} is.",
         form="a text or a list of texts with {} where the class name goes",
-        check=lambda _, template: check_templates(template),
+        check=_check_templates,
     )
     negative: str = setting("", "The negative prompt.")
     variants: Mapping[str, tuple[str, ...]] = setting(
         {}, "Class name → more specific phrases that stand for it in rotation.", check=_check_variants
     )
+    source: str = setting(
+        "template",
+        "What stands for a class: template, its name in prompts.template; or sentences (docs/language.md) of file:PATH, "
+        "builtin:tux_photos, a language model t5:FOLDER, or endpoint:URL.",
+        check=check_sentence_source,
+    )
+    sentences: int = setting(200, "Sentences of a class, used in rotation; of a file, the first so many.", at_least=1)
+    sentence_template: str | tuple[str, ...] = setting(
+        "a photo of {}",
+        "In place of template where there are sentences; the sentence goes where {} is.",
+        form="a text or a list of texts with {} where the sentence goes",
+        check=_check_templates,
+    )
+    question: str | None = setting(
+        None,
+        "What a language model is given, with {} for the class and, for an endpoint, {count} for how many sentences. None: "
+        "the name alone, an endpoint gets an instruction.",
+        form="a text with {} where the class name goes",
+        check=_check_templates,
+    )
+    seed: int | None = setting(None, "Of the sentences; None derives it from seed.", at_least=0)
+    max_tokens: int = setting(32, "Greatest length of a sentence.", unit="tokens", at_least=1)
+    temperature: float = setting(1.0, "By which a language model's logits are divided.", above=0)
+    top_k: int = setting(50, "Of t5: so many of the likeliest tokens may follow; 0 is no bound.", at_least=0)
+    top_p: float = setting(1.0, "Only the likeliest tokens of this probability together may follow.", above=0, at_most=1)
+    endpoint_model: str = setting("", "Name of the model that an endpoint is asked for.")
+    endpoint_key: str = setting("OPENAI_API_KEY", "The environment variable with the endpoint's key.", decides=False)
+    endpoint_rate: float = setting(60.0, "Greatest rate of requests.", unit="per minute", above=0, decides=False)
+    endpoint_timeout: float = setting(60.0, "For one answer.", unit="seconds", above=0, decides=False)
+    endpoint_retries: int = setting(5, "Further attempts where a request fails.", at_least=0, decides=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,6 +193,37 @@ class SyntheticSettings:
     per_class: int = setting(100, "Synthetic images per class.", at_least=1)
     seed: int | None = setting(None, "None derives it from seed.", at_least=0)
     shard_size: int | None = setting(None, "Images in a shard; None chooses.", at_least=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class FilterSettings:
+    """What judges synthetic images where a stage's `synthetic_filter`, or `bridgejax filter`, keeps a part (docs/filter.md)."""
+
+    classifier: str | None = setting(
+        None,
+        "What scores an image by the probability of its class: a CLIP folder or name, which is used zero-shot, or a classifier "
+        "of the task's classes. None: there are no scores, and no rule may need them.",
+        decides=False,
+    )
+    template: str | tuple[str, ...] | None = setting(
+        None,
+        "Texts with {} for a CLIP's zero-shot head; None is 'a photo of a {}.'.",
+        decides=False,
+        form="a text or a list of texts with {} where the class name goes, or None",
+        check=lambda _, template: check_templates(template),
+    )
+    rule: tuple[str, ...] = setting(
+        ("above_chance",),
+        "What `bridgejax filter` keeps: rules as of a stage's synthetic_filter.",
+        decides=False,
+        form=FORM,
+        check=filter_rules,
+    )
+    image_size: int | None = setting(
+        None, "Side of the images that it sees; None is its own.", unit="pixels", at_least=16, decides=False
+    )
+    batch_size: int = setting(64, "Images scored at once.", at_least=1, decides=False)
+    seed: int | None = setting(None, "Of quota's draw from what passes; None derives it from seed.", at_least=0, decides=False)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,9 +6,18 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from bridgejax.config.checks import check_arms, check_inversion, check_mesh, check_set_names, check_task
+from bridgejax.config.checks import (
+    check_arms,
+    check_filters,
+    check_inversion,
+    check_mesh,
+    check_prompts,
+    check_set_names,
+    check_task,
+)
 from bridgejax.config.sections import (
     ClassifierSettings,
+    FilterSettings,
     GeneratorSettings,
     InversionSettings,
     PromptSettings,
@@ -45,6 +54,7 @@ class Settings:
         "for instance {'prompts': {'template': 'a drawing of a {}'}}.",
         form="groups of keys such as {'prompts': {'template': 'a drawing of a {}'}}",
     )
+    filter: FilterSettings = dataclasses.field(default_factory=FilterSettings)
     classifier: ClassifierSettings = dataclasses.field(default_factory=ClassifierSettings)
     training: TrainingSettings = dataclasses.field(default_factory=TrainingSettings)
     recipes: Mapping[str, object] = setting(
@@ -118,6 +128,7 @@ class Settings:
         changed = build(Settings, values)
         try:
             check_inversion(changed.inversion, changed.task)
+            check_prompts(changed.prompts, changed.inversion)
         except UserError as error:
             raise UserError(f"in synthetic_sets.{name}: {error}") from error
         return changed
@@ -125,12 +136,15 @@ class Settings:
     def _check_together(self) -> None:
         check_task(self.task)
         check_inversion(self.inversion, self.task)
+        check_prompts(self.prompts, self.inversion)
         check_mesh(self.mesh, self.mesh_rules)
         check_arms(self.arms, self.study.baseline, self.recipes)
         # A recipe of the library that no arm uses may measure itself against another that this config changed.
         for name, stages in self.recipes.items():
             if name in self.arms or plain(stages) != _LIBRARY.get(name):
-                check_set_names(self.recipe(name), self.synthetic_sets)
+                recipe = self.recipe(name)
+                check_set_names(recipe, self.synthetic_sets)
+                check_filters(recipe, self.filter)
 
 
 KEYS: Mapping[str, Key] = keys_of(Settings)

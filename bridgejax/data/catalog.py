@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bridgejax.errors import UserError, choices
+from bridgejax.files import expanded
 
 _TABLES = Path(__file__).resolve().parent / "tables"
 INFO_FILE = "dataset_info.json"  # makes a folder a TFDS set
@@ -284,7 +285,7 @@ def metric_of(source: str) -> str | None:
 def _recorded_name(path: str) -> str | None:
     """Returns the NAME[/CONFIG] that the TFDS set in a folder records, or None if there is no set."""
     try:
-        info = json.loads((Path(path).expanduser() / INFO_FILE).read_text(encoding="utf-8"))
+        info = json.loads((expanded(path) / INFO_FILE).read_text(encoding="utf-8"))
         return "/".join(info[key] for key in ("name", "configName") if info.get(key))
     except (OSError, ValueError, AttributeError, TypeError):
         return None

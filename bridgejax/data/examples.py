@@ -18,7 +18,7 @@ class Examples:
     """Labelled images.
 
     Attributes:
-      images: encoded files (PNG, JPEG, WebP, BMP or GIF), one per example.
+      images: encoded files of `bridgejax.data.images.KNOWN_FORMATS`, one per example.
       labels: int32 [n], positions in the task's class names.
       ids: one name per example, unique within its source and the same on every machine.
     """

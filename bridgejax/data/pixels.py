@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bridgejax.data.examples import Examples
-from bridgejax.data.images import decode_rgb
+from bridgejax.data.images import BadImage, decode_rgb
 from bridgejax.data.tensorflow import import_tensorflow
 from bridgejax.errors import UserError
 
@@ -25,18 +25,18 @@ _CACHED_SOURCES = 32  # sources whose pixels stay cached for the next stream: th
 _cache: OrderedDict[tuple[int, int], tuple[Sequence[bytes], list[npt.NDArray[np.uint8]]]] = OrderedDict()
 
 
-def decode_example(examples: Examples, position: int, shorter_side: int) -> npt.NDArray[np.uint8]:
-    """Returns one image, uint8 [h, w, 3].
+def decode_example(examples: Examples, position: int, shorter_side: int | None = None) -> npt.NDArray[np.uint8]:
+    """Returns one image, uint8 [h, w, 3], as `decode_rgb` does.
 
     Raises:
       UserError: it cannot be decoded.
     """
     try:
         return decode_rgb(examples.images[position], shorter_side)
-    except UserError:
-        raise
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
-        raise UserError(f"image {examples.ids[position]!r} could not be decoded ({error}); replace or remove it.") from error
+    except BadImage as error:
+        raise UserError(
+            f"image {examples.ids[position]!r} could not be decoded: it {error}; convert, replace or remove it."
+        ) from error
 
 
 def _decode_all(examples: Examples, shorter_side: int, budget: int) -> list[npt.NDArray[np.uint8]] | None:

@@ -10,18 +10,20 @@ from pathlib import Path
 import numpy as np
 
 from bridgejax.data.examples import Examples, Task, image_digest
-from bridgejax.data.folders import match_names, read_class_folders, split_folders
+from bridgejax.data.folders import class_folders, match_names, read_class_folders
 from bridgejax.data.images import FULL_CHECK_BYTES, decode_rgb, encode_png, pad_to_square
+from bridgejax.data.parts import find_folder, split_folders
 from bridgejax.data.splits import split_pool
 from bridgejax.data.stored import StoredImages
-from bridgejax.errors import UserError, nearest
-from bridgejax.files import asset_folder
+from bridgejax.errors import UserError, choices
+from bridgejax.files import asset_folder, expanded
 from bridgejax.identity import digest
 from bridgejax.prompts import check_class_names
 
 BUILTIN = ("tux_photos",)
 NAMES_ALONE = "classes"  # the source without images
-_KINDS = (NAMES_ALONE, "builtin", "folder", "task", "tfds")
+_FORMS = (NAMES_ALONE, "builtin:tux_photos", "folder:PATH", "task:NAME", "tfds:NAME")
+_KINDS = tuple(form.partition(":")[0] for form in _FORMS)
 
 
 def load_task(
@@ -113,13 +115,12 @@ def _read(source: str, class_names: Sequence[str] | None, data_dir: str | Path |
     """Returns the name, class names, pool to split, groups of near duplicates, and test part (if it has one)."""
     kind, separator, rest = source.partition(":")
     if not separator or kind not in _KINDS[1:] or not rest:
-        known = "classes, builtin:tux_photos, folder:PATH, task:NAME or tfds:NAME"
-        raise UserError(f"task.source={source!r} is not known; use {known}{nearest(kind, _KINDS)}.")
+        raise UserError(f"task.source={source!r} is not known; {choices(source, _FORMS)}")
     wanted = check_class_names(class_names) if class_names else None
     if kind == "builtin":
         return _builtin(rest, wanted)
     if kind == "folder":
-        return _folder(Path(rest).expanduser(), wanted)
+        return _folder(expanded(rest), wanted)
     if kind == "tfds":
         from bridgejax.data.tfds_source import read_tfds
 
@@ -133,7 +134,7 @@ def _read(source: str, class_names: Sequence[str] | None, data_dir: str | Path |
 
 def _builtin(name: str, wanted: tuple[str, ...] | None) -> _Parts:
     if name not in BUILTIN:
-        raise UserError(f"task.source='builtin:{name}' is not known; there is builtin:tux_photos{nearest(name, BUILTIN)}.")
+        raise UserError(f"task.source='builtin:{name}' is not known; {choices(name, BUILTIN)}")
     names, pool, groups = _read_asset(asset_folder(name))
     if wanted is None:
         return name, names, pool, groups, None
@@ -164,17 +165,17 @@ def _read_asset(folder: Path) -> tuple[tuple[str, ...], Examples, tuple[object, 
 
 
 def _folder(root: Path, wanted: tuple[str, ...] | None) -> _Parts:
-    train_folder, test_folder = split_folders(root)
+    root = find_folder(root)
+    train_folder, test_folder = split_folders(root, wanted)
     if test_folder is None:
         names, pool = read_class_folders(root, wanted)
         check_class_names(names)
         return root.resolve().name, names, pool, pool.ids, None
     names, pool = read_class_folders(train_folder, wanted, prefix=f"{train_folder.name}/")
     check_class_names(names)
-    test_names = {path.name for path in test_folder.iterdir() if path.is_dir() and not path.name.startswith(".")}
-    unmatched = sorted(test_names ^ set(names)) if wanted is None else []
+    unmatched = sorted(class_folders(test_folder).keys() ^ set(names)) if wanted is None else []
     if unmatched:
-        with_, without = (test_folder, train_folder) if unmatched[0] in test_names else (train_folder, test_folder)
+        with_, without = (train_folder, test_folder) if unmatched[0] in names else (test_folder, train_folder)
         raise UserError(f"folder {with_} has class {unmatched[0]!r}, which {without} lacks; give both the same class folders.")
     _, test = read_class_folders(test_folder, names, prefix=f"{test_folder.name}/")
     return root.resolve().name, names, pool, pool.ids, test

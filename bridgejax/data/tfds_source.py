@@ -21,6 +21,7 @@ from bridgejax.data.records import bytes_span, decode_feature, feature_spans, re
 from bridgejax.data.stored import RecordImages
 from bridgejax.data.tensorflow import import_tfds
 from bridgejax.errors import UserError
+from bridgejax.files import expanded
 
 if TYPE_CHECKING:
     from tensorflow_datasets.core import DatasetBuilder
@@ -130,7 +131,7 @@ def _labels(
 
 
 def _is_path(name: str) -> bool:
-    return (Path(name).expanduser() / INFO_FILE).is_file()
+    return (expanded(name) / INFO_FILE).is_file()
 
 
 def tfds_base(data_dir: str | Path | None) -> Path:
@@ -141,7 +142,7 @@ def tfds_base(data_dir: str | Path | None) -> Path:
     """
     if data_dir is not None and not isinstance(data_dir, str | Path):
         raise UserError(f"task.data_dir={data_dir!r} is not a folder; give its path as text, or None for TFDS's default.")
-    return Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    return expanded(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
 
 
 def prepare_command(name: str, base: Path) -> str:
@@ -171,7 +172,7 @@ def find_prepared(name: str, data_dir: str | Path | None, task: CatalogTask | No
         version number.
     """
     if _is_path(name):
-        return Path(name).expanduser()
+        return expanded(name)
     base = tfds_base(data_dir)
     path, version = split_version(name)
     if version and not re.fullmatch(VERSION, version):

@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bridgejax.diffusion.folder import read_folder
-from bridgejax.diffusion.lora import Delta, LoraFiles, lora_list, read_lora
+from bridgejax.diffusion.lora import LoraFiles, lora_list, read_lora
+from bridgejax.diffusion.lora_changes import Change
 from bridgejax.diffusion.single_file import ModelConfig, read_single_file, with_tokenizers
 from bridgejax.diffusion.spec import TEXT_ENCODERS, GeneratorSpec
 from bridgejax.diffusion.textual_inversion import extend_vocabulary
-from bridgejax.errors import UserError, nearest
-from bridgejax.files import read_json_object
+from bridgejax.errors import UserError, choices
+from bridgejax.files import expanded, read_json_object
 from bridgejax.identity import file_digest
 from bridgejax.known_names import BUILTIN_GENERATORS, PREDICTION_TYPES
 from bridgejax.models.clip_text import TOKEN_TABLE
@@ -39,6 +40,7 @@ def find_generator(
     loras: LoraFiles = (),
     embeddings: Mapping[str, str | Path] | None = None,
     vae: str | Path | None = None,
+    tokenizers: bool = True,
 ) -> GeneratorSpec:
     """Finds and describes a generator of any published layout, with the changes asked for; no array is loaded yet.
 
@@ -51,24 +53,25 @@ def find_generator(
       loras: (path, scale) pairs or {path: scale}; see `bridgejax.diffusion.lora`.
       embeddings: word → file; see `bridgejax.diffusion.textual_inversion`.
       vae: another autoencoder; see `with_vae`.
+      tokenizers: whether those of a single file are wanted; without, they need not be there.
 
     Raises:
       UserError: something is missing, damaged, does not fit or is not supported; it is named.
     """
     if prediction_type is not None and prediction_type not in PREDICTION_TYPES:
-        known = f"{', '.join(PREDICTION_TYPES)}{nearest(str(prediction_type), PREDICTION_TYPES)}"
-        raise UserError(f"prediction_type = {prediction_type!r} must be one of {known}.")
+        raise UserError(f"prediction_type is {prediction_type!r}; {choices(prediction_type, PREDICTION_TYPES)}")
     path = GENERATORS.resolve(name)
     if path.is_dir():
         for option, value in (("tokenizer", tokenizer), ("model_config", model_config)):
             if value is not None:
                 raise UserError(f"{option} is for single files, but {path} is a folder, which holds its own; leave it out.")
-        spec = read_folder(path)
+        spec = read_folder(path, own_vae=vae is None)
         if prediction_type is not None:
             scheduler = {**spec.scheduler, "prediction_type": prediction_type}
             spec = dataclasses.replace(spec, scheduler=scheduler, extras={"prediction_type": prediction_type})
     else:
-        spec = with_tokenizers(read_single_file(path, prediction_type, model_config), tokenizer)
+        spec = read_single_file(path, prediction_type, model_config, own_vae=vae is None)
+        spec = with_tokenizers(spec, tokenizer) if tokenizers else spec
     pairs = lora_list(loras)
     if pairs:
         spec = _with_loras(spec, pairs)
@@ -90,20 +93,18 @@ def with_vae(spec: GeneratorSpec, folder: str | Path) -> GeneratorSpec:
     place = place / "vae" if (place / "vae" / "config.json").is_file() else place
     if not (place / "config.json").is_file():
         raise UserError(f"{folder} holds no autoencoder; expected a config.json and safetensors weights there or in vae/.")
-    # The folder's tensors go by their own names, not by those of a single file.
-    spelling = {part: spell for part, spell in spec.spelling.items() if part != "vae"}
-    return dataclasses.replace(spec, vae=read_json_object(place / "config.json"), vae_folder=place, spelling=spelling)
+    return dataclasses.replace(spec, vae=read_json_object(place / "config.json"), vae_folder=place)
 
 
 def _with_loras(spec: GeneratorSpec, pairs: Sequence[tuple[Path, float]]) -> GeneratorSpec:
     """Returns a spec whose weights are changed by LoRA files."""
     names = ("unet", *TEXT_ENCODERS[: len(spec.text_encoders)])
     tensors = {part: spec.tensors(part) for part in names}
-    deltas: dict[str, dict[str, list[Delta]]] = {}
+    deltas: dict[str, dict[str, list[Change]]] = {}
     for path, scale in pairs:
         for part, weights in read_lora(path, scale, tensors, spec.unet).items():
-            for weight, delta in weights.items():
-                deltas.setdefault(part, {}).setdefault(weight, []).append(delta)
+            for weight, found in weights.items():
+                deltas.setdefault(part, {}).setdefault(weight, []).extend(found)
     listed = [[file_digest(_only_file(path, "pytorch_lora_weights.safetensors")), scale] for path, scale in pairs]
     return dataclasses.replace(spec, deltas=deltas, extras={**spec.extras, "loras": listed})
 
@@ -111,7 +112,7 @@ def _with_loras(spec: GeneratorSpec, pairs: Sequence[tuple[Path, float]]) -> Gen
 def _with_embeddings(spec: GeneratorSpec, embeddings: Mapping[str, str | Path]) -> GeneratorSpec:
     """Returns a spec whose text encoders know more words."""
     names = TEXT_ENCODERS[: len(spec.text_encoders)]
-    files = {word: Path(path).expanduser() for word, path in embeddings.items()}
+    files = {word: expanded(path) for word, path in embeddings.items()}
     tables = []
     for part in names:
         tensors = spec.tensors(part)

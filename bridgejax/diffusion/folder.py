@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import shutil
 from collections.abc import Sequence
@@ -29,8 +30,12 @@ _TEXT_CLASSES = {"CLIPTextModel": False, "CLIPTextModelWithProjection": True}
 _HINT = "get the folder again, in the diffusers layout"
 
 
-def read_folder(folder: Path) -> GeneratorSpec:
+def read_folder(folder: Path, *, own_vae: bool = True) -> GeneratorSpec:
     """Reads the JSON files of a generator folder.
+
+    Args:
+      folder: in the diffusers layout.
+      own_vae: whether its own autoencoder is wanted; without, the folder need not hold one.
 
     Raises:
       UserError: a file is missing, or the pipeline or a component is of a kind that is not supported.
@@ -65,16 +70,48 @@ def read_folder(folder: Path) -> GeneratorSpec:
                 f"supported; it must be one of {', '.join(_TEXT_CLASSES)}."
             )
         projections.append(_TEXT_CLASSES[kind])
+    if own_vae and not (folder / "vae").is_dir():
+        raise UserError(f"{folder} holds no autoencoder (vae/); give vae=FOLDER, or {_HINT}.")
     return GeneratorSpec(
         folder=folder,
         index=index,
-        unet=_object(folder / "unet" / "config.json"),
-        vae=_object(folder / "vae" / "config.json"),
+        unet=_enlarged(_object(folder / "unet" / "config.json"), str(index["_class_name"])),
+        vae=_object(folder / "vae" / "config.json") if own_vae else {},
         text_encoders=tuple(_object(folder / name / "config.json") for name in names),
         projections=tuple(projections),
-        scheduler=_object(folder / "scheduler" / "scheduler_config.json"),
+        scheduler=_corrected(_object(folder / "scheduler" / "scheduler_config.json"), str(index["_class_name"])),
         tokenizers=tuple(TokenizerSource(folder / name.replace("text_encoder", "tokenizer")) for name in names),
     )
+
+
+def _corrected(scheduler: JSONObject, pipeline: str) -> JSONObject:
+    """Returns a scheduler's config as the pipelines of Stable Diffusion 1.x and 2.x in diffusers correct it.
+
+    There, steps_offset is 1 and nothing is clipped, whatever an old file says or leaves out. What is filled in for a class's
+    default does not pass to another scheduler made from the config; `_use_default_values` lists it, as diffusers does.
+    """
+    unset = scheduler.get("_use_default_values")
+    config = {key: value for key, value in scheduler.items() if not (isinstance(unset, list) and key in unset)}
+    config.pop("_use_default_values", None)
+    if pipeline not in ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline"):
+        return config
+    filled = [key for key in ("steps_offset", "clip_sample") if key not in config]
+    config |= {"steps_offset": 1} if config.get("steps_offset") != 1 else {}
+    if config.get("clip_sample", True) is True:
+        config["clip_sample"] = False
+    return {**config, "_use_default_values": filled} if filled else config
+
+
+def _enlarged(unet: JSONObject, pipeline: str) -> JSONObject:
+    """Returns a UNet's config with the size of images that diffusers takes for those of its versions before 0.9."""
+    version = re.match(r"0\.(\d+)\.", str(unet.get("_diffusers_version")))
+    old = (
+        version is not None
+        and int(version[1]) < 9
+        and pipeline in ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
+    )
+    side = unet.get("sample_size")
+    return {**unet, "sample_size": 64} if old and isinstance(side, int) and side < 64 else unet
 
 
 def _object(path: Path) -> JSONObject:

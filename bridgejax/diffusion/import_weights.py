@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import secrets
 import shutil
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from bridgejax.diffusion.decisions import check_parts, decisions, dtype_of
 from bridgejax.diffusion.find import find_generator
 from bridgejax.diffusion.folder import read_folder, save_folder
 from bridgejax.diffusion.load import load_networks, parse_dtype
@@ -19,8 +18,9 @@ from bridgejax.diffusion.lora import LoraFiles
 from bridgejax.diffusion.single_file import ModelConfig
 from bridgejax.diffusion.spec import TEXT_ENCODERS, GeneratorSpec, content_digest
 from bridgejax.errors import UserError
-from bridgejax.files import TEMPORARY_PREFIX, write_atomic
+from bridgejax.files import TEMPORARY_PREFIX, expanded, write_atomic
 from bridgejax.identity import file_digest
+from bridgejax.known_names import GENERATOR_DTYPES
 
 DIGESTS_FILE = "SHA256SUMS"
 
@@ -35,6 +35,8 @@ def import_weights(
     model_config: ModelConfig | None = None,
     loras: LoraFiles = (),
     embeddings: Mapping[str, str | Path] | None = None,
+    vae: str | Path | None = None,
+    tell: Callable[[str], None] = lambda text: None,
 ) -> str:
     """Writes a generator as a folder that `load_pipeline` and PyTorch diffusers open, whole or not at all.
 
@@ -45,6 +47,7 @@ def import_weights(
       source: a folder, a single file, a hub name or `builtin:…`, as for `load_pipeline`; likewise the options but these.
       output: a folder that does not exist yet, or is empty.
       dtype: "float32", "bfloat16" or "float16" of what is written; None means that of most of the source's UNet.
+      tell: gets what was decided about the source (`bridgejax.diffusion.decisions`) before anything is written.
 
     Returns:
       The folder's digest, which is `load_pipeline(output).digest`.
@@ -55,7 +58,7 @@ def import_weights(
     """
     if dtype is not None:
         parse_dtype(dtype)
-    target = Path(output).expanduser()
+    target = expanded(output)
     _check_target(target)
     spec = find_generator(
         source,
@@ -64,8 +67,12 @@ def import_weights(
         model_config=model_config,
         loras=loras,
         embeddings=embeddings,
+        vae=vae,
     )
-    kind = parse_dtype(_common_dtype(spec) if dtype is None else dtype)
+    check_parts(spec)
+    tell(decisions(spec))
+    own = dtype_of(spec, "unet")
+    kind = parse_dtype((own if own in GENERATOR_DTYPES else "float32") if dtype is None else dtype)
     # An interrupted import of the same name leaves such a folder behind; it is of no use to anyone.
     for leftover in target.parent.glob(f"{TEMPORARY_PREFIX}{target.name}.import.*"):
         shutil.rmtree(leftover, ignore_errors=True)
@@ -137,19 +144,6 @@ def verify(source: GeneratorSpec, written: GeneratorSpec, dtype: np.dtype) -> in
                 )
             compared += 1
     return compared
-
-
-def _common_dtype(spec: GeneratorSpec) -> str:
-    """Returns the dtype of most numbers of the source's UNet that a folder can be written in."""
-    counts: Counter[str] = Counter()
-    tensors = spec.parts["unet"] if spec.parts is not None else spec.tensors("unet")
-    for name in tensors:
-        # Changed weights are float32 until they are cast; the others tell.
-        if name not in spec.deltas.get("unet", {}):
-            array = tensors[name]
-            counts[jnp.dtype(array.dtype).name] += array.size
-    known = [name for name, _ in counts.most_common() if name in ("float32", "bfloat16", "float16")]
-    return known[0] if known else "float32"
 
 
 def _check_target(target: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -11,9 +12,10 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
+from bridgejax.diffusion.decisions import check_parts
 from bridgejax.diffusion.networks import Networks, vae_class
 from bridgejax.diffusion.spec import TEXT_ENCODERS, GeneratorSpec
-from bridgejax.errors import UserError, nearest
+from bridgejax.errors import UserError, choices
 from bridgejax.known_names import GENERATOR_DTYPES
 from bridgejax.models.building import ShapesOnly
 from bridgejax.models.clip_text import CLIP_TEXT_RULES, CLIPTextModel
@@ -45,6 +47,7 @@ def load_networks(spec: GeneratorSpec, dtype: DTypeLike, put: Put | None, param_
         "param_dtype": dtype if param_dtype is None else param_dtype,
         "rngs": ShapesOnly(),
     }
+    check_parts(spec)
     make_vae, vae_rules = vae_class(spec.vae)
     vae_options = options
     xl = spec.unet.get("addition_embed_type") == "text_time"
@@ -60,8 +63,8 @@ def load_networks(spec: GeneratorSpec, dtype: DTypeLike, put: Put | None, param_
 
     def fill(part: str, network: Network, rules: Sequence[Rule]) -> Network:
         place = None if put is None else _within(part, put)
-        spell = spec.spelling.get(part, str)
-        return assign(network, spec.tensors(part), rules, spec.where(part), put=place, spell=spell)
+        tensors, spell = spec.tensors(part), functools.partial(spec.spell, part)
+        return assign(network, tensors, rules, spec.where(part), put=place, spell=spell)
 
     encoders = [
         fill(name, CLIPTextModel(config, projection=projection, where=spec.config_place(name), **options), CLIP_TEXT_RULES)
@@ -94,6 +97,5 @@ def parse_dtype(dtype: DTypeLike) -> np.dtype:
     except TypeError:
         name = str(dtype)
     if name not in GENERATOR_DTYPES:
-        known = f"{', '.join(GENERATOR_DTYPES)}{nearest(name, GENERATOR_DTYPES)}"
-        raise UserError(f"dtype {name!r} is not supported; it must be one of {known}.")
+        raise UserError(f"dtype {name!r} is not supported; {choices(name, GENERATOR_DTYPES)}")
     return jnp.dtype(name)

@@ -1,6 +1,6 @@
 """Low-rank changes of weights (LoRA, Hu et al. 2021, arXiv:2106.09685), merged when a generator is loaded.
 
-A layer's weight W becomes W + scale · (alpha / rank) · up · down. Three ways of naming the tensors are read:
+A layer's weight W becomes W + scale · (alpha / rank) · up · down. These ways of naming the tensors are read:
 
 - diffusers and PEFT: `unet.….to_q.lora_A.weight` / `lora_B`, `….lora.down.weight` / `up`, `….lora_linear_layer.down.weight`,
   and the attention processors of old, `….attn1.processor.to_q_lora.down.weight`. Alpha is the rank, unless the file's
@@ -8,7 +8,10 @@ A layer's weight W becomes W + scale · (alpha / rank) · up · down. Three ways
 - kohya: `lora_unet_…`, `lora_te_…`, `lora_te1_…`, `lora_te2_…` with `.lora_down.weight`, `.lora_up.weight`, `.alpha`;
 - kohya on SDXL: the same with the blocks of the original layout (`lora_unet_input_blocks_4_1_…`).
 
-Every tensor of a file must find its layer: a file for another base is refused, not half used.
+- the program ComfyUI: `diffusion_model.…` (either layout) and `text_encoders.clip_l.transformer.…`.
+
+Besides LoRA, LyCORIS' LoCon (with a core too), LoHa, LoKr, differences of whole weights and trained norms are read. Every
+tensor of a file must find its layer: a file for another base is refused, not half used; so are other adapters, by name.
 """
 
 from __future__ import annotations
@@ -16,34 +19,46 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
+from bridgejax.diffusion.lora_changes import Change, Delta, fits, other_change
 from bridgejax.errors import UserError
-from bridgejax.files import JSONObject
+from bridgejax.files import JSONObject, expanded
 from bridgejax.models.original_layout import unet_table_of_config
 from bridgejax.models.safetensors_files import read_metadata, read_tensors
 
-# Names inside a file after the layer's own name → which of the two matrices.
+# Names inside a file after the layer's own name → which tensor of which kind of change it is.
 _ENDINGS = re.compile(
-    r"(?P<layer>.+?)\.(?:lora_(?P<peft>[AB])(?:\.default)?|lora_(?P<kohya>down|up)|lora\.(?P<plain>down|up)"
-    r"|lora_linear_layer\.(?P<linear>down|up))\.weight"
+    r"(?P<layer>.+?)\.(?:lora_(?P<peft>[AB])(?:\.(?P<adapter>\w+))?\.weight|lora_(?P<kohya>down|up|mid)\.weight"
+    r"|lora\.(?P<plain>down|up)\.weight|lora_linear_layer\.(?P<linear>down|up)\.weight"
+    r"|hada_(?P<hada>w[12]_[ab]|t[12])|lokr_(?P<lokr>w1|w2|w[12]_[ab]|t2)|(?P<whole>diff|diff_b|w_norm|b_norm)|(?P<alpha>alpha))"
 )
 _PROCESSOR = re.compile(r"(?P<layer>.+?)\.(?:processor\.)?to_(?P<what>q|k|v|out)_lora\.(?P<side>down|up)\.weight")
 _TEXT_PROCESSOR = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "out": "out_proj"}
 _KOHYA_PREFIX = {"lora_unet_": "unet", "lora_te_": "text_encoder", "lora_te1_": "text_encoder", "lora_te2_": "text_encoder_2"}
+# Dotted prefixes that other programs write.
+_DOTTED_PREFIX = {
+    "text_encoders.clip_l.transformer.": "text_encoder",
+    "text_encoders.clip_g.transformer.": "text_encoder_2",
+}
 _OTHER_KINDS = (
-    (r"hada_w|hada_t", "a LoHa"),
-    (r"lokr_w|lokr_t", "a LoKr"),
-    (r"dora_scale|lora_magnitude_vector", "a DoRA"),
-    (r"lora_mid", "a LoCon with a core tensor"),
-    (r"\.diff(_b)?$", "a difference of full weights"),
-    (r"lora_(B|up)\.bias$", "a LoRA with biases"),
-    (r"oft_|boft_", "an OFT"),
-    (r"^(base_model\.model\.)", "a bare PEFT adapter, which does not say what it changes"),
+    (
+        r"^bundle_emb\.",
+        "a LoRA with a learned word in it",
+        "save that word as a file of its own for embeddings, and the rest as the LoRA",
+    ),
+    (r"dora_scale|lora_magnitude_vector", "a DoRA", ""),
+    (r"\.on_input$|ia3_l", "an IA3", ""),
+    (r"\.(a[12]|b[12]|bm[12])\.weight$", "a GLoRA", ""),
+    (r"oft_|boft_|\.rescale$", "an OFT", ""),
+    (r"lora_(B|up)\.bias$", "a LoRA with biases", ""),
+    (r"lora_embedding_[AB]", "a LoRA of token embeddings", ""),
+    (r"vera_lambda|randlora_|hra_u|\.lora_(E|ranknum)$", "an adapter that is no LoRA", ""),
+    (r"^(base_model\.model\.)", "a bare PEFT adapter, which does not say what it changes", ""),
 )
 _METADATA = "lora_adapter_metadata"
 
@@ -52,24 +67,10 @@ LoraFile: TypeAlias = str | Path | tuple[str | Path, float]  # a file, with the 
 LoraFiles: TypeAlias = Mapping[str | Path, float] | Sequence[LoraFile]
 
 
-class Delta(NamedTuple):
-    """One low-rank change of one weight, in PyTorch's layout."""
-
-    down: np.ndarray  # [rank, in] or [rank, in, h, w]
-    up: np.ndarray  # [out, rank] or [out, rank, 1, 1]
-    factor: float  # scale · alpha / rank
-
-    def matrix(self, shape: tuple[int, ...]) -> np.ndarray:
-        """Returns the change as float32 of the weight's `shape`."""
-        rank = self.down.shape[0]
-        product = self.up.astype(np.float32).reshape(-1, rank) @ self.down.astype(np.float32).reshape(rank, -1)
-        return np.float32(self.factor) * product.reshape(shape)
-
-
 class Merged(Mapping[str, np.ndarray]):
     """Tensors with changes added when they are asked for, so that one changed weight at a time is in memory."""
 
-    def __init__(self, tensors: Mapping[str, np.ndarray], deltas: Mapping[str, Sequence[Delta]]):
+    def __init__(self, tensors: Mapping[str, np.ndarray], deltas: Mapping[str, Sequence[Change]]):
         self._tensors = tensors
         self._deltas = deltas
 
@@ -106,7 +107,7 @@ def lora_list(loras: LoraFiles) -> list[tuple[Path, float]]:
             raise UserError(f"loras holds {pair!r}; give (path, scale) pairs or {{path: scale}}.")
         if isinstance(scale, bool) or not isinstance(scale, (int, float, np.number)) or not math.isfinite(scale):
             raise UserError(f"loras: the scale of {path} is {scale!r}; it must be a finite number.")
-        result.append((Path(path).expanduser(), float(scale)))
+        result.append((expanded(path), float(scale)))
     return result
 
 
@@ -132,7 +133,7 @@ def weights_file(path: Path, what: str, names: Sequence[str]) -> Path:
 
 def read_lora(
     path: Path, scale: float, tensors: Mapping[str, Mapping[str, np.ndarray]], unet_config: JSONObject
-) -> dict[str, dict[str, Delta]]:
+) -> dict[str, dict[str, list[Change]]]:
     """Reads a LoRA file.
 
     Args:
@@ -142,7 +143,7 @@ def read_lora(
       unet_config: the UNet's `config.json`.
 
     Returns:
-      Part → name of the weight → change.
+      Part → name of the weight → changes.
 
     Raises:
       UserError: the file is missing, damaged, of another kind, or for another base; tensor and reason are named.
@@ -151,54 +152,147 @@ def read_lora(
     content = read_tensors(file)
     if not content:
         raise UserError(f"{file} holds no tensors, so it is not a LoRA; get it again.")
-    for name, array in content.items():
-        for pattern, kind in _OTHER_KINDS:
+    for name in content:
+        for pattern, kind, advice in _OTHER_KINDS:
             if re.search(pattern, name):
-                raise UserError(f"{file} is {kind} (tensor {name}), which is not supported; only plain LoRA files are.")
-        if not np.issubdtype(array.dtype, np.floating) and array.dtype.name != "bfloat16":
-            if name.endswith(".alpha"):
-                continue
-            raise UserError(f"{file}: tensor {name} has dtype {array.dtype}; a LoRA must be float32, float16 or bfloat16.")
-        if not np.isfinite(array.astype(np.float32)).all():
-            raise UserError(f"{file}: tensor {name} holds NaN or infinity; the file is damaged, get it again.")
+                advice = advice or "LoRA, LoCon, LoHa, LoKr and trained norms are read"
+                raise UserError(f"{file} is {kind} (tensor {name}), which is not supported; {advice}.")
     settings = _settings(file)
     layers = _Layers(tensors, unet_config)
 
-    halves: dict[tuple[str, str], dict[str, str]] = {}
-    alphas: dict[tuple[str, str], float] = {}
+    slots: dict[tuple[str, str], dict[str, str]] = {}
+    adapters: dict[bool, str] = {}
     for name, array in content.items():
-        if name.endswith(".alpha"):
-            place, half = layers.find(name.removesuffix(".alpha")), None
-        else:
-            place, half = layers.place(name)
-        if place is None:
+        form = _form(name)
+        if form is None:
+            raise UserError(
+                f"{file}: tensor {name} has no place in a LoRA: its name is none of those that LoRA files have; "
+                "if this is a generator or a learned word, give it as such."
+            )
+        if form.adapter != adapters.setdefault(bool(form.adapter), form.adapter):
+            raise UserError(
+                f"{file} holds two adapters, {adapters[True]!r} and {form.adapter!r} (tensor {name}); save each by itself."
+            )
+        if (place := layers.find(form.layer)) is None:
             raise UserError(
                 f"{file}: tensor {name} has no place in this generator, so it is a LoRA for another base; "
                 "load the generator that it was trained on."
             )
-        if half is None:
-            if array.size != 1:
-                raise UserError(f"{file}: tensor {name} has shape {list(array.shape)}; an alpha is one number.")
-            alphas[place] = float(array.reshape(()))
-        elif half in halves.setdefault(place, {}):
-            raise UserError(f"{file}: tensors {halves[place][half]} and {name} are the same half of one layer; get it again.")
-        else:
-            halves[place][half] = name
-    for place in alphas:
-        if place not in halves:
-            raise UserError(f"{file}: {place[0]} layer {place[1]} has an alpha but no weights; the file is not complete.")
+        if (other := slots.setdefault(place, {}).setdefault(form.slot, name)) != name:
+            raise UserError(f"{file}: tensors {other} and {name} are the same half of one layer; get it again.")
+        _check_numbers(file, name, array, form.slot)
 
-    result: dict[str, dict[str, Delta]] = {}
-    for (part, weight), names in halves.items():
-        if missing := {"down", "up"} - set(names):
-            present = next(iter(names.values()))
-            raise UserError(f"{file}: tensor {present} lacks its other half ({missing.pop()}); the file is not complete.")
-        down, up = content[names["down"]], content[names["up"]]
-        shape = tensors[part][weight].shape
-        _check_shapes(file, names, down, up, shape)
-        factor = _factor(settings.get(part), weight.removesuffix(".weight"), down.shape[0], alphas.get((part, weight)))
-        result.setdefault(part, {})[weight] = Delta(down, up, scale * factor)
+    result: dict[str, dict[str, list[Change]]] = {}
+    for (part, layer), names in slots.items():
+        found = {slot: content[name] for slot, name in names.items()}
+        alpha = float(found["alpha"].astype(np.float32).reshape(())) if "alpha" in found else None
+
+        def factor(rank: int, part: str = part, layer: str = layer, alpha: float | None = alpha) -> float:
+            return scale * _factor(settings.get(part), layer, rank, alpha, file)
+
+        for weight, change in _changes(file, layer, names, found, tensors[part], scale, factor):
+            result.setdefault(part, {}).setdefault(weight, []).append(change)
     return result
+
+
+class _Form(NamedTuple):
+    """What a tensor's name says."""
+
+    layer: str  # as the file names it
+    slot: str  # which tensor of the layer's change
+    adapter: str = ""  # PEFT's name for the adapter, where it stands in the tensor's
+
+
+def _form(name: str) -> _Form | None:
+    if match := _PROCESSOR.fullmatch(name):
+        layer, what = match["layer"], match["what"]
+        text = layer.startswith("text_encoder")
+        inner = _TEXT_PROCESSOR[what] if text else {"out": "to_out.0"}.get(what, f"to_{what}")
+        return _Form(f"{layer}.{inner}", match["side"])
+    if (match := _ENDINGS.fullmatch(name)) is None:
+        return None
+    if match["peft"]:
+        return _Form(match["layer"], {"A": "down", "B": "up"}[match["peft"]], match["adapter"] or "")
+    if slot := next((match[key] for key in ("kohya", "plain", "linear", "alpha") if match[key]), None):
+        return _Form(match["layer"], slot)
+    if match["whole"]:
+        return _Form(match["layer"], "bias" if match["whole"] in ("diff_b", "b_norm") else "whole")
+    return _Form(match["layer"], f"hada_{match['hada']}" if match["hada"] else f"lokr_{match['lokr']}")
+
+
+def _check_numbers(file: Path, name: str, array: np.ndarray, slot: str) -> None:
+    """Refuses a tensor whose dtype or numbers cannot be a LoRA's."""
+    if slot == "alpha":
+        if array.size != 1:
+            raise UserError(f"{file}: tensor {name} has shape {list(array.shape)}; an alpha is one number.")
+        if array.dtype == np.bool_:
+            raise UserError(f"{file}: tensor {name} has dtype bool; an alpha is a number.")
+    elif not np.issubdtype(array.dtype, np.floating) and array.dtype.name != "bfloat16":
+        raise UserError(f"{file}: tensor {name} has dtype {array.dtype}; a LoRA must be float32, float16 or bfloat16.")
+    if not np.isfinite(array.astype(np.float32)).all():
+        raise UserError(f"{file}: tensor {name} holds NaN or infinity; the file is damaged, get it again.")
+
+
+# The tensors of each kind of change: those it must have, and those it may.
+_KINDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "lora": (("down", "up"), ("mid",)),
+    "hada": (("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"), ("hada_t1", "hada_t2")),
+    "lokr": ((), ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2")),
+    "whole": (("whole",), ()),
+    "bias": (("bias",), ()),
+}
+
+
+def _changes(
+    file: Path,
+    layer: str,
+    names: Mapping[str, str],
+    found: Mapping[str, np.ndarray],
+    tensors: Mapping[str, np.ndarray],
+    scale: float,
+    factor: Callable[[int], float],
+) -> Iterator[tuple[str, Change]]:
+    """Yields (name of the weight, change) of one layer.
+
+    Args:
+      file: for messages.
+      layer: of the generator.
+      names: slot → the file's name.
+      found: slot → array.
+      tensors: of the layer's part.
+      scale: of the file.
+      factor: rank → what the product of the matrices is multiplied by.
+    """
+    present = next(iter(names.values()))
+    used = {"alpha"}
+    for kind, (needed, optional) in _KINDS.items():
+        if not (have := set(found) & {*needed, *optional}):
+            continue
+        used |= have
+        if missing := [slot for slot in needed if slot not in have]:
+            named = names[next(slot for slot in (*needed, *optional) if slot in have)]
+            raise UserError(f"{file}: tensor {named} lacks its other half ({missing[0]}); the file is not complete.")
+        weight = f"{layer}.{'bias' if kind == 'bias' else 'weight'}"
+        if weight not in tensors or (layer.startswith("embeddings.") and kind != "whole"):
+            raise UserError(
+                f"{file}: tensor {names[next(iter(have))]} has no place in this generator, so it is a LoRA for another base; "
+                "load the generator that it was trained on."
+            )
+        shape = tensors[weight].shape
+        if kind == "lora" and "mid" not in found:
+            _check_shapes(file, names, found["down"], found["up"], shape)
+            yield weight, Delta(found["down"], found["up"], factor(found["down"].shape[0]))
+            continue
+        change = other_change(kind, found, scale, factor)
+        if change is None or not fits(change, shape):
+            listed = ", ".join(f"{names[slot]} {list(found[slot].shape)}" for slot in sorted(have))
+            raise UserError(
+                f"{file}: tensors {listed} make no change of shape {list(shape)}, which their layer has here, so it "
+                "is a LoRA for another base, or not complete; load the generator that it was trained on."
+            )
+        yield weight, change
+    if set(found) == {"alpha"}:
+        raise UserError(f"{file}: tensor {present} is an alpha without weights; the file is not complete.")
 
 
 def _check_shapes(file: Path, names: Mapping[str, str], down: np.ndarray, up: np.ndarray, shape: tuple[int, ...]) -> None:
@@ -224,48 +318,37 @@ class _Layers:
     """The layers of a generator that a LoRA may change, under the names that files give them."""
 
     def __init__(self, tensors: Mapping[str, Mapping[str, np.ndarray]], unet_config: JSONObject):
-        self._weights: dict[str, set[str]] = {}
-        self._flat: dict[str, tuple[str, str]] = {}
+        self._layers: dict[str, set[str]] = {}
+        self._named: dict[str, tuple[str, str]] = {}
         table = unet_table_of_config(unet_config)
-        parts = [part for part in ("unet", "text_encoder", "text_encoder_2") if part in tensors]
-        for part in parts:
-            weights = {name for name, array in tensors[part].items() if name.endswith(".weight") and array.ndim in (2, 4)}
-            self._weights[part] = {name for name in weights if "embedding." not in name or part == "unet"}
-        for prefix, part in _KOHYA_PREFIX.items():
-            for weight in self._weights.get(part, ()):
-                layer = weight.removesuffix(".weight")
-                spellings = [layer]
-                if part == "unet":
-                    spellings += [original] if (original := table.to_original(layer)) else []
-                elif not layer.startswith("text_projection"):
-                    spellings = [f"text_model.{layer}"]
-                for spelling in spellings:
-                    self._flat[prefix + spelling.replace(".", "_")] = (part, weight)
+        for part in ("unet", "text_encoder", "text_encoder_2"):
+            names = tensors.get(part, {})
+            self._layers[part] = {name.removesuffix(".weight") for name in names if name.endswith(".weight")}
+        for layer in self._layers["unet"]:
+            original = table.to_original(layer)
+            for spelling in filter(None, (layer, original)):
+                self._named["lora_unet_" + spelling.replace(".", "_")] = ("unet", layer)
+                self._named[f"diffusion_model.{spelling}"] = ("unet", layer)
+        for part in ("text_encoder", "text_encoder_2"):
+            kohya = [prefix for prefix, other in _KOHYA_PREFIX.items() if other == part]
+            dotted = next(prefix for prefix, other in _DOTTED_PREFIX.items() if other == part)
+            for layer in self._layers[part]:
+                # transformers 5 has no text_model between.
+                for spelling in [layer] if layer.startswith("text_projection") else [f"text_model.{layer}", layer]:
+                    self._named |= {prefix + spelling.replace(".", "_"): (part, layer) for prefix in kohya}
+                    self._named[dotted + spelling] = (part, layer)
 
-    def place(self, name: str) -> tuple[tuple[str, str] | None, str]:
-        """Returns (part, weight), or None, of a tensor of the file, and which half it is."""
-        if match := _PROCESSOR.fullmatch(name):
-            layer, what = match["layer"], match["what"]
-            text = layer.startswith("text_encoder")
-            inner = _TEXT_PROCESSOR[what] if text else {"out": "to_out.0"}.get(what, f"to_{what}")
-            return self.find(f"{layer}.{inner}"), match["side"]
-        if match := _ENDINGS.fullmatch(name):
-            side = match["kohya"] or match["plain"] or match["linear"] or {"A": "down", "B": "up"}[match["peft"]]
-            return self.find(match["layer"]), side
-        return None, ""
-
-    def find(self, layer: str) -> tuple[str, str] | None:
-        """Returns (part, weight) of a layer's name in the file, or None."""
-        if layer in self._flat:
-            return self._flat[layer]
-        part, _, inner = layer.partition(".")
-        if part not in ("unet", "text_encoder", "text_encoder_2"):
-            part, inner = "unet", layer  # attention processors of old were saved without the part
+    def find(self, name: str) -> tuple[str, str] | None:
+        """Returns (part, layer) of a layer's name in the file, or None."""
+        if name in self._named:
+            return self._named[name]
+        part, _, inner = name.partition(".")
+        if part not in self._layers:
+            part, inner = "unet", name  # attention processors of old were saved without the part
         inner = inner.replace(".processor.", ".")
         if part != "unet":
             inner = inner.removeprefix("text_model.")
-        weight = f"{inner}.weight"
-        return (part, weight) if weight in self._weights.get(part, ()) else None
+        return (part, inner) if inner in self._layers[part] else None
 
 
 def _settings(file: Path) -> dict[str, JSONObject]:
@@ -287,11 +370,19 @@ def _settings(file: Path) -> dict[str, JSONObject]:
     return settings
 
 
-def _factor(settings: JSONObject | None, layer: str, rank: int, alpha: float | None) -> float:
+def _factor(settings: JSONObject | None, layer: str, rank: int, alpha: float | None, file: Path) -> float:
     """Returns alpha / rank by PEFT's rules (`LoraConfig`) or kohya's; 1 if the file says nothing."""
-    if alpha is not None or not settings:
-        return 1.0 if alpha is None else alpha / rank
-    patterns = settings.get("alpha_pattern") or {}
-    pattern = next((pattern for pattern in patterns if re.match(rf"(.*\.)?({pattern})$", layer)), None)
-    value = float(patterns[pattern] if pattern is not None else settings.get("lora_alpha", 8))
+    if alpha is not None or not settings or not rank:
+        return 1.0 if alpha is None or not rank else alpha / rank
+    try:
+        patterns = dict(settings.get("alpha_pattern") or {})
+        # Adapters were saved with text_model. and PEFT's own prefix before a layer's name, or without.
+        spelled = [start + middle + layer for start in ("", "base_model.model.") for middle in ("", "text_model.")]
+        fits = (pattern for pattern in patterns if any(re.match(rf"(.*\.)?({pattern})$", name) for name in spelled))
+        pattern = next(fits, None)
+        value = float(patterns[pattern] if pattern is not None else settings.get("lora_alpha", 8))
+    except (TypeError, ValueError, re.error) as error:
+        raise UserError(
+            f"{file}: its metadata {_METADATA} has an alpha or a pattern that is none ({error}); save it again."
+        ) from error
     return value / math.sqrt(rank) if settings.get("use_rslora") else value / rank

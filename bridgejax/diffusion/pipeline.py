@@ -33,6 +33,8 @@ from bridgejax.mesh import ParameterRuleLike, check_randomness, data_sharding, d
 from bridgejax.models.clip_text import Words
 from bridgejax.models.tokenizer import Tokenizer
 
+_ROUNDING = 1e-3  # by which an image that was resampled or rounded to half precision may leave [0, 1]
+
 
 class ModelCalls(NamedTuple):
     """Which calls of the UNet one request makes."""
@@ -264,7 +266,7 @@ class Pipeline:
             raise UserError(f"there are {len(seed_list)} seeds for {n} prompts; give one integer per prompt.")
         if not math.isfinite(guidance_scale):
             raise UserError(f"guidance_scale = {guidance_scale!r} must be a finite number.")
-        first_image = None if init_images is None else _array(init_images, "init_images", (n, None, None, 3))
+        first_image = None if init_images is None else _pixels(init_images, "init_images", (n, None, None, 3))
         height, width = self._size(height, width, first_image)
         if first_image is not None:
             _array(first_image, "init_images", (n, height, width, 3))
@@ -365,12 +367,26 @@ class Pipeline:
         return self._predict(self._state, x, jnp.asarray(timestep, jnp.float32), jnp.asarray(hidden), pooled, size, scale)
 
     def decode(self, latents: ArrayLike) -> jax.Array:
-        """Returns images float32 [n, h, w, 3] in [0, 1] of latents [n, h/f, w/f, c] as the UNet sees them."""
+        """Returns images float32 [n, h, w, 3] in [0, 1] of latents [n, h/f, w/f, c] as the UNet sees them.
+
+        Raises:
+          UserError: the latents have another shape, or are not finite numbers.
+        """
+        if not isinstance(latents, jax.Array):  # those on a device stay there, unread
+            latents = _array(latents, "latents", (None, None, None, self.networks.vae.latent_channels))
+        elif latents.ndim != 4 or latents.shape[-1] != self.networks.vae.latent_channels:
+            raise UserError(
+                f"latents has shape {list(latents.shape)}; expected [any, any, any, {self.networks.vae.latent_channels}]."
+            )
         return self._decode(self._state, jnp.asarray(latents, jnp.float32))
 
     def encode(self, images: ArrayLike) -> jax.Array:
-        """Returns latents as the UNet sees them (posterior mean × scaling factor) of images [n, h, w, 3] in [0, 1]."""
-        pixels = _array(images, "images", (None, None, None, 3))
+        """Returns latents as the UNet sees them (posterior mean × scaling factor) of images [n, h, w, 3] in [0, 1].
+
+        Raises:
+          UserError: the images have another shape, are not floating-point numbers in [0, 1], or their sides do not fit.
+        """
+        pixels = _pixels(images, "images", (None, None, None, 3))
         if pixels.shape[1] % self.vae_factor or pixels.shape[2] % self.vae_factor:
             raise UserError(
                 f"images of {pixels.shape[1]}×{pixels.shape[2]} pixels do not fit; "
@@ -424,9 +440,27 @@ class Pipeline:
 
 
 def _array(value: ArrayLike, name: str, shape: tuple[int | None, ...]) -> np.ndarray:
-    """Returns `value` as float32 after checking its shape; None in `shape` fits any size."""
-    array = np.asarray(value, np.float32)
+    """Returns finite numbers as float32 after checking their shape; None in `shape` fits any size."""
+    try:
+        given = np.asarray(value)
+        array = given.astype(np.float32, copy=False)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{name} is not an array of numbers ({error}); give float32.") from error
     if array.ndim != len(shape) or any(want not in (None, have) for want, have in zip(shape, array.shape, strict=True)):
         expected = ", ".join("any" if want is None else str(want) for want in shape)
         raise UserError(f"{name} has shape {list(array.shape)}; expected [{expected}].")
+    if not np.isfinite(array).all():
+        raise UserError(f"{name} holds NaN or infinity; give finite numbers.")
+    return array
+
+
+def _pixels(value: ArrayLike, name: str, shape: tuple[int | None, ...]) -> np.ndarray:
+    """Returns images as float32 after checking their shape, dtype and range."""
+    array = _array(value, name, shape)
+    if not jnp.issubdtype(np.asarray(value).dtype, jnp.floating):
+        raise UserError(
+            f"{name} has dtype {np.asarray(value).dtype}; expected floating-point numbers in [0, 1] (divide 8 bits by 255)."
+        )
+    if array.size and not -_ROUNDING <= array.min() <= array.max() <= 1 + _ROUNDING:
+        raise UserError(f"{name} has values from {array.min():.4g} to {array.max():.4g}; expected [0, 1].")
     return array

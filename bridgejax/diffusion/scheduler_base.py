@@ -11,7 +11,9 @@ import abc
 import dataclasses
 import json
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import ClassVar
 
 import jax
@@ -39,13 +41,27 @@ CHOICES: dict[str, tuple[object, ...]] = {
     "final_sigmas_type": ("zero", "sigma_min"),
     "interpolation_type": ("linear", "log_linear"),
     "timestep_type": ("discrete",),
-    "variance_type": (None,),
+    # Others say how a DDPM draws noise, which no sampler here does; the learned ones are for models with two outputs.
+    "variance_type": (None, "fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log"),
     "use_exponential_sigmas": (False,),
     "use_beta_sigmas": (False,),
     "use_lu_lambdas": (False,),
     "use_flow_sigmas": (False,),
     "use_dynamic_shifting": (False,),
 }
+# Values of other classes' options for which the original takes one of its own.
+TAKEN_AS: dict[str, dict[object, object]] = {
+    "solver_type": dict.fromkeys(("logrho", "bh1", "bh2"), "midpoint"),
+    "algorithm_type": {"deis": "dpmsolver++"},
+}
+# Classes of diffusers whose noise levels come from betas, also where their file leaves them out. Other classes' files must
+# hold some: a model that samples without betas was trained on other noise.
+OF_BETAS = re.compile(
+    r"(DDIM|DDIMInverse|DDIMParallel|DDPM|DDPMParallel|DEISMultistep|DPMSolverMultistep|DPMSolverMultistepInverse|DPMSolverSDE|"
+    r"DPMSolverSinglestep|EulerAncestralDiscrete|EulerDiscrete|HeunDiscrete|KDPM2AncestralDiscrete|KDPM2Discrete|LCM|LMSDiscrete|"
+    r"PNDM|RePaint|SASolver|TCD|UniPCMultistep|UnCLIP)Scheduler"
+)
+_BETA_KEYS = ("beta_start", "beta_end", "beta_schedule", "trained_betas")
 # What every original reads, and what only goes with an option that is refused or has no effect on sampling.
 COMMON = (
     "num_train_timesteps",
@@ -105,6 +121,7 @@ class SchedulerSettings:
         where: str = "scheduler_config.json",
         reads: Sequence[str] = (),
         own: bool = False,
+        defaults: Mapping[str, object] = MappingProxyType({}),
     ) -> SchedulerSettings:
         """Reads a diffusers scheduler config as a method does whose original reads the options `reads`.
 
@@ -115,15 +132,18 @@ class SchedulerSettings:
           config: the JSON object.
           where: its file, for error messages.
           reads: the options besides `COMMON` that bear on the method.
-          own: whether the config was written for the method; then a key that no scheduler has is refused.
+          own: whether the config was written for the method; then a key that no scheduler has is refused, and what is filled in
+            for the method (`_use_default_values`) counts.
+          defaults: of the method's original, where they are not those of most.
 
         Raises:
           UserError: a value or a key is not supported; it is named.
         """
-        known = {field.name for field in dataclasses.fields(cls)}
-        values: JSONObject = {}
+        known = {field.name: field.type for field in dataclasses.fields(cls)}
+        values: JSONObject = dict(defaults)
+        unset = () if own else tuple(config.get("_use_default_values") or ())
         for key, value in config.items():
-            if key.startswith("_") or key in PASSED_OVER:
+            if key.startswith("_") or key in PASSED_OVER or key in unset:
                 continue
             if key not in COMMON and key not in reads:
                 if own and key not in ELSEWHERE:
@@ -131,7 +151,11 @@ class SchedulerSettings:
                         f"{where}: the option {key!r} is not known, so images might differ from the original's; remove it."
                     )
                 continue
-            fits = value in CHOICES.get(key, (value,)) or (value is None and key not in ("prediction_type", "beta_schedule"))
+            if isinstance(value, str):
+                value = TAKEN_AS.get(key, {}).get(value, value)
+            allowed = CHOICES.get(key, (value,))
+            fits = any(value == option and type(value) is type(option) for option in allowed)
+            fits = fits or (value is None and key not in ("prediction_type", "beta_schedule"))
             if not fits and not (key == "beta_schedule" and config.get("trained_betas") is not None):
                 options = ", ".join(json.dumps(option) for option in CHOICES[key] if option is not None) or "null"
                 raise UserError(
@@ -139,8 +163,14 @@ class SchedulerSettings:
                     "or pass another scheduler=."
                 )
             if key in known and value is not None:
-                values[key] = tuple(float(beta) for beta in value) if key == "trained_betas" else value
-        return cls(**values)
+                values[key] = _checked(key, value, str(known[key]), where)
+        settings = cls(**values)
+        if settings.trained_betas is not None and len(settings.trained_betas) != settings.num_train_timesteps:
+            raise UserError(
+                f"{where}: trained_betas has {len(settings.trained_betas)} values, but num_train_timesteps is "
+                f"{settings.num_train_timesteps}; give as many."
+            )
+        return settings
 
     def alphas_cumulative(self) -> np.ndarray:
         """Returns ᾱ at every training timestep, float64 [num_train_timesteps] (Ho et al. 2020, equation 4).
@@ -175,6 +205,48 @@ class SchedulerSettings:
         return np.round(np.arange(count, 0, -count / steps))[:steps] - 1
 
 
+def check_noise(config: JSONObject, where: str) -> None:
+    """Refuses the config of a class whose noise levels are not those of betas; `where` is its file."""
+    kind = config.get("_class_name")
+    betas = any(config.get(key) is not None for key in _BETA_KEYS) and config.get("snr_shift_scale") is None
+    if kind is not None and not betas and not OF_BETAS.fullmatch(str(kind)):
+        raise UserError(
+            f"{where} was written by {kind}, whose noise levels are not those of betas alone; no scheduler here samples such a "
+            "model."
+        )
+
+
+def _checked(key: str, value: object, kind: str, where: str) -> object:
+    """Returns an option's value, which JSON may write as another kind of number.
+
+    Args:
+      key: the option.
+      value: not None.
+      kind: the annotation of its field in `SchedulerSettings`.
+      where: the file, for the message.
+
+    Raises:
+      UserError: it is of another kind, or a number out of range.
+    """
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    wanted = "a string"
+    if kind.startswith("bool"):
+        fits, wanted = isinstance(value, bool), "true or false"
+    elif kind.startswith("int"):
+        fits, wanted = number and value == int(value) >= (0 if key == "steps_offset" else 1), "a whole number"  # type: ignore[call-overload]
+        value = int(value) if fits else value  # type: ignore[call-overload]
+    elif kind.startswith("float"):
+        fits, wanted = number and (key == "lambda_min_clipped" or 0 < value < math.inf), "a positive number"  # type: ignore[operator]
+    elif key == "trained_betas":
+        fits = isinstance(value, (list, tuple)) and all(isinstance(beta, float) and 0 < beta < 1 for beta in value)
+        wanted, value = "a list of numbers between 0 and 1", tuple(value) if fits else value  # type: ignore[arg-type]
+    else:
+        fits = isinstance(value, str)
+    if not fits:
+        raise UserError(f"{where}: {key} = {json.dumps(value)[:80]} is not supported; it must be {wanted}.")
+    return value
+
+
 @dataclasses.dataclass(frozen=True)
 class Scheduler(abc.ABC):
     """What every method shares; a method overrides `rows`, `start`, `step` and, if it must, the rest."""
@@ -186,6 +258,7 @@ class Scheduler(abc.ABC):
     default_spacing: ClassVar[str] = "leading"
     extra_rows: ClassVar[int] = 1
     reads: ClassVar[tuple[str, ...]] = ()  # options of the original besides COMMON
+    defaults: ClassVar[Mapping[str, object]] = MappingProxyType({})  # of the original, where they differ from most
     compiled: ClassVar[tuple[str, ...]] = ("prediction_type",)  # settings that `start`, `model_input` and `step` read
 
     @property

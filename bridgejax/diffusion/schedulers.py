@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bridgejax.diffusion.scheduler_base import Carry, Scheduler, SchedulerSettings, Tables, split_prediction
+from bridgejax.diffusion.scheduler_base import Carry, Scheduler, SchedulerSettings, Tables, check_noise, split_prediction
 from bridgejax.diffusion.solvers import LCM, PNDM, DPMSolver, DPMSolverKarras, Euler, EulerAncestral
-from bridgejax.errors import UserError, nearest
+from bridgejax.errors import UserError, choices
 from bridgejax.files import JSONObject
 from bridgejax.known_names import SCHEDULERS
 
@@ -89,13 +89,14 @@ def make_scheduler(name: str | None, config: JSONObject, where: str = "scheduler
       UserError: the name, or the folder's scheduler, is not known; the message lists what exists.
     """
     known = ", ".join(repr(option) for option in sorted(SCHEDULERS))
+    check_noise(config, where)
     if name is None:
         kind = str(config.get("_class_name"))
         if kind not in CLASS_NAMES:
             raise UserError(f"{where}: the scheduler {kind} is not available; pass scheduler=, one of {known}.")
         name = CLASS_NAMES[kind]
     if name not in SCHEDULERS:
-        raise UserError(f"scheduler {name!r} is not available; it must be one of {known}{nearest(str(name), SCHEDULERS)}.")
+        raise UserError(f"scheduler {name!r} is not available; {choices(name, sorted(SCHEDULERS))}")
     method = SCHEDULER_TYPES[name]
     own = CLASS_NAMES.get(str(config.get("_class_name")), "") in (name, method.same_class_as)
     if own and name == "pndm" and not config.get("skip_prk_steps"):
@@ -103,4 +104,4 @@ def make_scheduler(name: str | None, config: JSONObject, where: str = "scheduler
             f"{where}: skip_prk_steps = {json.dumps(config.get('skip_prk_steps', False))} (Runge-Kutta steps first) is not "
             "supported; it must be true, or pass another scheduler=."
         )
-    return method(SchedulerSettings.from_config(config, where, method.reads, own))
+    return method(SchedulerSettings.from_config(config, where, method.reads, own, method.defaults))

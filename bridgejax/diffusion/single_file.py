@@ -20,7 +20,6 @@ A model of other sizes says so in a model config: an object of parts (`unet`, `v
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeAlias
@@ -28,47 +27,21 @@ from typing import TypeAlias
 import numpy as np
 
 from bridgejax.diffusion import single_file_configs as configs
+from bridgejax.diffusion.families import FAMILY_NAMES, identify
 from bridgejax.diffusion.spec import GeneratorSpec
-from bridgejax.errors import UserError, nearest
-from bridgejax.files import JSONObject, read_json
+from bridgejax.errors import UserError, choices
+from bridgejax.files import JSONObject, expanded, read_json
 from bridgejax.models import original_layout as layout
 from bridgejax.models.safetensors_files import read_tensors
 from bridgejax.models.tokenizer import TokenizerSource, holds_tokenizer
 
 PARTS = ("unet", "vae", "text_encoder", "text_encoder_2", "scheduler")
-Tensors = Mapping[str, np.ndarray]
 ModelConfig: TypeAlias = Mapping[str, JSONObject] | str | Path  # part → config keys, or a JSON file of that
 
-# Files that are no generator of these families, by a name that only they have.
-_OTHERS: tuple[tuple[str, str], ...] = (
-    (r"(.*\.)?joint_blocks\.\d+\..*", "Stable Diffusion 3"),
-    (r"(.*\.)?single_stream_modulation\..*", "FLUX.2"),
-    (r"(.*\.)?distilled_guidance_layer\..*", "Chroma"),
-    (r"(.*\.)?double_blocks\.\d+\.img_attn\..*", "FLUX.1"),
-    (r"(.*\.)?double_layers\.\d+\.attn\.w[12]q\..*", "AuraFlow"),
-    (r"clip_txt_mapper\..*|down_blocks\.\d+\.\d+\.channelwise\..*", "Stable Cascade"),
-    (r"(.*\.)?cap_embedder\.\d+\..*", "Lumina"),
-    (r"(.*\.)?patchify_proj\.weight", "LTX-Video"),
-    (r"(.*\.)?head\.modulation", "Wan"),
-    (r"txt_in\.individual_token_refiner\..*", "HunyuanVideo"),
-    (r"(.*\.)?(temporal_transformer|motion_modules|time_stack)\..*", "a video model (AnimateDiff or Stable Video Diffusion)"),
-    (r"(control_model|controlnet_cond_embedding|input_hint_block)\..*", "a ControlNet"),
-    (r".*\.lora_(down|up|A|B)\..*|.*lora\.(down|up)\.weight|lora_unet_.*", "a LoRA, which goes into `loras`"),
-    (r"emb_params|clip_[lg]", "a textual-inversion embedding, which goes into `embeddings`"),
-    (r"edm_mean", "Playground 2.5"),
-    (r"conditioner\.embedders\.0\.model\..*", "the SDXL refiner"),
-    (r"(down_blocks|encoder\.down_blocks|text_model)\..*", "one part of a diffusers folder; give the folder that holds it"),
-    (r"(encoder|decoder)\.mid\..*", "an autoencoder alone"),
-)
-# The text encoders of each family: prefix, and whether the names are OpenCLIP's.
-_TEXT: dict[str, tuple[tuple[str, bool], ...]] = {
-    "sd1": ((layout.SD1_TEXT_PREFIX, False),),
-    "sd2": ((layout.SD2_TEXT_PREFIX, True),),
-    "xl": ((layout.XL_TEXT_PREFIX, False), (layout.XL_TEXT_2_PREFIX, True)),
-}
 
-
-def read_single_file(path: Path, prediction_type: str | None = None, model_config: ModelConfig | None = None) -> GeneratorSpec:
+def read_single_file(
+    path: Path, prediction_type: str | None = None, model_config: ModelConfig | None = None, *, own_vae: bool = True
+) -> GeneratorSpec:
     """Reads a generator from one file, but for its tokenizers; the arrays stay on disk (mapped) until they are used.
 
     Args:
@@ -76,24 +49,28 @@ def read_single_file(path: Path, prediction_type: str | None = None, model_confi
       prediction_type: "epsilon", "v_prediction" or "sample"; None means the family's (see above).
       model_config: what the tensors do not show, or a JSON file of it; None means `NAME.config.json` beside
         `NAME.safetensors` if there is one.
+      own_vae: whether its own autoencoder is wanted; without, the file need not hold one.
 
     Raises:
       UserError: the file is damaged, of another architecture, or not complete; or an option does not fit.
     """
     where = str(path)
     tensors = read_tensors(path)
-    family = _family(tensors, where)
+    found = identify(tensors, where)
+    family = found.name
     overlay = _overlay(path, model_config)
-    parts: dict[str, dict[str, np.ndarray]] = {}
+    parts: dict[str, Mapping[str, np.ndarray]] = {}
     spelling: dict[str, Callable[[str], str]] = {}
 
-    own = {name: array for name, array in tensors.items() if not layout.IGNORED.fullmatch(name)}
-    prefixes = [layout.UNET_PREFIX, layout.VAE_PREFIX, *(prefix for prefix, _ in _TEXT[family])]
+    prefixes = [layout.UNET_PREFIX, layout.VAE_PREFIX, *(place.prefix for place in found.texts)]
     inside: dict[str, dict[str, np.ndarray]] = {prefix: {} for prefix in prefixes}
-    strange = []
-    for name, array in own.items():
+    strange: list[str] = []
+    ignored: dict[str, str] = {}
+    for name, array in tensors.items():
         prefix = next((prefix for prefix in prefixes if name.startswith(prefix)), None)
-        if prefix is None:
+        if (what := layout.harmless(name)) is not None:
+            ignored |= {} if name in configs.READ else {name: what}
+        elif prefix is None:
             strange.append(name)
         else:
             inside[prefix][name.removeprefix(prefix)] = array
@@ -104,10 +81,11 @@ def read_single_file(path: Path, prediction_type: str | None = None, model_confi
     velocity = scheduler["prediction_type"] == "v_prediction"
 
     texts = []
-    for name, (prefix, open_clip) in zip(("text_encoder", "text_encoder_2"), _TEXT[family], strict=False):
+    for name, (prefix, open_clip) in zip(("text_encoder", "text_encoder_2"), found.texts, strict=False):
         read = configs.open_clip_encoder if open_clip else configs.clip_encoder
-        encoder = read(inside[prefix], prefix, where, family)
+        encoder = read(inside[prefix], prefix, where, family, overlay[name].get("num_hidden_layers"))
         parts[name], spelling[name] = encoder.tensors, encoder.spell
+        ignored |= encoder.ignored
         texts.append(configs.check_heads({**encoder.config, **overlay[name]}, name, where))
     pooled = texts[-1]["projection_dim"]
 
@@ -116,13 +94,20 @@ def read_single_file(path: Path, prediction_type: str | None = None, model_confi
     parts["unet"] = layout.translate(inside[layout.UNET_PREFIX], table, layout.UNET_PREFIX, where)
     spelling["unet"] = _speller(table, layout.UNET_PREFIX)
 
-    config, table = configs.vae_config(inside[layout.VAE_PREFIX], where, family, int(unet["sample_size"]))
-    vae = configs.check_groups({**config, **overlay["vae"]}, "vae", where)
-    if "scale_factor" in tensors and tensors["scale_factor"].size == 1:
-        vae["scaling_factor"] = overlay["vae"].get("scaling_factor", float(tensors["scale_factor"].reshape(())))
-    renamed = layout.translate(inside[layout.VAE_PREFIX], table, layout.VAE_PREFIX, where)
-    parts["vae"] = {name: configs.as_matrix(name, array) for name, array in renamed.items()}
-    spelling["vae"] = _speller(table, layout.VAE_PREFIX)
+    vae: JSONObject = {}
+    if own_vae:
+        if not inside[layout.VAE_PREFIX]:
+            raise UserError(
+                f"{where} holds no autoencoder ({layout.VAE_PREFIX}…); give vae=FOLDER, a folder with an autoencoder of "
+                f"{FAMILY_NAMES[family]}."
+            )
+        config, table = configs.vae_config(inside[layout.VAE_PREFIX], where, family, int(unet["sample_size"]))
+        vae = configs.check_groups({**config, **overlay["vae"]}, "vae", where)
+        if "scaling_factor" not in overlay["vae"] and (factor := configs.scaling_factor(tensors, where)) is not None:
+            vae["scaling_factor"] = factor
+        renamed = layout.translate(inside[layout.VAE_PREFIX], table, layout.VAE_PREFIX, where)
+        parts["vae"] = {name: configs.as_matrix(name, array) for name, array in renamed.items()}
+        spelling["vae"] = _speller(table, layout.VAE_PREFIX)
 
     kind = "StableDiffusionXLPipeline" if family == "xl" else "StableDiffusionPipeline"
     index: JSONObject = {"_class_name": kind, "_diffusers_version": "0.42.1"}
@@ -139,43 +124,9 @@ def read_single_file(path: Path, prediction_type: str | None = None, model_confi
         tokenizers=(),
         parts=parts,
         spelling=spelling,
+        facts=found.facts,
+        ignored=ignored,
     )
-
-
-def _family(tensors: Tensors, where: str) -> str:
-    """Returns "sd1", "sd2" or "xl".
-
-    Raises:
-      UserError: the file is of another kind; it is named where it is known.
-    """
-    supported = "Stable Diffusion 1.x, 2.x and SDXL base"
-
-    def has(prefix: str) -> bool:
-        return any(name.startswith(prefix) for name in tensors)
-
-    for pattern, kind in _OTHERS:
-        if kind == "the SDXL refiner" and has("conditioner.embedders.1."):
-            continue
-        if found := next((name for name in tensors if re.fullmatch(pattern, name)), None):
-            raise UserError(f"{where} is {kind} (it holds {found}), which is not supported as a single file; {supported} are.")
-    if not has(layout.UNET_PREFIX):
-        ema = " but averaged ones (model_ema); get the file with the plain weights" if has("model_ema.") else ""
-        raise UserError(
-            f"{where} holds no UNet under original names ({layout.UNET_PREFIX}…){ema or f'; only {supported} are read'}."
-        )
-    channels = tensors.get(f"{layout.UNET_PREFIX}input_blocks.0.0.weight")
-    if channels is not None and channels.ndim == 4 and channels.shape[1] != 4:
-        task = {9: "inpainting", 8: "image editing (InstructPix2Pix)", 7: "upscaling", 5: "depth to image"}
-        what = task.get(channels.shape[1], "another task")
-        raise UserError(
-            f"{where} takes {channels.shape[1]} latent channels, so it is a model for {what}; only text-to-image "
-            f"({supported}) is supported."
-        )
-    for family, ((prefix, _), *_more) in reversed(_TEXT.items()):
-        if has(prefix):
-            return family
-    expected = ", ".join(f"{prefix}…" for ((prefix, _), *_) in _TEXT.values())
-    raise UserError(f"{where} holds no text encoder ({expected}); get the full file, or build a diffusers folder.")
 
 
 def _overlay(path: Path, given: ModelConfig | None) -> dict[str, JSONObject]:
@@ -192,9 +143,7 @@ def _overlay(path: Path, given: ModelConfig | None) -> dict[str, JSONObject]:
         raise UserError(f"{name} must be an object of parts ({', '.join(PARTS)}), each an object of config keys.")
     for part in source:
         if part not in PARTS:
-            raise UserError(
-                f"{name}: {part!r} is not a part of a generator; the parts are {', '.join(PARTS)}{nearest(part, PARTS)}."
-            )
+            raise UserError(f"{name}: {part!r} is not a part of a generator; {choices(part, PARTS)}")
     return {part: dict(source.get(part, {})) for part in PARTS}
 
 
@@ -209,7 +158,7 @@ def with_tokenizers(spec: GeneratorSpec, tokenizer: str | Path | None = None) ->
     Raises:
       UserError: there is none.
     """
-    root = spec.folder.parent if tokenizer is None else Path(tokenizer).expanduser()
+    root = spec.folder.parent if tokenizer is None else expanded(tokenizer)
     folders = [root / "tokenizer", root / "tokenizer_2"]
     if tokenizer is not None and holds_tokenizer(root):
         folders = [root, root]

@@ -6,7 +6,8 @@ What no tensor shows follows the family; see `bridgejax.diffusion.single_file`.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -23,12 +24,17 @@ _SAMPLERS = {"clip_sample": False, "set_alpha_to_one": False, "skip_prk_steps": 
 _BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
 
 
+READ = ("betas", "v_pred", "ztsnr", "scale_factor", "global_step")  # numbers of training that the configs are read from
+_SD2_BASE_STEP = 875000  # at which SD 2.0 base, which predicts noise, was saved; diffusers knows it by this number too
+
+
 class TextEncoderFile(NamedTuple):
     """A text encoder of a single file."""
 
     config: JSONObject
     tensors: dict[str, np.ndarray]  # under transformers' names, without `text_model.`
     spell: Callable[[str], str]  # what such a name is called in the file
+    ignored: Mapping[str, str] = MappingProxyType({})  # tensors of the file that are not read → what they are
 
 
 def _need(tensors: Tensors, name: str, prefix: str, where: str, rank: int | None = None) -> np.ndarray:
@@ -85,6 +91,7 @@ def unet_config(tensors: Tensors, where: str, family: str, pooled: int, velocity
     attends = [depth > 0 for depth in depths]
     if not any(attends):
         raise UserError(f"{where}: no level of the UNet attends to the text, so the file is not of a supported kind.")
+    _check_depths(tensors, counts, depths, where)
     middle = _count(tensors, r"middle_block\.1\.transformer_blocks\.(\d+)\.")
     # The middle has the depth of the last entry; a level without attention has no depth of its own.
     depths = [max(depth, 1) for depth in depths]
@@ -117,7 +124,43 @@ def unet_config(tensors: Tensors, where: str, family: str, pooled: int, velocity
             # The pooled text and six numbers (sizes and crop), each as a sinusoid of this width.
             "addition_time_embed_dim": (width - pooled) // 6,
         }
+        if width <= pooled or (width - pooled) % 6:
+            raise UserError(
+                f"{where} does not agree with itself: tensor {layout.UNET_PREFIX}label_emb.0.0.weight takes {width} numbers, "
+                f"but the text encoder's projection gives {pooled}, and what remains is not six equal parts (SDXL base's sizes "
+                "and crop); the parts are of two models."
+            )
     return config, layout.unet_table(counts, attends)
+
+
+def _check_depths(tensors: Tensors, counts: Sequence[int], depths: Sequence[int], where: str) -> None:
+    """Refuses UNets whose blocks at one level differ, or that have no middle, as distilled ones do: no config here says so.
+
+    Args:
+      tensors: of the UNet.
+      counts: residual blocks of each level on the way down.
+      depths: transformers after the first of them.
+      where: the file.
+    """
+    if not any(name.startswith("middle_block.") for name in tensors):
+        raise UserError(
+            f"{where} holds no tensors {layout.UNET_PREFIX}middle_block.…: a distilled UNet without a middle block, which is "
+            "not supported, or not complete."
+        )
+    down, up = 1, 0
+    for side, levels in (("input", range(len(counts))), ("output", range(len(counts) - 1, -1, -1))):
+        for level in levels:
+            for _ in range(counts[level] + (side == "output")):
+                number = down if side == "input" else up
+                found = _count(tensors, rf"{side}_blocks\.{number}\.1\.transformer_blocks\.(\d+)\.")
+                if found != depths[level]:
+                    raise UserError(
+                        f"{where}: block {layout.UNET_PREFIX}{side}_blocks.{number} has {found} transformers, but others at "
+                        f"its level have {depths[level]}; distilled UNets (such as SSD-1B) are not supported, or the file is "
+                        "not complete."
+                    )
+                down, up = down + (side == "input"), up + (side == "output")
+            down += side == "input"  # the block that halves the sides
 
 
 def vae_config(tensors: Tensors, where: str, family: str, sample_size: int) -> tuple[JSONObject, layout.NameTable]:
@@ -169,48 +212,120 @@ def _text_config(embedding: np.ndarray, positions: int, layers: int, inner: int)
     }
 
 
-def clip_encoder(tensors: Tensors, prefix: str, where: str, family: str) -> TextEncoderFile:
-    """Returns config, tensors and spelling of a text encoder under transformers' names (OpenAI's CLIP)."""
+def clip_encoder(tensors: Tensors, prefix: str, where: str, family: str, wanted: int | None = None) -> TextEncoderFile:
+    """Returns config, tensors and spelling of a text encoder under transformers' names.
+
+    OpenAI's CLIP, or OpenCLIP's where SD 2.x was saved so. `wanted` is how many layers to read; None means all that are there,
+    or those of the published encoder.
+    """
     wrap = "text_model." if any(name.startswith("text_model.") for name in tensors) else ""
-    plain = {name.removeprefix(wrap): array for name, array in tensors.items()}
-    layers = _count(plain, r"encoder\.layers\.(\d+)\.")
+    spelled: dict[str, str] = {}
+    for name in tensors:
+        if (other := spelled.setdefault(name.removeprefix(wrap), name)) != name:
+            raise UserError(f"{where}: tensors {prefix}{other} and {prefix}{name} are the same; get the file again.")
+    plain = {short: tensors[name] for short, name in spelled.items()}
+    present = _count(plain, r"encoder\.layers\.(\d+)\.")
 
     def need(name: str) -> np.ndarray:
         return _need(plain, name, prefix + wrap, where, 2)
 
+    table = need("embeddings.token_embedding.weight")
+    layers = _layers(present, table.shape[1], family == "sd2", f"{prefix}{wrap}encoder.layers", where, wanted)
+    ignored = {name for name in plain if name.startswith(f"encoder.layers.{layers}.")} if family == "sd2" else set()
     positions = need("embeddings.position_embedding.weight").shape[0]
     inner = need("encoder.layers.0.mlp.fc1.weight").shape[0]
-    config = _text_config(need("embeddings.token_embedding.weight"), int(positions), layers, int(inner))
+    config = _text_config(table, int(positions), layers, int(inner))
     config |= {"hidden_act": "quick_gelu", "projection_dim": config["hidden_size"], "pad_token_id": config["eos_token_id"]}
-    return TextEncoderFile(config, plain, lambda name: prefix + wrap + name)
+    if family == "sd2":
+        config |= {"hidden_act": "gelu", "pad_token_id": 0}
+    return TextEncoderFile(
+        config,
+        {name: array for name, array in plain.items() if name not in ignored},
+        lambda name: prefix + spelled.get(name, wrap + name),
+        {prefix + spelled[name]: _LAST for name in ignored},
+    )
 
 
-def open_clip_encoder(tensors: Tensors, prefix: str, where: str, family: str) -> TextEncoderFile:
+_LAST = "the last layer of OpenCLIP's text encoder; SD 2.x reads the one before it"
+# Layers of the published text encoders by their width: CLIP ViT-L, OpenCLIP ViT-H and ViT-bigG.
+_PUBLISHED_LAYERS = {768: 12, 1024: 24, 1280: 32}
+
+
+def _layers(present: int, width: int, shortened: bool, name: str, where: str, wanted: int | None) -> int:
+    """Returns how many layers of a text encoder are read.
+
+    Args:
+      present: how many the file holds.
+      width: of the encoder.
+      shortened: whether the last one of the published encoder is not read, so that files hold it or not.
+      name: of the layers in the file, for the message.
+      wanted: what the model config says.
+
+    Raises:
+      UserError: the published encoder of this width has another number of layers.
+    """
+    published = _PUBLISHED_LAYERS.get(width)
+    if wanted is not None or published is None:
+        return present if wanted is None else wanted
+    read = published - 1 if shortened else published
+    if present not in {read, published}:
+        told = f"{read}, or {published} of which the last is not read" if shortened else str(published)
+        raise UserError(
+            f"{where} holds {present} layers {name}.…, but the published text encoder of width {width} has {told}; get the "
+            "file again, or say the number with model_config={'text_encoder': {'num_hidden_layers': …}}."
+        )
+    return read
+
+
+def open_clip_encoder(tensors: Tensors, prefix: str, where: str, family: str, wanted: int | None = None) -> TextEncoderFile:
     """Returns config, tensors and spelling of a text encoder under OpenCLIP's names.
 
-    SD 2.x reads the output of the layer before the last, so its last layer and its projection are left out.
+    SD 2.x reads the output of the layer before the last. Files with OpenCLIP's whole encoder hold that last layer and a
+    projection, which are left out; files that were converted back from diffusers hold neither. `wanted` is how many layers to
+    read; None: the published number, or, in an encoder of another width, all but the last where the projection is there.
     """
-    layers = _count(tensors, r"transformer\.resblocks\.(\d+)\.")
+    present = _count(tensors, r"transformer\.resblocks\.(\d+)\.")
     projection = family == "xl"
-    kept = dict(tensors)
-    if not projection:
-        layers -= 1
-        kept = {name: array for name, array in tensors.items() if not name.startswith(f"transformer.resblocks.{layers}.")}
 
     def need(name: str, rank: int = 2) -> np.ndarray:
         return _need(tensors, name, prefix, where, rank)
 
+    table = need("token_embedding.weight")
+    whole = not projection and "text_projection" in tensors
+    if wanted is None and whole and table.shape[1] not in _PUBLISHED_LAYERS:
+        wanted = present - 1
+    layers = _layers(present, table.shape[1], not projection, f"{prefix}transformer.resblocks", where, wanted)
+    last = set() if projection else {name for name in tensors if name.startswith(f"transformer.resblocks.{layers}.")}
+    kept = {name: array for name, array in tensors.items() if name not in last}
+    ignored = {prefix + name: _LAST for name in last}
+    if whole:
+        ignored[f"{prefix}text_projection"] = "a projection of the whole text, which the UNet does not see"
+
     positions, inner = need("positional_embedding").shape[0], need("transformer.resblocks.0.mlp.c_fc.weight").shape[0]
-    config = _text_config(need("token_embedding.weight"), int(positions), layers, int(inner))
+    config = _text_config(table, int(positions), layers, int(inner))
     width = need("text_projection").shape[1] if projection else config["hidden_size"]
     config |= {"hidden_act": "gelu", "projection_dim": int(width), "pad_token_id": 0}
     renamed = layout.translate_open_clip(kept, layers, prefix, where, projection)
-    return TextEncoderFile(config, renamed, lambda name: prefix + (layout.open_clip_original(name, layers) or name))
+    return TextEncoderFile(config, renamed, lambda name: prefix + (layout.open_clip_original(name, layers) or name), ignored)
+
+
+def scaling_factor(tensors: Tensors, where: str) -> float | None:
+    """Returns the scaling factor of the latents if the file holds it."""
+    array = tensors.get("scale_factor")
+    if array is None or array.size != 1:
+        return None
+    value = float(array.reshape(()))
+    if not 0 < value < np.inf:
+        raise UserError(f"{where}: tensor scale_factor is {value}; expected a positive number, get the file again.")
+    return value
 
 
 def scheduler_config(family: str, tensors: Tensors, prediction: str | None, where: str) -> JSONObject:
     """Returns the published scheduler config of a family, with the noise levels of the file if it holds others."""
     default = "v_prediction" if family == "sd2" or "v_pred" in tensors else "epsilon"
+    step = tensors.get("global_step")
+    if family == "sd2" and step is not None and step.size == 1 and int(step.reshape(())) == _SD2_BASE_STEP:
+        default = "epsilon"
     common = {**_BETAS, **_SAMPLERS, "prediction_type": prediction or default, "steps_offset": 1, "timestep_spacing": "leading"}
     config: JSONObject = {
         "sd1": {"_class_name": "PNDMScheduler", **common},

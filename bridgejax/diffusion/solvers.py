@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import ClassVar
 
 import jax
@@ -297,6 +299,9 @@ class LCM(Scheduler):
         "thresholding",
         "timestep_scaling",
         "rescale_betas_zero_snr",
+    )
+    defaults: ClassVar[Mapping[str, object]] = MappingProxyType(
+        {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
     )
     compiled: ClassVar[tuple[str, ...]] = ("prediction_type", "clip_sample", "clip_sample_range")
     strength: float = 1.0  # which share of the schedule of the distillation is used, from the clean end

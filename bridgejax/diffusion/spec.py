@@ -3,21 +3,38 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from bridgejax.diffusion.lora import Delta, Merged
+from bridgejax.diffusion.lora import Merged
+from bridgejax.diffusion.lora_changes import Change
+from bridgejax.errors import UserError
 from bridgejax.files import JSONObject
 from bridgejax.identity import digest, file_digest, folder_digest
-from bridgejax.models.clip_text import TOKEN_TABLE, plain_text_names
+from bridgejax.models.clip_text import TOKEN_TABLE
 from bridgejax.models.safetensors_files import find_weights, read_tensors
 from bridgejax.models.tokenizer import TokenizerSource
-from bridgejax.models.vae import modern_vae_names
+from bridgejax.models.vae import modern_vae_name, modern_vae_names
 
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
-_RENAME: dict[str, Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]] = {"unet": dict, "vae": modern_vae_names}
+# What a text encoder's file may hold besides the text encoder: the rest of a CLIP, which transformers passes over too.
+_TEXT_EXTRAS = (
+    (r"logit_scale|(?:.*\.)?position_ids", "constants"),
+    (r"(?:vision_model|visual_projection)\..*", "CLIP's image encoder"),
+)
+_PROJECTION = (r"(?:text_model\.)?text_projection\.weight", "a projection of the whole text, which the UNet does not see")
+
+
+class PartFile(NamedTuple):
+    """The tensors of one part of a folder."""
+
+    tensors: dict[str, np.ndarray]  # under today's names, text encoders without `text_model.`
+    spelled: dict[str, str]  # such a name → the file's
+    ignored: dict[str, str]  # tensors that are not read → what they are
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +52,8 @@ class GeneratorSpec:
       deltas: low-rank changes, part → weight → changes.
       tables: token embeddings with learned words, by text encoder; they replace the generator's.
       extras: what `content_digest` takes in besides the files: LoRA files with scales, embeddings, options.
+      facts: what showed a single file's family, one phrase each.
+      ignored: tensors of a single file that are not read → what they are.
     """
 
     folder: Path
@@ -48,19 +67,52 @@ class GeneratorSpec:
     vae_folder: Path | None = None  # None: vae/ in `folder`
     parts: Mapping[str, Mapping[str, np.ndarray]] | None = None
     spelling: Mapping[str, Callable[[str], str]] = dataclasses.field(default_factory=dict)
-    deltas: Mapping[str, Mapping[str, Sequence[Delta]]] = dataclasses.field(default_factory=dict)
+    deltas: Mapping[str, Mapping[str, Sequence[Change]]] = dataclasses.field(default_factory=dict)
     tables: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     extras: JSONObject = dataclasses.field(default_factory=dict)
+    facts: tuple[str, ...] = ()
+    ignored: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def tensors(self, part: str) -> Mapping[str, np.ndarray]:
         """Returns a part's tensors as they are loaded: today's diffusers names (text encoders without `text_model.`)."""
         if self.parts is not None and not (part == "vae" and self.vae_folder is not None):
             tensors: Mapping[str, np.ndarray] = self.parts[part]
         else:
-            tensors = _RENAME.get(part, plain_text_names)(read_tensors(self._place(part)))
+            tensors = self.part_file(part).tensors
         if part in self.tables:
             tensors = {**tensors, TOKEN_TABLE: self.tables[part]}
         return Merged(tensors, self.deltas[part]) if part in self.deltas else tensors
+
+    def part_file(self, part: str) -> PartFile:
+        """Returns what the folder holds of a part; no array is read yet.
+
+        Raises:
+          UserError: the file is missing or damaged, or two of its tensors have the same name today.
+        """
+        raw, spelled, ignored = read_tensors(self._place(part)), dict[str, str](), dict[str, str]()
+        extras: tuple[tuple[str, str], ...] = ()
+        if part in TEXT_ENCODERS:
+            extras = _TEXT_EXTRAS if self.projections[TEXT_ENCODERS.index(part)] else (*_TEXT_EXTRAS, _PROJECTION)
+        for name in raw:
+            if what := next((what for pattern, what in extras if re.fullmatch(pattern, name)), None):
+                ignored[name] = what
+                continue
+            today = modern_vae_name(name) if part == "vae" else name
+            today = name.removeprefix("text_model.") if part in TEXT_ENCODERS else today
+            if (other := spelled.setdefault(today, name)) != name:
+                raise UserError(f"{self.where(part)}: tensors {other} and {name} are the same one; get the folder again.")
+        kept = {today: raw[name] for today, name in spelled.items()}
+        return PartFile(modern_vae_names(kept) if part == "vae" else kept, spelled, ignored)
+
+    def spell(self, part: str, name: str) -> str:
+        """Returns how the file writes, or would write, a tensor's name."""
+        if self.parts is not None and not (part == "vae" and self.vae_folder is not None):
+            return self.spelling[part](name)
+        spelled = self.part_file(part).spelled
+        if name in spelled:
+            return spelled[name]
+        wrapped = part in TEXT_ENCODERS and any(value.startswith("text_model.") for value in spelled.values())
+        return f"text_model.{name}" if wrapped and not name.startswith("text_projection") else name
 
     @property
     def scheduler_place(self) -> str:

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 
 from bridgejax.diffusion.lora import weights_file
 from bridgejax.errors import UserError
-from bridgejax.files import JSONObject
+from bridgejax.files import JSONObject, expanded
 from bridgejax.models.safetensors_files import read_tensors, save_tensors
 from bridgejax.models.tokenizer import Tokenizer, TokenizerSource
 
@@ -41,8 +41,8 @@ def read_embedding(path: Path, widths: Sequence[int]) -> list[np.ndarray]:
     pair = set(content) == set(_XL_NAMES)
     if not pair and len(content) != 1:
         raise UserError(
-            f"{file} holds {len(content)} tensors, so it is not a textual-inversion embedding; "
-            "expected one tensor, or clip_l and clip_g."
+            f"{file} holds {len(content)} tensors ({', '.join(sorted(content)[:3])}{'…' * (len(content) > 3)}), so it is "
+            "not a textual-inversion embedding; expected one tensor, or clip_l and clip_g."
         )
     if pair != (len(widths) == 2):
         holds, wants = ("clip_l and clip_g (SDXL)", "one text encoder") if pair else ("one tensor", "two text encoders (SDXL)")
@@ -97,7 +97,7 @@ def extend_vocabulary(
     for word, path in embeddings.items():
         if not isinstance(word, str) or not word or word != word.strip() or any(letter.isspace() for letter in word):
             raise UserError(f"embeddings: {word!r} is not a single word; give something like '<my-style>', without spaces.")
-        vectors = read_embedding(Path(path).expanduser(), [table.shape[1] for table in tables])
+        vectors = read_embedding(expanded(path), [table.shape[1] for table in tables])
         words = [word, *(f"{word}_{i}" for i in range(1, len(vectors[0])))]
         # `<t>_1` would make `<t>` a word of two vectors, even where `<t>` has one.
         for name in {*words, f"{word}_1", word.lower()}:

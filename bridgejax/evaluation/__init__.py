@@ -25,7 +25,7 @@ from bridgejax.evaluation.leep_matched import leep_matched
 
 if TYPE_CHECKING:
     from bridgejax.evaluation.copies import NearestReal, nearest_real
-    from bridgejax.evaluation.features import image_features
+    from bridgejax.evaluation.features import image_features, image_logits
     from bridgejax.evaluation.kernel import KernelDistance, kernel_distance, kernel_distance_subsets
     from bridgejax.evaluation.manifolds import PrecisionRecall, precision_recall
 
@@ -35,6 +35,7 @@ _HOMES = {
     "NearestReal": "copies",
     "PrecisionRecall": "manifolds",
     "image_features": "features",
+    "image_logits": "features",
     "kernel_distance": "kernel",
     "kernel_distance_subsets": "kernel",
     "nearest_real": "copies",
@@ -56,6 +57,7 @@ __all__ = [
     "frechet_distance",
     "frechet_interval",
     "image_features",
+    "image_logits",
     "kernel_distance",
     "kernel_distance_subsets",
     "leep",

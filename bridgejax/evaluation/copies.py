@@ -65,7 +65,7 @@ def nearest_real(
     if not 0 <= quantile <= 1:
         raise UserError(f"quantile is {quantile}; give a number from 0 to 1.")
     if metric == "cosine":
-        x, y = _unit(x), _unit(y)
+        x, y = unit_rows(x), unit_rows(y)
     between, index = nearest_rows(x, y, 1)
     among, _ = nearest_rows(y, y, 1, same=True)
     distance, own = between[:, 0], among[:, 0]
@@ -77,7 +77,12 @@ def nearest_real(
     return NearestReal(index[:, 0], distance, own, threshold, distance <= threshold)
 
 
-def _unit(x: Floats) -> Floats:
+def unit_rows(x: Floats) -> Floats:
+    """Returns rows at length 1, float64 [n, d].
+
+    Raises:
+      UserError: a row has length 0.
+    """
     length: Floats = np.linalg.norm(x, axis=1, keepdims=True)
     if not length.all():
         raise UserError("a row of features has length 0, so it has no angle; give features of a backbone, or metric='pixels'.")

@@ -1,4 +1,4 @@
-"""What a backbone sees of images: the features that distances are measured in."""
+"""What a network sees of images: the features that distances are measured in, and the logits that images are judged by."""
 
 from __future__ import annotations
 
@@ -11,11 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 from flax import nnx
+from jax.sharding import Mesh
 
 from bridgejax.errors import UserError
+from bridgejax.mesh import data_sharding, replicate
 
 
-def image_features(model: nnx.Module, batches: Iterable[Mapping[str, object]]) -> npt.NDArray[np.float32]:
+def image_features(
+    model: nnx.Module, batches: Iterable[Mapping[str, object]], mesh: Mesh | None = None
+) -> npt.NDArray[np.float32]:
     """Returns the features of every image, in order.
 
     Args:
@@ -23,6 +27,7 @@ def image_features(model: nnx.Module, batches: Iterable[Mapping[str, object]]) -
         evaluation mode.
       batches: of equal shape, as `bridgejax.data.eval_batches` gives them: "image" uint8 [b, h, w, 3] (or float, already
         normalised), and if wanted "mask" float [b]; rows of mask 0 are left out.
+      mesh: devices of this process whose "data" axis splits the batches; None is the default device.
 
     Returns:
       float32 [n, d]; what has more than two axes is flattened.
@@ -33,16 +38,42 @@ def image_features(model: nnx.Module, batches: Iterable[Mapping[str, object]]) -
     method = next((name for name in ("features", "encode_image") if callable(getattr(model, name, None))), None)
     if method is None:
         raise UserError(f"{type(model).__name__} has no features(images) and no encode_image(images); give a classifier.")
+    return _rows(model, method, batches, mesh)
+
+
+def image_logits(
+    model: nnx.Module, batches: Iterable[Mapping[str, object]], mesh: Mesh | None = None
+) -> npt.NDArray[np.float32]:
+    """Returns a classifier's logits of every image, float32 [n, classes], in order; products are taken in full float32.
+
+    Args:
+      model: a classifier with `preprocessing`; it runs in evaluation mode.
+      batches, mesh: as `image_features` takes them.
+
+    Raises:
+      UserError: there is no image.
+    """
+    with jax.default_matmul_precision("float32"):
+        return _rows(model, "__call__", batches, mesh)
+
+
+def _rows(
+    model: nnx.Module, method: str, batches: Iterable[Mapping[str, object]], mesh: Mesh | None
+) -> npt.NDArray[np.float32]:
     graph, state = nnx.split(model)
     program = _program(graph, method)
-    features = []
+    if mesh is not None:
+        state = replicate(state, mesh)
+    parts = []
     for batch in batches:
-        rows = np.asarray(program(state, jnp.asarray(batch["image"])), np.float32)
+        images = jnp.asarray(batch["image"]) if mesh is None else jax.device_put(batch["image"], data_sharding(mesh))
+        rows = np.asarray(program(state, images), np.float32)
         mask = batch.get("mask")
-        features.append(rows if mask is None else rows[np.asarray(mask) > 0])
-    if not sum(map(len, features)):
-        raise UserError("there are no images to take features of; give at least one.")
-    return np.concatenate(features)
+        parts.append(rows if mask is None else rows[np.asarray(mask) > 0])
+    if not sum(map(len, parts)):
+        kind = "logits" if method == "__call__" else "features"
+        raise UserError(f"there are no images to take {kind} of; give at least one.")
+    return np.concatenate(parts)
 
 
 @functools.lru_cache(maxsize=8)

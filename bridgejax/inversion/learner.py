@@ -19,10 +19,9 @@ import numpy as np
 from jax.sharding import Mesh
 from PIL import Image, ImageOps
 
-from bridgejax.data.images import decode_rgb
+from bridgejax.data.pixels import decode_example
 from bridgejax.diffusion.from_config import SamplingOptions, load_generator
 from bridgejax.diffusion.textual_inversion import save_embedding
-from bridgejax.errors import UserError
 from bridgejax.files import remove_temporary_files, write_json
 from bridgejax.identity import derive_seed, digest, file_digest, image_seeds
 from bridgejax.inversion.sample_sheets import write_sheet
@@ -157,21 +156,12 @@ class TokenLearner:
         parts = []
         with progress(count, "encode", "img") as bar:
             for start in range(0, count, size):
-                images = np.stack([_fitted(self._pixels(i), side) for i in range(start, min(start + size, count))])
+                rows = range(start, min(start + size, count))
+                images = np.stack([_fitted(decode_example(self.plan.train, row), side) for row in rows])
                 views = [images, images[:, :, ::-1]] if self.plan.settings.inversion.flip else [images]
                 parts.append(np.stack([inversion.moments(view) for view in views]))
                 bar.update(len(images))
         return np.concatenate(parts, axis=1)
-
-    def _pixels(self, position: int) -> np.ndarray:
-        try:
-            return decode_rgb(self.plan.train.images[position])
-        except (OSError, ValueError, SyntaxError, EOFError) as error:
-            if isinstance(error, UserError):
-                raise
-            raise UserError(
-                f"image {self.plan.train.ids[position]!r} could not be decoded ({error}); replace or remove it."
-            ) from error
 
     def _sheet(self, learned: LearnedToken, pipeline: Pipeline, step: int) -> None:
         """Writes the sample sheet of a step: a row per class (of many classes, `SHEET_ROWS` spread evenly)."""
@@ -195,7 +185,7 @@ class TokenLearner:
         generated = np.concatenate(images)[: len(prompts)]
         if is_first():
             (self.folder / SHEETS_FOLDER).mkdir(exist_ok=True)
-            real = [self._pixels(int(np.flatnonzero(plan.train.labels == label)[0])) for label in shown]
+            real = [decode_example(self.plan.train, int(np.flatnonzero(plan.train.labels == label)[0])) for label in shown]
             file = self.folder / SHEETS_FOLDER / f"{Path(learned.file).stem}-step-{step:06d}.png"
             write_sheet(file, names, real, generated.reshape(len(shown), -1, *generated.shape[1:]))
 

@@ -8,7 +8,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from bridgejax.errors import UserError, nearest
+from bridgejax.errors import UserError, choices
 
 Activation = Callable[[jax.Array], jax.Array]
 
@@ -57,6 +57,5 @@ def checked_activation(name: object, where: str, known: Collection[str] = ACTIVA
       UserError: the name is not one of `known`.
     """
     if not isinstance(name, str) or name not in known:
-        options = f"{', '.join(known)}{nearest(str(name), known)}"
-        raise UserError(f"{where} = {name!r} is not a supported activation; it must be one of {options}.")
+        raise UserError(f"{where} = {name!r} is not a supported activation; {choices(name, known)}")
     return name

@@ -23,6 +23,8 @@ _MAX_SCORES = 1 << 28
 _CACHED_SCORES = 1 << 19
 # Of a head with more, so many queries at a time: fewer leave the matrix products too small for several cores.
 _CPU_QUERIES = 512
+# The widest heads of cuDNN's kernels: from Hopper on, and everywhere.
+_CUDNN_WIDTH, _CUDNN_WIDTH_EVERYWHERE = 256, 128
 
 
 def attention(query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array | None = None) -> jax.Array:
@@ -42,7 +44,7 @@ def attention(query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Arra
     """
     width = query.shape[-1]
     if mask is None and fused(query.dtype, width):
-        return jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
+        return _in_cudnn(query, key, value)
     q, k, v = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
     scores = q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2]
     # Wide heads (the autoencoder's single one) are all matrix product: nothing is gained there.
@@ -63,22 +65,47 @@ def attention(query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Arra
 def fused(dtype: DTypeLike, width: int) -> bool:
     """Returns whether attention without a mask runs in cuDNN's fused kernel: half precision and heads that fit it, on a GPU."""
     kind = jnp.dtype(dtype).name
-    if kind not in ("bfloat16", "float16") or width % 8 or width > 128 or jax.default_backend() != "gpu":
+    if kind not in ("bfloat16", "float16") or width % 8 or width > _CUDNN_WIDTH or jax.default_backend() != "gpu":
         return False
     return _cudnn_compiles(kind, width)
 
 
+@jax.custom_vjp
+def _in_cudnn(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+    """Returns what cuDNN's fused kernel gives; its derivatives take even lengths alone, so odd ones are padded for them."""
+    return jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
+
+
+def _of_even_lengths(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+    n, queries, keys = query.shape[0], query.shape[1], key.shape[1]
+    if queries % 2 == keys % 2 == 0:
+        return jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
+    q, k, v = (jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0))) for x in (query, key, value))
+    real, shown = (jnp.full(n, length, jnp.int32) for length in (queries, keys))
+    out = jax.nn.dot_product_attention(q, k, v, implementation="cudnn", query_seq_lengths=real, key_value_seq_lengths=shown)
+    return out[:, :queries]
+
+
+_in_cudnn.defvjp(lambda *arrays: jax.vjp(_of_even_lengths, *arrays), lambda backwards, grad: backwards(grad))
+
+
 @functools.cache
 def _cudnn_compiles(kind: str, width: int) -> bool:
-    """Tries the fused kernels of both directions once: old GPUs, AMD's and installations without cuDNN get a warning."""
-    x = jax.ShapeDtypeStruct((1, 64, 1, width), kind)
+    """Tries the fused kernels of both directions once.
+
+    Old GPUs, AMD's and installations without cuDNN get a warning, unless the heads are wider than all of cuDNN's kernels take.
+    """
 
     def total(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-        return jax.nn.dot_product_attention(q, k, v, implementation="cudnn").astype(jnp.float32).sum()
+        return _in_cudnn(q, k, v).astype(jnp.float32).sum()
 
     try:
-        jax.jit(jax.value_and_grad(total, argnums=(0, 1, 2))).lower(x, x, x).compile()
+        for length in (64, 63):
+            x = jax.ShapeDtypeStruct((1, length, 1, width), kind)
+            jax.jit(jax.value_and_grad(total, argnums=(0, 1, 2))).lower(x, x, x).compile()
     except Exception as error:  # the kinds differ between the checks of JAX, XLA and cuDNN
+        if width > _CUDNN_WIDTH_EVERYWHERE:
+            return False
         warnings.warn(
             f"cuDNN's attention is not available here ({str(error).splitlines()[0] if str(error) else type(error).__name__}); "
             "the plain one is used, which takes more time and memory.",

@@ -53,6 +53,7 @@ class Classifier(nnx.Module):
       architecture: the name of the network's kind, as the registry knows it.
       num_classes: outputs of the head.
       preprocessing: what images must be.
+      class_names: of the outputs, in order; () where nothing names them.
       head: the last layer; its parameters are what "head" means where parts of a network are named.
       blocks: the repeated parts in the order in which images pass them.
       after_blocks: names of the modules between the last block and the head.
@@ -62,11 +63,17 @@ class Classifier(nnx.Module):
     after_blocks: ClassVar[tuple[str, ...]] = ()
     num_classes: int
     preprocessing: Preprocessing
+    class_names: tuple[str, ...] = ()
     head: nnx.Module
     blocks: nnx.List
 
+    @property
+    def feature_width(self) -> int:
+        """How wide the features are."""
+        return int(getattr(self.head, "in_features"))  # noqa: B009 (nnx.Module does not declare it)
+
     def features(self, images: jax.Array) -> jax.Array:
-        """Returns what the head sees, float32 [n, d], of normalised images, float [n, h, w, 3]."""
+        """Returns what the head sees, float32 [n, feature_width], of normalised images, float [n, h, w, 3]."""
         raise NotImplementedError
 
     def initializers(self) -> Sequence[Initializer]:

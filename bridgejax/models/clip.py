@@ -1,14 +1,18 @@
-"""CLIP as a zero-shot classifier (Radford et al. 2021, arXiv:2103.00020), from a transformers `CLIPModel` folder.
+"""CLIP-like models as zero-shot classifiers: what all have in common, and CLIP itself (Radford et al. 2021, arXiv:2103.00020).
 
 The head is built from text: a class's column is exp(logit_scale) times the normalised mean of the normalised embeddings of its
-prompts (section 3.1.4), the features are normalised image embeddings, so that logits are exp(logit_scale) · cosine. The text
-tower stands beside the module, not in it: it makes the head once, and is neither trained nor kept in checkpoints.
+prompts (section 3.1.4), the features are normalised image embeddings, so that logits are exp(logit_scale) · cosine + logit_bias
+(no bias in CLIP). The text tower stands beside the module, not in it: it makes the head once, and is neither trained nor
+kept in checkpoints.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -17,18 +21,18 @@ from flax import nnx
 
 from bridgejax.errors import UserError
 from bridgejax.files import JSONObject
-from bridgejax.models.classifier import Preprocessing
-from bridgejax.models.clip_text import CLIPTextModel
+from bridgejax.models.classifier import Classifier, Preprocessing
+from bridgejax.models.clip_text import CLIPTextModel, TextNetwork
 from bridgejax.models.layers import linear
-from bridgejax.models.layout import Layout
-from bridgejax.models.tokenizer import Tokenizer, TokenizerSource
+from bridgejax.models.layout import ClassifierSpec, Layout, Tensors
+from bridgejax.models.tokenizer import Tokenizer
 from bridgejax.models.vit import VisionTransformer, ViTConfig
 from bridgejax.models.vit_layouts import clip_part
 from bridgejax.models.weights import Rule, assign, export, torch_rules
 
 TEMPLATES = ("a photo of a {}.",)
 TEXT_BATCH = 64
-LOGIT_SCALE = "logit_scale"
+LOGIT_SCALE, LOGIT_BIAS = "logit_scale", "logit_bias"
 _TEXT_PREFIXES = ("text_model.", "text_projection.")
 TEXT_RULES = torch_rules(
     Rule(r"text_projection\.kernel", "text_projection.weight", "linear"),
@@ -36,6 +40,7 @@ TEXT_RULES = torch_rules(
     Rule(r"(.+)\.(?:scale|embedding)", r"text_model.\1.weight"),
     Rule(r"(.+\.bias)", r"text_model.\1"),
 )
+_TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "*.model")
 
 
 class TextTower:
@@ -44,41 +49,68 @@ class TextTower:
     Attributes:
       folder: the folder it was read from.
       config: `text_config` of the folder, whole.
+      width: of the embeddings.
       logit_scale: the logarithm of the factor of the cosine.
+      logit_bias: what is added to it; 0 where the folder has none.
     """
 
-    def __init__(self, folder: Path, config: JSONObject, tensors: Mapping[str, np.ndarray], where: str):
+    rules: ClassVar[tuple[Rule, ...]] = TEXT_RULES
+    has_bias: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        folder: Path,
+        config: JSONObject,
+        tensors: Mapping[str, np.ndarray],
+        where: str,
+        *,
+        spell: Callable[[str], str] = str,
+    ):
         """Reads the tensors of the text side, `logit_scale` included.
+
+        Args:
+          folder: holds the tokenizer.
+          config: as in the `config.json` of transformers.
+          tensors: under the names of transformers; those of the image side are passed over.
+          where: their file, for messages.
+          spell: how a name is written in the file.
 
         Raises:
           UserError: a value of `text_config` is wrong, a tensor is missing, left over or damaged, or there is no tokenizer.
         """
         self.folder = folder.resolve()
-        place = f"{folder / 'config.json'}: text_config"
-        text = clip_part(config, "text_config", str(folder / "config.json"))
-        self.config = {**text, "projection_dim": config.get("projection_dim", 512)}
+        self.config = self._text_config(config, str(folder / "config.json"))
         parts = {name: array for name, array in tensors.items() if name.startswith(_TEXT_PREFIXES)}
-        abstract = nnx.eval_shape(lambda: CLIPTextModel(self.config, projection=True, rngs=nnx.Rngs(0), where=place))
-        self._model = assign(abstract, parts, TEXT_RULES, where)
-        scale = np.asarray(tensors.get(LOGIT_SCALE, np.zeros(0)))
-        if scale.size != 1 or not np.isfinite(scale.astype(np.float32)).all():
-            raise UserError(f"{where}: the tensor {LOGIT_SCALE} must hold one finite number; fetch the file again.")
-        self.logit_scale = float(scale.reshape(()).astype(np.float32))
-        self._tokenizer = Tokenizer(folder, self._model.max_tokens)
+        abstract = nnx.eval_shape(lambda: self._network(f"{folder / 'config.json'}: text_config"))
+        self._model = assign(abstract, parts, self.rules, where, spell=spell)
+        self.width = abstract.projected
+        self.logit_scale = _scalar(tensors, LOGIT_SCALE, where)
+        self.logit_bias = _scalar(tensors, LOGIT_BIAS, where) if self.has_bias or LOGIT_BIAS in tensors else 0.0
+        self._tokenizer = self._make_tokenizer(folder)
         self._encode = nnx.jit(lambda model, ids: model(ids).pooled)
 
+    def _text_config(self, config: JSONObject, where: str) -> JSONObject:
+        text = clip_part(config, "text_config", where)
+        return {**text, "projection_dim": config.get("projection_dim", 512)}
+
+    def _network(self, where: str) -> TextNetwork:
+        return CLIPTextModel(self.config, projection=True, rngs=nnx.Rngs(0), where=where)
+
+    def _make_tokenizer(self, folder: Path) -> Callable[[Sequence[str]], np.ndarray]:
+        return Tokenizer(folder, self._model.max_tokens)
+
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
-        """Returns the embeddings of texts, float32 [n, projection_dim], not normalised."""
+        """Returns the embeddings of texts, float32 [n, width], not normalised."""
         ids = self._tokenizer(texts)
         if not len(ids):
-            return np.zeros((0, self.config["projection_dim"]), np.float32)
+            return np.zeros((0, self.width), np.float32)
         size = min(TEXT_BATCH, len(ids))
         padded = np.concatenate([ids, np.repeat(ids[-1:], -len(ids) % size, axis=0)])
         parts = [np.asarray(self._encode(self._model, padded[i : i + size])) for i in range(0, len(padded), size)]
         return np.concatenate(parts)[: len(ids)]
 
     @property
-    def network(self) -> CLIPTextModel:
+    def network(self) -> TextNetwork:
         """The network: token ids → embeddings."""
         return self._model
 
@@ -87,13 +119,16 @@ class TextTower:
         return self._tokenizer(texts)
 
     def tensors(self) -> dict[str, np.ndarray]:
-        """Returns the tensors of the text side under their published names."""
-        return {**export(self._model, TEXT_RULES), LOGIT_SCALE: np.asarray(self.logit_scale, np.float32)}
+        """Returns the tensors of the text side under the names of transformers."""
+        scalars = {LOGIT_SCALE: self.logit_scale} | ({LOGIT_BIAS: self.logit_bias} if self.has_bias or self.logit_bias else {})
+        shape = (1,) if self.has_bias else ()
+        return {**export(self._model, self.rules), **{key: np.full(shape, value, np.float32) for key, value in scalars.items()}}
 
     def save_tokenizer(self, target: Path) -> None:
         """Copies the tokenizer's files into an existing folder."""
         if target.resolve() != self.folder:
-            TokenizerSource(self.folder).save(target)
+            for file in sorted({file for pattern in _TOKENIZER_FILES for file in self.folder.glob(pattern)}):
+                shutil.copyfile(file, target / file.name)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, TextTower) and self.folder == other.folder
@@ -102,50 +137,118 @@ class TextTower:
         return hash(self.folder)
 
 
-class CLIP(VisionTransformer):
-    """An image tower, its projection and a head of text embeddings.
+def _scalar(tensors: Mapping[str, np.ndarray], name: str, where: str) -> float:
+    value = np.asarray(tensors.get(name, np.zeros(0)))
+    if value.size != 1 or not np.isfinite(value.astype(np.float32)).all():
+        raise UserError(f"{where}: the tensor {name} must hold one finite number; fetch the file again.")
+    return float(value.reshape(()).astype(np.float32))
+
+
+class ZeroShot(Classifier):
+    """An image tower with a head of text embeddings. Subclasses set the attributes and say what an image's embedding is.
 
     Attributes:
-      class_names, templates: what the head was made of, if it was made of text.
+      class_names, templates: what the head was made of, if it was made of text; without classes there are no logits.
       texts: the text tower.
     """
 
+    class_names: tuple[str, ...]
+    templates: tuple[str, ...]
+    texts: TextTower | None
+
+    def encode_image(self, images: jax.Array) -> jax.Array:
+        """Returns the embeddings of normalised images [n, h, w, 3], float32 [n, feature_width], not normalised."""
+        raise NotImplementedError
+
+    def encode_text(self, texts: Sequence[str]) -> np.ndarray:
+        """Returns the embeddings of texts, float32 [n, feature_width], not normalised; longer texts are cut, with a warning.
+
+        Raises:
+          UserError: the model was built without its text tower, or `texts` is not a list of strings.
+        """
+        if isinstance(texts, str):
+            raise UserError(f"texts is the string {texts!r}; give a list of strings.")
+        return self.text_tower(as_strings(texts, "texts"))
+
+    @property
+    def text_tower(self) -> TextTower:
+        """The text tower.
+
+        Raises:
+          UserError: the model was built without it.
+        """
+        if self.texts is None:
+            raise UserError("this model has no text tower; load it from its folder with load_classifier.")
+        return self.texts
+
+    @property
+    def logit_scale(self) -> float:
+        """The logarithm of the factor of the cosine."""
+        return self.text_tower.logit_scale
+
+    @property
+    def logit_bias(self) -> float:
+        """What is added to the scaled cosine: 0 but for SigLIP."""
+        return self.text_tower.logit_bias
+
+    def features(self, images: jax.Array) -> jax.Array:
+        """Returns the image embeddings at length 1, float32 [n, feature_width]."""
+        embeddings = self.encode_image(images)
+        return embeddings / jnp.linalg.norm(embeddings, axis=-1, keepdims=True)
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Returns logits, float32 [n, num_classes], of images as `features` takes them.
+
+        Raises:
+          UserError: the model has no classes, or the images are not float [n, h, w, 3].
+        """
+        if not self.num_classes:
+            raise UserError(
+                "this model has no classes of its own, so it gives embeddings alone; load it with class_names (zero-shot) or "
+                "num_classes (a new head)."
+            )
+        return super().__call__(images)
+
+
+class CLIP(ZeroShot, VisionTransformer):
+    """An image tower, its projection (none in SigLIP) and a head of text embeddings."""
+
     architecture = "clip"
-    after_blocks = ("norm", "projection")
+    after_blocks = ("norm", "pool", "projection")
 
     def __init__(self, config: ViTConfig, num_classes: int, preprocessing: Preprocessing, *, rngs: nnx.Rngs) -> None:
         super().__init__(config, num_classes, preprocessing, rngs=rngs)
-        self.projection = linear(config.hidden_size, config.projection, use_bias=False, rngs=rngs)
+        width = config.projection
+        self.projection = linear(config.hidden_size, width, use_bias=False, rngs=rngs) if width else None
         self.class_names: tuple[str, ...] = ()
         self.templates: tuple[str, ...] = ()
         self.texts: TextTower | None = None
 
     @property
     def feature_width(self) -> int:
-        """How wide the features are: the width of the projection."""
-        return self.config.projection
+        """How wide the features are: the width of the projection, where there is one."""
+        return self.config.projection or super().feature_width
 
     def encode_image(self, images: jax.Array) -> jax.Array:
-        """Returns the embeddings of normalised images [n, h, w, 3], float32 [n, projection], not normalised."""
-        embeddings = self.projection(self.tokens(images)[:, 0])
+        """Returns the embeddings of normalised images [n, h, w, 3], float32 [n, feature_width], not normalised."""
+        seen = VisionTransformer.features(self, images)
+        embeddings = seen if self.projection is None else self.projection(seen)
         return embeddings.astype(jnp.promote_types(embeddings.dtype, jnp.float32))
 
-    def encode_text(self, texts: Sequence[str]) -> np.ndarray:
-        """Returns the embeddings of texts, float32 [n, projection], not normalised; longer texts are cut, with a warning.
 
-        Raises:
-          UserError: the model was built without its text tower, or `texts` is not a list of strings.
-        """
-        if self.texts is None:
-            raise UserError("this CLIP model has no text tower; load it from its folder with load_classifier.")
-        if isinstance(texts, str):
-            raise UserError(f"texts is the string {texts!r}; give a list of strings.")
-        return self.texts(as_strings(texts, "texts"))
+@dataclass(frozen=True, kw_only=True)
+class ZeroShotSpec(ClassifierSpec):
+    """A folder with an image and a text tower; `num_classes` is that of a head that lies beside them, or None.
 
-    def features(self, images: jax.Array) -> jax.Array:
-        """Returns the image embeddings at length 1, float32 [n, projection]."""
-        embeddings = self.encode_image(images)
-        return embeddings / jnp.linalg.norm(embeddings, axis=-1, keepdims=True)
+    Attributes:
+      texts: makes the text tower, given the tensors as `layout.read` gives them and their file, for messages.
+      tower: the image tower alone, whose head is new.
+      templates: of the head that lies beside, as `class_names` are.
+    """
+
+    texts: Callable[[Tensors, str], TextTower]
+    tower: ClassifierSpec
+    templates: tuple[str, ...] = ()
 
 
 def as_strings(values: Iterable[str], name: str) -> tuple[str, ...]:
@@ -162,7 +265,7 @@ def as_strings(values: Iterable[str], name: str) -> tuple[str, ...]:
         raise UserError(f"{name} is {values!r}; give a list of strings.") from error
 
 
-def set_classes(model: CLIP, class_names: Sequence[str], templates: Sequence[str] | str | None = None) -> CLIP:
+def set_classes(model: ZeroShot, class_names: Sequence[str], templates: Sequence[str] | str | None = None) -> ZeroShot:
     """Gives `model` the zero-shot head of class names, in place.
 
     Args:
@@ -171,7 +274,7 @@ def set_classes(model: CLIP, class_names: Sequence[str], templates: Sequence[str
       templates: sentences with `{}`; None means `TEMPLATES`.
 
     Returns:
-      The same model; `head.kernel` [projection, classes] is exp(logit_scale) times unit columns, `head.bias` zero.
+      The same model; `head.kernel` [feature_width, classes] is exp(logit_scale) times unit columns, `head.bias` logit_bias.
 
     Raises:
       UserError: no or doubled class names, or a template without `{}`.
@@ -185,15 +288,12 @@ def set_classes(model: CLIP, class_names: Sequence[str], templates: Sequence[str
         raise UserError(f"class_names holds {double!r} twice; every class needs a name of its own.")
     if not sentences or any(not isinstance(text, str) or text.count("{}") != 1 for text in sentences):
         raise UserError(f"templates is {list(sentences)!r}; each should hold {{}} once, where the class name goes.")
-    if model.texts is None:
-        raise UserError("this CLIP model has no text tower; load it from its folder with load_classifier.")
     prompts = [text.replace("{}", name) for name in names for text in sentences]
     each = _unit(model.encode_text(prompts)).reshape(len(names), len(sentences), -1)
-    columns = _unit(each.mean(1)) * np.exp(np.float32(model.texts.logit_scale))
-    width = model.config.projection
-    model.head = nnx.eval_shape(lambda: nnx.Linear(width, len(names), rngs=nnx.Rngs(0)))
+    columns = _unit(each.mean(1)) * np.exp(np.float32(model.logit_scale))
+    model.head = nnx.eval_shape(lambda: nnx.Linear(model.feature_width, len(names), rngs=nnx.Rngs(0)))
     model.head.kernel = nnx.Param(jnp.asarray(columns.T))
-    model.head.bias = nnx.Param(jnp.zeros((len(names),), jnp.float32))
+    model.head.bias = nnx.Param(jnp.full((len(names),), model.logit_bias, jnp.float32))
     model.num_classes, model.class_names, model.templates = len(names), names, sentences
     return model
 
@@ -202,20 +302,16 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
 
 
-def is_text_tensor(name: str) -> bool:
-    """Returns whether a tensor of a CLIPModel file belongs to the text side or is `logit_scale`."""
-    return name.startswith(_TEXT_PREFIXES) or name == LOGIT_SCALE
+def image_side(layout: Layout, *, keep_head: bool, keep_projection: bool = True) -> Layout:
+    """Returns a layout that reads the image side of a whole file, with or without projection and stored head."""
 
-
-def image_side(layout: Layout, *, keep_head: bool, keep_projection: bool) -> Layout:
-    """Returns a CLIP layout that reads the image side of a whole file, with or without projection and stored head."""
-
-    def read(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        image = {name: array for name, array in layout.read(tensors).items() if not is_text_tensor(name)}
-        if not keep_projection:
-            image.pop("visual_projection.weight", None)
-        if not keep_head:
-            image = {name: array for name, array in image.items() if not name.startswith("classifier.")}
-        return image
+    def read(tensors: Tensors) -> dict[str, np.ndarray]:
+        left_out = (*_TEXT_PREFIXES, *(() if keep_head else ("classifier.",)))
+        left_out += () if keep_projection else ("visual_projection.",)
+        return {
+            name: array
+            for name, array in layout.read(tensors).items()
+            if not name.startswith(left_out) and name not in (LOGIT_SCALE, LOGIT_BIAS)
+        }
 
     return layout._replace(read=read)

@@ -35,13 +35,23 @@ def plain_text_names(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class LayerConfig:
-    """The sizes of a transformer layer; `activation` is a key of `bridgejax.models.activations.ACTIVATIONS`."""
+    """The sizes of a transformer layer.
+
+    Attributes:
+      hidden_size, heads, intermediate_size: widths, and how many heads share the first.
+      activation: a key of `bridgejax.models.activations.ACTIVATIONS`.
+      epsilon: of the layer normalisations.
+      layer_scale: each branch is multiplied by learned factors, one per channel (Touvron et al. 2021, arXiv:2103.17239).
+      gated: the MLP is a SwiGLU (Shazeer 2020, arXiv:2002.05202) instead.
+    """
 
     hidden_size: int
     heads: int
     intermediate_size: int
     activation: str
     epsilon: float
+    layer_scale: bool = False
+    gated: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,6 +73,8 @@ class TextConfig:
           UserError: a value is wrong or not supported; the file and the key are named.
         """
         text = config.get("text_config", config)
+        if not isinstance(text, dict):
+            raise UserError(f"{where}: text_config is {text!r}; expected an object, get the published config.json.")
         layer = LayerConfig(
             hidden_size=positive_int(text, "hidden_size", where, 512),
             heads=positive_int(text, "num_attention_heads", where, 8),
@@ -115,18 +127,23 @@ class Embeddings(nnx.Module):
 
 
 class SelfAttention(nnx.Module):
-    """Multi-head self-attention with biases; the mask (causal for text, None for images) comes with the call."""
+    """Multi-head attention with biases; the mask (causal for text, None for images) comes with the call."""
 
-    def __init__(self, features: int, heads: int, **options: Unpack[LayerOptions]):
+    def __init__(self, features: int, heads: int, features_out: int | None = None, **options: Unpack[LayerOptions]):
         self.q_proj = linear(features, features, **options)
         self.k_proj = linear(features, features, **options)
         self.v_proj = linear(features, features, **options)
-        self.out_proj = linear(features, features, **options)
+        self.out_proj = linear(features, features_out or features, **options)
         self.heads = heads
 
-    def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-        q, k, v = (layer(x).reshape(*x.shape[:2], self.heads, -1) for layer in (self.q_proj, self.k_proj, self.v_proj))
-        return self.out_proj(attention(q, k, v, mask).reshape(x.shape))
+    def __call__(self, x: jax.Array, mask: jax.Array | None = None, *, query: jax.Array | None = None) -> jax.Array:
+        """Maps `x` [n, tokens, features] to as many tokens, or to those of `query` [n, q, features] where it asks (pooling)."""
+        asking = x if query is None else query
+        q, k, v = (
+            layer(y).reshape(*y.shape[:2], self.heads, -1)
+            for layer, y in ((self.q_proj, asking), (self.k_proj, x), (self.v_proj, x))
+        )
+        return self.out_proj(attention(q, k, v, mask).reshape(asking.shape))
 
 
 class Mlp(nnx.Module):
@@ -141,20 +158,39 @@ class Mlp(nnx.Module):
         return self.fc2(ACTIVATIONS[self.activation](self.fc1(x)))
 
 
+class GatedMlp(nnx.Module):
+    """down · (silu(gate · x) × up · x), with biases."""
+
+    def __init__(self, features: int, hidden: int, **options: Unpack[LayerOptions]):
+        self.gate = linear(features, hidden, **options)
+        self.up = linear(features, hidden, **options)
+        self.down = linear(hidden, features, **options)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.down(jax.nn.silu(self.gate(x)) * self.up(x))
+
+
 class Layer(nnx.Module):
     """Pre-normalised attention and MLP, residual."""
 
     def __init__(self, config: LayerConfig, **options: Unpack[LayerOptions]):
-        features, epsilon = config.hidden_size, config.epsilon
+        features, hidden, epsilon = config.hidden_size, config.intermediate_size, config.epsilon
         self.self_attn = SelfAttention(features, config.heads, **options)
         self.layer_norm1 = layer_norm(features, epsilon=epsilon, **options)
-        self.mlp = Mlp(features, config.intermediate_size, config.activation, **options)
+        self.mlp: nnx.Module = (
+            GatedMlp(features, hidden, **options) if config.gated else Mlp(features, hidden, config.activation, **options)
+        )
         self.layer_norm2 = layer_norm(features, epsilon=epsilon, **options)
+        ones = jnp.ones((features,), options.get("param_dtype", jnp.float32)) if config.layer_scale else None
+        self.layer_scale1 = None if ones is None else nnx.Param(ones)
+        self.layer_scale2 = None if ones is None else nnx.Param(ones)
 
     @traced_once
     def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-        x = x + self.self_attn(self.layer_norm1(x), mask)
-        return x + self.mlp(self.layer_norm2(x))
+        y = self.self_attn(self.layer_norm1(x), mask)
+        x = x + (y if self.layer_scale1 is None else y * self.layer_scale1[...].astype(y.dtype))
+        y = self.mlp(self.layer_norm2(x))
+        return x + (y if self.layer_scale2 is None else y * self.layer_scale2[...].astype(y.dtype))
 
 
 class Transformer(nnx.Module):
@@ -164,8 +200,24 @@ class Transformer(nnx.Module):
         self.layers = nnx.List([Layer(config.layer, **options) for _ in range(config.num_hidden_layers)])
 
 
-class CLIPTextModel(nnx.Module):
-    """Token ids → embeddings."""
+class TextNetwork(nnx.Module):
+    """Token ids → embeddings.
+
+    Attributes:
+      max_tokens: how many it takes.
+      projected: the width of `TextOutput.pooled`.
+    """
+
+    max_tokens: int
+    projected: int
+
+    def __call__(self, ids: jax.Array, words: Words | None = None) -> TextOutput:
+        """Encodes token ids, int32 [n, tokens], some of whose embeddings may be given; the outputs are float32."""
+        raise NotImplementedError
+
+
+class CLIPTextModel(TextNetwork):
+    """CLIP's: causal, an end token whose last state is the text's."""
 
     def __init__(
         self,
@@ -192,6 +244,7 @@ class CLIPTextModel(nnx.Module):
         self.eos_token_id = c.eos_token_id
         self.max_tokens = c.max_position_embeddings
         self.width = width
+        self.projected = c.projection_dim if projection else width
 
     def __call__(self, ids: jax.Array, words: Words | None = None) -> TextOutput:
         """Encodes token ids, int32 [n, tokens], some of whose embeddings may be given; the outputs are float32."""

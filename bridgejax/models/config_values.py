@@ -55,6 +55,37 @@ def require(config: JSONObject, where: str, wanted: Mapping[str, object]) -> Non
             )
 
 
+_WORDS = {
+    "int": "a positive whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "a string",
+    "Sequence[int]": "a list of positive whole numbers",
+    "Sequence[str]": "a list of strings",
+    "PerBlock": "a positive whole number or a list of them",
+    "None": "null",
+}
+
+
+def _words(annotation: str) -> str:
+    return " or ".join(_WORDS.get(part.strip(), part.strip()) for part in annotation.split("|"))
+
+
+def _is(value: object, kind: str, least: int) -> bool:
+    """Returns whether a JSON value is of a field's kind, a key of `_WORDS`; whole numbers are at least `least`."""
+    if kind == "PerBlock":
+        return _is(value, "int", least) or _is(value, "Sequence[int]", least)
+    if kind.startswith("Sequence["):
+        return isinstance(value, (list, tuple)) and len(value) > 0 and all(_is(each, kind[9:-1], least) for each in value)
+    if isinstance(value, bool) or kind == "bool":
+        return isinstance(value, bool) and kind == "bool"
+    if kind == "int":
+        return isinstance(value, int) and value >= least
+    if kind == "float":
+        return isinstance(value, (int, float)) and math.isfinite(value)
+    return value is None if kind == "None" else isinstance(value, str) if kind == "str" else True
+
+
 def read_known(
     kind: type[Config], config: JSONObject, fixed: Mapping[str, tuple[object, ...]], ignored: Sequence[str], where: str
 ) -> Config:
@@ -70,7 +101,7 @@ def read_known(
     Raises:
       UserError: a value or a key is not supported; it is named.
     """
-    known = {field.name for field in dataclasses.fields(kind)}
+    known = {field.name: str(field.type) for field in dataclasses.fields(kind)}
     values = {}
     for key, value in config.items():
         if key.startswith("_") or key in ignored:
@@ -80,6 +111,8 @@ def read_known(
                 allowed = " or ".join(repr(option) for option in fixed[key])
                 raise UserError(f"{where}: {key} = {value!r} is not supported; it must be {allowed}.")
         elif key in known:
+            if not any(_is(value, part.strip(), 0 if key == "downsample_padding" else 1) for part in known[key].split("|")):
+                raise UserError(f"{where}: {key} = {value!r} is not supported; it must be {_words(known[key])}.")
             values[key] = value
         else:
             raise UserError(f"{where}: the key {key!r} is not known, so the model might differ from the published one.")

@@ -77,13 +77,22 @@ def conv2d(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Arra
 
     Returns:
       The values of `jax.lax.conv_general_dilated` up to the order of the sums, h' = (h + top + bottom - a) // stride + 1. A 1×1
-      kernel is a matrix product everywhere. Half precision is computed in float32 on a CPU and rounded once.
+      kernel is a matrix product, on accelerators with stride 1 alone: XLA's GPU compiler (jaxlib 0.11.2) aborts the process
+      where it fuses a strided slice into a product. Half precision is computed in float32 on a CPU and rounded once.
     """
     if kernel.shape[:2] == (1, 1) and pads == ((0, 0), (0, 0)):
-        return dense(x if stride == 1 else x[:, ::stride, ::stride], kernel[0, 0])
+        if stride == 1:
+            return dense(x, kernel[0, 0])
+        return lax.platform_dependent(
+            x, kernel, cpu=partial(_strided_product, stride=stride), default=partial(_xla, stride=stride, pads=pads)
+        )
     return lax.platform_dependent(
         x, kernel, cpu=partial(_on_cpu, stride=stride, pads=pads), default=partial(_xla, stride=stride, pads=pads)
     )
+
+
+def _strided_product(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    return dense(x[:, ::stride, ::stride], kernel[0, 0])
 
 
 def _xla(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Array:

@@ -49,4 +49,4 @@ def he_depthwise(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return normal(math.sqrt(2.0 / (shape[0] * shape[1])))(key, shape)
 
 
-NORM_INITIALIZERS = (Initializer(r"(scale|var)", ones), Initializer(r"(bias|mean)", zeros))
+NORM_INITIALIZERS = (Initializer(r"(scale|var|layer_scale\d)", ones), Initializer(r"(bias|mean)", zeros))

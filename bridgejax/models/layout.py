@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -36,6 +38,54 @@ class Layout(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Fused:
+    """Dense layers of one input that a layout keeps as one tensor, rows below rows: `NAME.weight` or `NAME_weight`, and biases.
+
+    Attributes:
+      name: the last part of the fused layer's name.
+      parts: of the single layers, which we call `NAME.PART.weight`, in order.
+      separator: between the name and "weight" or "bias" in the file.
+    """
+
+    name: str
+    parts: tuple[str, ...]
+    separator: str = "."
+
+    def split(self, tensors: Tensors) -> dict[str, np.ndarray]:
+        """Returns the tensors with each fused one cut into views; rows that do not divide stay with the last."""
+        out = {}
+        for name, array in tensors.items():
+            if match := re.fullmatch(rf"((?:.+\.)?{self.name}){re.escape(self.separator)}(weight|bias)", name):
+                rows = array.shape[0] // len(self.parts) if array.ndim else 0
+                for number, part in enumerate(self.parts):
+                    end = None if part == self.parts[-1] else (number + 1) * rows
+                    out[f"{match[1]}.{part}.{match[2]}"] = array[number * rows : end] if array.ndim else array
+            else:
+                out[name] = array
+        return out
+
+    def merge(self, tensors: Tensors) -> dict[str, np.ndarray]:
+        """Returns the inverse of `split`."""
+        out = {}
+        for name, array in tensors.items():
+            if match := self._single(name):
+                if match[2] == self.parts[0]:
+                    parts = [tensors[f"{match[1]}.{part}.{match[3]}"] for part in self.parts]
+                    out[self.spell(name)] = np.concatenate(parts)
+            else:
+                out[name] = array
+        return out
+
+    def spell(self, name: str) -> str:
+        """Returns the name of the tensor in the file that one of `split` is cut from."""
+        match = self._single(name)
+        return f"{match[1]}{self.separator}{match[3]}" if match else name
+
+    def _single(self, name: str) -> re.Match[str] | None:
+        return re.fullmatch(rf"((?:.+\.)?{self.name})\.({'|'.join(self.parts)})\.(weight|bias)", name)
+
+
+@dataclass(frozen=True)
 class ClassifierSpec:
     """A classifier, as its folder's config describes it.
 
@@ -44,12 +94,16 @@ class ClassifierSpec:
       layout: of its tensors.
       num_classes: outputs of the head in the file; None where the file has none.
       preprocessing: what images must be.
+      weights: the file of the tensors; None where it has the usual name.
+      class_names: of the outputs, in order, where the file names them.
     """
 
     build: Build
     layout: Layout
     num_classes: int | None
     preprocessing: Preprocessing
+    weights: Path | None = None
+    class_names: tuple[str, ...] = ()
 
 
 # Arguments of timm's constructors that say nothing about a network's function in evaluation.

@@ -26,13 +26,29 @@ SD2_TEXT_PREFIX = "cond_stage_model.model."
 XL_TEXT_PREFIX = "conditioner.embedders.0.transformer."
 XL_TEXT_2_PREFIX = "conditioner.embedders.1.model."
 
-# Tensors that published files hold and no picture depends on: schedules, averages kept for training, training losses.
-IGNORED = re.compile(
-    r"model_ema\..*|embedding_manager\..*|first_stage_model\.loss\..*|loss\..*"
-    r"|(?:alphas|betas|alphas_cumprod|alphas_cumprod_prev|sqrt_\w+|log_one_minus_alphas_cumprod|posterior_\w+"
-    r"|logvar|lvlb_weights|scale_factor|global_step|v_pred|ztsnr|denoiser\.\w+)"
-    r"|(?:.*\.)?(?:position_ids|logit_scale|attn_mask|num_batches_tracked)"
+# Tensors that published files hold and no picture depends on, and what they are.
+HARMLESS: tuple[tuple[str, str], ...] = (
+    (r"model_ema\..*", "averaged weights, kept for training"),
+    (r"embedding_manager\..*", "words in training"),
+    (r"(?:first_stage_model\.)?loss\..*", "a training loss"),
+    (
+        r"alphas|betas|alphas_cumprod|alphas_cumprod_prev|sqrt_\w+|log_one_minus_alphas_cumprod|posterior_\w+"
+        r"|logvar|lvlb_weights|scale_factor|global_step|v_pred|ztsnr|denoiser\.\w+",
+        "the noise schedule and other numbers of training",
+    ),
+    # CLIP's projection, under transformers' names: some programs save it with the first text encoder, which is read before it.
+    (
+        r"(?:cond_stage_model|conditioner\.embedders\.0)\.(?:transformer\.)?(?:text_model\.)?text_projection(?:\.weight)?",
+        "a projection of the whole text, which the UNet does not see",
+    ),
+    (
+        r"(?:cond_stage_model|conditioner\.embedders\.[01])\.(?:transformer\.|model\.)?"
+        r"(?:vision_model|visual_projection|visual)\..*",
+        "CLIP's image encoder",
+    ),
+    (r"(?:.*\.)?(?:position_ids|logit_scale|attn_mask|num_batches_tracked)", "constants"),
 )
+_HARMLESS = re.compile("|".join(pattern for pattern, _ in HARMLESS))
 
 _RESNET = {
     "in_layers.0": "norm1",
@@ -85,6 +101,13 @@ class NameTable(NamedTuple):
 
     def _names(self, block: str) -> Mapping[str, str]:
         return next((names for part, names in self.inner if part in f".{block}."), {})
+
+
+def harmless(name: str) -> str | None:
+    """Returns what a tensor of a file is if no picture depends on it, else None."""
+    if not _HARMLESS.fullmatch(name):
+        return None
+    return next(what for pattern, what in HARMLESS if re.fullmatch(pattern, name))
 
 
 def _split(name: str, blocks: Mapping[str, str]) -> tuple[str | None, str]:

@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from bridgejax.errors import UserError, nearest
+from bridgejax.errors import UserError, choices
 from bridgejax.files import JSONObject, read_json_object
 from bridgejax.models import resnet, vit_layouts
 from bridgejax.models.classifier import Classifier, Preprocessing
-from bridgejax.models.clip import CLIP
+from bridgejax.models.clip import CLIP, TextTower, ZeroShot, ZeroShotSpec, image_side
+from bridgejax.models.clip_resnet import CLIPResNet, ModifiedResNet
+from bridgejax.models.dinov2 import DINOV2_TYPES, dinov2_config, dinov2_file, dinov2_layout
 from bridgejax.models.efficientnet_lite import EFFICIENTNET_LITE_RULES, EfficientNetLite
-from bridgejax.models.layout import Build, ClassifierSpec, Layout
+from bridgejax.models.label_names import id2label_names, id2label_of, label_names_of, timm_names
+from bridgejax.models.layout import Build, ClassifierSpec, Layout, Tensors
+from bridgejax.models.open_clip import (
+    OPEN_CLIP_CONFIG,
+    OPEN_CLIP_WEIGHTS,
+    OpenCLIPFolder,
+    find_openai,
+    open_clip_file,
+    open_clip_layout,
+    read_open_clip,
+)
+from bridgejax.models.preprocessor_keys import check_keys, mean_and_std, side
 from bridgejax.models.resnet import TIMM_RESNETS, ResNet
+from bridgejax.models.siglip import SigLIPTexts, siglip_config, siglip_file, siglip_layout
 from bridgejax.models.vit import VisionTransformer, ViTConfig
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
@@ -26,9 +41,12 @@ _USUAL: dict[str, tuple[float, tuple[float, ...], tuple[float, ...]]] = {
     "vit": (1.0, (0.5,) * 3, (0.5,) * 3),
     "deit": (0.875, *_IMAGENET),
     "clip": (1.0, (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+    "siglip": (1.0, (0.5,) * 3, (0.5,) * 3),
+    **{kind: (0.875, *_IMAGENET) for kind in DINOV2_TYPES},
 }
 MODEL_TYPES = tuple(_USUAL)
 _RESNET_SIZE = 224  # of the published ones; their configs do not say it
+_DINOV2_SIZE = 224  # of their image processors; the positions are those of larger images
 # timm's default where a config states no crop.
 _TIMM_CROP = 0.875
 # Examples of the names that are read, for messages.
@@ -69,13 +87,24 @@ def preprocessor_file(folder: Path) -> tuple[Path, JSONObject] | None:
     return (alone, _object(alone)) if alone.is_file() else None
 
 
-def classifier_spec(folder: Path) -> ClassifierSpec:
-    """Reads the JSON files of a classifier folder.
+def classifier_spec(folder: Path, *, zero_shot: bool = False) -> ClassifierSpec:
+    """Reads the JSON files of a classifier folder (of OpenAI's own weights, which have none, the names of the tensors).
+
+    Args:
+      folder: of any layout.
+      zero_shot: where timm's image tower and the whole OpenCLIP model lie side by side, the latter is wanted.
 
     Raises:
       UserError: a file is missing or wrong, or the architecture is not supported; it is named.
     """
+    parts = [(folder / name).is_file() for name in (OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS)]
+    if not (folder / CONFIG_FILE).is_file():
+        found = read_open_clip(folder) if any(parts) else find_openai(folder)
+        if found is not None:
+            return _open_clip(folder, found)
     config, where = read_config(folder), str(folder / CONFIG_FILE)
+    if zero_shot and all(parts) and "model_type" not in config:
+        return _open_clip(folder, read_open_clip(folder))
     if "architecture" not in config and config.get("model_type"):
         return _transformers(folder, config, where)
     name = config.get("architecture")
@@ -85,8 +114,8 @@ def classifier_spec(folder: Path) -> ClassifierSpec:
     if plain in TIMM_RESNETS or vit_layouts.is_timm_name(plain):
         return _timm(plain, config, where)
     raise UserError(
-        f"{where}: architecture {name!r} is not known{nearest(plain, _KNOWN)}; expected a name such as {', '.join(_KNOWN)}, "
-        f"or a transformers folder with model_type {', '.join(MODEL_TYPES)}."
+        f"{where}: architecture {name!r} is not known; {choices(plain, _KNOWN)} A transformers folder has a "
+        f"model_type instead, one of {', '.join(MODEL_TYPES)}, and an OpenCLIP folder {OPEN_CLIP_CONFIG}."
     )
 
 
@@ -100,12 +129,13 @@ def _efficientnet_lite(config: JSONObject, where: str) -> ClassifierSpec:
             f"{where} must hold num_classes and preprocessing with size, mean (3 numbers), std (3 numbers) and crop; "
             f"got a wrong or missing {error}."
         ) from error
-    return ClassifierSpec(
+    spec = ClassifierSpec(
         lambda classes, rngs: EfficientNetLite(classes, preprocessing, rngs=rngs),
         Layout(EFFICIENTNET_LITE_RULES),
         _classes(classes, where),
         preprocessing,
     )
+    return _named(spec, timm_names(config, {}, where), where)
 
 
 def _timm(name: str, config: JSONObject, where: str) -> ClassifierSpec:
@@ -113,18 +143,34 @@ def _timm(name: str, config: JSONObject, where: str) -> ClassifierSpec:
     pretrained = config.get("pretrained_cfg", config)
     try:
         classes = int(config.get("num_classes", pretrained.get("num_classes", 1000)))
-        size = pretrained["input_size"][-1]
+        channels, height, size = pretrained["input_size"]
+        if channels != 3 or height != size or pretrained.get("crop_mode") not in (None, "center", "squash"):
+            raise UserError(
+                f"{where}: images of input_size {pretrained['input_size']} and crop_mode {pretrained.get('crop_mode')!r} are "
+                "not supported, only squares of 3 channels, cropped at the center or squashed."
+            )
         crop = pretrained.get("crop_pct") or _TIMM_CROP
         preprocessing = _preprocessing(size, pretrained["mean"], pretrained["std"], crop, where)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        if isinstance(error, UserError):
+            raise
         raise UserError(
             f"{where} must hold num_classes and pretrained_cfg with input_size, mean and std (3 numbers each) and crop_pct, as "
             f"timm writes it; got a wrong or missing {error}."
         ) from error
     known = _classes(classes, where) if classes else None
     if name in TIMM_RESNETS:
-        return _resnet(resnet.timm_config(name, config, where), known, preprocessing)
-    return _vit(vit_layouts.timm_config(name, config, where), known, preprocessing)
+        spec = _resnet(resnet.timm_config(name, config, where), known, preprocessing)
+    else:
+        spec = _vit(vit_layouts.timm_config(name, config, where), known, preprocessing)
+    return _named(spec, timm_names(config, pretrained, where), where)
+
+
+def _named(spec: ClassifierSpec, names: tuple[str, ...], where: str) -> ClassifierSpec:
+    """Returns the spec with the names of its classes; of a network without a head, without them."""
+    if names and spec.num_classes is not None and len(names) != spec.num_classes:
+        raise UserError(f"{where} names {len(names)} classes, but the head has {spec.num_classes} outputs; correct the file.")
+    return dataclasses.replace(spec, class_names=names if spec.num_classes is not None else ())
 
 
 def _transformers(folder: Path, config: JSONObject, where: str) -> ClassifierSpec:
@@ -137,13 +183,20 @@ def _transformers(folder: Path, config: JSONObject, where: str) -> ClassifierSpe
     kinds = config.get("architectures") or []
     if not isinstance(kinds, list) or any(not isinstance(name, str) for name in kinds):
         raise UserError(f"{where}: architectures is {kinds!r}; expected a list of names, get the published config.json.")
-    if kind == "clip":
-        ours = config.get(vit_layouts.OURS) or {}
-        names = ours.get("class_names")
-        network = vit_layouts.clip_config(config, where)
+    if kind in ("clip", "siglip"):
+        siglip = kind == "siglip"
+        network = siglip_config(config, where) if siglip else vit_layouts.clip_config(config, where)
+        layout = siglip_layout() if siglip else vit_layouts.layout(network)
+        tower = SigLIPTexts if siglip else TextTower
         preprocessing = _preprocessor(folder, kind, network.image_size)
-        known = ours.get("num_classes", len(names) if names else None)
-        return ClassifierSpec(_builder(CLIP, network, preprocessing), vit_layouts.layout(network), known, preprocessing)
+        image = dataclasses.replace(network, projection=0)
+        return _zero_shot(
+            (_builder(CLIP, network, preprocessing), _builder(VisionTransformer, image, preprocessing)),
+            layout,
+            preprocessing,
+            config.get(vit_layouts.OURS) or {},
+            lambda tensors, where: tower(folder, config, tensors, where, spell=layout.spell),
+        )
     wrong = [name for name in kinds if not name.endswith(("Model", "ForImageClassification", "WithTeacher"))]
     if wrong:
         raise UserError(
@@ -152,10 +205,78 @@ def _transformers(folder: Path, config: JSONObject, where: str) -> ClassifierSpe
     labels = config.get("id2label")
     count = len(labels) if isinstance(labels, dict) else config.get("num_labels", 2)
     known = None if any(name.endswith("Model") for name in kinds) else _classes(count, where)
+    names = id2label_names(config, where)
     if kind == "resnet":
-        return _resnet(resnet.transformers_config(config, where), known, _preprocessor(folder, kind, _RESNET_SIZE))
+        spec = _resnet(resnet.transformers_config(config, where), known, _preprocessor(folder, kind, _RESNET_SIZE))
+        return _named(spec, names, where)
+    if kind in DINOV2_TYPES:
+        network = dinov2_config(config, where)
+        spec = _vit(network, known, _preprocessor(folder, kind, min(network.image_size, _DINOV2_SIZE)))
+        return _named(spec, names, where)
     network = vit_layouts.transformers_config(config, where)
-    return _vit(network, known, _preprocessor(folder, kind, network.image_size))
+    return _named(_vit(network, known, _preprocessor(folder, kind, network.image_size)), names, where)
+
+
+def _open_clip(folder: Path, found: OpenCLIPFolder) -> ClassifierSpec:
+    where = str(found.weights.with_name(OPEN_CLIP_CONFIG))
+    _, mean, std = _USUAL["clip"]
+    try:
+        preprocessing = _preprocessing(found.size, found.mean or mean, found.std or std, 1.0, where)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{where}: mean and std of preprocess_cfg must be 3 numbers each; got a {error}.") from error
+    if found.resnet is not None:
+        builds = _builder(CLIPResNet, found.resnet, preprocessing), _builder(ModifiedResNet, found.resnet, preprocessing)
+    else:
+        network = vit_layouts.clip_config(found.config, where)
+        tower = dataclasses.replace(network, projection=0)
+        builds = _builder(CLIP, network, preprocessing), _builder(VisionTransformer, tower, preprocessing)
+    layout = open_clip_layout(found.resnet, found.config["text_config"], found.config.get("vision_config"))
+    return _zero_shot(
+        builds,
+        layout,
+        preprocessing,
+        found.ours,
+        lambda tensors, where: TextTower(folder, found.config, tensors, where, spell=layout.spell),
+        found.weights,
+    )
+
+
+def _zero_shot(
+    builds: tuple[Build, Build],
+    layout: Layout,
+    preprocessing: Preprocessing,
+    ours: JSONObject,
+    texts: Callable[[Tensors, str], TextTower],
+    weights: Path | None = None,
+) -> ClassifierSpec:
+    """Returns what a folder with an image and a text tower holds; of one that we saved with a new head, the image tower.
+
+    Args:
+      builds: of the zero-shot model, and of the image tower with a linear head.
+      layout: of the whole file.
+      preprocessing: what images must be.
+      ours: what we wrote into the config.
+      texts: makes the text tower.
+      weights: see `ClassifierSpec`.
+    """
+    names = tuple(ours.get("class_names") or ())
+    known = ours.get("num_classes") or len(names) or None
+    stored = bool(ours.get("tower"))
+    image = image_side(layout, keep_head=stored, keep_projection=False)
+    tower = ClassifierSpec(builds[1], image, known if stored else None, preprocessing, weights)
+    if stored:
+        return tower
+    return ZeroShotSpec(
+        builds[0],
+        layout,
+        known,
+        preprocessing,
+        weights,
+        texts=texts,
+        tower=tower,
+        class_names=names,
+        templates=tuple(ours.get("templates") or ()),
+    )
 
 
 def _resnet(config: resnet.ResNetConfig, classes: int | None, preprocessing: Preprocessing) -> ClassifierSpec:
@@ -163,9 +284,13 @@ def _resnet(config: resnet.ResNetConfig, classes: int | None, preprocessing: Pre
 
 
 def _vit(config: ViTConfig, classes: int | None, preprocessing: Preprocessing) -> ClassifierSpec:
-    return ClassifierSpec(
-        _builder(VisionTransformer, config, preprocessing), vit_layouts.layout(config), classes, preprocessing
-    )
+    return ClassifierSpec(_builder(VisionTransformer, config, preprocessing), _vit_layout(config), classes, preprocessing)
+
+
+def _vit_layout(config: ViTConfig) -> Layout:
+    if config.layout in DINOV2_TYPES:
+        return dinov2_layout(config)
+    return siglip_layout() if config.layout == "siglip" else vit_layouts.layout(config)
 
 
 def _builder(network: Callable[..., Classifier], config: object, preprocessing: Preprocessing) -> Build:
@@ -188,13 +313,6 @@ def _preprocessing(size: float, mean: Iterable[float], std: Iterable[float], cro
     return made
 
 
-def _side(value: float | Mapping[str, float]) -> int:
-    """Returns the side of a transformers size: a number, {"height", "width"} or {"shortest_edge"}."""
-    if isinstance(value, Mapping):
-        value = value["shortest_edge"] if "shortest_edge" in value else value["height"]
-    return int(value)
-
-
 def _preprocessor(folder: Path, kind: str, image_size: int) -> Preprocessing:
     """Reads how images are made ready: the size of the input, and how much of the resized image its central crop keeps.
 
@@ -213,18 +331,19 @@ def _preprocessor(folder: Path, kind: str, image_size: int) -> Preprocessing:
         return made
     file, config = said
     try:
+        check_keys(config, str(file))
         ours = config.get(vit_layouts.OURS)
-        size, crop = _side(config["size"]), 1.0
+        size, crop = side(config["size"], f"{file}: size"), 1.0
         if ours:
             size, crop = ours["size"], ours["crop"]
         elif config.get("crop_pct"):
             crop = float(config["crop_pct"]) if size < 384 else 1.0
         elif config.get("crop_size") and config.get("do_center_crop", True):
-            resized, size = size, _side(config["crop_size"])
-            crop = min(size / resized, 1.0)
-        mean, std = config["image_mean"], config["image_std"]
-        if config.get("do_normalize") is False:
-            mean, std = (0.0,) * 3, (1.0,) * 3
+            resized, size = size, side(config["crop_size"], f"{file}: crop_size")
+            if size > resized:
+                raise UserError(f"{file}: crop_size {size} is larger than size {resized}, which would pad images; correct it.")
+            crop = size / resized
+        mean, std = mean_and_std(config, str(file))
         return _preprocessing(size, mean, std, crop, str(file))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, UserError):
@@ -239,7 +358,25 @@ def layout_of(model: Classifier) -> Layout:
     """Returns the layout in which a model is saved: that in which it was published."""
     if isinstance(model, EfficientNetLite):
         return Layout(EFFICIENTNET_LITE_RULES)
-    return resnet.layout(model.config) if isinstance(model, ResNet) else vit_layouts.layout(_vit_config(model))
+    if isinstance(model, ModifiedResNet):
+        return open_clip_layout(model.config, _text_config(model))
+    return resnet.layout(model.config) if isinstance(model, ResNet) else _vit_layout(_vit_config(model))
+
+
+def weights_file(model: Classifier) -> str:
+    """Returns the name of the file of tensors in the layout in which a model is saved."""
+    return OPEN_CLIP_WEIGHTS if isinstance(model, ModifiedResNet) else WEIGHTS_FILE
+
+
+def _text_config(model: Classifier) -> JSONObject | None:
+    return model.texts.config if isinstance(model, ZeroShot) and model.texts is not None else None
+
+
+def _ours(model: Classifier) -> JSONObject:
+    """Returns what is kept of the head of a model with a text tower, or of its image tower with a new head."""
+    if not isinstance(model, ZeroShot):
+        return {"num_classes": model.num_classes, "tower": True}
+    return {"num_classes": model.num_classes, "class_names": list(model.class_names), "templates": list(model.templates)}
 
 
 def _vit_config(model: Classifier) -> ViTConfig:
@@ -253,10 +390,19 @@ def config_files(model: Classifier) -> dict[str, JSONObject]:
     made = model.preprocessing
     if isinstance(model, EfficientNetLite):
         preprocessing = {"size": made.size, "mean": list(made.mean), "std": list(made.std), "crop": made.crop}
-        classes = {"num_classes": model.num_classes}
+        classes = {"num_classes": model.num_classes, **label_names_of(model)}
         return {CONFIG_FILE: {"architecture": model.architecture, **classes, "preprocessing": preprocessing}}
-    is_resnet = isinstance(model, ResNet)
-    network = resnet.config_file(model.config) if isinstance(model, ResNet) else vit_layouts.config_file(_vit_config(model))
+    if isinstance(model, ModifiedResNet):
+        ready = {"size": made.size, "mean": list(made.mean), "std": list(made.std), "interpolation": "bicubic"}
+        return {OPEN_CLIP_CONFIG: open_clip_file(model.config, _text_config(model), ready, _ours(model))}
+    is_resnet, kind = isinstance(model, ResNet), "resnet" if isinstance(model, ResNet) else _vit_config(model).layout
+    if kind == "siglip":
+        content = siglip_file(_vit_config(model), _text_config(model), _ours(model))
+        return {CONFIG_FILE: content, PREPROCESSOR_FILE: _preprocessor_file(kind, made)}
+    if isinstance(model, ResNet):
+        network = resnet.config_file(model.config)
+    else:
+        network = (dinov2_file if kind in DINOV2_TYPES else vit_layouts.config_file)(_vit_config(model))
     if "architecture" in network:
         heads = ["head", "head_dist"] if isinstance(model, VisionTransformer) and model.config.both_heads else "head"
         pretrained = {
@@ -271,24 +417,24 @@ def config_files(model: Classifier) -> dict[str, JSONObject]:
             "first_conv": "conv1" if is_resnet else "patch_embed.proj",
             "classifier": "fc" if is_resnet else heads,
         }
-        return {CONFIG_FILE: {**network, "num_classes": model.num_classes, "pretrained_cfg": pretrained}}
+        return {
+            CONFIG_FILE: {**network, "num_classes": model.num_classes, **label_names_of(model), "pretrained_cfg": pretrained}
+        }
     if isinstance(model, CLIP):
         return {CONFIG_FILE: _clip_file(model, network), PREPROCESSOR_FILE: _preprocessor_file("clip", made)}
-    labels = {str(number): f"LABEL_{number}" for number in range(model.num_classes)}
-    network |= {"id2label": labels, "label2id": {name: int(number) for number, name in labels.items()}}
-    return {CONFIG_FILE: network, PREPROCESSOR_FILE: _preprocessor_file("resnet" if is_resnet else "vit", made)}
+    network |= id2label_of(model)
+    return {CONFIG_FILE: network, PREPROCESSOR_FILE: _preprocessor_file(kind, made)}
 
 
 def _clip_file(model: CLIP, vision: JSONObject) -> JSONObject:
-    text = model.texts.config if model.texts is not None else {}
-    ours = {"num_classes": model.num_classes, "class_names": list(model.class_names), "templates": list(model.templates)}
+    text = _text_config(model) or {}
     return {
         "architectures": ["CLIPModel"],
         "model_type": "clip",
         "projection_dim": model.config.projection,
         "vision_config": {**vision, "model_type": "clip_vision_model"},
         "text_config": {**text, "model_type": "clip_text_model"},
-        vit_layouts.OURS: ours,
+        vit_layouts.OURS: _ours(model),
     }
 
 
@@ -308,10 +454,11 @@ def _preprocessor_file(kind: str, made: Preprocessing) -> JSONObject:
     }
     if kind == "resnet":
         name, sizes = "ConvNextImageProcessor", {"size": {"shortest_edge": made.size}, "crop_pct": made.crop}
-    elif kind == "clip":
-        name, sizes = "CLIPImageProcessor", {"size": {"shortest_edge": resized}, "do_center_crop": True, "crop_size": square}
+    elif kind == "clip" or kind in DINOV2_TYPES:
+        name = "CLIPImageProcessor" if kind == "clip" else "BitImageProcessor"
+        sizes = {"size": {"shortest_edge": resized}, "do_center_crop": True, "crop_size": square}
     elif made.crop == 1:
-        name, sizes = "ViTImageProcessor", {"size": square}
+        name, sizes = "SiglipImageProcessor" if kind == "siglip" else "ViTImageProcessor", {"size": square}
     else:
         both = {"height": resized, "width": resized}
         name, sizes = "DeiTImageProcessor", {"size": both, "do_center_crop": True, "crop_size": square}

@@ -1,8 +1,8 @@
 """Classifiers by folder or name: `load_classifier`, `save_classifier`.
 
 A classifier folder is one that timm or transformers published (`config.json`, for transformers `preprocessor_config.json` or
-`processor_config.json`, and `model.safetensors`), or one that `save_classifier` wrote, in the same layout, so that it opens in
-those libraries too.
+`processor_config.json`, and `model.safetensors`), an OpenCLIP folder (`bridgejax.models.open_clip`), or one that
+`save_classifier` wrote, in the same layout, so that it opens in those libraries too.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from bridgejax.files import write_json
 from bridgejax.identity import derive_seed, folder_digest
 from bridgejax.known_names import BUILTIN_CLASSIFIERS
 from bridgejax.models.classifier import Classifier
-from bridgejax.models.clip import CLIP, TextTower, as_strings, image_side, set_classes
+from bridgejax.models.clip import ZeroShot, ZeroShotSpec, as_strings, image_side, set_classes
 from bridgejax.models.layout import ClassifierSpec, Layout
+from bridgejax.models.open_clip import OPEN_CLIP_CONFIG
 from bridgejax.models.published import (
     CONFIG_FILE,
     PREPROCESSOR_FILE,
@@ -31,12 +32,12 @@ from bridgejax.models.published import (
     config_files,
     layout_of,
     preprocessor_file,
-    read_config,
+    weights_file,
 )
 from bridgejax.models.reset import checked_num_classes, reinitialise, reset_head
 from bridgejax.models.safetensors_files import find_weights, read_tensors, save_tensors
 from bridgejax.models.vit import VisionTransformer, with_image_size
-from bridgejax.models.vit_layouts import clip_config, layout, timm_tower
+from bridgejax.models.vit_layouts import timm_tower
 from bridgejax.models.weight_sources import WeightSources
 from bridgejax.models.weights import assign, export
 
@@ -58,12 +59,14 @@ def load_classifier(
     """Loads a classifier with its weights, in evaluation mode.
 
     Args:
-      folder_or_name: `builtin:efficientnet_lite0`, a folder in timm's or transformers' layout or of `save_classifier`, or a
-        hub name (owner/name; only then is there any network, and none when the hub's cache holds it).
+      folder_or_name: `builtin:efficientnet_lite0`, a folder in timm's, transformers' or OpenCLIP's layout or of
+        `save_classifier`, one with OpenAI's CLIP weights as safetensors, or a hub name (owner/name; only then is there any
+        network, and none when the hub's cache holds it).
       num_classes: outputs wanted; None keeps the file's. Another number than the file's gives a new head, made from `seed`. Of
-        a CLIP folder it takes the image tower (without projection) with a new linear head, for fine-tuning.
+        a CLIP or SigLIP folder it takes the image tower (without projection) with a new linear head, for fine-tuning.
       seed: of the new head, and of all parameters if not `pretrained`.
-      class_names: of a CLIP folder: the classes of a zero-shot head, logits = exp(logit_scale) · cosine.
+      class_names: of a CLIP or SigLIP folder: the classes of a zero-shot head, logits = exp(logit_scale) · cosine
+        (+ logit_bias). Without them and without `num_classes`, such a model gives embeddings alone.
       templates: sentences with `{}` for the class name; a class's column is the mean over them. None: "a photo of a {}.".
       image_size: side of the input in pixels for which `preprocessing.size` and, in a vision transformer, the position
         embeddings are made; None keeps the file's. Without it, images of other sizes work as well.
@@ -71,7 +74,8 @@ def load_classifier(
 
     Returns:
       A `Classifier`: `model(images)` are logits, `.features(images)` what the head sees, `.preprocessing` what images must be,
-      `.num_classes`, `.head`, `.blocks`. A zero-shot one also has `encode_image(images)` and `encode_text(texts)`.
+      `.feature_width`, `.num_classes`, `.head`, `.blocks`. A CLIP or SigLIP also has `encode_image(images)`,
+      `encode_text(texts)`, `.logit_scale` (a logarithm) and `.logit_bias`.
 
     Raises:
       UserError: the folder, its config or its weights are missing, damaged, not supported or do not fit together, or an
@@ -82,9 +86,8 @@ def load_classifier(
         num_classes = checked_num_classes(num_classes)
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
         raise UserError(f"seed is {seed!r}; give a whole number.")
-    spec = classifier_spec(folder)
-    is_clip = read_config(folder).get("model_type") == "clip"
-    if (class_names is not None or templates is not None) and not is_clip:
+    spec = classifier_spec(folder, zero_shot=class_names is not None)
+    if (class_names is not None or templates is not None) and not isinstance(spec, ZeroShotSpec):
         raise UserError(
             f"{folder} is not a CLIP model, so class_names and templates cannot make a head for it; give num_classes instead."
         )
@@ -94,12 +97,12 @@ def load_classifier(
     if names and num_classes not in (None, len(names)):
         raise UserError(f"num_classes is {num_classes}, but class_names holds {len(names)}; leave num_classes out.")
     model: Classifier
-    if is_clip and (class_names is not None or num_classes in (None, spec.num_classes)):
+    if not isinstance(spec, ZeroShotSpec):
+        model = _load(folder, spec, num_classes, seed, pretrained)
+    elif class_names is not None or num_classes in (None, spec.num_classes):
         model = _load_zero_shot(folder, spec, names if class_names is not None else None, templates, pretrained)
     else:
-        if is_clip:
-            spec = _tower(folder, spec)
-        model = _load(folder, spec, num_classes, seed, pretrained)
+        model = _load(folder, spec.tower, num_classes, seed, pretrained)
     if image_size is not None:
         _resize(model, image_size)
     return model
@@ -111,9 +114,10 @@ def _load(folder: Path, spec: ClassifierSpec, num_classes: int | None, seed: int
         raise UserError(f"{folder} holds a network without a head; give num_classes (or, for CLIP, class_names).")
     known = spec.num_classes if pretrained and spec.num_classes is not None else classes
     abstract = nnx.eval_shape(lambda: spec.build(known, nnx.Rngs(0)))
+    abstract.class_names = spec.class_names if known == spec.num_classes else ()
     if not pretrained:
         return reinitialise(abstract, jax.random.key(derive_seed(seed, "initial")))
-    tensors, where = _read(folder)
+    tensors, where = _read(folder, spec)
     model = _fill(abstract, tensors, spec.layout, where, headless=spec.num_classes is None)
     if isinstance(model, VisionTransformer) and model.config.layout == "clip":
         model.config = timm_tower(model.config)
@@ -122,8 +126,8 @@ def _load(folder: Path, spec: ClassifierSpec, num_classes: int | None, seed: int
     return model
 
 
-def _read(folder: Path) -> tuple[dict[str, np.ndarray], str]:
-    weights = folder / WEIGHTS_FILE
+def _read(folder: Path, spec: ClassifierSpec) -> tuple[dict[str, np.ndarray], str]:
+    weights = spec.weights or folder / WEIGHTS_FILE
     return read_tensors(weights if weights.is_file() else folder), str(weights if weights.is_file() else folder)
 
 
@@ -135,45 +139,26 @@ def _fill(abstract: Classifier, tensors: dict[str, np.ndarray], layout: Layout, 
     return assign(abstract, named, layout.rules, where, spell=layout.spell)
 
 
-def _tower(folder: Path, spec: ClassifierSpec) -> ClassifierSpec:
-    """Returns the image tower of a CLIP folder alone."""
-    config = replace(clip_config(read_config(folder), str(folder / CONFIG_FILE)), projection=0)
-    image = image_side(layout(config), keep_head=False, keep_projection=False)
-
-    def build(classes: int, rngs: nnx.Rngs) -> VisionTransformer:
-        return VisionTransformer(config, classes, spec.preprocessing, rngs=rngs)
-
-    return ClassifierSpec(build, image, None, spec.preprocessing)
-
-
 def _load_zero_shot(
     folder: Path,
-    spec: ClassifierSpec,
+    spec: ZeroShotSpec,
     names: Sequence[str] | None,
     templates: Sequence[str] | str | None,
     pretrained: bool,
-) -> CLIP:
-    if names is None and spec.num_classes is None:
-        raise UserError(
-            f"{folder} is a CLIP model, which has no classes of its own; give class_names (zero-shot) or num_classes "
-            "(a new head)."
-        )
+) -> ZeroShot:
     if not pretrained:
         raise UserError("a zero-shot head needs pretrained weights; give num_classes instead of class_names.")
-    tensors, where = _read(folder)
-    stored = names is None
-    classes = (spec.num_classes or 0) if names is None else max(len(names), 1)
-    abstract = nnx.eval_shape(lambda: spec.build(classes, nnx.Rngs(0)))
-    image = image_side(spec.layout, keep_head=stored, keep_projection=True)
-    model = _fill(abstract, tensors, image, where, headless=not stored)
-    if not isinstance(model, CLIP):
+    tensors, where = _read(folder, spec)
+    stored = names is None and spec.num_classes is not None
+    abstract = nnx.eval_shape(lambda: spec.build(spec.num_classes if stored and spec.num_classes else 1, nnx.Rngs(0)))
+    model = _fill(abstract, tensors, image_side(spec.layout, keep_head=stored), where, headless=not stored)
+    if not isinstance(model, ZeroShot):
         raise UserError(f"{folder} holds no CLIP model.")
-    config = read_config(folder)
-    model.texts = TextTower(folder, config, tensors, where)
+    model.texts = spec.texts(spec.layout.read(tensors), where)
     if names is not None:
         return set_classes(model, names, templates)
-    ours = config.get("bridgejax") or {}
-    model.class_names, model.templates = tuple(ours.get("class_names") or ()), tuple(ours.get("templates") or ())
+    model.class_names, model.templates = spec.class_names, spec.templates
+    model.num_classes = (spec.num_classes or 0) if stored else 0  # the head of a model without classes is never asked
     return model
 
 
@@ -197,8 +182,7 @@ def abstract_classifier(folder_or_name: str | Path, num_classes: int | None = No
     """
     folder = CLASSIFIERS.resolve(folder_or_name)
     spec = classifier_spec(folder)
-    if read_config(folder).get("model_type") == "clip":
-        spec = _tower(folder, spec)
+    spec = spec.tower if isinstance(spec, ZeroShotSpec) else spec
     classes = num_classes or spec.num_classes or 1
     return nnx.eval_shape(lambda: spec.build(classes, nnx.Rngs(0)))
 
@@ -210,10 +194,11 @@ def classifier_digest(folder_or_name: str | Path) -> str:
       UserError: the folder or one of its files is missing.
     """
     folder = CLASSIFIERS.resolve(folder_or_name)
-    classifier_spec(folder)
+    weights = classifier_spec(folder).weights
     said = preprocessor_file(folder)
-    files = [folder / CONFIG_FILE, *find_weights(folder), *(() if said is None else (said[0],))]
-    return folder_digest(folder, (file.name for file in files))
+    files = find_weights(folder) if weights is None else [weights]
+    files += [folder / CONFIG_FILE] if weights is None else [file for file in [folder / OPEN_CLIP_CONFIG] if file.is_file()]
+    return folder_digest(folder, (file.name for file in (*files, *(() if said is None else (said[0],)))))
 
 
 def save_classifier(model: Classifier, folder: str | Path) -> None:
@@ -221,7 +206,8 @@ def save_classifier(model: Classifier, folder: str | Path) -> None:
 
     timm layouts open with `timm.create_model("local-dir:FOLDER")`, transformers layouts with `from_pretrained`. The image tower
     of a CLIP with a linear head is written as timm's network of the same parts; a zero-shot CLIP as a `CLIPModel` with its
-    tokenizer, whose head lies beside (`classifier.weight`, `classifier.bias`).
+    tokenizer, whose head lies beside (`classifier.weight`, `classifier.bias`), a SigLIP as a `SiglipModel`, a CLIP ResNet as an
+    OpenCLIP folder. The image towers of the latter two with a linear head have no layout elsewhere and open here alone.
 
     Args:
       model: a classifier with concrete weights.
@@ -232,7 +218,8 @@ def save_classifier(model: Classifier, folder: str | Path) -> None:
     """
     target = Path(folder)
     published = layout_of(model)
-    tensors = published.write(export(model, published.rules))
+    texts = model.texts if isinstance(model, ZeroShot) else None
+    tensors = published.write(export(model, published.rules) | ({} if texts is None else texts.tensors()))
     for name, array in tensors.items():
         if not np.isfinite(array).all():
             raise UserError(
@@ -241,16 +228,13 @@ def save_classifier(model: Classifier, folder: str | Path) -> None:
     # PyTorch counts batches beside its running statistics; with a fixed momentum the count is never used.
     for name in [name for name in tensors if name.endswith("running_var")]:
         tensors[name.removesuffix("running_var") + "num_batches_tracked"] = np.zeros((), np.int64)
-    texts = model.texts if isinstance(model, CLIP) else None
-    if texts is not None:
-        tensors |= texts.tensors()
     try:
         target.mkdir(parents=True, exist_ok=True)
         if texts is not None:
             texts.save_tokenizer(target)
     except OSError as error:
         raise UserError(f"{target} could not be made ({error.strerror}); choose a folder that can be written.") from error
-    save_tensors(target / WEIGHTS_FILE, tensors)
+    save_tensors(target / weights_file(model), tensors)
     files = config_files(model)
     for name, content in files.items():
         write_json(target / name, content)

@@ -44,7 +44,8 @@ def reset_head(model: Classifier, key: jax.Array | int, num_classes: int | None 
     Args:
       model: a classifier.
       key: a PRNG key, or an integer seed.
-      num_classes: outputs of the new head; None keeps their number (and the module's structure).
+      num_classes: outputs of the new head; None keeps their number (and the module's structure). Of another number, they
+        have no names.
 
     Returns:
       The same model. Kernel and bias are uniform in ±1/√d for d inputs, as PyTorch's linear layer starts.
@@ -60,6 +61,8 @@ def reset_head(model: Classifier, key: jax.Array | int, num_classes: int | None 
         head.kernel = nnx.Param(draw(kernel_key, (head.in_features, classes)))
         head.bias = nnx.Param(draw(bias_key, (classes,)))
         head.out_features = classes
+    if classes != model.num_classes:
+        model.class_names = ()
     model.num_classes = classes
     return model
 
@@ -92,7 +95,8 @@ def reset_blocks(model: Classifier, count: int, key: jax.Array | int, num_classe
     for number in range(first, len(blocks)):
         _draw_all(blocks[number], f"blocks.{number}", model.initializers(), root)
     for name in model.after_blocks if count else ():
-        _draw_all(getattr(model, name), name, model.initializers(), root)
+        if getattr(model, name) is not None:
+            _draw_all(getattr(model, name), name, model.initializers(), root)
     return model
 
 

@@ -70,11 +70,13 @@ class ResNetConfig:
         return [(stage, number) for stage, depth in enumerate(self.depths) for number in range(depth)]
 
 
-def _norm(channels: int, rngs: nnx.Rngs) -> BatchNorm:
+def batch_norm(channels: int, rngs: nnx.Rngs) -> BatchNorm:
+    """Returns torch's batch normalisation."""
     return BatchNorm(channels, use_running_average=True, momentum=BATCH_NORM_MOMENTUM, epsilon=BATCH_NORM_EPSILON, rngs=rngs)
 
 
-def _conv(channels_in: int, channels_out: int, kernel: int, stride: int, rngs: nnx.Rngs) -> Conv2d:
+def conv(channels_in: int, channels_out: int, kernel: int, stride: int, rngs: nnx.Rngs) -> Conv2d:
+    """Returns a convolution without bias that keeps the size at stride 1."""
     return Conv2d(
         channels_in, channels_out, kernel, stride=stride, use_bias=False, kernel_init=HE_FAN_OUT, dtype=None, rngs=rngs
     )
@@ -116,17 +118,20 @@ class ResidualBlock(nnx.Module):
         if config.bottleneck:
             inner = channels_out // 4
             first, second = (stride, 1) if config.early_stride else (1, stride)
-            third: tuple[Conv2d | None, BatchNorm | None] = (_conv(inner, channels_out, 1, 1, rngs), _norm(channels_out, rngs))
-            self.conv1, self.bn1 = _conv(channels_in, inner, 1, first, rngs), _norm(inner, rngs)
-            self.conv2, self.bn2 = _conv(inner, inner, 3, second, rngs), _norm(inner, rngs)
+            third: tuple[Conv2d | None, BatchNorm | None] = (
+                conv(inner, channels_out, 1, 1, rngs),
+                batch_norm(channels_out, rngs),
+            )
+            self.conv1, self.bn1 = conv(channels_in, inner, 1, first, rngs), batch_norm(inner, rngs)
+            self.conv2, self.bn2 = conv(inner, inner, 3, second, rngs), batch_norm(inner, rngs)
         else:
-            self.conv1, self.bn1 = _conv(channels_in, channels_out, 3, stride, rngs), _norm(channels_out, rngs)
-            self.conv2, self.bn2 = _conv(channels_out, channels_out, 3, 1, rngs), _norm(channels_out, rngs)
+            self.conv1, self.bn1 = conv(channels_in, channels_out, 3, stride, rngs), batch_norm(channels_out, rngs)
+            self.conv2, self.bn2 = conv(channels_out, channels_out, 3, 1, rngs), batch_norm(channels_out, rngs)
             third = (None, None)
         self.conv3, self.bn3 = third
         projects = stride != 1 or channels_in != channels_out
-        self.shortcut = _conv(channels_in, channels_out, 1, stride, rngs) if projects else None
-        self.shortcut_bn = _norm(channels_out, rngs) if projects else None
+        self.shortcut = conv(channels_in, channels_out, 1, stride, rngs) if projects else None
+        self.shortcut_bn = batch_norm(channels_out, rngs) if projects else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps [n, h, w, channels_in] to [n, ⌈h / stride⌉, ⌈w / stride⌉, channels_out]."""
@@ -151,7 +156,7 @@ class ResNet(Classifier):
         self.config = config
         self.num_classes = num_classes
         self.preprocessing = preprocessing
-        self.conv1, self.bn1 = _conv(3, config.stem, 7, 2, rngs), _norm(config.stem, rngs)
+        self.conv1, self.bn1 = conv(3, config.stem, 7, 2, rngs), batch_norm(config.stem, rngs)
         blocks, channels = [], config.stem
         for stage, number in config.places:
             stride = 1 if number else config.first_stride if stage == 0 else 2
@@ -248,7 +253,8 @@ def config_file(config: ResNetConfig) -> JSONObject:
     }
 
 
-def _norm_rules(ours: str, theirs: str) -> list[Rule]:
+def norm_rules(ours: str, theirs: str) -> list[Rule]:
+    """Returns the rules of a batch normalisation."""
     return [
         Rule(rf"{ours}\.scale", rf"{theirs}.weight"),
         Rule(rf"{ours}\.bias", rf"{theirs}.bias"),
@@ -273,5 +279,5 @@ def layout(config: ResNetConfig) -> Layout:
         pairs.append((f"{ours}shortcut", theirs + ("downsample.0" if timm else "shortcut.convolution")))
         pairs.append((f"{ours}shortcut_bn", theirs + ("downsample.1" if timm else "shortcut.normalization")))
     for mine, name in pairs:
-        rules += [Rule(rf"{mine}\.kernel", f"{name}.weight", "conv"), *_norm_rules(mine, name)]
+        rules += [Rule(rf"{mine}\.kernel", f"{name}.weight", "conv"), *norm_rules(mine, name)]
     return Layout(tuple(rules))

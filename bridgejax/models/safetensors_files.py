@@ -77,7 +77,10 @@ def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
     for file in files:
         if file.suffix in PICKLES:
             raise UserError(f"{file} is a pickle, which could run code and is not read; convert it to safetensors first.")
-        tensors.update(_read_file(file))
+        read = _read_file(file)
+        if twice := min(read.keys() & tensors.keys(), default=None):
+            raise UserError(f"{file}: tensor {twice} is in another file of the same model too; fetch the folder again.")
+        tensors.update(read)
     return tensors
 
 

@@ -61,16 +61,23 @@ VAE_RULES = torch_rules(
 _OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
+def modern_vae_name(name: str) -> str:
+    """Returns today's name of a VAE tensor: attention used to be query, key, value, proj_attn."""
+    match = re.fullmatch(r"(.*attentions\.\d+)\.(query|key|value|proj_attn)\.(weight|bias)", name)
+    return f"{match[1]}.{_OLD_ATTENTION[match[2]]}.{match[3]}" if match else name
+
+
 def modern_vae_names(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Returns VAE tensors under today's names: attention used to be query, key, value, proj_attn (some as 1×1 convolutions)."""
+    """Returns VAE tensors under today's names, attention as matrices (some were 1×1 convolutions)."""
     renamed = {}
     for name, array in tensors.items():
-        match = re.fullmatch(r"(.*attentions\.\d+)\.(query|key|value|proj_attn|to_q|to_k|to_v|to_out\.0)\.(weight|bias)", name)
-        if match:
-            block, layer, kind = match.groups()
-            name = f"{block}.{_OLD_ATTENTION.get(layer, layer)}.{kind}"
-            if array.ndim == 4 and array.shape[2:] == (1, 1):
-                array = array[:, :, 0, 0]
+        name = modern_vae_name(name)
+        if (
+            re.fullmatch(r".*attentions\.\d+\.to_(q|k|v|out\.0)\.weight", name)
+            and array.ndim == 4
+            and array.shape[2:] == (1, 1)
+        ):
+            array = array[:, :, 0, 0]
         renamed[name] = array
     return renamed
 

@@ -1,7 +1,8 @@
-"""Vision transformers (ViT, DeiT, the image towers of CLIP) in timm's and transformers' published layouts.
+"""Vision transformers (ViT, DeiT, DINOv2, the image towers of CLIP and SigLIP) in timm's and transformers' published layouts.
 
 Sources: Dosovitskiy et al. 2020 (arXiv:2010.11929), Touvron et al. 2020 (arXiv:2012.12877), Radford et al. 2021
-(arXiv:2103.00020). The blocks are those of the text encoder, `bridgejax.models.clip_text`, without its causal mask.
+(arXiv:2103.00020), Zhai et al. 2023 (arXiv:2303.15343), Oquab et al. 2023 (arXiv:2304.07193). The blocks are those of the text
+encoder, `bridgejax.models.clip_text`, without its causal mask.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from flax import nnx
 
 from bridgejax.errors import UserError
 from bridgejax.models.classifier import Classifier, Preprocessing, normalised
-from bridgejax.models.clip_text import Layer, LayerConfig
+from bridgejax.models.clip_text import Layer, LayerConfig, Mlp, SelfAttention
 from bridgejax.models.dense import dense
 from bridgejax.models.initializers import NORM_INITIALIZERS, Initializer, normal, uniform, zeros
 from bridgejax.models.layers import layer_norm
@@ -29,7 +30,8 @@ class ViTConfig:
     """What a vision transformer is made of.
 
     Attributes:
-      layout: in which it was published and is saved: "timm", "vit" or "deit" (transformers), or "clip" (a CLIPModel).
+      layout: in which it was published and is saved: "timm", or a model_type of transformers: "vit", "deit", "clip" (a
+        CLIPModel), "siglip" (a SiglipModel), "dinov2" or "dinov2_with_registers".
       name: timm's architecture, or the transformers model_type.
       image_size, patch_size: sides in pixels; the position embeddings are those of image_size.
       hidden_size, layers, heads, intermediate_size: of the transformer.
@@ -40,6 +42,11 @@ class ViTConfig:
       both_heads: the second token has a head of its own, and logits are the mean of the two.
       antialias: how positions are resampled, see `bridgejax.models.positions`.
       projection: width of the projection behind the network (a whole CLIPModel), 0 for none.
+      class_token: there is one, the first token (not so in SigLIP).
+      registers: tokens without positions between it and the patches (Darcet et al. 2023, arXiv:2309.16588).
+      layer_scale, gated: of the blocks, see `bridgejax.models.clip_text.LayerConfig`.
+      pool: what features are: "token" (the class token, or both tokens where each has a head), "token_and_mean" (beside it the
+        mean of the patches), or "attention" (a learned query over the patches, SigLIP).
     """
 
     layout: str
@@ -57,11 +64,22 @@ class ViTConfig:
     both_heads: bool = False
     antialias: bool = True
     projection: int = 0
+    class_token: bool = True
+    registers: int = 0
+    layer_scale: bool = False
+    gated: bool = False
+    pool: str = "token"
 
     @property
     def prefix(self) -> int:
-        """How many tokens come before the patches."""
-        return 2 if self.distillation else 1
+        """How many tokens with positions come before the patches."""
+        return self.class_token + self.distillation
+
+    @property
+    def layer(self) -> LayerConfig:
+        """The sizes of a block."""
+        sizes = (self.hidden_size, self.heads, self.intermediate_size)
+        return LayerConfig(*sizes, self.activation, self.epsilon, self.layer_scale, self.gated)
 
 
 def check(config: ViTConfig, where: str) -> ViTConfig:
@@ -128,14 +146,36 @@ class MeanHead(nnx.Module):
         return (self.cls(first) + self.dist(second)) / 2
 
 
+class AttentionPool(nnx.Module):
+    """A learned query's attention over all tokens, and an MLP on it, residual (Zhai et al. 2021, arXiv:2106.04560).
+
+    Args:
+      config: of a transformer layer.
+      rngs: source of the initial values.
+    """
+
+    def __init__(self, config: LayerConfig, *, rngs: nnx.Rngs) -> None:
+        width = config.hidden_size
+        self.probe = nnx.Param(jnp.zeros((1, 1, width), jnp.float32))
+        self.attention = SelfAttention(width, config.heads, rngs=rngs)
+        self.layernorm = layer_norm(width, epsilon=config.epsilon, rngs=rngs)
+        self.mlp = Mlp(width, config.intermediate_size, config.activation, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps [n, tokens, width] to [n, width]."""
+        probe = jnp.broadcast_to(self.probe[...].astype(x.dtype), (x.shape[0], 1, x.shape[2]))
+        y = self.attention(x, query=probe)
+        return (y + self.mlp(self.layernorm(y)))[:, 0]
+
+
 class VisionTransformer(Classifier):
-    """A vision transformer with a linear head on its class token (for a distilled DeiT: a `MeanHead` on both tokens).
+    """A vision transformer with a linear head on its features (for a distilled DeiT: a `MeanHead` on both tokens).
 
     Images of another size than the config's work: the position embeddings are resampled on the way.
     """
 
     architecture = "vision transformer"
-    after_blocks: ClassVar[tuple[str, ...]] = ("norm",)
+    after_blocks: ClassVar[tuple[str, ...]] = ("norm", "pool")
 
     def __init__(self, config: ViTConfig, num_classes: int, preprocessing: Preprocessing, *, rngs: nnx.Rngs) -> None:
         self.config = config
@@ -143,14 +183,19 @@ class VisionTransformer(Classifier):
         self.preprocessing = preprocessing
         width = config.hidden_size
         side = config.image_size // config.patch_size
-        self.class_token = nnx.Param(jnp.zeros((1, 1, width), jnp.float32))
-        self.distillation_token = nnx.Param(jnp.zeros((1, 1, width), jnp.float32)) if config.distillation else None
+
+        def token(count: int) -> nnx.Param | None:
+            return nnx.Param(jnp.zeros((1, count, width), jnp.float32)) if count else None
+
+        self.class_token = token(config.class_token)
+        self.distillation_token = token(config.distillation)
+        self.registers = token(config.registers)
         self.positions = nnx.Param(jnp.zeros((1, config.prefix + side * side, width), jnp.float32))
         self.patch = PatchEmbedding(config.patch_size, width, use_bias=not config.pre_norm)
         self.pre_norm = layer_norm(width, epsilon=config.epsilon, rngs=rngs) if config.pre_norm else None
-        layer = LayerConfig(width, config.heads, config.intermediate_size, config.activation, config.epsilon)
-        self.blocks = nnx.List([Layer(layer, rngs=rngs) for _ in range(config.layers)])
+        self.blocks = nnx.List([Layer(config.layer, rngs=rngs) for _ in range(config.layers)])
         self.norm = layer_norm(width, epsilon=config.epsilon, rngs=rngs)
+        self.pool = AttentionPool(config.layer, rngs=rngs) if config.pool == "attention" else None
         self.head = (
             MeanHead(width, num_classes, rngs=rngs)
             if config.both_heads
@@ -160,10 +205,13 @@ class VisionTransformer(Classifier):
     @property
     def feature_width(self) -> int:
         """How wide the features are."""
-        return self.config.hidden_size * (2 if self.config.both_heads else 1)
+        return self.config.hidden_size * (2 if self.config.both_heads or self.config.pool == "token_and_mean" else 1)
 
     def tokens(self, images: jax.Array) -> jax.Array:
-        """Returns the normalised tokens before the patches, [n, 1 or 2, hidden_size], of normalised images [n, h, w, 3].
+        """Returns the normalised tokens that features are made of, of normalised images [n, h, w, 3].
+
+        These are the class token and the distillation token, [n, 1 or 2, hidden_size], where features are no more than these;
+        else all tokens: the class token, the registers, the patches row by row.
 
         Raises:
           UserError: the images are not float [n, h, w, 3], or smaller than one patch.
@@ -175,26 +223,33 @@ class VisionTransformer(Classifier):
                 f"images of {images.shape[1]} × {images.shape[2]} pixels hold no patch of {self.config.patch_size}; "
                 "give larger ones (classifier.image_size)."
             )
-        first = (
-            [self.class_token[...]]
-            if self.distillation_token is None
-            else [self.class_token[...], self.distillation_token[...]]
-        )
-        x = jnp.concatenate(
-            [*(jnp.broadcast_to(token, (n, 1, width)) for token in first), patches.reshape(n, rows * columns, width)], axis=1
-        )
+        first = [token[...] for token in (self.class_token, self.distillation_token) if token is not None]
+        x = jnp.concatenate([*self._repeated(first, n), patches.reshape(n, rows * columns, width)], axis=1)
         x = x + resample(self.positions[...], self.config.prefix, (rows, columns), self.config.antialias)
+        if self.registers is not None:
+            registers = self._repeated([self.registers[...]], n)
+            x = jnp.concatenate([x[:, : self.config.prefix], *registers, x[:, self.config.prefix :]], axis=1)
         if self.pre_norm is not None:
             x = self.pre_norm(x)
         for block in self.blocks:
             x = block(x)
-        return self.norm(x[:, : self.config.prefix])
+        return self.norm(x[:, : self.config.prefix] if self.config.pool == "token" else x)
+
+    @staticmethod
+    def _repeated(tokens: Sequence[jax.Array], count: int) -> list[jax.Array]:
+        return [jnp.broadcast_to(token, (count, *token.shape[1:])) for token in tokens]
 
     def features(self, images: jax.Array) -> jax.Array:
-        """Returns what the head sees: the class token (or both tokens side by side), float32 [n, feature_width]."""
+        """Returns what the head sees, as `config.pool` says, float32 [n, feature_width], of normalised images."""
         tokens = self.tokens(images)
-        seen = tokens if self.config.both_heads else tokens[:, :1]
-        return seen.reshape(seen.shape[0], -1).astype(jnp.promote_types(seen.dtype, jnp.float32))
+        if self.pool is not None:
+            seen = self.pool(tokens)
+        elif self.config.pool == "token_and_mean":
+            patches = tokens[:, self.config.prefix + self.config.registers :]
+            seen = jnp.concatenate([tokens[:, 0], patches.mean(1)], axis=-1)
+        else:
+            seen = (tokens if self.config.both_heads else tokens[:, :1]).reshape(tokens.shape[0], -1)
+        return seen.astype(jnp.promote_types(seen.dtype, jnp.float32))
 
     def initializers(self) -> Sequence[Initializer]:
         """Returns the initial values of the library that published the layout.
@@ -224,7 +279,11 @@ class VisionTransformer(Classifier):
             )
         else:
             special = (Initializer(r"patch\.bias", zeros),)
-        return (*special, Initializer(r"(kernel|positions|class_token|distillation_token)", narrow), *NORM_INITIALIZERS)
+        return (
+            *special,
+            Initializer(r"(kernel|positions|class_token|distillation_token|registers|probe)", narrow),
+            *NORM_INITIALIZERS,
+        )
 
 
 def with_image_size(model: VisionTransformer, image_size: int) -> VisionTransformer:

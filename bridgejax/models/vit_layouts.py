@@ -12,7 +12,7 @@ from bridgejax.errors import UserError
 from bridgejax.files import JSONObject
 from bridgejax.models.activations import checked_activation
 from bridgejax.models.config_values import positive_int, positive_number, require
-from bridgejax.models.layout import Layout, Tensors, timm_arguments
+from bridgejax.models.layout import Fused, Layout, Tensors, timm_arguments
 from bridgejax.models.vit import ViTConfig, check
 from bridgejax.models.weights import Rule, torch_rules
 
@@ -29,6 +29,7 @@ _TIMM_ACTIVATIONS = {
 }
 # timm's own defaults lie in its code; this key of ours says where a network differs from them.
 OURS = "bridgejax"
+_QKV = Fused("qkv", ("q", "k", "v"))
 
 
 def is_timm_name(name: str) -> bool:
@@ -80,33 +81,47 @@ def timm_config(name: str, config: JSONObject, where: str) -> ViTConfig:
     )
 
 
+def transformers_sizes(config: JSONObject, where: str, *, patch: int, epsilon: float, activation: str = "gelu") -> ViTConfig:
+    """Returns what all vision transformers of transformers have in common, with its defaults for what a config leaves out.
+
+    Args:
+      config: of the network, or the part of it that is on images.
+      where: its file, for messages.
+      patch, epsilon, activation: the defaults that differ between the kinds.
+
+    Raises:
+      UserError: a value is missing, wrong or not supported; it is named.
+    """
+    require(config, where, {"num_channels": 3})
+    kind = str(config.get("model_type"))
+    return check(
+        ViTConfig(
+            layout=kind,
+            name=kind,
+            image_size=positive_int(config, "image_size", where, 224),
+            patch_size=positive_int(config, "patch_size", where, patch),
+            hidden_size=positive_int(config, "hidden_size", where, 768),
+            layers=positive_int(config, "num_hidden_layers", where, 12),
+            heads=positive_int(config, "num_attention_heads", where, 12),
+            intermediate_size=positive_int(config, "intermediate_size", where, 3072),
+            activation=checked_activation(config.get("hidden_act", activation), f"{where}: hidden_act"),
+            epsilon=positive_number(config, "layer_norm_eps", where, epsilon),
+            antialias=False,
+        ),
+        where,
+    )
+
+
 def transformers_config(config: JSONObject, where: str) -> ViTConfig:
     """Returns the network of a transformers `config.json` with model_type vit or deit.
 
     Raises:
       UserError: a value is missing, wrong or not supported; it is named.
     """
-    kind = str(config["model_type"])
-    require(config, where, {"qkv_bias": True, "num_channels": 3})
-    kinds = config.get("architectures") or []
-    return check(
-        ViTConfig(
-            layout=kind,
-            name=kind,
-            image_size=positive_int(config, "image_size", where, 224),
-            patch_size=positive_int(config, "patch_size", where, 16),
-            hidden_size=positive_int(config, "hidden_size", where, 768),
-            layers=positive_int(config, "num_hidden_layers", where, 12),
-            heads=positive_int(config, "num_attention_heads", where, 12),
-            intermediate_size=positive_int(config, "intermediate_size", where, 3072),
-            activation=checked_activation(config.get("hidden_act", "gelu"), f"{where}: hidden_act"),
-            epsilon=positive_number(config, "layer_norm_eps", where, 1e-12),
-            distillation=kind == "deit",
-            both_heads="DeiTForImageClassificationWithTeacher" in kinds,
-            antialias=False,
-        ),
-        where,
-    )
+    require(config, where, {"qkv_bias": True})
+    sizes = transformers_sizes(config, where, patch=16, epsilon=1e-12)
+    both = "DeiTForImageClassificationWithTeacher" in (config.get("architectures") or [])
+    return replace(sizes, distillation=sizes.layout == "deit", both_heads=both)
 
 
 def clip_config(config: JSONObject, where: str) -> ViTConfig:
@@ -115,27 +130,11 @@ def clip_config(config: JSONObject, where: str) -> ViTConfig:
     Raises:
       UserError: a value is wrong or not supported; it is named.
     """
-    vision = clip_part(config, "vision_config", where)
     place = f"{where}: vision_config"
-    require(vision, place, {"num_channels": 3})
-    return check(
-        ViTConfig(
-            layout="clip",
-            name="clip",
-            image_size=positive_int(vision, "image_size", place, 224),
-            patch_size=positive_int(vision, "patch_size", place, 32),
-            hidden_size=positive_int(vision, "hidden_size", place, 768),
-            layers=positive_int(vision, "num_hidden_layers", place, 12),
-            heads=positive_int(vision, "num_attention_heads", place, 12),
-            intermediate_size=positive_int(vision, "intermediate_size", place, 3072),
-            activation=checked_activation(vision.get("hidden_act", "quick_gelu"), f"{place}: hidden_act"),
-            epsilon=positive_number(vision, "layer_norm_eps", place, 1e-5),
-            pre_norm=True,
-            antialias=False,
-            projection=positive_int(config, "projection_dim", where, 512),
-        ),
-        where,
-    )
+    vision = clip_part(config, "vision_config", where)
+    sizes = transformers_sizes(vision, place, patch=32, epsilon=1e-5, activation="quick_gelu")
+    width = positive_int(config, "projection_dim", where, 512)
+    return replace(sizes, layout="clip", name="clip", pre_norm=True, projection=width)
 
 
 def clip_part(config: JSONObject, part: str, where: str) -> JSONObject:
@@ -182,7 +181,17 @@ def config_file(config: ViTConfig) -> JSONObject:
             **({"model_args": arguments} if arguments else {}),
             **({} if config.antialias else {OURS: {"antialias": False}}),
         }
-    parts = {
+    parts = sizes_file(config)
+    if config.layout == "clip":
+        return {**parts, "projection_dim": config.projection}
+    heads = "WithTeacher" if config.both_heads else ""
+    kind = "ViTForImageClassification" if config.layout == "vit" else f"DeiTForImageClassification{heads}"
+    return {"architectures": [kind], "model_type": config.layout, "qkv_bias": True, **parts}
+
+
+def sizes_file(config: ViTConfig) -> JSONObject:
+    """Returns what `config.json` says of `transformers_sizes`."""
+    return {
         "image_size": config.image_size,
         "patch_size": config.patch_size,
         "num_channels": 3,
@@ -193,11 +202,6 @@ def config_file(config: ViTConfig) -> JSONObject:
         "hidden_act": config.activation,
         "layer_norm_eps": config.epsilon,
     }
-    if config.layout == "clip":
-        return {**parts, "projection_dim": config.projection}
-    heads = "WithTeacher" if config.both_heads else ""
-    kind = "ViTForImageClassification" if config.layout == "vit" else f"DeiTForImageClassification{heads}"
-    return {"architectures": [kind], "model_type": config.layout, "qkv_bias": True, **parts}
 
 
 def _timm_activation(name: str) -> str:
@@ -229,7 +233,8 @@ _PARTS = {
 }
 
 
-def _block_rules(parts: Mapping[str, str], place: str) -> list[Rule]:
+def block_rules(parts: Mapping[str, str], place: str) -> list[Rule]:
+    """Returns the rules of the blocks: `parts` maps the inner names, `place` is their block with `\\1` for its number."""
     rules = []
     for ours, theirs in parts.items():
         if ours.startswith("layer_norm"):
@@ -240,24 +245,25 @@ def _block_rules(parts: Mapping[str, str], place: str) -> list[Rule]:
     return rules
 
 
-def _head_rules(ours: str, theirs: str) -> tuple[Rule, Rule]:
+def head_rules(ours: str, theirs: str) -> tuple[Rule, Rule]:
+    """Returns the rules of a linear head."""
     return Rule(rf"{ours}\.kernel", f"{theirs}.weight", "linear"), Rule(rf"{ours}\.bias", f"{theirs}.bias")
 
 
 def layout(config: ViTConfig) -> Layout:
-    """Returns the names of the tensors in the config's layout (for "clip": without projection and text)."""
+    """Returns the names of the tensors in the config's layout (for "clip": without text)."""
     if config.layout == "timm":
         return _timm_layout(config)
     if config.layout == "clip":
-        return _clip_layout()
+        return clip_layout()
     return _transformers_layout(config)
 
 
 def _timm_layout(config: ViTConfig) -> Layout:
     rules = (
-        *_head_rules(r"head\.cls", "head"),
-        *_head_rules(r"head\.dist", "head_dist"),
-        *_block_rules(_PARTS["timm"], r"blocks.\1"),
+        *head_rules(r"head\.cls", "head"),
+        *head_rules(r"head\.dist", "head_dist"),
+        *block_rules(_PARTS["timm"], r"blocks.\1"),
         Rule("class_token", "cls_token"),
         Rule("distillation_token", "dist_token"),
         Rule("positions", "pos_embed"),
@@ -265,42 +271,16 @@ def _timm_layout(config: ViTConfig) -> Layout:
         Rule(r"pre_norm\.bias", "norm_pre.bias"),
         *torch_rules(Rule(r"patch\.kernel", "patch_embed.proj.weight", "conv"), Rule(r"patch\.bias", "patch_embed.proj.bias")),
     )
-    return Layout(rules, read=_split_qkv, write=_merge_qkv, spell=lambda name: re.sub(r"\.qkv\.[qkv]\.", ".qkv.", name))
-
-
-def _split_qkv(tensors: Tensors) -> dict[str, np.ndarray]:
-    """Cuts `attn.qkv` [3 d, …] into three views."""
-    out = {}
-    for name, array in tensors.items():
-        if match := re.fullmatch(r"(blocks\.\d+\.attn\.qkv)\.(weight|bias)", name):
-            third = array.shape[0] // 3 if array.ndim else 0
-            for number, part in enumerate("qkv"):
-                end = None if number == 2 else (number + 1) * third
-                out[f"{match[1]}.{part}.{match[2]}"] = array[number * third : end] if array.ndim else array
-        else:
-            out[name] = array
-    return out
-
-
-def _merge_qkv(tensors: Tensors) -> dict[str, np.ndarray]:
-    out = {}
-    for name, array in tensors.items():
-        if match := re.fullmatch(r"(.*\.qkv)\.([qkv])\.(weight|bias)", name):
-            if match[2] == "q":
-                parts = [tensors[f"{match[1]}.{part}.{match[3]}"] for part in "qkv"]
-                out[f"{match[1]}.{match[3]}"] = np.concatenate(parts)
-        else:
-            out[name] = array
-    return out
+    return Layout(rules, read=_QKV.split, write=_QKV.merge, spell=_QKV.spell)
 
 
 def _transformers_layout(config: ViTConfig) -> Layout:
     body = f"{config.layout}."
     rules = (
-        *_head_rules("head", "classifier"),
-        *_head_rules(r"head\.cls", "cls_classifier"),
-        *_head_rules(r"head\.dist", "distillation_classifier"),
-        *_block_rules(_PARTS["transformers"], rf"{body}encoder.layer.\1"),
+        *head_rules("head", "classifier"),
+        *head_rules(r"head\.cls", "cls_classifier"),
+        *head_rules(r"head\.dist", "distillation_classifier"),
+        *block_rules(_PARTS["transformers"], rf"{body}encoder.layer.\1"),
         Rule("class_token", f"{body}embeddings.cls_token"),
         Rule("distillation_token", f"{body}embeddings.distillation_token"),
         Rule("positions", f"{body}embeddings.position_embeddings"),
@@ -322,10 +302,11 @@ def _transformers_layout(config: ViTConfig) -> Layout:
     return Layout(rules, read=read)
 
 
-def _clip_layout() -> Layout:
+def clip_layout() -> Layout:
+    """Returns the names of the tensors of a CLIPModel's image side."""
     tower = "vision_model."
     rules = (
-        *_head_rules("head", "classifier"),
+        *head_rules("head", "classifier"),
         Rule(r"projection\.kernel", "visual_projection.weight", "linear"),
         Rule(r"blocks\.(\d+)\.(.+)\.kernel", rf"{tower}encoder.layers.\1.\2.weight", "linear"),
         Rule(r"blocks\.(\d+)\.(.+)\.scale", rf"{tower}encoder.layers.\1.\2.weight"),

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bridgejax.errors import UserError
-from bridgejax.files import asset
+from bridgejax.files import asset, expanded
 from bridgejax.models.safetensors_files import PICKLES
 
 
@@ -45,7 +45,7 @@ class WeightSources:
         text = str(name)
         if text.startswith("builtin:"):
             return asset(text, self.builtin, self.kind)
-        path = Path(name).expanduser()
+        path = expanded(name)
         if path.is_dir():
             return path
         if path.suffix in PICKLES:

@@ -149,11 +149,11 @@ def assign(
             target = dtype
 
         def read(
-            index: Index | EllipsisType, array: np.ndarray = array, target: DTypeLike = target, name: str = spell(source)
+            index: Index | EllipsisType, array: np.ndarray = array, target: DTypeLike = target, name: str = source
         ) -> np.ndarray:
             part = array[index]
             if not np.isfinite(part.astype(np.float32, copy=False)).all():
-                raise UserError(f"{where}: tensor {name} holds NaN or infinity; the file is damaged, fetch it again.")
+                raise UserError(f"{where}: tensor {spell(name)} holds NaN or infinity; the file is damaged, fetch it again.")
             return part.astype(target, order="C")
 
         if put is None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from bridgejax.config import check_phrases
+from bridgejax.config import check_phrases, nfc
 
 
 def display_name(class_name: str) -> str:
-    """Returns the class name as a person reads it: underscores become spaces, nothing else changes."""
-    return class_name.replace("_", " ")
+    """Returns the class name as a person reads it: in NFC, with underscores as spaces; nothing else changes."""
+    return nfc(class_name).replace("_", " ")
 
 
 def class_phrases(class_name: str, variants: Mapping[str, Sequence[str]] | None = None) -> tuple[str, ...]:
@@ -23,4 +23,7 @@ def class_phrases(class_name: str, variants: Mapping[str, Sequence[str]] | None 
     Raises:
       UserError: the phrases are no list (a single text, for instance), or one is empty or not text.
     """
-    return check_phrases(class_name, (variants or {}).get(class_name, ())) or (display_name(class_name),)
+    phrases = (variants or {}).get(class_name)
+    if phrases is None and variants and not class_name.isascii():
+        phrases = {nfc(name): phrases for name, phrases in variants.items()}.get(nfc(class_name))
+    return check_phrases(class_name, phrases or ()) or (display_name(class_name),)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bridgejax.recipes.filter_rules import FilterRule, filter_rules
 from bridgejax.recipes.lengths import LENGTH_KEYS, StageLength
 from bridgejax.recipes.library import (
     CLASSIFIER_TUNING,
@@ -22,6 +23,7 @@ __all__ = [
     "METHODS",
     "MIXUP_ALPHA",
     "STAGE_KEYS",
+    "FilterRule",
     "Optimization",
     "Recipe",
     "Stage",
@@ -29,6 +31,7 @@ __all__ = [
     "all_recipes",
     "control_recipes",
     "default_recipes",
+    "filter_rules",
     "recipe_from_config",
     "reset_depth",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bridgejax.errors import UserError, choices
 from bridgejax.fields import keys_of
@@ -12,6 +12,9 @@ from bridgejax.recipes.lengths import KEYS as LENGTHS
 from bridgejax.recipes.lengths import stage_steps, unknown_recipe
 from bridgejax.recipes.library import all_recipes
 from bridgejax.recipes.stage import Recipe, Stage
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
 
 _FIELDS = keys_of(Stage)
 _OWN = ("steps", "batch_size")  # fields whose value, where a stage states none, does not come from the config's training
@@ -22,7 +25,9 @@ _RENAMED = {"rate_factor": "lr_scale", "early_stop_looks": "early_stop_checks"}
 Stages = Iterable[Mapping[str, object]]
 
 
-def recipe_from_config(name: str, recipes: Mapping[str, Any] | Stages, training: Mapping[str, Any] | None = None) -> Recipe:
+def recipe_from_config(
+    name: str, recipes: Mapping[str, Any] | ConfigDict | Stages, training: Mapping[str, Any] | ConfigDict | None = None
+) -> Recipe:
     """Returns the recipe `name`.
 
     Args:
@@ -37,10 +42,16 @@ def recipe_from_config(name: str, recipes: Mapping[str, Any] | Stages, training:
       UserError: an unknown recipe or key (with the nearest known one), a value of the wrong kind or out of range, no stage,
         or `steps_of` in a circle.
     """
+    recipes, training = _plain(recipes), _plain(training)
     table = recipes if isinstance(recipes, Mapping) else {**all_recipes(), name: recipes}
     if name not in table:
         raise UserError(f"{name!r} is not a recipe in this config; {choices(name, table)}")
     return _build(name, table, dict(training or {}), ())
+
+
+def _plain(value: Any) -> Any:
+    """Returns a ConfigDict, which is no Mapping, as a dict; others as they are."""
+    return value.to_dict() if hasattr(value, "to_dict") else value
 
 
 def _build(name: str, recipes: Mapping[str, object], training: dict[str, object], asking: tuple[str, ...]) -> Recipe:
@@ -84,7 +95,7 @@ def _stage(
     asking: tuple[str, ...],
     before: int,
 ) -> Stage:
-    stated = given.to_dict() if hasattr(given, "to_dict") else given
+    stated = _plain(given)
     if not isinstance(stated, Mapping):
         raise UserError(f"{where} is {stated!r}; give a dict of stage settings.")
     for key in stated:
@@ -105,13 +116,16 @@ def _stage(
         return _build(name, recipes, dict(training), asking)
 
     values["steps"] = stage_steps(where, stated, unit=_unit(where, stated, training), before=before, resolve=resolve)
-    if isinstance(values.get("trainable"), str):
-        values["trainable"] = (values["trainable"],)
+    for key in ("trainable", "synthetic_filter"):
+        if isinstance(values.get(key), str):
+            values[key] = (values[key],)
     stage = Stage(**{key: _FIELDS[key].checked(value, f"{where}.{key}") for key, value in values.items()})
     if not stage.trainable:
         raise UserError(f"{where}.trainable is empty; give 'all', 'head' or a tuple of regular expressions.")
     if stage.synthetic_set and stage.data == "real":
         raise UserError(f"{where}.synthetic_set is {stage.synthetic_set!r}, but data is 'real'; leave one of them out.")
+    if stage.synthetic_filter and stage.data == "real":
+        raise UserError(f"{where}.synthetic_filter is set, but data is 'real'; leave one of them out.")
     for key in ("synthetic_share", "synthetic_loss"):
         if getattr(stage, key) is not None and stage.data != "mixed":
             raise UserError(f"{where}.{key} is set, but data is {stage.data!r}; set data='mixed' or leave it out.")

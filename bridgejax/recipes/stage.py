@@ -7,6 +7,7 @@ import re
 
 from bridgejax.errors import UserError, choices
 from bridgejax.fields import setting
+from bridgejax.recipes.filter_rules import FORM, filter_rules
 
 OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("cosine", "constant")
@@ -18,7 +19,10 @@ RESETS = ("none", "head", "all")
 # Fields by the names under which digests of results know them; what was made before a field got its name stays valid.
 _DIGEST_NAMES = {"early_stop_checks": "early_stop_looks"}
 # Fields that came later: at their defaults they stay out of digests, which are then as they were before.
-_LATER = ("teacher", "clip_norm", "batch_size", "soft_images", "head", "cache_weight", "cache_sharpness", "context_tokens")
+_LATER = (
+    *("teacher", "synthetic_filter", "clip_norm", "batch_size", "soft_images"),
+    *("head", "cache_weight", "cache_sharpness", "context_tokens"),
+)
 
 
 def reset_depth(reset: str) -> int | None:
@@ -62,6 +66,12 @@ class Stage(Optimization):
 
     data: str = setting("real", "Which images it trains on; mixed is both.", options=("real", "synthetic", "mixed"))
     synthetic_set: str = setting("", "Which of `synthetic_sets` its synthetic images are; '' is the config's own set.")
+    synthetic_filter: tuple[str, ...] = setting(
+        (),
+        "Which of its synthetic images it trains on: rules, each on what those before it left (docs/filter.md); () is all.",
+        form=FORM,
+        check=filter_rules,
+    )
     synthetic_share: float | None = setting(
         None, "Share of synthetic images in a mixed batch; None draws from the union, every image alike.", at_least=0, at_most=1
     )
@@ -124,6 +134,11 @@ class Stage(Optimization):
     restart_schedule: bool = setting(True, "The schedule starts afresh; else it goes on over the steps of both stages.")
     augment: bool = setting(True, "Random resized crops and flips.")
 
+    @property
+    def synthetic_source(self) -> str:
+        """What its synthetic images go by: the name of their set, and "/" with the rules that they passed, if there are any."""
+        return "/".join([self.synthetic_set, *(["+".join(self.synthetic_filter)] if self.synthetic_filter else [])])
+
     def to_dict(self) -> dict[str, object]:
         """Returns the stage as plain data, for digests and records."""
         fields = {_DIGEST_NAMES.get(name, name): value for name, value in dataclasses.asdict(self).items()}
@@ -150,7 +165,16 @@ class Recipe:
     @property
     def synthetic_sets(self) -> tuple[str, ...]:
         """The sets of synthetic images that its stages see, each once; "" is the config's own."""
-        return tuple(dict.fromkeys(stage.synthetic_set for stage in self.stages if stage.data != "real"))
+        return tuple(dict.fromkeys(stage.synthetic_set for stage in self.synthetic_stages.values()))
+
+    @property
+    def synthetic_stages(self) -> dict[str, Stage]:
+        """For each `synthetic_source` of its stages, the first that trains on it."""
+        found: dict[str, Stage] = {}
+        for stage in self.stages:
+            if stage.data != "real":
+                found.setdefault(stage.synthetic_source, stage)
+        return found
 
     def to_dict(self) -> dict[str, object]:
         """Returns the recipe as plain data, for digests and records."""

@@ -44,7 +44,8 @@ def bars(summary: Summary, recipes: Mapping[str, str]) -> str:
             start, length = 100 * level.low, 100 * (level.high - level.low)
             ends = interval(level, lambda value: f"{100 * value:.1f}")
             whisker = f'<i class="whisker" style="left:{start:.2f}%;width:{length:.2f}%"></i>'
-        outside = width < 24
+        # A short bar has no room for its value, and a whisker that begins at the left would cross it out.
+        outside = width < 24 or (level.low is not None and level.high is not None and level.low < 0.15 and level.high < 0.85)
         place = f' style="left:calc({max(width, 100 * (level.high or 0)):.2f}% + 10px)"' if outside else ""
         rows.append(
             f'<li class="bar{_focus(summary, entry)}"><span class="name"><b>{escape(entry)}</b>'
@@ -84,13 +85,14 @@ def difference_table(summary: Summary, differences: Sequence[Difference], agains
             f'<tr class="{_focus(summary, each.arm).strip()}"><th scope="row">{_breakable(each.arm)}</th>{other}'
             f'<td class="n">{_difference(estimate)}</td>'
             f'<td class="forest" aria-hidden="true"><div class="row"><i class="zero"></i>{forest}</div></td>'
-            f'<td class="n">{_difference(each.test_accuracy)}</td><td class="n">{estimate.seeds if estimate else 0}</td></tr>'
+            f'<td class="n">{_difference(each.test_accuracy)}</td>'
+            f'<td class="n seeds">{estimate.seeds if estimate else 0}</td></tr>'
         )
     scale = f'<div class="scale" aria-label="scale in points"><i>−{100 * limit:.0f}</i><i>0</i><i>+{100 * limit:.0f}</i></div>'
     return scroll(
         f'<table><thead><tr><th scope="col">arm</th>{"<th scope=col>against</th>" if against else ""}'
         f'<th scope="col" class="n">mean per class,<br>points</th><th scope="col" class="forest">{scale}</th>'
-        '<th scope="col" class="n">top-1,<br>points</th><th scope="col" class="n">seeds</th></tr></thead>'
+        '<th scope="col" class="n">top-1,<br>points</th><th scope="col" class="n seeds">seeds</th></tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table>",
         "Paired differences",
     )
@@ -215,23 +217,27 @@ def confusions(summary: Summary) -> str:
     return f'<div class="pair{" wide" if len(names) > 14 else ""}">{"".join(parts)}</div>' if parts else ""
 
 
-def contact_sheet(examples: Mapping[str, np.ndarray] | None) -> str:
-    """Real images beside generated ones, a row per class.
+def contact_sheet(
+    examples: Mapping[str, np.ndarray | Sequence[str]] | None,
+    kinds: Sequence[tuple[str, str]] = (("real", "real"), ("synthetic", "generated")),
+) -> str:
+    """Real images beside generated ones, or those of two other kinds, a row per class.
 
     Args:
-      examples: "class_names" [classes] and uint8 "real" and "synthetic" [classes, k, h, w, 3]; either may be missing. A blank
-        image (one colour) stands for none.
+      examples: "class_names" [classes] and uint8 [classes, k, h, w, 3] of each kind; one may be missing. A blank image (one
+        colour) stands for none.
+      kinds: (key, what it is called), left and right.
     """
-    if not examples or not any(kind in examples for kind in ("real", "synthetic")):
+    if not examples or not any(kind in examples for kind, _ in kinds):
         return ""
     names = [display_name(str(name)) for name in examples["class_names"]]
-    kinds = [(kind, label) for kind, label in (("real", "real"), ("synthetic", "generated")) if kind in examples]
-    most = max(examples[kind].shape[1] for kind, _ in kinds)
+    kinds = [(kind, label) for kind, label in kinds if kind in examples]
+    most = max(np.shape(examples[kind])[1] for kind, _ in kinds)
     cells = ['<div class="head"></div>', *(f'<div class="head">{label}</div>' for _, label in kinds)]
     for index, name in enumerate(names[:SHEET_CLASSES]):
         cells.append(f"<h3>{escape(name)}</h3>")
         for kind, label in kinds:
-            images = [image for image in examples[kind][index] if image.min() != image.max()]
+            images = [image for image in np.asarray(examples[kind])[index] if image.min() != image.max()]
             tags = "".join(f'<img src="{data_uri(image)}" alt="{escape(name)}, {label}" loading="lazy">' for image in images)
             strip = f'<div class="strip" style="--k:{most}">{tags}</div>' if tags else '<div class="strip empty">none</div>'
             cells.append(f'<div><span class="label">{label}</span>{strip}</div>')

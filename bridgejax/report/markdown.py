@@ -6,6 +6,7 @@ from html import escape
 
 from bridgejax.prompts.classes import display_name
 from bridgejax.report.config_text import ConfigJson, config_file
+from bridgejax.report.filter_section import filters_markdown
 from bridgejax.report.gain_table import gain_note, gain_rows
 from bridgejax.report.page import facts, title
 from bridgejax.report.phrases import duration, finding, interval, points, stall, timed
@@ -70,6 +71,7 @@ def markdown(summary: Summary, config: ConfigJson) -> str:
         ]
         heads = ["class", "test images", *(_cell(gain.arm) for gain in summary.class_gains)]
         parts += ["## Gain per class", _cell(gain_note(summary)), _table(heads, rows)]
+    parts += filters_markdown(summary.filters, _cell, _table)
     parts += synthetic_markdown(summary.synthetic_set, _cell, _table)
     rows = [
         [

@@ -11,11 +11,13 @@ import numpy as np
 from bridgejax import __version__
 from bridgejax.report import charts
 from bridgejax.report.config_text import ConfigJson, config_file
+from bridgejax.report.filter_section import filters_html
 from bridgejax.report.gain_table import gain_note, gain_table
 from bridgejax.report.phrases import baseline_differences, counted, duration, finding, recipe_words, stall, timed
 from bridgejax.report.set_sections import synthetic_html
 from bridgejax.report.stylesheet import CSS
 from bridgejax.report.summary import Summary
+from bridgejax.studies.filter_results import SelectionPictures
 from bridgejax.studies.run_results import MEAN_PER_CLASS
 
 
@@ -58,6 +60,7 @@ def render(
     config: ConfigJson,
     examples: Mapping[str, np.ndarray] | None,
     pairs: Sequence[np.ndarray] = (),
+    pictures: Sequence[SelectionPictures] = (),
 ) -> str:
     """Returns the page.
 
@@ -66,6 +69,7 @@ def render(
       config: the config of the workdir; may be empty.
       examples: of the workdir's `examples.npz`, or None.
       pairs: of the workdir's `synthetic_pairs.npz`, one array for each set.
+      pictures: of the workdir's `filter_images.npz`, one for each of the summary's `filters`.
     """
     recipes = config.get("recipes") or {}
     words = {arm: recipe_words(stages) for arm, stages in recipes.items()}
@@ -80,6 +84,7 @@ def render(
         _differences(summary),
         _convergence(summary, stages),
         _examples(summary, examples),
+        filters_html(summary.filters, pictures),
         synthetic_html(summary.synthetic_set, pairs),
         _classes(summary),
         _section("Gain per class", escape(gain_note(summary)), gain_table(summary)),
@@ -87,18 +92,24 @@ def render(
         _cost(summary),
         _reproduce(summary, config),
     ]
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<link rel="icon" href="data:,">\n'
-        f"<title>{escape(name)} – bridgejax report</title>\n<style>{CSS}</style>\n</head>\n<body>\n<main>\n"
+    return document(
+        f"{name} – bridgejax report",
         f'<header><p class="kicker">bridgejax report</p><h1>{escape(name)}</h1>'
         f'<p class="facts">{escape(" · ".join(facts(summary)))}</p>'
         f'<p class="finding">{escape(finding(summary))}</p></header>\n'
         + "\n".join(section for section in sections if section)
         + f"\n<footer>Made by bridgejax {escape(__version__)} from results.jsonl; "
-        "every figure is in that file or in summary.json.</footer>\n"
-        "</main>\n</body>\n</html>\n"
+        "every figure is in that file or in summary.json.</footer>\n",
+    )
+
+
+def document(title: str, body: str) -> str:
+    """Returns a whole page of a title and what it shows."""
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<link rel="icon" href="data:,">\n'
+        f"<title>{escape(title)}</title>\n<style>{CSS}</style>\n</head>\n<body>\n<main>\n{body}</main>\n</body>\n</html>\n"
     )
 
 

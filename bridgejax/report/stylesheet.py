@@ -132,8 +132,7 @@ section{padding:20px 16px 22px;border-radius:10px}
 .bars li{grid-template-columns:1fr auto;padding:9px 0}.bars .track,.axis .ticks{grid-column:1/-1}.bars .range{grid-row:1;
 grid-column:2;align-self:end}
 .axis .name,.axis .range{display:none}
-table{font-size:.84rem}th,td{padding-right:9px}thead th{font-size:.76rem}.forest{min-width:112px;padding-right:9px}
-.forest .dot{width:8px;height:8px;margin-left:-4px;top:8px;box-shadow:none}
+table{font-size:.84rem}th,td{padding-right:9px}thead th{font-size:.76rem}.forest,.seeds{display:none}
 .panels{grid-template-columns:1fr}.plot{height:150px}
 .sheet,.sheet.one{grid-template-columns:minmax(0,1fr);gap:6px}.sheet .head{display:none}.sheet h3{margin-top:14px}
 .label{display:block;font-size:.8rem;color:var(--muted)}

@@ -11,6 +11,7 @@ import numpy as np
 from bridgejax.report.gains import ClassGains, class_gains
 from bridgejax.report.statistics import LEVEL, REPLICATES, Estimate, PairedResults
 from bridgejax.studies.comparison_results import SetComparison
+from bridgejax.studies.filter_results import SetSelection
 from bridgejax.studies.run_results import ACCURACY, MEAN_PER_CLASS, METRICS, HistoryPoint, RunResultRecord
 
 SUMMARY_VERSION = 1
@@ -111,6 +112,7 @@ class Summary:
       seconds: of the workdir, by step.
       papers_report: the metric that papers report for this task.
       synthetic_set: the synthetic sets against the real images, if the config asked.
+      filters: what the filters of stages kept.
     """
 
     version: int
@@ -129,6 +131,7 @@ class Summary:
     seconds: Mapping[str, float] = field(default_factory=dict)
     papers_report: str | None = None
     synthetic_set: SetComparison | None = None
+    filters: tuple[SetSelection, ...] = ()
 
     def to_dict(self) -> dict[str, object]:
         """Returns the content of `summary.json`."""

@@ -20,6 +20,7 @@ from bridgejax.report.markdown import markdown
 from bridgejax.report.page import render
 from bridgejax.report.summary import summarise
 from bridgejax.studies.comparison_results import COMPARISON_FILE, read_comparison
+from bridgejax.studies.filter_results import FILTER_FILE, read_selections
 from bridgejax.studies.run_results import RESULTS_FILE, SECONDS_FILE, read_results
 from bridgejax.workdir import CONFIG_FILE
 
@@ -30,8 +31,8 @@ EXAMPLES_FILE = "examples.npz"
 def write_report(workdir: str | Path) -> Path:
     """Writes `summary.json`, `report.md` and `report.html` into a workdir that holds `results.jsonl`.
 
-    Reads `results.jsonl`, and where they are `config.json`, `examples.npz`, `seconds.json` and what `report.synthetic_set` and
-    `report.leep` left.
+    Reads `results.jsonl`, and where they are `config.json`, `examples.npz`, `seconds.json`, what filters kept, and what
+    `report.synthetic_set` and `report.leep` left.
 
     Returns:
       The path of report.html.
@@ -45,14 +46,16 @@ def write_report(workdir: str | Path) -> Path:
     config = config["config"] if isinstance(config.get("config"), Mapping) else config
     asked = config.get("report") or {}
     comparison, pairs = read_comparison(folder) if asked.get("synthetic_set") or asked.get("leep") else (None, [])
+    selections, pictures = read_selections(folder)
     seconds = _read_json(folder / SECONDS_FILE)
     summary = dataclasses.replace(
         summarise(results, baseline=config.get("study", {}).get("baseline") or "vanilla_long"),
         seconds={str(name): value for name, value in seconds.items() if isinstance(value, (int, float))},
         papers_report=metric_of(str(config.get("task", {}).get("source") or "")),
         synthetic_set=comparison,
+        filters=tuple(selections),
     )
-    page = render(summary, config, _read_examples(folder / EXAMPLES_FILE), pairs)
+    page = render(summary, config, _read_examples(folder / EXAMPLES_FILE), pairs, pictures)
     write_atomic(folder / MARKDOWN_FILE, markdown(summary, config))
     write_atomic(folder / PAGE_FILE, page)
     # Last: what it says that it was made from, the pages were made from too.
@@ -81,7 +84,7 @@ def is_current(workdir: str | Path) -> bool:
 
 def _made_from(folder: Path) -> dict[str, str]:
     """Returns a digest of each file that decides a report (the account of time aside)."""
-    files = (CONFIG_FILE, RESULTS_FILE, EXAMPLES_FILE, COMPARISON_FILE)
+    files = (CONFIG_FILE, RESULTS_FILE, EXAMPLES_FILE, COMPARISON_FILE, FILTER_FILE)
     return {name: file_digest(folder / name) for name in files if (folder / name).is_file()}
 
 

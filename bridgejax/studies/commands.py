@@ -22,6 +22,7 @@ from bridgejax.studies.execution import (
     train_pending,
     train_runs,
 )
+from bridgejax.studies.filtering import filters_are_due, write_filters
 from bridgejax.studies.run_results import RESULTS_FILE, RUNS_FOLDER, update_results, write_results
 from bridgejax.studies.set_comparison import comparison_is_due, write_comparison
 from bridgejax.studies.study_plan import StudyPlan, plan_study
@@ -57,6 +58,8 @@ def _write_results(plan: StudyPlan, workdir: Path) -> None:
     """Writes the results of every run, and what the report shows beside them."""
     results = [load_result(plan, workdir, run) for run in plan.runs]
     changed = write_results(workdir, [result for result in results if result is not None])
+    if changed or filters_are_due(plan, workdir):
+        write_filters(plan, workdir)
     if changed or not (workdir / EXAMPLES_FILE).is_file() or comparison_is_due(plan, workdir):
         write_examples(plan, workdir)
         write_comparison(plan, workdir)
@@ -106,7 +109,9 @@ def train(settings: Settings, workdir: Path, recipe: str | None = None, seed: in
                 if is_first():
                     aside = folder / f"{TEMPORARY_PREFIX}{CLASSIFIER}"
                     shutil.rmtree(aside, ignore_errors=True)
-                    save_classifier(cast(Classifier, result.state.model), aside)
+                    model = cast(Classifier, result.state.model)
+                    model.class_names = plan.class_names
+                    save_classifier(model, aside)
                     aside.rename(folder / CLASSIFIER)  # whole or absent
         if is_first():
             lines = [load_result(plan, workdir, each) for each in plan.runs if plan.trained(each) == run]

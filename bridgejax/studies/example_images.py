@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from bridgejax.data import Examples
-from bridgejax.data.images import decode_rgb
+from bridgejax.data.pixels import decode_example
 from bridgejax.files import write_atomic
 from bridgejax.studies.study_plan import StudyPlan
 
@@ -39,6 +39,6 @@ def contact_sheet(examples: Examples, classes: int) -> np.ndarray:
     sheet = np.full((classes, PER_CLASS, SIZE, SIZE, 3), 255, np.uint8)
     for label in range(classes):
         for column, index in enumerate(np.flatnonzero(examples.labels == label)[:PER_CLASS]):
-            image = Image.fromarray(decode_rgb(examples.images[index]))
+            image = Image.fromarray(decode_example(examples, int(index)))
             sheet[label, column] = np.asarray(ImageOps.pad(image, (SIZE, SIZE), color="white"))
     return sheet

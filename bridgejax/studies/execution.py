@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 
 from bridgejax import workdir as workdirs
 from bridgejax.config import Settings, differences
-from bridgejax.data import Examples, Task
+from bridgejax.data import Task
 from bridgejax.files import TEMPORARY_PREFIX, canonical_json, write_json
 from bridgejax.mesh import barrier
 from bridgejax.progress import stage_heading
 from bridgejax.runtime import is_first
 from bridgejax.studies.run_groups import group_runs, group_size, train_seeds
+from bridgejax.studies.run_images import RunImages, judge_images
 from bridgejax.studies.run_results import RESULT_FILE, RUNS_FOLDER, add_seconds, read_run_record
 from bridgejax.studies.study_plan import TEST, StudyPlan, StudyRun
 from bridgejax.studies.study_sets import StudySet
@@ -56,6 +57,9 @@ def _plain(settings: Settings) -> dict[str, object]:
 
 def generate_sets(plan: StudyPlan, workdir: Path, runs: Sequence[StudyRun]) -> None:
     """Makes what is missing or damaged of the synthetic sets that the runs train with, learning their tokens before."""
+    for name, study_set in plan.sets.items():
+        if any(name in plan.recipes[run.arm].synthetic_sets for run in runs):
+            plan.sets[name] = study_set.with_sentences(workdir)
     for study_set in plan.sets.values():
         users = [run for run in runs if study_set.name in plan.recipes[run.arm].synthetic_sets]
         if not study_set.learns:
@@ -119,24 +123,13 @@ def train_runs(plan: StudyPlan, workdir: Path, runs: Sequence[StudyRun]) -> Iter
     Raises:
       UserError: as `train_seeds`.
     """
-    from bridgejax.data import synthetic_examples
-
-    loaded: dict[tuple[Path, int], Examples] = {}
-
-    def images_of(run: StudyRun) -> dict[str, Examples]:
-        images = {}
-        for name in plan.recipes[run.arm].synthetic_sets:
-            key = (workdir / plan.sets[name].folder(run.shots, run.seed), run.per_class)
-            if key not in loaded:
-                loaded[key] = synthetic_examples(key[0], class_names=plan.class_names, per_class=run.per_class)
-            images[name] = loaded[key]
-        return images
-
+    judge_images(plan, workdir, runs)
+    images = RunImages(plan, workdir)
     for group in group_runs(runs, group_size(plan)):
         folders = [workdir / RUNS_FOLDER / run.folder for run in group]
         for folder in folders:
             folder.mkdir(parents=True, exist_ok=True)
-        results = train_seeds(plan, group, folders, [images_of(run) for run in group])
+        results = train_seeds(plan, group, folders, [images.of(run) for run in group])
         for run, folder, result in zip(group, folders, results, strict=True):
             content = _result(run, plan.task(run.shots, run.seed), result, plan.eval_split)
             if is_first():
@@ -148,11 +141,13 @@ def train_runs(plan: StudyPlan, workdir: Path, runs: Sequence[StudyRun]) -> Iter
 
 def _result(run: StudyRun, task: Task, result: RunResult, eval_split: str) -> dict[str, object]:
     """Returns what is kept of a run; what was evaluated on other images does not go by the name of the test part."""
+    from bridgejax.training.stages import eval_part
 
     def named(entry: Mapping[str, object]) -> dict[str, object]:
         prefixed = {key: f"{eval_split}_{key.removeprefix('test_')}" if key.startswith("test_") else key for key in entry}
         return {key if eval_split == TEST else prefixed[key]: value for key, value in entry.items()}
 
+    evaluated = eval_part(task, eval_split)
     return named(
         {
             "arm": run.arm,
@@ -162,9 +157,9 @@ def _result(run: StudyRun, task: Task, result: RunResult, eval_split: str) -> di
             "task": task.name,
             "classes": list(task.class_names),
             "real_images": len(task.train),
-            "test_images": len(task.test),
-            "test_ids": list(task.test.ids),
-            "test_labels": [int(label) for label in task.test.labels],
+            "test_images": len(evaluated),
+            "test_ids": list(evaluated.ids),
+            "test_labels": [int(label) for label in evaluated.labels],
             **result.metrics,
             "history": [named(entry) for entry in result.history],
         }

@@ -61,15 +61,17 @@ def train_seeds(
       UserError: as `train_recipe`.
       StudyRunDiverged: one of them diverged; it is named.
     """
+    from bridgejax.models.label_names import name_head
     from bridgejax.training import RunInputs, train_group, train_recipe
 
     settings = plan.settings
     recipe = plan.recipes[runs[0].arm]
-    options, teachers = run_options(settings, plan.mesh), plan.teachers(recipe)
+    options, teachers = run_options(settings, plan.mesh, plan.eval_split), plan.teachers(recipe)
     members = []
     for run, folder, synthetic in zip(runs, folders, images, strict=True):
         seed = derive_seed(settings.seed, "train", run.seed)
         model = initial_classifier(settings, plan.class_names, seed)
+        name_head(model, plan.class_names, derive_seed(seed, "head"))
         members.append(RunInputs(model, plan.task(run.shots, run.seed), seed, synthetic, folder / "checkpoints", teachers))
     try:
         if len(members) > 1:

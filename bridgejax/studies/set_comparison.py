@@ -39,7 +39,8 @@ from bridgejax.studies.comparison_results import (
     comparison_identity,
     write_comparison_files,
 )
-from bridgejax.studies.study_plan import StudyPlan, initial_classifier, run_options
+from bridgejax.studies.run_images import RunImages
+from bridgejax.studies.study_plan import StudyPlan, StudyRun, initial_classifier, run_options
 
 VERSION = 1
 K = 3  # of precision and recall
@@ -62,14 +63,16 @@ def _identity(plan: StudyPlan) -> str | None:
     if not plan.sets or not (settings.report.synthetic_set or settings.report.leep):
         return None
     shots, task = _largest_split(plan)
-    stages = {arm: recipe.stages[0].to_dict() for arm, recipe in _first_stages(plan).items()}
+    first = [(arm, recipe.stages[0]) for arm, recipe in _first_stages(plan).items()]
+    stages = {arm: stage.to_dict() for arm, stage in first}
+    filters = [plan.filter.identity(stage.synthetic_filter) for _, stage in first if stage.synthetic_filter]
     lowered = [] if settings.training.dtype == "float32" else [settings.training.dtype]
     return digest(
         [
             [VERSION, settings.report.synthetic_set, settings.report.leep, task.digest],
             [plan.classifier_digest, settings.classifier.image_size, settings.classifier.crop],
             {name: study_set.identity(task, shots, 0, plan.per_class) for name, study_set in plan.sets.items()},
-            [stages, settings.training.batch_size, settings.seed, *lowered] if settings.report.leep else None,
+            [stages, settings.training.batch_size, settings.seed, *lowered, *filters] if settings.report.leep else None,
         ]
     )
 
@@ -98,7 +101,7 @@ def write_comparison(plan: StudyPlan, workdir: Path) -> None:
             comparison, against=settings.report.synthetic_set, real_images=len(real), sets=tuple(figures)
         )
     if settings.report.leep:
-        comparison = dataclasses.replace(comparison, leep=tuple(_leep_scores(plan, task, sets)))
+        comparison = dataclasses.replace(comparison, leep=tuple(_leep_scores(plan, workdir, shots)))
     write_comparison_files(workdir, wanted, comparison, pairs)
 
 
@@ -237,14 +240,14 @@ def _first_stages(plan: StudyPlan) -> dict[str, Recipe]:
     }
 
 
-def _leep_scores(plan: StudyPlan, task: Task, sets: Mapping[str, Examples]) -> list[LeepScore]:
+def _leep_scores(plan: StudyPlan, workdir: Path, shots: int | None) -> list[LeepScore]:
     """LEEP of the pretrained network and of each network after its synthetic stage, on the real training images.
 
     The stage is trained once more, from the first seed, as the arm's run trained it.
     """
     from bridgejax.training import RunInputs, train_recipe
 
-    settings = plan.settings
+    settings, task, images = plan.settings, plan.task(shots, 0), RunImages(plan, workdir)
     scores = [_leep_score("pretrained", *_pretrained(settings, len(plan.class_names)), task.train, settings)]
     recipes = _first_stages(plan)
     groups: dict[object, list[str]] = {}
@@ -254,7 +257,8 @@ def _leep_scores(plan: StudyPlan, task: Task, sets: Mapping[str, Examples]) -> l
     for arms in groups.values():
         recipe = recipes[arms[0]]
         model = initial_classifier(settings, task.class_names, seed)
-        inputs = RunInputs(model, task, seed, sets, teachers=plan.teachers(recipe))
+        synthetic = images.of(StudyRun(arms[0], 0, shots, plan.per_class))
+        inputs = RunInputs(model, task, seed, synthetic, teachers=plan.teachers(recipe))
         result = train_recipe(recipe, inputs, dataclasses.replace(run_options(settings, None), evaluations=0))
         network = f"after the first stage of {', '.join(arms)}"
         scores.append(_leep_score(network, result.state.model, True, task.train, settings))
@@ -270,7 +274,7 @@ def _pretrained(settings: Settings, classes: int) -> tuple[nnx.Module, bool]:
         model = load_classifier(settings.classifier.weights)
     except UserError:  # weights without a head load with a new one alone
         return load_classifier(settings.classifier.weights, num_classes=classes), False
-    if linear_heads(model):
+    if model.num_classes and linear_heads(model):
         return model, True
     return load_classifier(settings.classifier.weights, num_classes=classes), False
 

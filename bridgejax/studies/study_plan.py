@@ -15,6 +15,7 @@ from bridgejax.data import Task
 from bridgejax.errors import UserError
 from bridgejax.identity import derive_seed, digest
 from bridgejax.recipes import Recipe
+from bridgejax.studies.set_filters import SetFilter
 from bridgejax.studies.study_sets import StudySet, load_sets
 from bridgejax.studies.tuned_rates import TuningScope, check_scope, study_recipes
 
@@ -96,7 +97,7 @@ class StudyPlan:
     recipes: Mapping[str, Recipe]
     classifier_digest: str
     runs: tuple[StudyRun, ...]
-    sets: Mapping[str, StudySet]
+    sets: dict[str, StudySet]
     mesh: Mesh
     generation_mesh: Mesh
     splits: TaskSplits
@@ -107,15 +108,14 @@ class StudyPlan:
         """The largest number of synthetic images per class that a run sees."""
         return max(run.per_class for run in self.runs)
 
-    def task(self, shots: int | None, seed: int) -> Task:
-        """Returns the task with the real images that this seed selects.
+    @property
+    def filter(self) -> SetFilter:
+        """What judges synthetic images."""
+        return SetFilter(self.settings, self.class_names, self.classifier_digest, self.generation_mesh)
 
-        With `eval_split` `VALIDATION` its test images are not there: those to evaluate on are the validation images.
-        """
-        task = self.splits.load(shots, seed)
-        if self.eval_split == TEST or task.validation is None:
-            return task
-        return dataclasses.replace(task, test=task.validation, digest=digest([self.eval_split, task.digest]))
+    def task(self, shots: int | None, seed: int) -> Task:
+        """Returns the task with the real images that this seed selects."""
+        return self.splits.load(shots, seed)
 
     def trained(self, run: StudyRun) -> StudyRun:
         """Returns the run that is trained for this one: without synthetic images (`per_class` 0) one serves every volume."""
@@ -138,7 +138,7 @@ class StudyPlan:
         task = self.task(run.shots, run.seed)
         parts: dict[str, object] = {
             "recipe": recipe.to_dict(),
-            "task": task.digest,
+            "task": task.digest if self.eval_split == TEST else digest([self.eval_split, task.digest]),
             "classifier": [self.classifier_digest, settings.classifier.image_size, settings.classifier.crop],
             "training": [settings.training.batch_size, settings.training.eval_batch_size, settings.training.evaluations],
             "seed": [settings.seed, run.seed],
@@ -151,11 +151,13 @@ class StudyPlan:
             parts["synthetic"] = {
                 name: self.sets[name].identity(task, run.shots, run.seed, run.per_class) for name in recipe.synthetic_sets
             }
+        if kept := dict.fromkeys(rules for stage in recipe.stages if (rules := stage.synthetic_filter)):
+            parts["filters"] = [self.filter.identity(rules) for rules in kept]
         return digest(parts)
 
 
-def run_options(settings: Settings, mesh: Mesh | None) -> RunOptions:
-    """Returns how the runs of a config are carried out on a mesh.
+def run_options(settings: Settings, mesh: Mesh | None, eval_split: str = TEST) -> RunOptions:
+    """Returns how the runs of a config are carried out on a mesh, and evaluated on a split.
 
     Raises:
       UserError: batches do not split over the mesh's devices.
@@ -169,6 +171,7 @@ def run_options(settings: Settings, mesh: Mesh | None) -> RunOptions:
         image_size=classifier.image_size,
         crop=classifier.crop,
         evaluations=training.evaluations,
+        eval_split=eval_split,
         checkpoint_seconds=training.checkpoint_seconds,
         keep_final=False,
         mesh=mesh,
@@ -211,6 +214,10 @@ def plan_study(settings: Settings, load_generators: bool = True, trains: bool = 
         if settings.training.tuned is not None:
             check_scope(settings.training.tuned, tuning_scope(settings, tasks[0], weights))
         _check_recipes(settings, recipes.values(), tasks)
+        judge = SetFilter(settings, class_names, weights, own_mesh)
+        for recipe in recipes.values():
+            for stage in recipe.stages:
+                judge.check(stage.synthetic_filter)
     names = dict.fromkeys(name for recipe in recipes.values() for name in recipe.synthetic_sets)
     return StudyPlan(
         settings=settings,
@@ -288,7 +295,7 @@ def _check_recipes(settings: Settings, recipes: Collection[Recipe], tasks: Seque
     model = initial_classifier(settings, tasks[0].class_names) if settings.classifier.templates else None
     for recipe in recipes:
         for task in tasks:
-            stages.check_sources(recipe, task, dict.fromkeys(recipe.synthetic_sets, (0,)))
+            stages.check_sources(recipe, task, dict.fromkeys(recipe.synthetic_stages, (0,)))
         load_teachers(recipe, tasks[0].class_names, settings.classifier.weights, settings.classifier.templates)
     # Any classifier has a head; only for recipes that ask for more is it loaded.
     plain = {("none", ("all",)), ("head", ("all",)), ("none", ("head",)), ("head", ("head",))}

@@ -18,11 +18,14 @@ from bridgejax.identity import derive_seed
 from bridgejax.inversion.learner import TokenLearner
 from bridgejax.inversion.token_plan import TokenPlan, Vocabulary, split_name
 from bridgejax.inversion.tokens import token_prompts
+from bridgejax.mesh import barrier
+from bridgejax.prompts.language_enhancement import SentencePlan, plan_sentences
+from bridgejax.runtime import is_first
 
 if TYPE_CHECKING:
     from bridgejax.diffusion.pipeline import Pipeline
 
-OWN_FOLDER, NAMED_FOLDER, TOKENS_FOLDER = "synthetic", "synthetic_sets", "inversion"
+OWN_FOLDER, NAMED_FOLDER, TOKENS_FOLDER, SENTENCES_FOLDER = "synthetic", "synthetic_sets", "inversion", "sentences"
 _GENERATOR_KEYS = ("weights", "dtype", "loras", "words", "vae", "tokenizer", "prediction_type")
 
 
@@ -38,13 +41,18 @@ class SetOptions:
 
     @classmethod
     def from_config(cls, settings: Settings, class_names: tuple[str, ...]) -> SetOptions:
-        """Returns what a set's config says, with the prompts of `inversion.mode` if it is set."""
+        """Returns what a set's config says, with the prompts of `inversion.mode` if it is set.
+
+        Sentences, where the prompts are made of such, are yet to come: see `StudySet.with_sentences`.
+        """
+        own = settings.prompts
+        by_name = own.source == "template"
         prompts = None if settings.inversion.mode is None else token_prompts(settings.inversion, class_names)
         seed = settings.synthetic.seed
         return cls(
             class_names=class_names,
-            template=settings.prompts.template if prompts is None else prompts.templates,
-            variants=(prompts and prompts.variants) or settings.prompts.variants or None,
+            template=prompts.templates if prompts is not None else own.template if by_name else own.sentence_template,
+            variants=(prompts and prompts.variants) or own.variants or None,
             seed=derive_seed(settings.seed, "synthetic") if seed is None else seed,
             sampling=SamplingOptions.from_config(settings),
         )
@@ -69,6 +77,7 @@ class StudySet:
       mesh: the devices that generate.
       pipeline: the loaded generator; None where each split has its own, or where generators are not loaded.
       vocabulary: of the generator, where tokens are learned.
+      sentences: where they come from, of prompts made of sentences that are not there yet; else None.
     """
 
     name: str
@@ -77,12 +86,27 @@ class StudySet:
     mesh: Mesh
     pipeline: Pipeline | None = None
     vocabulary: Vocabulary | None = None
+    sentences: SentencePlan | None = None
     _token_plans: dict[tuple[int | None, int], TokenPlan] = dataclasses.field(default_factory=dict, repr=False)
 
     @property
     def learns(self) -> bool:
         """Whether its prompts hold tokens learned from the real images."""
         return self.vocabulary is not None
+
+    def with_sentences(self, workdir: Path) -> StudySet:
+        """Returns the set with the sentences of its prompts; the first process makes what is missing of them.
+
+        Raises:
+          UserError: a language model fails; the sentence says what was kept and how to go on.
+        """
+        if self.sentences is None:
+            return self
+        if is_first():
+            self.sentences.make(workdir / SENTENCES_FOLDER)
+        barrier("bridgejax: sentences made")
+        options = dataclasses.replace(self.options, variants=self.sentences.make(workdir / SENTENCES_FOLDER))
+        return dataclasses.replace(self, options=options, sentences=None)
 
     def folder(self, shots: int | None, seed: int) -> Path:
         """Returns where the images lie that a run on this split sees, relative to the workdir."""
@@ -103,6 +127,8 @@ class StudySet:
 
         Of tokens that are yet to be learned, what decides them stands for them; the generator is in it.
         """
+        if self.sentences is not None:
+            raise RuntimeError(f"synthetic set {self.name!r} has no sentences yet")
         made_by = self._token_plan(task, shots, seed).identity if self.learns else self._loaded.digest
         return [made_by, self.settings.generator.dtype, self.options.to_dict(), per_class]
 
@@ -138,7 +164,11 @@ def plan_set(settings: Settings, name: str, class_names: tuple[str, ...], mesh: 
     """
     own = settings.of_set(name)
     vocabulary = Vocabulary(own) if own.inversion.mode in LEARNED_MODES else None
-    return StudySet(name, own, SetOptions.from_config(own, class_names), mesh, vocabulary=vocabulary)
+    options = SetOptions.from_config(own, class_names)
+    sentences = plan_sentences(own.prompts, class_names, own.seed)
+    if sentences is not None and sentences.ready is not None:
+        options, sentences = dataclasses.replace(options, variants=sentences.ready), None
+    return StudySet(name, own, options, mesh, vocabulary=vocabulary, sentences=sentences)
 
 
 def load_sets(

@@ -38,7 +38,7 @@ class RunDriver:
     Attributes:
       recipe, inputs, options, streams: what the run is.
       plans: its stages with their places.
-      evaluation_steps: the steps after which it is evaluated on the test split.
+      evaluation_steps: the steps after which it is evaluated.
       record: what it has done so far.
       evaluator: evaluates its state.
       feeds: streams of stages that have been started, by the number of the stage.
@@ -48,7 +48,7 @@ class RunDriver:
     """
 
     def __init__(self, recipe: Recipe, inputs: RunInputs, options: RunOptions, streams: Streams) -> None:
-        stages.check_sources(recipe, inputs.task, inputs.synthetic_sets)
+        stages.check_sources(recipe, inputs.task, inputs.synthetic_sets, options.eval_split)
         stages.check_model(recipe, inputs.model)
         self.recipe, self.inputs, self.options, self.streams = recipe, inputs, options, streams
         self.plans = stages.stage_plans(recipe)
@@ -96,7 +96,8 @@ class RunDriver:
         """Returns what a finished run leaves; a recipe without stages leaves the model as it is, evaluated."""
         if not self.plans and self.record.metrics is None:
             self.state = TrainState.create(self.inputs.model, optax.identity())
-            metrics = self.evaluator.metrics("test", self.inputs.task.test, self.state)
+            split = self.options.eval_split
+            metrics = self.evaluator.metrics(split, stages.eval_part(self.inputs.task, split), self.state)
             self.record.add_test_metrics(0, metrics)
         return self.record.result(self.state)
 
@@ -217,8 +218,9 @@ class RunDriver:
         )
 
     def evaluate(self, plan: StagePlan) -> None:
-        """Evaluates the state on the test split."""
-        metrics = self._evaluator_of(plan).metrics("test", self.inputs.task.test, self.state)
+        """Evaluates the state on the options' split."""
+        split = self.options.eval_split
+        metrics = self._evaluator_of(plan).metrics(split, stages.eval_part(self.inputs.task, split), self.state)
         self.record.add_test_metrics(plan.number, metrics)
 
     def _evaluator_of(self, plan: StagePlan) -> Evaluator:
@@ -320,8 +322,8 @@ class RunDriver:
         options, sets = self.options, self.inputs.synthetic_sets
         parts: dict[str, object] = {
             "recipe": self.recipe.to_dict(),
-            "task": self.inputs.task.digest,
-            "synthetic": {name: digest([sets[name].ids, sets[name].labels]) for name in self.recipe.synthetic_sets},
+            "task": self.inputs.task.digest if options.eval_split == "test" else [options.eval_split, self.inputs.task.digest],
+            "synthetic": {name: digest([sets[name].ids, sets[name].labels]) for name in self.recipe.synthetic_stages},
             "sizes": [options.batch_size, options.eval_batch_size, options.image_size, self.crop],
             "seed": self.inputs.seed,
             "evaluate_at": sorted(self.evaluation_steps),

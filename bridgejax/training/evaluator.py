@@ -20,7 +20,7 @@ class Evaluator:
 
     Attributes:
       settings: the arguments of `eval_batches` besides the images.
-      shared_test_batches: gives the batches of the test split where a pipeline of several runs makes them.
+      shared_test_batches: gives the batches of the options' `eval_split` where a pipeline of several runs makes them.
     """
 
     def __init__(self, streams: Streams, options: RunOptions, crop: float | None) -> None:
@@ -41,7 +41,7 @@ class Evaluator:
 
     def _batches(self, split: str, examples: Examples) -> Iterable[StreamBatch]:
         if split not in self._held:
-            if split == "test" and self.shared_test_batches is not None:
+            if split == self._options.eval_split and self.shared_test_batches is not None:
                 self._held[split] = self.shared_test_batches()
             elif self.holds(examples):
                 self._held[split] = list(self._streams.eval_batches(examples, **self.settings))

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from bridgejax.errors import UserError, nearest
+from bridgejax.errors import UserError, choices
 from bridgejax.training.option_checks import check_number
 
 OPTIMIZERS = ("sgd", "adamw")
@@ -47,7 +47,7 @@ class LearningRateSchedule(NamedTuple):
           UserError: an unknown kind, a negative or infinite number, or a warm-up that does not fit.
         """
         if kind not in SCHEDULES:
-            raise UserError(f"schedule {kind!r} is unknown; use one of {', '.join(SCHEDULES)}{nearest(str(kind), SCHEDULES)}.")
+            raise UserError(f"schedule {kind!r} is unknown; {choices(kind, SCHEDULES)}")
         for key, value in (("learning_rate", base), ("warmup_steps", warmup), ("total", total), ("offset", offset)):
             check_number(key, value)
         if not 0 <= warmup <= total:
@@ -138,7 +138,7 @@ def make_optimizer(
       UserError: an unknown name or a value out of range.
     """
     if name not in OPTIMIZERS:
-        raise UserError(f"optimizer {name!r} is unknown; use one of {', '.join(OPTIMIZERS)}{nearest(str(name), OPTIMIZERS)}.")
+        raise UserError(f"optimizer {name!r} is unknown; {choices(name, OPTIMIZERS)}")
     check_number("weight_decay", weight_decay)
     try:
         first, second = betas

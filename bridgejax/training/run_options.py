@@ -31,6 +31,7 @@ class RunOptions:
       image_size: pixels of a side.
       crop: the share of the shorter side that evaluation keeps, in (0, 1]; None takes the model's `preprocessing.crop`.
       evaluations: test evaluations spread evenly over the run, the last at its end; None means one per stage.
+      eval_split: the part of the task that these evaluate on, "test" or "validation"; the record says "test" of either.
       eval_every: instead, one every so many steps, and at the end.
       checkpoint_every: steps between checkpoints; None goes by time alone.
       checkpoint_seconds: seconds between checkpoints. A stage's end makes one when a quarter of that has passed.
@@ -49,6 +50,7 @@ class RunOptions:
     eval_batch_size: int = 64
     crop: float | None = None
     evaluations: int | None = None
+    eval_split: str = "test"
     eval_every: int | None = None
     checkpoint_every: int | None = None
     checkpoint_seconds: float = 60.0
@@ -97,8 +99,8 @@ class RunInputs:
       model: a classifier with one output per class; it is not changed.
       task: the real images.
       seed: decides the order and augmentation of images, Mixup, dropout and new heads.
-      synthetic: the synthetic images, for recipes that use them; by the name of their set where stages name sets
-        (`Stage.synthetic_set`; "" is the name of the ordinary one).
+      synthetic: the synthetic images, for recipes that use them; by the name of their set where stages name sets or
+        filter them (`Stage.synthetic_source`; "" is the name of the ordinary one).
       directory: where checkpoints lie; None writes none.
       teachers: by the name by which stages call them (`Stage.teacher`). A name that is not there is that of a classifier's
         weights, or "pretrained", which is `model` as it is given.

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from bridgejax.data import Batch as StreamBatch
 from bridgejax.training.driver import RunDriver
-from bridgejax.training.stages import StagePlan
+from bridgejax.training.stages import StagePlan, eval_part
 
 T = TypeVar("T")
 
@@ -51,9 +51,9 @@ class SharedPipelines:
             run.feeds[plan.number] = feed(number)
 
     def share_evaluation(self, runs: Sequence[RunDriver]) -> None:
-        """Gives the runs the batches of their test splits out of one pipeline; they are made while the runs train."""
+        """Gives the runs the batches of their evaluations out of one pipeline; they are made while the runs train."""
         make = None if len(runs) < 2 else getattr(runs[0].streams, "shared_eval_batches", None)
-        tests = [run.inputs.task.test for run in runs]
+        tests = [eval_part(run.inputs.task, run.options.eval_split) for run in runs]
         if make is None or all(runs[0].caches_features(plan) for plan in runs[0].plans):
             return
         if any(run.crop != runs[0].crop or not run.evaluator.holds(test) for run, test in zip(runs, tests, strict=True)):

@@ -69,22 +69,24 @@ def stage_plans(recipe: Recipe) -> list[StagePlan]:
     return plans
 
 
-def check_sources(recipe: Recipe, task: Task, synthetic: Mapping[str, Sized]) -> None:
+def check_sources(recipe: Recipe, task: Task, synthetic: Mapping[str, Sized], eval_split: str = "test") -> None:
     """Checks that every image that a recipe asks for is there, and that its stages name the teachers that they need.
 
     Args:
       recipe: the recipe.
       task: the task.
-      synthetic: the synthetic examples by the name of their set.
+      synthetic: the synthetic examples by the `Stage.synthetic_source` of the stages that train on them.
+      eval_split: what the run is evaluated on, "test" or "validation".
 
     Raises:
       UserError: something is missing; the sentence names the stage.
     """
     for number, stage in enumerate(recipe.stages):
         where = f"stage {number + 1} of recipe {recipe.name!r}"
-        if stage.data != "real" and not len(synthetic.get(stage.synthetic_set, ())):
-            named = f" of set {stage.synthetic_set!r}" if stage.synthetic_set else ""
-            raise UserError(f"{where} trains on synthetic images{named}, but there are none; generate a set first.")
+        if stage.data != "real" and not len(synthetic.get(stage.synthetic_source, ())):
+            named = f" of set {stage.synthetic_source!r}" if stage.synthetic_source else ""
+            advice = "give those that its filter keeps under this name" if stage.synthetic_filter else "generate a set first"
+            raise UserError(f"{where} trains on synthetic images{named}, but there are none; {advice}.")
         if stage.data != "synthetic" and not len(task.train):
             raise UserError(f"{where} trains on real images, but task {task.name!r} has none; give it training images.")
         if needs_teacher(stage) and stage.teacher is None:
@@ -101,8 +103,19 @@ def check_sources(recipe: Recipe, task: Task, synthetic: Mapping[str, Sized]) ->
                 f"{where} stops early by validation images, but task {task.name!r} has none; set "
                 "task.validation_per_class to at least 1 (they are taken out of the training part)."
             )
-    if not len(task.test):
-        raise UserError(f"task {task.name!r} has no test images; give it some, or fewer shots.")
+    eval_part(task, eval_split)
+
+
+def eval_part(task: Task, split: str) -> Examples:
+    """Returns the images of a task that "test" or "validation" names.
+
+    Raises:
+      UserError: there are none.
+    """
+    part = task.test if split == "test" else task.validation
+    if part is None or not len(part):
+        raise UserError(f"task {task.name!r} has no {split} images; give it some, or fewer shots.")
+    return part
 
 
 def check_model(recipe: Recipe, model: nnx.Module) -> None:
@@ -249,7 +262,7 @@ def sources_of(stage: Stage, real: Examples, synthetic: Mapping[str, Examples]) 
     """Returns the example sets of a stage's stream, real before synthetic, and their shares (None: the union)."""
     sources = [] if stage.data == "synthetic" else [real]
     if stage.data != "real":
-        sources.append(synthetic[stage.synthetic_set])
+        sources.append(synthetic[stage.synthetic_source])
     share = stage.synthetic_share
     return sources, None if share is None else [1.0 - share, share]
 

@@ -15,6 +15,7 @@ from bridgejax.data import Batch as StreamBatch
 from bridgejax.errors import UserError
 from bridgejax.identity import digest
 from bridgejax.models import load_classifier
+from bridgejax.models.label_names import name_head, order_of
 from bridgejax.models.registry import classifier_digest
 from bridgejax.recipes import Recipe
 from bridgejax.training.batches import Array
@@ -90,21 +91,25 @@ def load_teacher(weights: str, class_names: tuple[str, ...], templates: tuple[st
 
     Args:
       weights: a folder or name, as `load_classifier` takes it.
-      class_names: the task's. The classifier's outputs are taken to be in their order.
+      class_names: the task's. Outputs that have names are put in their order; others are taken to be in it.
       templates: of a zero-shot head; () is the default one.
 
     Raises:
-      UserError: the weights cannot be read, or the classifier has another number of classes.
+      UserError: the weights cannot be read, or the classifier has other classes, or another number of them.
     """
-    try:
-        model = load_classifier(weights)
-    except UserError:  # weights without a head load with the classes' names alone
+    model = load_classifier(weights)
+    if not model.num_classes:  # a CLIP model without a head
         model = load_classifier(weights, class_names=class_names, templates=templates or None)
     if model.num_classes != len(class_names):
         raise UserError(
             f"the teacher {weights!r} has {model.num_classes} classes, but the task has {len(class_names)}; name a classifier "
             "that was trained on the task's classes, or a CLIP model."
         )
-    return ClassifierTeacher(
-        model, classifier_digest(weights) if not templates else digest([classifier_digest(weights), templates])
-    )
+    if model.class_names and order_of(model.class_names, class_names) is None:
+        theirs, ours = (", ".join(names[:3]) for names in (model.class_names, class_names))
+        raise UserError(
+            f"the teacher {weights!r} was trained on other classes ({theirs}, …) than the task's ({ours}, …); name one that "
+            "was trained on these, or correct the names in its config.json."
+        )
+    known = classifier_digest(weights)
+    return ClassifierTeacher(name_head(model, class_names, 0), digest([known, templates]) if templates else known)

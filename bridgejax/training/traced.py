@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from bridgejax.errors import UserError, nearest
+from bridgejax.errors import UserError, choices
 from bridgejax.known_names import TRAINING_DTYPES
 from bridgejax.models.batch_norm import BatchNorm
 from bridgejax.training.state import Structure
@@ -35,8 +35,7 @@ def checked_dtype(dtype: object) -> str:
     except TypeError:
         name = str(dtype)
     if name not in TRAINING_DTYPES:
-        choices = " or ".join(map(repr, TRAINING_DTYPES))
-        raise UserError(f"training.dtype is {dtype!r}; it should be {choices}{nearest(name, TRAINING_DTYPES)}.")
+        raise UserError(f"training.dtype is {dtype!r}; {choices(name, TRAINING_DTYPES)}")
     return name
 
 

@@ -40,7 +40,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         PACKAGE,  # the version
     ),
 )
-SIDEWAYS: frozenset[tuple[str, str]] = frozenset()
+SIDEWAYS: frozenset[tuple[str, str]] = frozenset({("prompts", "models")})  # language models
 TENSORFLOW, TENSORFLOW_ROOM = ("tensorflow", "tensorflow_datasets"), "data"
 MOST_LINES, MOST_ANY = 500, 100
 

@@ -29,7 +29,7 @@ COUNTS = {
 }
 
 
-@pytest.mark.parametrize("name", ["tux_photos", "efficientnet_lite0"])
+@pytest.mark.parametrize("name", ["tux_photos", "efficientnet_lite0", "sentences"])
 def test_checksums_licence_and_provenance(name: str) -> None:
     folder = ASSETS / name
     lines = (folder / "SHA256SUMS").read_text().splitlines()

@@ -30,8 +30,8 @@ def told(device=HOPPER, dtype="float32"):
 
 def test_a_cpu_computes_in_float32_with_plain_attention():
     text = doctor.report()
-    assert "in float32, heads of 40, 64, 80, 128: the plain one" in text
-    assert "in bfloat16, heads of 40, 64, 80, 128: the plain one (cuDNN's fused kernel needs an NVIDIA GPU)" in text
+    assert "in float32, heads of 40, 64, 80, 128, 160: the plain one" in text
+    assert "in bfloat16, heads of 40, 64, 80, 128, 160: the plain one (cuDNN's fused kernel needs an NVIDIA GPU)" in text
     assert "of float32 matrices: in float32" in text
     assert "training in float32 (training.dtype" in text
     assert "GPUs and TPUs are hidden from it" in text
@@ -40,8 +40,11 @@ def test_a_cpu_computes_in_float32_with_plain_attention():
 
 def test_a_gpu_runs_cudnn_in_half_precision_and_tf32(gpu):
     text = told(dtype="bfloat16")
-    assert "in float32, heads of 40, 64, 80, 128: the plain one (cuDNN's fused kernel takes bfloat16 and float16 alone)" in text
-    assert "in bfloat16, heads of 40, 64, 80, 128: cuDNN's fused kernel" in text
+    assert (
+        "in float32, heads of 40, 64, 80, 128, 160: the plain one (cuDNN's fused kernel takes bfloat16 and float16 alone)"
+        in text
+    )
+    assert "in bfloat16, heads of 40, 64, 80, 128, 160: cuDNN's fused kernel" in text
     assert "in TF32" in text
     assert "training in bfloat16" in text
     assert "75 % is taken at the start" in text
@@ -56,7 +59,7 @@ def test_where_cudnn_does_not_compile_its_own_words_are_told(gpu):
     gpu.setattr(attention, "_cudnn_compiles", refuse)
     text = told()
     assert "in bfloat16, heads of 40: the plain one (cuDNN's attention is not available here (no plan)" in text
-    assert "in bfloat16, heads of 64, 80, 128: cuDNN's fused kernel" in text
+    assert "in bfloat16, heads of 64, 80, 128, 160: cuDNN's fused kernel" in text
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,7 @@ def write(path, data):
         (lambda root: write(root / "a" / "x.png", b"not an image"), "x.png is not an image"),
         (lambda root: write(root / "a" / "x.jpg", b""), "x.jpg is an empty file"),
         (lambda root: write(root / "a" / "x.png", encoded(picture(0, 60, 60))[:-900]), "x.png is cut short"),
-        (lambda root: write(root / "a" / "x.png", encoded(picture(0), "TIFF")), "x.png is a TIFF file"),
+        (lambda root: write(root / "a" / "x.png", encoded(picture(0), "PCX")), "x.png is a PCX file"),
         (lambda root: write(root / "a" / "notes.txt", b"x"), "notes.txt is not an image file"),
         (lambda root: (root / "empty").mkdir(), "empty holds no images"),
     ],

@@ -183,7 +183,7 @@ def _half(tensors: dict) -> None:
 
 
 def _loha(tensors: dict) -> None:
-    tensors["lora_unet_x.hada_w1_a"] = np.zeros((2, 2), np.float32)
+    tensors[f"lora_unet_{BLOCK.replace('.', '_')}_attn1_to_q.hada_w1_a"] = np.zeros((2, 2), np.float32)
 
 
 def _dora(tensors: dict) -> None:
@@ -211,7 +211,7 @@ def _model(tensors: dict) -> None:
         (_rename, r"down_blocks\.7\.attentions\.0\.proj_in\.lora\.down\.weight has no place.*for another base"),
         (_wide, r"to_q\.lora_A\.weight has shape \[2, 320\].*\[rank, 16\].*for another base"),
         (_half, r"to_q\.lora_A\.weight lacks its other half"),
-        (_loha, "is a LoHa"),
+        (_loha, r"hada_w1_a lacks its other half"),
         (_dora, "is a DoRA"),
         (_nan, r"to_q\.lora_A\.weight holds NaN"),
         (_integers, r"to_q\.lora_A\.weight has dtype int8"),

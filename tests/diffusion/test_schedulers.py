@@ -105,7 +105,7 @@ def test_the_names_that_configs_accept_are_those_that_exist() -> None:
         ("euler", {"use_exponential_sigmas": True}, "use_exponential_sigmas"),
         ("dpmpp_2m", {"algorithm_type": "sde-dpmsolver++"}, "algorithm_type"),
         ("dpmpp_2m", {"solver_order": 3}, "solver_order"),
-        ("dpmpp_2m", {"solver_type": "bh2"}, "solver_type"),
+        ("dpmpp_2m", {"solver_type": "adams"}, "solver_type"),
         ("dpmpp_2m", {"variance_type": "learned_range"}, "variance_type"),
         ("dpmpp_2m", {"use_lu_lambdas": True}, "use_lu_lambdas"),
         ("dpmpp_2m", {"use_flow_sigmas": True}, "use_flow_sigmas"),
@@ -156,7 +156,7 @@ def test_what_only_the_tables_know_is_not_compiled_in() -> None:
 
 
 def test_unknown_schedulers_list_what_exists() -> None:
-    with pytest.raises(UserError, match=r"scheduler 'ddmi' is not available; it must be one of .*did you mean 'ddim'"):
+    with pytest.raises(UserError, match=r"scheduler 'ddmi' is not available; did you mean 'ddim'"):
         make_scheduler("ddmi", {})
     with pytest.raises(UserError, match="HeunDiscreteScheduler is not available; pass scheduler="):
         make_scheduler(None, {"_class_name": "HeunDiscreteScheduler"})

@@ -32,6 +32,7 @@ def test_the_page_names_every_recipe_and_no_other():
         "steps",
         "lr_scale",
         "reset",
+        "synthetic_filter",
         "synthetic_share",
         "synthetic_loss",
         "early_stop",

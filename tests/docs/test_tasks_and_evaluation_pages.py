@@ -1,4 +1,4 @@
-"""What docs/tasks.md and docs/evaluation.md show works as it stands there."""
+"""What docs/tasks.md, docs/evaluation.md and docs/filter.md show works as it stands there."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import bridgejax.evaluation
 from bridgejax.data.catalog import TASKS
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-PAGES = {name: (DOCS / f"{name}.md").read_text(encoding="utf-8") for name in ("tasks", "evaluation")}
+PAGES = {name: (DOCS / f"{name}.md").read_text(encoding="utf-8") for name in ("tasks", "evaluation", "filter")}
 BLOCKS = [(name, block) for name, text in PAGES.items() for block in re.findall(r"```python\n(.+?)```", text, re.DOTALL)]
 
 

@@ -126,7 +126,7 @@ def _arrays_in(jaxpr: Any) -> Iterator[Any]:
 
 
 def test_attention_takes_the_fused_kernel_where_it_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a GPU: half precision and heads of a multiple of 8 up to 128; never with a mask; on a CPU nowhere."""
+    """On a GPU: half precision and heads of a multiple of 8 up to 256; never with a mask; on a CPU nowhere."""
     q = jax.random.normal(jax.random.key(0), (1, 8, 2, 64), jnp.bfloat16)
     assert not fused(q.dtype, 64)
     plain, library, taken = attention(q, q, q), jax.nn.dot_product_attention, []
@@ -138,13 +138,37 @@ def test_attention_takes_the_fused_kernel_where_it_fits(monkeypatch: pytest.Monk
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(jax.nn, "dot_product_attention", fake)
     monkeypatch.setattr("bridgejax.models.attention._cudnn_compiles", lambda kind, width: True)
-    assert [fused(jnp.bfloat16, width) for width in (40, 64, 128, 160, 20)] == [True, True, True, False, False]
+    assert [fused(jnp.bfloat16, width) for width in (40, 64, 160, 256, 264, 20)] == [True] * 4 + [False] * 2
     assert fused(jnp.float16, 64)
     assert not fused(jnp.float32, 64)
     np.testing.assert_allclose(attention(q, q, q).astype(jnp.float32), plain.astype(jnp.float32), atol=0.02)
     assert taken == ["cudnn"]
     attention(q, q, q, jnp.zeros((1, 1, 8, 8)))
     assert taken == ["cudnn"]
+
+
+def test_cudnns_derivatives_meet_even_lengths_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its backward kernel refuses odd lengths, which class tokens (197) and prompts (77) have; the values stay the same."""
+    q, k, v = (jax.random.normal(jax.random.key(i), (2, 7 + 2 * (i > 0), 2, 16), jnp.bfloat16) for i in range(3))
+    library, lengths = jax.nn.dot_product_attention, []
+
+    def fake(query: jax.Array, key: jax.Array, value: jax.Array, *, implementation: str, **options: Any) -> jax.Array:
+        lengths.append((query.shape[1], key.shape[1]))
+        return library(query, key, value, **options)
+
+    def total(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        return jnp.sin(attention(q, k, v).astype(jnp.float32)).sum()
+
+    expected = jax.grad(total, argnums=(0, 1, 2))(q, k, v)
+    plain = attention(q, k, v)
+    monkeypatch.setattr("bridgejax.models.attention.fused", lambda dtype, width: True)
+    monkeypatch.setattr(jax.nn, "dot_product_attention", fake)
+    np.testing.assert_allclose(attention(q, k, v).astype(jnp.float32), plain.astype(jnp.float32), atol=0.02)
+    assert lengths == [(7, 9)]
+    for found, right in zip(jax.grad(total, argnums=(0, 1, 2))(q, k, v), expected, strict=True):
+        assert found.shape == right.shape
+        np.testing.assert_allclose(found.astype(jnp.float32), right.astype(jnp.float32), atol=0.02)
+    assert lengths[1:] == [(8, 10)]
 
 
 def test_attention_falls_back_where_the_fused_kernel_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,18 +183,25 @@ def test_attention_falls_back_where_the_fused_kernel_is_missing(monkeypatch: pyt
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             attention(q, q, q)
+            assert not fused(q.dtype, 160)  # too wide for most GPUs, so no reason to warn
     finally:
         _cudnn_compiles.cache_clear()
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("width", [40, 64, 128])
+@pytest.mark.parametrize("width", [40, 64, 128, 160])
 def test_the_fused_kernel_agrees_with_the_plain_one(width: int) -> None:
     """On a real GPU, in half precision."""
-    q, k, v = (jax.random.normal(jax.random.key(i), (2, 256, 4, width), jnp.bfloat16) for i in range(3))
+    q, k, v = (jax.random.normal(jax.random.key(i), (2, 197, 4, width), jnp.bfloat16) for i in range(3))
     assert fused(q.dtype, width)
-    plain = jax.nn.dot_product_attention(*(x.astype(jnp.float32) for x in (q, k, v)), implementation="xla")
-    np.testing.assert_allclose(attention(q, k, v).astype(jnp.float32), plain, atol=0.03)
+    plain, backwards = jax.vjp(
+        lambda *arrays: jax.nn.dot_product_attention(*arrays, implementation="xla"),
+        *(x.astype(jnp.float32) for x in (q, k, v)),
+    )
+    found, fused_backwards = jax.vjp(attention, q, k, v)
+    np.testing.assert_allclose(found.astype(jnp.float32), plain, atol=0.03)
+    for ours, right in zip(fused_backwards(found), backwards(plain), strict=True):
+        np.testing.assert_allclose(ours.astype(jnp.float32), right, atol=0.03)
 
 
 def test_group_norm_with_a_large_mean() -> None:

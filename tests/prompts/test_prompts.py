@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bridgejax.errors import UserError
-from bridgejax.prompts import check_class_names, check_templates, format_prompt, prompt_for
+from bridgejax.prompts import TEMPLATE_LISTS, check_class_names, check_templates, format_prompt, prompt_for, template_list
 
 
 @pytest.mark.parametrize(
@@ -73,3 +73,19 @@ def test_class_names_that_cannot_be_are_refused(names, words):
 def test_phrases_must_be_a_list_of_texts(phrases, words):
     with pytest.raises(UserError, match=words):
         prompt_for("bird", 0, ("{}",), {"bird": phrases})
+
+
+def test_the_papers_template_lists_are_whole_and_fit_every_class_name():
+    counts = {"simple": 1, "sun": 2, "cars": 8, "imagenet": 7, "cifar10": 18, "cifar100": 18, "openai_imagenet": 80, "fmow": 16}
+    for name, count in counts.items():
+        assert len(template_list(name)) == count, name
+    for name, templates in TEMPLATE_LISTS.items():
+        assert check_templates(templates) == templates
+        assert len(set(templates)) == len(templates), name
+        assert all(text.count("{}") == 1 and "  " not in text and not text.startswith(" ") for text in templates), name
+    assert {"a photo of many {}.", "the embroidered {}.", "a {} in a video game.", "itap of the {}."} <= set(
+        TEMPLATE_LISTS["openai_imagenet"]
+    )
+    assert format_prompt(*template_list("eurosat"), "Annual Crop Land") == "a centered satellite photo of Annual Crop Land."
+    with pytest.raises(UserError, match=r"no template list 'eurosta'; did you mean 'eurosat'"):
+        template_list("eurosta")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from flax import nnx
 from training_fixtures import Streams, TinyNet, examples, task
 
+from bridgejax.errors import UserError
 from bridgejax.recipes import recipe_from_config
 from bridgejax.training import RunInputs, RunOptions
 from bridgejax.training.driver import RunDriver
@@ -41,6 +44,24 @@ def test_a_run_hands_over_after_each_step_stops_where_it_is_told_and_goes_on():
     np.testing.assert_array_equal(result.state.params["head.kernel"], whole.state.params["head.kernel"])
     assert result.history == whole.history
     assert result.metrics["correct"] == whole.metrics["correct"]
+
+
+def test_a_run_evaluated_on_validation_images_never_meets_the_test_images():
+    seen = []
+
+    class Watched(Streams):
+        def eval_batches(self, examples, **settings):
+            seen.extend(examples.ids)
+            return super().eval_batches(examples, **settings)
+
+    recipe = recipe_from_config("mine", STAGES[1:], {"batch_norm": "train"})
+    judged = dataclasses.replace(task(), validation=examples(6, 9, "validation"))
+    inputs, options = RunInputs(TinyNet(nnx.Rngs(0)), judged), RunOptions(batch_size=6, image_size=8, eval_split="validation")
+    result = finished(RunDriver(recipe, inputs, options, Watched()))
+    assert {*seen} == {*judged.validation.ids}
+    assert len(result.metrics["correct"]) == 6
+    with pytest.raises(UserError, match="has no validation images"):
+        RunDriver(recipe, dataclasses.replace(inputs, task=task()), options, Watched())
 
 
 def test_runs_that_take_turns_end_as_they_do_alone():

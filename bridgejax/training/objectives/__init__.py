@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from bridgejax.errors import UserError, nearest
+from bridgejax.errors import UserError, choices
 from bridgejax.training.objectives.base import Objective, masked_mean
 from bridgejax.training.objectives.cross_entropy import CrossEntropy, cross_entropy, smooth
 from bridgejax.training.objectives.soft_target import SoftTarget, soft_target
@@ -35,7 +35,7 @@ def make_objective(name: str, **options: float) -> Objective:
       UserError: the name is unknown, or an option is out of range.
     """
     if name not in OBJECTIVES:
-        raise UserError(f"loss {name!r} is unknown; use one of {', '.join(OBJECTIVES)}{nearest(str(name), OBJECTIVES)}.")
+        raise UserError(f"loss {name!r} is unknown; {choices(name, OBJECTIVES)}")
     kind = OBJECTIVES[name]
     fields = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     return kind(**{key: value for key, value in options.items() if key in fields})

@@ -1,0 +1,265 @@
+"""Adapter files of every kind and every program: used with the numbers of their definition, or refused with the true reason.
+
+The kind: a file says by its tensors' names which change of which layer it holds. The kinds of changes are PEFT's (LoRA, LoHa,
+LoKr, DoRA, OFT, BOFT, IA3, VeRA) and of LyCORIS (LoCon with and without a core, LoHa, LoKr, full differences, norms, GLoRA,
+IA3, OFT); spellings are those of diffusers, PEFT, kohya, LyCORIS, ComfyUI and transformers 5, with PEFT's adapter names.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from bridgejax.diffusion.find import find_generator
+from bridgejax.errors import UserError
+
+ATTENTION = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"  # [16, 16]
+WIDE = "down_blocks.0.attentions.0.transformer_blocks.0.ff.net.0.proj"  # [128, 16]
+CONVOLUTION = "down_blocks.0.resnets.0.conv1"  # [16, 16, 3, 3]
+NORM = "down_blocks.0.resnets.0.norm1"  # [16]
+ORIGINAL = {  # of the layout that SDXL's kohya files and ComfyUI's use
+    ATTENTION: "input_blocks.1.1.transformer_blocks.0.attn1.to_q",
+    WIDE: "input_blocks.1.1.transformer_blocks.0.ff.net.0.proj",
+    CONVOLUTION: "input_blocks.1.0.in_layers.2",
+    NORM: "input_blocks.1.0.in_layers.0",
+}
+SCALE, ALPHA = 0.7, 2.0
+
+
+def kohya(layer: str) -> str:
+    return "lora_unet_" + layer.replace(".", "_")
+
+
+def numbers(*shape: int, seed: int = 0) -> np.ndarray:
+    return (np.random.default_rng([seed, *shape]).normal(size=shape) * 0.1).astype(np.float32)
+
+
+def changed(folder: Path, file: Path, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Writes a file and returns the UNet's weights that it changes, as differences."""
+    save_file({name: np.ascontiguousarray(array) for name, array in tensors.items()}, file)
+    before, after = find_generator(folder).tensors("unet"), find_generator(folder, loras=[(file, SCALE)]).tensors("unet")
+    differences = {name: after[name] - before[name] for name in before}
+    return {name: array for name, array in differences.items() if np.abs(array).max() > 1e-7}
+
+
+def loha(shape: tuple[int, ...], core: bool) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """LyCORIS' LoHa: the elementwise product of two low-rank kernels."""
+    out, into, *kernel = shape
+    if core:
+        t = {f"hada_t{i}": numbers(3, 3, *kernel, seed=i) for i in (1, 2)}
+        w = {f"hada_w{i}_{s}": numbers(3, out if s == "a" else into, seed=10 * i + (s == "b")) for i in (1, 2) for s in "ab"}
+        parts = [np.einsum("ijkl,jr,ip->prkl", t[f"hada_t{i}"], w[f"hada_w{i}_b"], w[f"hada_w{i}_a"]) for i in (1, 2)]
+        return t | w, parts[0] * parts[1]
+    w = {}
+    for i in (1, 2):
+        w |= {f"hada_w{i}_a": numbers(out, 3, seed=i), f"hada_w{i}_b": numbers(3, int(np.prod([into, *kernel])), seed=i + 5)}
+    product = (w["hada_w1_a"] @ w["hada_w1_b"]) * (w["hada_w2_a"] @ w["hada_w2_b"])
+    return w, product.reshape(shape)
+
+
+def lokr(shape: tuple[int, ...], first: bool, second: bool, core: bool = False) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """LyCORIS' LoKr: the Kronecker product of a 4×4 matrix and the rest, each low-rank if asked for."""
+    out, into, *kernel = shape
+    w: dict[str, np.ndarray] = {}
+    if first:
+        w |= {"lokr_w1_a": numbers(4, 3), "lokr_w1_b": numbers(3, 4)}
+        left = w["lokr_w1_a"] @ w["lokr_w1_b"]
+    else:
+        left = w["lokr_w1"] = numbers(4, 4)
+    size = (out // 4, into // 4, *kernel)
+    if core:
+        w |= {"lokr_t2": numbers(3, 3, *kernel), "lokr_w2_a": numbers(3, size[0]), "lokr_w2_b": numbers(3, size[1], seed=1)}
+        right = np.einsum("ijkl,jr,ip->prkl", w["lokr_t2"], w["lokr_w2_b"], w["lokr_w2_a"])
+    elif second:
+        w |= {"lokr_w2_a": numbers(size[0], 3, seed=2), "lokr_w2_b": numbers(3, int(np.prod(size[1:])), seed=3)}
+        right = (w["lokr_w2_a"] @ w["lokr_w2_b"]).reshape(size)
+    else:
+        right = w["lokr_w2"] = numbers(*size, seed=4)
+    return w, np.kron(left.reshape(4, 4, *(1,) * len(kernel)), right)
+
+
+def locon_core(shape: tuple[int, ...]) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    out, into, *kernel = shape
+    down, mid, up = numbers(3, into, 1, 1), numbers(3, 3, *kernel), numbers(out, 3, 1, 1)
+    w = {"lora_down.weight": down, "lora_mid.weight": mid, "lora_up.weight": up}
+    return w, np.einsum("or,rshw,si->oihw", up[:, :, 0, 0], mid, down[:, :, 0, 0])
+
+
+LINEAR, KERNEL = (128, 16), (16, 16, 3, 3)
+RATIO = ALPHA / 3
+KINDS: dict[str, tuple[str, Callable[[], tuple[dict[str, np.ndarray], np.ndarray]], float]] = {
+    "LoHa": (WIDE, lambda: loha(LINEAR, False), RATIO),
+    "LoHa of a convolution": (CONVOLUTION, lambda: loha(KERNEL, False), RATIO),
+    "LoHa with cores": (CONVOLUTION, lambda: loha(KERNEL, True), RATIO),
+    "LoKr of two whole matrices": (WIDE, lambda: lokr(LINEAR, False, False), 1.0),
+    "LoKr, second low-rank": (WIDE, lambda: lokr(LINEAR, False, True), RATIO),
+    "LoKr, both low-rank": (WIDE, lambda: lokr(LINEAR, True, True), RATIO),
+    "LoKr of a convolution": (CONVOLUTION, lambda: lokr(KERNEL, False, True), RATIO),
+    "LoKr with a core": (CONVOLUTION, lambda: lokr(KERNEL, False, False, core=True), RATIO),
+    "LoCon with a core": (CONVOLUTION, lambda: locon_core(KERNEL), RATIO),
+}
+
+
+@pytest.mark.parametrize("spelling", ["kohya", "kohya on the original layout", "diffusion_model"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_change_is_that_of_its_definition(tiny_generator: Path, tmp_path: Path, kind: str, spelling: str) -> None:
+    layer, make, ratio = KINDS[kind]
+    tensors, change = make()
+    start = {"kohya": kohya(layer), "diffusion_model": f"diffusion_model.{ORIGINAL[layer]}"}.get(
+        spelling, kohya(ORIGINAL[layer])
+    )
+    file = {f"{start}.{name}": array for name, array in tensors.items()} | {f"{start}.alpha": np.array(ALPHA, np.float32)}
+    found = changed(tiny_generator, tmp_path / "x.safetensors", file)
+    assert set(found) == {f"{layer}.weight"}
+    np.testing.assert_allclose(found[f"{layer}.weight"], SCALE * ratio * change, rtol=1e-3, atol=1e-6)
+
+
+def test_norms_biases_and_whole_differences_are_added(tiny_generator: Path, tmp_path: Path) -> None:
+    tensors = {
+        f"{kohya(NORM)}.w_norm": numbers(16),
+        f"{kohya(NORM)}.b_norm": numbers(16, seed=1),
+        f"{kohya(WIDE)}.diff": numbers(128, 16),
+        f"{kohya(WIDE)}.diff_b": numbers(128),
+        f"{kohya('down_blocks.0.attentions.0.proj_in')}.diff": numbers(16, 16),
+    }
+    found = changed(tiny_generator, tmp_path / "x.safetensors", tensors)
+    expected = [f"{NORM}.weight", f"{NORM}.bias", f"{WIDE}.weight", f"{WIDE}.bias", "down_blocks.0.attentions.0.proj_in.weight"]
+    assert set(found) == set(expected)
+    for name, array in zip(expected, tensors.values(), strict=True):
+        np.testing.assert_allclose(found[name].reshape(array.shape), SCALE * array, rtol=1e-3, atol=1e-6)
+
+
+TEXT = "encoder.layers.0.self_attn.q_proj"
+CLIP_L = "text_encoders.clip_l.transformer.text_model"
+SPELLINGS = {
+    "unet.{u}.lora_A.weight": "unet.{u}.lora_B.weight",
+    "unet.{u}.lora_A.default.weight": "unet.{u}.lora_B.default.weight",
+    "unet.{u}.lora_A.my_style.weight": "unet.{u}.lora_B.my_style.weight",
+    "diffusion_model.{u}.lora_down.weight": "diffusion_model.{u}.lora_up.weight",
+    "diffusion_model.{o}.lora_A.weight": "diffusion_model.{o}.lora_B.weight",
+    "text_encoder.text_model.{t}.lora_A.weight": "text_encoder.text_model.{t}.lora_B.weight",
+    "text_encoder.{t}.lora_A.weight": "text_encoder.{t}.lora_B.weight",
+    f"{CLIP_L}.{{t}}.lora_down.weight": f"{CLIP_L}.{{t}}.lora_up.weight",
+    "lora_te_text_model_{T}.lora_down.weight": "lora_te_text_model_{T}.lora_up.weight",
+    "lora_te1_text_model_{T}.lora_down.weight": "lora_te1_text_model_{T}.lora_up.weight",
+    "lora_te_{T}.lora_down.weight": "lora_te_{T}.lora_up.weight",
+}
+
+
+@pytest.mark.parametrize("down", SPELLINGS)
+def test_every_spelling_finds_its_layer(tiny_generator: Path, tmp_path: Path, down: str) -> None:
+    words = {"u": ATTENTION, "o": ORIGINAL[ATTENTION], "t": TEXT, "T": TEXT.replace(".", "_")}
+    part, layer, width = ("unet", ATTENTION, 16) if "{u}" in down or "{o}" in down else ("text_encoder", TEXT, 32)
+    a, b = numbers(2, width), numbers(width, 2)
+    save_file({down.format(**words): a, SPELLINGS[down].format(**words): b}, tmp_path / "x.safetensors")
+    before = find_generator(tiny_generator).tensors(part)[f"{layer}.weight"]
+    after = find_generator(tiny_generator, loras=[tmp_path / "x.safetensors"]).tensors(part)[f"{layer}.weight"]
+    np.testing.assert_allclose(after - before, b @ a, rtol=1e-3, atol=1e-6)
+
+
+START = kohya(ATTENTION)
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "a bundled word": (
+        {"bundle_emb.neon.string_to_param.*": numbers(2, 32)},
+        r"learned word.*bundle_emb\.neon\.string_to_param",
+    ),
+    "a bundled word of SDXL": ({"bundle_emb.neon.clip_l": numbers(2, 32)}, r"learned word.*bundle_emb\.neon\.clip_l"),
+    "GLoRA": (
+        {f"{START}.{name}.weight": numbers(16, 2) for name in ("a1", "a2", "b1", "b2")},
+        r"is a GLoRA \(tensor .*\.a1\.weight",
+    ),
+    "IA3 of LyCORIS": (
+        {f"{START}.weight": numbers(16, 1), f"{START}.on_input": np.array(True)},
+        r"is an IA3 \(tensor .*\.on_input",
+    ),
+    "IA3 of PEFT": ({f"base_model.model.{ATTENTION}.ia3_l": numbers(16, 1)}, "is an IA3"),
+    "DoRA of kohya": ({f"{START}.dora_scale": numbers(16, 1)}, r"is a DoRA \(tensor .*dora_scale"),
+    "DoRA of PEFT": ({f"unet.{ATTENTION}.lora_magnitude_vector": numbers(16)}, r"is a DoRA \(tensor .*lora_magnitude_vector"),
+    "OFT of LyCORIS": ({f"{START}.oft_blocks": numbers(4, 4, 4)}, r"is an OFT \(tensor .*oft_blocks"),
+    "OFT of kohya": ({f"{START}.oft_diag": numbers(4, 4, 4)}, r"is an OFT \(tensor .*oft_diag"),
+    "BOFT of PEFT": ({f"base_model.model.{ATTENTION}.boft_R.default": numbers(4, 4)}, "is an OFT"),
+    "VeRA": ({f"base_model.model.{ATTENTION}.vera_lambda_b": numbers(16)}, "is an adapter that is no LoRA"),
+    "a bare PEFT adapter": ({f"base_model.model.{ATTENTION}.lora_A.weight": numbers(2, 16)}, "does not say what it changes"),
+    "biases": ({f"unet.{ATTENTION}.lora_B.bias": numbers(16)}, "with biases"),
+    "a generator": ({"model.diffusion_model.time_embed.0.weight": numbers(4, 4)}, "none of those that LoRA files have"),
+    "a norm elsewhere": ({"lora_unet_down_blocks_9_norm.w_norm": numbers(16)}, r"w_norm has no place in this generator"),
+    "a norm of another width": ({f"{kohya(NORM)}.w_norm": numbers(320)}, r"w_norm \[320\] make no change of shape \[16\]"),
+    "LoHa without a half": ({f"{START}.hada_w1_a": numbers(16, 2)}, r"hada_w1_a lacks its other half \(hada_w1_b\)"),
+    "LoKr without a half": ({f"{START}.lokr_w1": numbers(4, 4)}, "or not complete"),
+    "LoKr of another base": (
+        {f"{START}.lokr_w1": numbers(8, 8), f"{START}.lokr_w2": numbers(40, 40)},
+        r"lokr_w1 \[8, 8\], .*lokr_w2 \[40, 40\] make no change of shape \[16, 16\]",
+    ),
+    "an alpha alone": ({f"{START}.alpha": np.array(1, np.float32)}, "an alpha without weights"),
+    "an alpha that is none": ({f"{START}.alpha": np.array(np.nan, np.float32)}, "alpha holds NaN"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_is_not_read_is_refused_by_its_own_name(tiny_generator: Path, tmp_path: Path, kind: str) -> None:
+    tensors, sentence = REFUSED[kind]
+    halves = {f"{kohya(WIDE)}.lora_down.weight": numbers(2, 16), f"{kohya(WIDE)}.lora_up.weight": numbers(128, 2)}
+    save_file({**tensors, **halves}, tmp_path / "x.safetensors")
+    with pytest.raises(UserError, match=sentence):
+        find_generator(tiny_generator, loras=[tmp_path / "x.safetensors"])
+
+
+@pytest.mark.parametrize("value", ["x", [], {"lora_alpha": "much"}, {"alpha_pattern": [1]}, {"alpha_pattern": {"(": 1}}])
+def test_broken_metadata_is_named(tiny_generator: Path, tmp_path: Path, value: Any) -> None:
+    settings = {f"unet.{key}": item for key, item in value.items()} if isinstance(value, dict) else value
+    tensors = {f"unet.{ATTENTION}.lora_A.weight": numbers(2, 16), f"unet.{ATTENTION}.lora_B.weight": numbers(16, 2)}
+    save_file(tensors, tmp_path / "x.safetensors", metadata={"lora_adapter_metadata": json.dumps(settings)})
+    with pytest.raises(UserError, match=r"its metadata lora_adapter_metadata"):
+        find_generator(tiny_generator, loras=[tmp_path / "x.safetensors"])
+
+
+@pytest.mark.parametrize(
+    "start", ["", "text_model.", "base_model.model.", "base_model.model.text_model.", "^", "^text_model\\."]
+)
+def test_alphas_in_metadata_find_their_layer_under_every_name(tiny_generator: Path, tmp_path: Path, start: str) -> None:
+    """Metadata name layers as tensors do: with `text_model.` and PEFT's prefix, or without."""
+    settings = {"text_encoder.lora_alpha": 2, "text_encoder.r": 2, "text_encoder.alpha_pattern": {f"{start}{TEXT}": 6}}
+    a, b = numbers(2, 32), numbers(32, 2)
+    tensors = {f"text_encoder.text_model.{TEXT}.lora_A.weight": a, f"text_encoder.text_model.{TEXT}.lora_B.weight": b}
+    save_file(tensors, tmp_path / "x.safetensors", metadata={"lora_adapter_metadata": json.dumps(settings)})
+    before = find_generator(tiny_generator).tensors("text_encoder")[f"{TEXT}.weight"]
+    after = find_generator(tiny_generator, loras=[tmp_path / "x.safetensors"]).tensors("text_encoder")[f"{TEXT}.weight"]
+    np.testing.assert_allclose(after - before, 3 * b @ a, rtol=1e-3, atol=1e-6)
+
+
+def test_two_adapters_in_a_file_are_named(tiny_generator: Path, tmp_path: Path) -> None:
+    tensors = {}
+    for adapter, layer, shape in (("one", ATTENTION, (16, 16)), ("two", WIDE, (128, 16))):
+        tensors[f"unet.{layer}.lora_A.{adapter}.weight"] = numbers(2, shape[1])
+        tensors[f"unet.{layer}.lora_B.{adapter}.weight"] = numbers(shape[0], 2)
+    save_file(tensors, tmp_path / "x.safetensors")
+    with pytest.raises(UserError, match=r"holds two adapters, '(one|two)' and '(one|two)'"):
+        find_generator(tiny_generator, loras=[tmp_path / "x.safetensors"])
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("kind", ["loha", "lokr"])
+@pytest.mark.parametrize("convolution", [False, True], ids=["dense", "convolution"])
+def test_the_changes_are_those_of_peft(tiny_generator: Path, tmp_path: Path, kind: str, convolution: bool) -> None:
+    torch, peft = pytest.importorskip("torch"), pytest.importorskip("peft")
+    layer = CONVOLUTION if convolution else WIDE
+    module = torch.nn.Conv2d(16, 16, 3) if convolution else torch.nn.Linear(16, 128)
+    config = {"loha": peft.LoHaConfig, "lokr": peft.LoKrConfig}[kind](
+        r=1 if convolution else 3, alpha=int(ALPHA), target_modules=["0"], init_weights=False
+    )
+    model = peft.get_peft_model(torch.nn.Sequential(module), config)
+    adapted = model.base_model.model[0]
+    tensors = {}
+    for name, value in adapted.state_dict().items():
+        if name.endswith(".default") and name.startswith(("hada", "lokr")):
+            tensors[f"{kohya(layer)}.{name.removesuffix('.default')}"] = value.numpy()
+    tensors[f"{kohya(layer)}.alpha"] = np.array(ALPHA, np.float32)
+    expected = adapted.get_delta_weight("default").detach().numpy()
+    found = changed(tiny_generator, tmp_path / "x.safetensors", tensors)
+    np.testing.assert_allclose(found[f"{layer}.weight"], SCALE * expected, rtol=1e-3, atol=1e-5)
