@@ -20,15 +20,8 @@ RESETS = ("none", "head", "all")
 _DIGEST_NAMES = {"early_stop_checks": "early_stop_looks"}
 # Fields that came later: at their defaults they stay out of digests, which are then as they were before.
 _LATER = (
-    "teacher",
-    "synthetic_filter",
-    "clip_norm",
-    "batch_size",
-    "soft_images",
-    "head",
-    "cache_weight",
-    "cache_sharpness",
-    "context_tokens",
+    *("teacher", "synthetic_filter", "clip_norm", "batch_size", "soft_images"),
+    *("head", "cache_weight", "cache_sharpness", "context_tokens"),
 )
 
 
