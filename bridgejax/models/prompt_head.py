@@ -12,7 +12,7 @@ from flax import nnx
 
 from bridgejax.errors import UserError
 from bridgejax.models.classifier import Classifier
-from bridgejax.models.clip import CLIP
+from bridgejax.models.clip import ZeroShot
 from bridgejax.models.clip_text import CLIPTextModel, Words
 
 DEVIATION = 0.02  # of the context at the start
@@ -56,7 +56,7 @@ def learn_prompts(model: Classifier, class_names: Sequence[str], count: int, key
     Raises:
       UserError: the model is no CLIP model with its text tower, or a class name does not fit behind the context.
     """
-    texts = model.texts if isinstance(model, CLIP) else None
+    texts = model.texts if isinstance(model, ZeroShot) else None
     if texts is None or not isinstance(texts.network, CLIPTextModel):
         raise UserError(
             f"prompts are learned with the text tower of a CLIP model, which this {model.architecture} has not; give a CLIP "

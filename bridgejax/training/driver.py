@@ -96,7 +96,8 @@ class RunDriver:
         """Returns what a finished run leaves; a recipe without stages leaves the model as it is, evaluated."""
         if not self.plans and self.record.metrics is None:
             self.state = TrainState.create(self.inputs.model, optax.identity())
-            metrics = self.evaluator.metrics("test", self.inputs.task.test, self.state)
+            split = self.options.eval_split
+            metrics = self.evaluator.metrics(split, stages.eval_part(self.inputs.task, split), self.state)
             self.record.add_test_metrics(0, metrics)
         return self.record.result(self.state)
 
