@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 from bridgejax.config import default_config
 from bridgejax.data.catalog import TASKS, CatalogTask
 from bridgejax.errors import UserError, choices
+from bridgejax.prompts import template_list
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
 EMBEDDED = "embedded"
+SENTENCES = "sentences"  # the synthetic set of language enhancement
 
 # The paper's data sets that the catalogue has; ImageNet-Sketch and ImageNet-R are given as folder:PATH.
 DATA_SETS: dict[str, CatalogTask] = {
@@ -51,6 +53,8 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
 }
 SIMPLE = ("a photo of a {}.",)
 CLIP, CLIP_RN50 = "openai/clip-vit-base-patch16", "timm/resnet50_clip.openai"
+T5 = "mrm8488/t5-base-finetuned-common_gen"
+SENTENCE_TEMPLATES = {"eurosat": "a centered satellite photo of {}"}  # the released code's, where it is not the paper's
 PER_CLASS = 800  # synthetic images per class that the head trains on, after the filter
 EPOCHS = 30  # passes over the synthetic images
 _SYNTHETIC_BATCH, _EMBEDDED_BATCH = 512, 64
@@ -103,6 +107,23 @@ def paper_config(arg: str | None = None) -> ConfigDict:
     # A real image to sixteen synthetic ones, as in the paper's 32 + 512.
     config.recipes.tuned_mix = ({**config.recipes.tuned_mix[0], "batch_size": 17 * _EMBEDDED_BATCH // 16},)
     return config
+
+
+def add_sentences(config: ConfigDict) -> None:
+    """Gives a config of `paper_config` the set `SENTENCES`, of language enhancement, and the classifier that filters.
+
+    The paper's sentences come from a T5 that was fine-tuned on CommonGen, 200 for each class. The embedded task has a file of them,
+    another task with the embedded models several templates.
+    """
+    data = next((name for name, data in DATA_SETS.items() if config.task.source == f"task:{data.name}"), None)
+    prompts: dict[str, object] = {"template": template_list("imagenet")}
+    if config.task.source == "builtin:tux_photos":
+        prompts = {"source": "builtin:tux_photos"}
+    elif data is not None:
+        prompts = {"source": f"t5:{T5}", "sentences": 200, "sentence_template": SENTENCE_TEMPLATES.get(data, "a photo of {}")}
+    config.synthetic_sets[SENTENCES] = {"prompts": prompts}
+    config.filter.classifier = config.classifier.weights
+    config.filter.template = config.classifier.templates
 
 
 def steps(images: int, batch_size: int) -> int:
