@@ -112,8 +112,8 @@ def paper_config(arg: str | None = None) -> ConfigDict:
 def add_sentences(config: ConfigDict) -> None:
     """Gives a config of `paper_config` the set `SENTENCES`, of language enhancement, and the classifier that filters.
 
-    The paper's sentences come from a T5 that was fine-tuned on CommonGen, 200 for each class. The embedded task has a file of them,
-    another task with the embedded models several templates.
+    The paper's sentences come from a T5 that was fine-tuned on CommonGen, 200 for each class. The embedded task has a file of
+    them, another task with the embedded models several templates.
     """
     data = next((name for name, data in DATA_SETS.items() if config.task.source == f"task:{data.name}"), None)
     prompts: dict[str, object] = {"template": template_list("imagenet")}
