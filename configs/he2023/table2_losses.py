@@ -36,7 +36,7 @@ def get_config(arg: str | None = None) -> Any:
         config.recipes[f"le_cf_{loss}"] = ({**stage, "synthetic_set": SENTENCES, "synthetic_filter": f"quota:{kept}"},)
     for arm, weight in OTHER_WEIGHTS.items():
         config.recipes[arm] = ({**config.recipes.tuned_synthetic[0], "soft_weight": weight},)
-    config.arms = ("zero_shot", *(f"{data}_{loss}" for data in ("b", "le", "le_cf") for loss in LOSSES), *OTHER_WEIGHTS)
+    config.arms = ("zero_shot", *OTHER_WEIGHTS, *(f"{data}_{loss}" for data in ("b", "le", "le_cf") for loss in LOSSES))
     config.study.baseline = "zero_shot"
     config.task.shots = 1
     return config
