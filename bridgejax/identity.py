@@ -86,8 +86,11 @@ def keys_from_seeds(seeds: Iterable[int]) -> jax.Array:
 
     words = []
     for seed in seeds:
-        value = int(seed)
-        if value != seed or not -(1 << 63) <= value < (1 << 64):
+        try:
+            value = int(seed)
+        except (TypeError, ValueError, OverflowError):
+            value = None
+        if value is None or value != seed or not -(1 << 63) <= value < (1 << 64):
             raise UserError(f"seed {seed!r} is not an integer of at most 64 bits; give whole numbers as seeds.")
         words.append(((value >> 32) & 0xFFFFFFFF, value & 0xFFFFFFFF))
     data = jax.numpy.asarray(np.asarray(words, np.uint32).reshape(-1, 2))

@@ -142,8 +142,8 @@ def split_folders(root: Path, wanted: Sequence[str] | None = None) -> tuple[Path
 
 
 def _is_plain(folder: Path) -> bool:
-    """Whether a folder's whole name is that of a part."""
-    return nfc(folder.name).lower() in _PARTS
+    """Whether a folder's whole name is that of a part, but for a number (Kaggle's test1)."""
+    return re.sub(r"_?\d+$", "", nfc(folder.name).lower()) in _PARTS
 
 
 def _is_pair(train: Path, test: Path, classes: dict[Path, set[str]]) -> bool:
@@ -157,8 +157,14 @@ def _check_not_parts(root: Path, classes: dict[Path, set[str]]) -> None:
     """Checks that top folders whose names say nothing are not parts all the same.
 
     Raises:
-      UserError: they hold the same class folders, or each of them holds parts.
+      UserError: they hold the same class folders, each of them holds parts, or all are called like parts and hold images.
     """
+    if {"train"} < {_part(top) for top in classes} and not any(classes.values()) and all(map(_is_plain, classes)):
+        raise UserError(
+            f"the folders in {root} ({_shown(top.name for top in classes)}) are called like parts of a data set, but hold images "
+            "instead of class folders; sort the images of each into a folder for each class, or name them in task.class_names if "
+            "they are classes."
+        )
     tops = [top for top, names in classes.items() if names and not _has_images(top)]
     if len(tops) < 2 or len(tops) < len(classes):
         return

@@ -7,6 +7,7 @@ the mean m and deviation s (0 and 1 without `do_normalize`). With p = 255·x, x 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 
 from bridgejax.errors import UserError
@@ -27,6 +28,9 @@ _HARMLESS |= {"do_convert_rgb", "data_format", "input_data_format", "return_tens
 _HARMLESS |= {"default_to_square", "pad_size", "image_seq_length", "do_reduce_labels", "reduce_labels", "model_input_names"}
 _HARMLESS |= {"transformers_version", "max_size", "size_divisor", "interpolation", "patch_size", "num_channels"}
 _CHANNELS = 3
+_RESIZE_OTHERWISE = ("Levit", "PoolFormer", "Perceiver")
+_DO_NOT_CROP = ("ViT", "Siglip", "Beit", "Pvt")  # unless the file asks for it
+_CONVNEXT_CROP = 224 / 256
 
 
 def check_keys(config: JSONObject, where: str) -> None:
@@ -43,6 +47,31 @@ def check_keys(config: JSONObject, where: str) -> None:
             )
     if config.get("do_resize") is False and config.get("do_center_crop") and config.get("crop_size"):
         raise UserError(f"{where}: do_resize is false with do_center_crop, a crop that depends on each image's size.")
+
+
+def size_and_crop(config: JSONObject, kind: str, where: str) -> tuple[int, float]:
+    """Returns the side of the input, and how much of the resized image its central crop keeps, as the class that the file names has it.
+
+    ConvNext's `crop_pct` holds below 384 pixels; above, that class resizes without a crop. Other classes do not read it.
+
+    Raises:
+      UserError: a size is no square, the crop is larger than the image, or the class resizes in another way.
+      KeyError: the file says no size.
+    """
+    said = str(config.get("image_processor_type") or config.get("feature_extractor_type") or "")
+    unnamed = "ConvNext" if kind == "resnet" or config.get("crop_pct") else ""
+    name = re.sub("(ImageProcessor|FeatureExtractor)(Fast|Pil)?$", "", said) or unnamed
+    if name in _RESIZE_OTHERWISE:
+        raise UserError(f"{where}: {name}ImageProcessor resizes images in a way of its own, which is not supported.")
+    size = side(config["size"], f"{where}: size")
+    if name == "ConvNext":
+        return size, float(config.get("crop_pct") or _CONVNEXT_CROP) if size < 384 else 1.0
+    if not config.get("crop_size") or not config.get("do_center_crop", name not in _DO_NOT_CROP):
+        return size, 1.0
+    cropped = side(config["crop_size"], f"{where}: crop_size")
+    if cropped > size:
+        raise UserError(f"{where}: crop_size {cropped} is larger than size {size}, which would pad images; correct it.")
+    return cropped, cropped / size
 
 
 def side(value: object, what: str) -> int:

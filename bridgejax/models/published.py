@@ -28,7 +28,7 @@ from bridgejax.models.open_clip import (
     open_clip_layout,
     read_open_clip,
 )
-from bridgejax.models.preprocessor_keys import check_keys, mean_and_std, side
+from bridgejax.models.preprocessor_keys import check_keys, mean_and_std, size_and_crop
 from bridgejax.models.resnet import TIMM_RESNETS, ResNet
 from bridgejax.models.siglip import SigLIPTexts, siglip_config, siglip_file, siglip_layout
 from bridgejax.models.vit import VisionTransformer, ViTConfig
@@ -333,8 +333,7 @@ def _preprocessing(size: float, mean: Iterable[float], std: Iterable[float], cro
 def _preprocessor(folder: Path, kind: str, image_size: int) -> Preprocessing:
     """Reads how images are made ready: the size of the input, and how much of the resized image its central crop keeps.
 
-    A ConvNext-style `crop_pct` holds below 384 pixels; above, that processor resizes without a crop. A folder that does not
-    say it (a model saved alone) takes what is usual for its kind at `image_size`, with a warning.
+    A folder that does not say it (a model saved alone) takes what is usual for its kind at `image_size`, with a warning.
     """
     said = preprocessor_file(folder)
     if said is None:
@@ -350,16 +349,7 @@ def _preprocessor(folder: Path, kind: str, image_size: int) -> Preprocessing:
     try:
         check_keys(config, str(file))
         ours = config.get(vit_layouts.OURS)
-        size, crop = side(config["size"], f"{file}: size"), 1.0
-        if ours:
-            size, crop = ours["size"], ours["crop"]
-        elif config.get("crop_pct"):
-            crop = float(config["crop_pct"]) if size < 384 else 1.0
-        elif config.get("crop_size") and config.get("do_center_crop", True):
-            resized, size = size, side(config["crop_size"], f"{file}: crop_size")
-            if size > resized:
-                raise UserError(f"{file}: crop_size {size} is larger than size {resized}, which would pad images; correct it.")
-            crop = size / resized
+        size, crop = (ours["size"], ours["crop"]) if ours else size_and_crop(config, kind, str(file))
         mean, std = mean_and_std(config, str(file))
         return _preprocessing(size, mean, std, crop, str(file))
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -42,6 +42,8 @@ class WeightSources:
         Raises:
           UserError: there is no such thing, or the hub could not give it.
         """
+        if not isinstance(name, str | Path):
+            raise UserError(f"{name!r} is no {self.kind}; give the name or the folder of one as a string.")
         text = str(name)
         if text.startswith("builtin:"):
             return asset(text, self.builtin, self.kind)

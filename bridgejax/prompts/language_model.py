@@ -16,6 +16,7 @@ from bridgejax.errors import UserError
 from bridgejax.files import read_json_object
 from bridgejax.identity import folder_digest, keys_from_seeds
 from bridgejax.models.building import ShapesOnly
+from bridgejax.models.clip import as_strings
 from bridgejax.models.safetensors_files import find_weights, read_tensors
 from bridgejax.models.t5 import T5, T5_RULES, T5Config, has_own_head, plain_t5_tensors
 from bridgejax.models.weight_sources import WeightSources
@@ -66,7 +67,10 @@ class LanguageModel:
           UserError: the shapes are others, or an id is not in the vocabulary.
         """
         size = self.model.config.vocab_size
-        ids = [np.asarray(given) for given in (input_ids, decoder_input_ids)]
+        try:
+            ids = [np.asarray(given) for given in (input_ids, decoder_input_ids)]
+        except ValueError as error:  # NumPy's, of rows that differ in length
+            raise UserError("rows of input_ids or decoder_input_ids differ in length; pad them with the pad token.") from error
         for name, each in zip(("input_ids", "decoder_input_ids"), ids, strict=True):
             if each.ndim != 2 or not each.size or not np.issubdtype(each.dtype, np.integer) or len(each) != len(ids[0]):
                 raise UserError(f"{name} is {each.dtype} {list(each.shape)}; give whole numbers, one row per text in both.")
@@ -100,8 +104,8 @@ class LanguageModel:
         Raises:
           UserError: an argument is wrong, or the folder has no tokenizer.
         """
-        rows = [texts] if isinstance(texts, str) else list(texts)
-        numbers = [int(seed) for seed in np.atleast_1d(np.asarray(seeds, object))]
+        rows = list(as_strings(texts, "texts"))
+        numbers = np.atleast_1d(np.asarray(seeds, object)).tolist()
         _check(rows, numbers, max_tokens, temperature, top_k, top_p)
         if not rows:
             return []
@@ -145,6 +149,9 @@ def _check(rows: list[str], seeds: list[int], max_tokens: int, temperature: floa
             raise UserError(f"text {text!r} is not a string; give a list of strings.")
     if len(seeds) != len(rows):
         raise UserError(f"there are {len(seeds)} seeds for {len(rows)} texts; give one whole number per text.")
+    for name, number in (("temperature", temperature), ("top_p", top_p)):
+        if isinstance(number, bool) or not isinstance(number, int | float | np.integer | np.floating):
+            raise UserError(f"{name} is {number!r}; give a number.")
     for name, value, least in (("max_tokens", max_tokens, 1), ("top_k", top_k, 0)):
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
             raise UserError(f"{name} is {value!r}; give a whole number of at least {least}.")

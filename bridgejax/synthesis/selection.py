@@ -26,7 +26,7 @@ def select(
     """Returns which images a rule keeps; each class is judged by itself, and one that keeps nothing is no error here.
 
     The rules (He et al. 2023, arXiv 2210.07574, C.5.1, and its released code for `quota`; `percentile` is ours):
-      above_chance: score > 1 / classes.
+      above_chance: score > 1 / classes, both in the precision of the scores.
       quota: `count` images: of those above chance, drawn at random if more pass; if fewer pass, all of them and the highest of
         the rest.
       top: the `count` highest.
@@ -55,7 +55,9 @@ def select(
     _check_rule(rule, count, percentile)
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
         raise UserError(f"seed is {seed!r}; give a whole number of at least 0.")
-    above: Booleans = values > 1.0 / classes
+    given = np.asarray(scores).dtype
+    # The float32 nearest to 1 / 10 is above it as a float64.
+    above: Booleans = values > np.asarray(1.0 / classes, given if np.issubdtype(given, np.floating) else float)
     if rule == "above_chance":
         return above
     kept = np.zeros(len(values), bool)

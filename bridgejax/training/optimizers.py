@@ -106,6 +106,19 @@ class Optimizer(optax.GradientTransformation):  # type: ignore[misc]  # optax is
         return state.schedule.rate(state.done)
 
 
+def _check_function(function: RateFunction) -> None:
+    try:
+        rate = jax.eval_shape(lambda step: jnp.asarray(function(step), jnp.float32), jax.ShapeDtypeStruct((), jnp.int32))
+    except (TypeError, ValueError, jax.errors.JAXTypeError) as error:
+        reason = str(error).split("\n")[0]
+        raise UserError(
+            f"learning_rate is a function that cannot be traced from the step, an int32 array, to a number ({reason}); "
+            "write it with jax.numpy, jnp.where in place of if."
+        ) from error
+    if rate.shape:
+        raise UserError(f"learning_rate is a function that returns shape {list(rate.shape)}; it must return one number.")
+
+
 def make_optimizer(
     name: str,
     learning_rate: float | LearningRateSchedule | RateFunction,
@@ -135,7 +148,7 @@ def make_optimizer(
       clip_norm: the largest norm of the gradients, > 0; None is no bound.
 
     Raises:
-      UserError: an unknown name or a value out of range.
+      UserError: an unknown name, a value out of range, or a function that JAX cannot trace.
     """
     if name not in OPTIMIZERS:
         raise UserError(f"optimizer {name!r} is unknown; {choices(name, OPTIMIZERS)}")
@@ -155,6 +168,7 @@ def make_optimizer(
     if isinstance(learning_rate, LearningRateSchedule):
         schedule = learning_rate
     elif callable(learning_rate):
+        _check_function(learning_rate)
         function, schedule = learning_rate, LearningRateSchedule.make("constant", 0.0, total=0)
     else:
         schedule = LearningRateSchedule.make("constant", learning_rate, total=0)

@@ -90,7 +90,55 @@ def test_what_rescaling_and_normalising_come_to(tmp_path, keys):
     np.testing.assert_allclose([made.mean, made.std], [[mean] * 3, [std] * 3], rtol=1e-6)
 
 
+# Each class of transformers, a kind of model that it belongs to, and the input and crop that a file without any options means.
+CLASSES = {
+    "SiglipImageProcessor": ("vit", 224, 1.0),
+    "BitImageProcessor": ("vit", 224, 1.0),
+    "CLIPImageProcessor": ("vit", 224, 1.0),
+    "ViTImageProcessor": ("vit", 224, 1.0),
+    "DeiTImageProcessor": ("deit", 224, 224 / 256),
+    "BeitImageProcessor": ("vit", 224, 1.0),
+    "ConvNextImageProcessor": ("resnet", 384, 1.0),
+}
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize("dropped", [None, "do_center_crop", "crop_pct", "do_rescale"])
+def test_all_that_a_class_of_transformers_saves_is_read(tmp_path, name, dropped):
+    """The kind: files that the classes save, with the nulls and ending of their fast variants, or with a key left to the class."""
+    import transformers
+
+    kind, size, crop = CLASSES[name]
+    saved = {**getattr(transformers, f"{name}Pil")().to_dict(), "image_processor_type": f"{name}Fast"}
+    saved |= dict.fromkeys(("device", "data_format", "disable_grouping", "input_data_format", "return_tensors", "do_pad"))
+    saved = {**saved, "image_seq_length": None, "default_to_square": True, "data_format": "channels_first"}
+    saved.pop(dropped, None)
+    made = load(tmp_path, f"transformers {kind}", json.loads(json.dumps(saved))).preprocessing
+    assert (made.size, made.crop) == (size, crop)
+    np.testing.assert_allclose((made.mean, made.std), (saved["image_mean"], saved["image_std"]))
+
+
+BY_CLASS = {
+    "ConvNext without its crop": ({"image_processor_type": "ConvNextImageProcessor", "crop_size": ...}, 36, 0.875),
+    "ConvNext with a null": ({"feature_extractor_type": "ConvNextFeatureExtractor", "crop_pct": None}, 36, 0.875),
+    "ViT, which is not asked to crop": ({"image_processor_type": "ViTImageProcessor", "do_center_crop": ...}, 36, 1.0),
+    "ViT, which reads no crop_pct": ({"image_processor_type": "ViTImageProcessor", "crop_pct": 0.5}, 32, 32 / 36),
+    "CLIP, which crops unasked": ({"image_processor_type": "CLIPImageProcessorFast", "do_center_crop": ...}, 32, 32 / 36),
+}
+
+
+@pytest.mark.parametrize("keys", BY_CLASS)
+def test_the_class_that_a_file_names_says_what_keys_mean(tmp_path, keys):
+    """The kind: keys that are absent or null, whose default each class has for itself, and keys that a class does not read."""
+    changes, size, crop = BY_CLASS[keys]
+    made = load(tmp_path, preprocessor=changes).preprocessing
+    assert (made.size, made.crop) == (size, crop)
+
+
 REFUSED = {
+    "LevitImageProcessor": {"image_processor_type": "LevitImageProcessor"},
+    "PoolFormerImageProcessor": {"feature_extractor_type": "PoolFormerFeatureExtractor", "crop_pct": 0.9},
     "do_flip_channel_order": {"do_flip_channel_order": True},
     "do_pad": {"do_pad": True},
     "do_thumbnail": {"do_thumbnail": True},

@@ -47,6 +47,7 @@ def test_folders_and_hub_names(sources: WeightSources, tmp_path: Path, monkeypat
             "is a file; expected as classifier a folder with config.json and model.safetensors.",
         ),
         ("generator", "FILE.txt", "is a file; expected as generator a folder with a model_index.json or a .safetensors file."),
+        ("classifier", 3, "3 is no classifier; give the name or the folder of one as a string."),
         ("classifier", "builtin:tiny_diffusion", "classifier 'builtin:tiny_diffusion' is not built in"),
     ],
 )

@@ -88,6 +88,12 @@ def test_sampling_follows_the_model(model: LanguageModel):
     [
         ({"seeds": [1]}, "there are 1 seeds for 2 texts"),
         ({"seeds": [1, 1 << 70]}, "at most 64 bits"),
+        ({"seeds": [1, 2.5]}, r"seed 2\.5 is not an integer"),
+        ({"seeds": ["one", 2]}, "seed 'one' is not an integer"),
+        ({"seeds": [1, None]}, "seed None is not an integer"),
+        ({"temperature": "hot"}, "temperature is 'hot'; give a number"),
+        ({"top_p": None}, "top_p is None; give a number"),
+        ({"texts": None}, "texts is None; give a list of strings"),
         ({"temperature": 0.0}, r"temperature is 0\.0; give a number above 0"),
         ({"top_k": -1}, "top_k is -1"),
         ({"top_p": 1.5}, r"top_p is 1\.5"),
@@ -105,6 +111,8 @@ def test_ids_outside_the_vocabulary_are_told(model: LanguageModel):
         model.logits([[5000]], [[0]])
     with pytest.raises(UserError, match="one row per text in both"):
         model.logits([[1], [2]], [[0]])
+    with pytest.raises(UserError, match="differ in length; pad them"):
+        model.logits([[1], [2, 3]], [[0], [0]])
 
 
 def _without(folder: Path, name: str) -> None:

@@ -32,6 +32,14 @@ def test_above_chance_is_above_one_over_the_classes(case):
     np.testing.assert_array_equal(select(scores, labels, classes=CLASSES), scores > 1 / CLASSES)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("classes", [2, 3, 6, 10, 11])
+def test_chance_itself_is_not_above_chance_in_any_precision(classes, dtype):
+    chance = np.asarray([1 / classes], dtype)
+    assert not select(chance, [0], classes=classes)
+    assert select(np.nextafter(chance, np.asarray(1, dtype)), [0], classes=classes)
+
+
 @given(scored(), st.integers(1, 12), st.integers(0, 3))
 @settings(max_examples=100, deadline=None)
 def test_a_quota_takes_from_those_above_chance_and_fills_up_with_the_highest(case, count, seed):

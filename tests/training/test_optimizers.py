@@ -24,6 +24,10 @@ from bridgejax.training import LearningRateSchedule, make_optimizer
         ({"eps": 0}, "eps is 0; give a number above 0"),
         ({"clip_norm": 0}, "clip_norm is 0; give a number above 0"),
         ({"learning_rate": "a"}, "learning_rate is 'a'; give a finite number"),
+        ({"learning_rate": lambda: 0.1}, "is a function that cannot be traced from the step"),
+        ({"learning_rate": lambda step: 0.1 if step < 3 else 0.2}, "jnp.where in place of if"),
+        ({"learning_rate": lambda step: "a"}, "is a function that cannot be traced from the step"),
+        ({"learning_rate": lambda step: jnp.ones(3)}, r"returns shape \[3\]; it must return one number"),
     ],
 )
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
