@@ -57,7 +57,7 @@ def filters_html(selections: Sequence[SetSelection], pictures: Sequence[Selectio
             {"class_names": [each.name for each in selection.classes], KEPT: shown.kept, DROPPED: shown.dropped},
             kinds=((KEPT, KEPT), (DROPPED, DROPPED)),
         )
-        said = "Kept: those that the first rule likes best, best first. Dropped: those that it likes least, the worst first."
+        said = "Kept: the best by the first rule, best first. Dropped: the worst, worst first."
         more = len(selection.classes) - SHEET_CLASSES
         said += f" The first {SHEET_CLASSES} classes; {more} more are not shown." if more > 0 else ""
         text += (

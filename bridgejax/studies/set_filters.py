@@ -49,7 +49,7 @@ class Selection:
 
     @property
     def best_first(self) -> npt.NDArray[np.int64]:
-        """The positions of the images, int64 [n], those that the first rule likes best first."""
+        """The positions of the images, int64 [n], best by the first rule first."""
         return np.argsort(self.values if self.meaning == COSINE else -self.values, kind="stable")
 
     def checked(self) -> npt.NDArray[np.int64]:
