@@ -17,10 +17,8 @@ from bridgejax.evaluation import image_logits
 from bridgejax.mesh import data_size
 from bridgejax.models import load_classifier
 from bridgejax.models.classifier import Classifier
-from bridgejax.models.clip import ZeroShotSpec
 from bridgejax.models.label_names import order_of
-from bridgejax.models.published import classifier_spec
-from bridgejax.models.registry import CLASSIFIERS, classifier_digest
+from bridgejax.models.registry import classifier_digest
 from bridgejax.synthesis.columns import Values, kept_column
 from bridgejax.synthesis.reader import open_set
 
@@ -93,12 +91,7 @@ def load_scorer(weights: str, class_names: tuple[str, ...], templates: tuple[str
     Raises:
       UserError: it cannot be read, or has other classes.
     """
-    zero_shot, spec = templates is not None, classifier_spec(CLASSIFIERS.resolve(weights))
-    if spec.num_classes is None and not isinstance(spec, ZeroShotSpec):
-        raise UserError(
-            f"the classifier {weights!r} is a network without a head, which gives no probabilities; name one of the set's "
-            "classes, or a CLIP folder, which takes any."
-        )
+    zero_shot = templates is not None
     model = load_classifier(weights, class_names=class_names if zero_shot else None, templates=templates)
     if not model.num_classes:  # a CLIP model without a head
         model, zero_shot = load_classifier(weights, class_names=class_names), True
