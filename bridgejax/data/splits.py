@@ -99,7 +99,7 @@ def _groups_taken(
             rest = " and leave one to test on" if test_from_pool else ""
             raise UserError(
                 f"class {name!r} of {where} has {images} images{alike}, too few to take task.shots={shots}{rest}; "
-                "lower task.shots."
+                "lower task.shots, or study.shots where it is set."
             )
         return shots
     taken = groups - max(1, round(groups * TEST_SHARE)) if test_from_pool else groups

@@ -240,7 +240,7 @@ def _open_clip(folder: Path, found: OpenCLIPFolder) -> ClassifierSpec:
     try:
         preprocessing = _preprocessing(found.size, found.mean or mean, found.std or std, 1.0, where)
     except (TypeError, ValueError) as error:
-        raise UserError(f"{where}: mean and std of preprocess_cfg must be 3 numbers each; got a {error}.") from error
+        raise UserError(f"{where}: mean and std of preprocess_cfg must be 3 numbers each ({error}).") from error
     if found.resnet is not None:
         builds = _builder(CLIPResNet, found.resnet, preprocessing), _builder(ModifiedResNet, found.resnet, preprocessing)
     else:

@@ -91,7 +91,8 @@ def load_classifier(
     spec = classifier_spec(folder, zero_shot=class_names is not None)
     if (class_names is not None or templates is not None) and not isinstance(spec, ZeroShotSpec):
         raise UserError(
-            f"{folder} is not a CLIP model, so class_names and templates cannot make a head for it; give num_classes instead."
+            f"{folder} is not a CLIP model, so class_names and templates cannot make a head for it; give num_classes instead, "
+            "or in a config leave classifier.templates empty."
         )
     if templates is not None and class_names is None:
         raise UserError("templates are given without class_names; name the classes of the zero-shot head.")
@@ -113,7 +114,10 @@ def load_classifier(
 def _load(folder: Path, spec: ClassifierSpec, num_classes: int | None, seed: int, pretrained: bool) -> Classifier:
     classes = spec.num_classes if num_classes is None else num_classes
     if classes is None:
-        raise UserError(f"{folder} holds a network without a head; give num_classes (or, for CLIP, class_names).")
+        raise UserError(
+            f"{folder} holds a network without a head; give num_classes, or, to teach or to score images, take a classifier of "
+            "their classes or a CLIP model."
+        )
     known = spec.num_classes if pretrained and spec.num_classes is not None else classes
     abstract = nnx.eval_shape(lambda: spec.build(known, nnx.Rngs(0)))
     abstract.class_names = spec.class_names if known == spec.num_classes else ()

@@ -95,7 +95,8 @@ def read_sentences(source: str | Path, class_names: Sequence[str], most: int) ->
     if missing := [name for name, texts in tidied.items() if not texts]:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         known = f"; of the others it has, {choices(missing[0], sorted(others))}" if others else "."
-        raise UserError(f"{file} has no sentence for class {missing[0]!r}{more}; add some, one a line{known}")
+        add = "give file:PATH of your own" if str(source).startswith("builtin:") else "add some, one a line"
+        raise UserError(f"{file} has no sentence for class {missing[0]!r}{more}; {add}{known}")
     return tidied
 
 

@@ -153,6 +153,8 @@ def class_columns(model: nnx.Module, class_names: Sequence[str], weights: str | 
     known = tuple(getattr(model, "class_names", ()))
     advice = "name a classifier of the set's classes, or a CLIP folder, which takes any."
     outputs = len(known) or getattr(model, "num_classes", None)
+    if outputs == 0:
+        raise UserError(f"{which} is a CLIP model without classes; load it with class_names, those of the synthetic set.")
     if outputs != len(class_names):
         raise UserError(f"{which} has {outputs} classes, but the synthetic set has {len(class_names)}; {advice}")
     order = order_of(known, class_names) if known else list(range(len(class_names)))

@@ -73,6 +73,7 @@ def test_a_file_that_is_no_image(refused, tmp_path, digits_folder, content, sent
 
 def test_more_shots_than_a_class_has(refused):
     assert "has 8 images, too few to take task.shots=50" in refused("--config.task.shots=50")
+    assert "or study.shots where it is set" in refused("--config.study.shots=(50,)")
 
 
 def test_an_unknown_key_suggests_the_nearest(refused):

@@ -79,5 +79,5 @@ def test_a_head_that_no_layout_has_is_not_trained_to_be_kept(tmp_path, capsys):
 def test_a_head_of_texts_needs_a_model_that_reads(tmp_path, digits_folder, tiny_generator, capsys):
     weights = "builtin:efficientnet_lite0"
     assert run("zero_shot", tmp_path / "work", digits_folder, tiny_generator, weights) == 2
-    assert "is not a CLIP model" in capsys.readouterr().err
+    assert "in a config leave classifier.templates empty" in capsys.readouterr().err
     assert not (tmp_path / "work").exists()

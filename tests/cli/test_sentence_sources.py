@@ -111,7 +111,7 @@ def test_an_endpoint_that_fails_half_way_is_continued_by_the_same_command(
     ("source", "changes", "told"),
     [
         ("file:/no/such.jsonl", (), "/no/such.jsonl cannot be read"),
-        ("builtin:tux_photos", (), "has no sentence for class 'red_apple' and 1 more"),
+        ("builtin:tux_photos", (), "has no sentence for class 'red_apple' and 1 more; give file:PATH of your own"),
         ("builtin:cats", (), "no built-in sentences 'builtin:cats'"),
         ("t5:/no/such", (), "there is no language model folder /no/such"),
         ("endpoint:nowhere", (), "is no address"),

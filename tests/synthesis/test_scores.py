@@ -15,7 +15,7 @@ from bridgejax.errors import UserError
 from bridgejax.mesh import make_mesh
 from bridgejax.models import load_classifier, save_classifier
 from bridgejax.synthesis import generate_set, open_set, score_set
-from tests.small_backbones import write_clip
+from tests.small_backbones import write_clip, write_dinov2
 
 NAMES = ("zebra", "an apple", "cup")
 
@@ -131,6 +131,10 @@ def test_other_classes_are_named(images, tmp_path, clip_folder):
         score_set(tmp_path / "set", load_classifier(clip_folder, class_names=["zebra", "an apple", "mug"]))
     with pytest.raises(UserError, match="has 4 classes, but the synthetic set has 3"):
         score_set(tmp_path / "set", load_classifier(clip_folder, class_names=[*NAMES, "mug"]))
+    with pytest.raises(UserError, match="is a CLIP model without classes; load it with class_names"):
+        score_set(tmp_path / "set", load_classifier(clip_folder))
+    with pytest.raises(UserError, match=r"holds a network without a head; .* to score images, take a classifier"):
+        score_set(tmp_path / "set", write_dinov2(tmp_path / "dinov2"))
     with pytest.raises(UserError, match="so leave them out"):
         score_set(tmp_path / "set", load_classifier(clip_folder, class_names=NAMES), templates="a {}")
     assert not columns(tmp_path / "set")
