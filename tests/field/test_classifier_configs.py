@@ -106,7 +106,7 @@ CLASSES = {
 @pytest.mark.parametrize("name", CLASSES)
 @pytest.mark.parametrize("dropped", [None, "do_center_crop", "crop_pct", "do_rescale"])
 def test_all_that_a_class_of_transformers_saves_is_read(tmp_path, name, dropped):
-    """The kind: files that the classes save, with the nulls and ending of their fast variants, or with a key left to the class."""
+    """The kind: what the classes save, with the nulls and ending of their fast variants, or with a key left to the class."""
     import transformers
 
     kind, size, crop = CLASSES[name]
