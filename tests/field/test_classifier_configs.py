@@ -167,6 +167,16 @@ def test_what_would_change_images_is_refused_by_name(tmp_path, key):
     assert key.split()[0].replace("longest_edge", "size").replace("max_pixels", "size").replace("image_mean", "list") in words
 
 
+@pytest.mark.parametrize("name", ["CLIPForImageClassification", "SiglipForImageClassification"])
+def test_an_image_tower_with_a_head_of_transformers_is_named(tmp_path, name):
+    """The kind: models of one tower under the model_type of two."""
+    folder = small_backbones.write_clip(tmp_path, name.split("For")[0].lower())
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "architectures": [name]}))
+    with pytest.raises(UserError, match=f"{name} is not supported; .* a model of both towers"):
+        load_classifier(folder, pretrained=False)
+
+
 @pytest.mark.parametrize("change", [{"input_size": [3, 64, 48]}, {"input_size": [1, 64, 64]}, {"crop_mode": "border"}], ids=str)
 def test_images_that_timm_makes_ready_in_another_way_are_refused(tmp_path, change):
     """The kind: timm's data options that are not read."""
