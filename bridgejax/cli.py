@@ -144,7 +144,7 @@ def _report(options: argparse.Namespace, _: Overrides) -> str:
 
 
 def _vae_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--vae", metavar="FOLDER", help="another autoencoder, for a generator that has none or a poor one")
+    parser.add_argument("--vae", metavar="PATH", help="another autoencoder, for a generator that has none or a poor one")
 
 
 def _import_arguments(parser: argparse.ArgumentParser) -> None:

@@ -59,7 +59,12 @@ def check_class_names(class_names: Iterable[str]) -> tuple[str, ...]:
             raise UserError(f"class name {name!r} is not text; write it in quotes.")
         if not name.strip() or name != name.strip():
             raise UserError(f"class name {name!r} is empty or has spaces around it; remove them.")
-        if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in name):
+        kinds = {unicodedata.category(character) for character in name}
+        if "Cs" in kinds:
+            raise UserError(
+                f"class name {name!r} is not UTF-8 (archives of other systems leave such names); rename the folder."
+            )
+        if kinds & {"Cc", "Zl", "Zp"}:
             raise UserError(f"class name {name!r} holds a control character or a line break; remove it.")
     repeated = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) != len(names) else []
     if repeated:

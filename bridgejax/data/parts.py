@@ -161,9 +161,9 @@ def _check_not_parts(root: Path, classes: dict[Path, set[str]]) -> None:
     """
     if {"train"} < {_part(top) for top in classes} and not any(classes.values()) and all(map(_is_plain, classes)):
         raise UserError(
-            f"the folders in {root} ({_shown(top.name for top in classes)}) are called like parts of a data set, but hold images "
-            "instead of class folders; sort the images of each into a folder for each class, or name them in task.class_names if "
-            "they are classes."
+            f"the folders in {root} ({_shown(top.name for top in classes)}) are called like parts of a data set, but hold "
+            "images instead of class folders; sort the images of each into a folder for each class, or name them in "
+            "task.class_names if they are classes."
         )
     tops = [top for top, names in classes.items() if names and not _has_images(top)]
     if len(tops) < 2 or len(tops) < len(classes):

@@ -34,13 +34,13 @@ def decisions(spec: GeneratorSpec) -> str:
         f"unet             attends to {unet.get('cross_attention_dim')} numbers per token; levels of "
         f"{unet.get('block_out_channels')} channels; heads {unet.get('attention_head_dim', 8)}",
         f"vae              {vae.get('_class_name') or 'AutoencoderKL'}, scaling factor {vae.get('scaling_factor', 0.18215)}"
-        + (f", from {spec.vae_folder}" if spec.vae_folder is not None else ""),
+        + (f", from {spec.vae_place}" if spec.vae_place is not None else ""),
     ]
     parts = ("unet", "vae", *TEXT_ENCODERS[: len(spec.text_encoders)])
     lines.append("dtype            " + ", ".join(f"{part} {dtype_of(spec, part)}" for part in parts))
     ignored = dict(spec.ignored)
     for part in parts:
-        if spec.parts is None:
+        if spec.held(part) is None:
             ignored |= {f"{part}: {name}": what for name, what in spec.part_file(part).ignored.items()}
     return "\n".join([*lines, *_grouped(ignored)])
 

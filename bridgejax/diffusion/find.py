@@ -9,7 +9,7 @@ from pathlib import Path
 from bridgejax.diffusion.folder import read_folder
 from bridgejax.diffusion.lora import LoraFiles, lora_list, read_lora
 from bridgejax.diffusion.lora_changes import Change
-from bridgejax.diffusion.single_file import ModelConfig, read_single_file, with_tokenizers
+from bridgejax.diffusion.single_file import ModelConfig, read_single_file, with_tokenizers, with_vae_file
 from bridgejax.diffusion.spec import TEXT_ENCODERS, GeneratorSpec
 from bridgejax.diffusion.textual_inversion import extend_vocabulary
 from bridgejax.errors import UserError, choices
@@ -28,7 +28,9 @@ _VAE_FILES = tuple(
     for name in ("config.json", *(f"diffusion_pytorch_model*.{e}" for e in ("json", "safetensors")))
 )
 GENERATORS = WeightSources("generator", "a model_index.json", _GENERATOR_FILES, BUILTIN_GENERATORS, single_file=True)
-AUTOENCODERS = WeightSources("autoencoder", "a config.json and safetensors weights", _VAE_FILES, BUILTIN_GENERATORS)
+AUTOENCODERS = WeightSources(
+    "autoencoder", "a config.json and safetensors weights", _VAE_FILES, BUILTIN_GENERATORS, single_file=True
+)
 
 
 def find_generator(
@@ -84,16 +86,19 @@ def with_vae(spec: GeneratorSpec, folder: str | Path) -> GeneratorSpec:
     """Returns the spec with another autoencoder.
 
     Args:
-      folder: of the autoencoder, or of a generator with one in vae/; or the hub name of either.
+      folder: of the autoencoder, or of a generator with one in vae/; the hub name of either; or a single `.safetensors` file of
+        either.
 
     Raises:
       UserError: there is none, or its latents do not fit the UNet.
     """
     place = AUTOENCODERS.resolve(folder)
+    if place.is_file():
+        return with_vae_file(spec, place)
     place = place / "vae" if (place / "vae" / "config.json").is_file() else place
     if not (place / "config.json").is_file():
         raise UserError(f"{folder} holds no autoencoder; expected a config.json and safetensors weights there or in vae/.")
-    return dataclasses.replace(spec, vae=read_json_object(place / "config.json"), vae_folder=place)
+    return dataclasses.replace(spec, vae=read_json_object(place / "config.json"), vae_place=place, vae_tensors=None)
 
 
 def _with_loras(spec: GeneratorSpec, pairs: Sequence[tuple[Path, float]]) -> GeneratorSpec:

@@ -27,6 +27,7 @@ from typing import TypeAlias
 import numpy as np
 
 from bridgejax.diffusion import single_file_configs as configs
+from bridgejax.diffusion.decisions import family_of
 from bridgejax.diffusion.families import FAMILY_NAMES, identify
 from bridgejax.diffusion.spec import GeneratorSpec
 from bridgejax.errors import UserError, choices
@@ -101,13 +102,11 @@ def read_single_file(
                 f"{where} holds no autoencoder ({layout.VAE_PREFIX}…); give vae=FOLDER, a folder with an autoencoder of "
                 f"{FAMILY_NAMES[family]}."
             )
-        config, table = configs.vae_config(inside[layout.VAE_PREFIX], where, family, int(unet["sample_size"]))
-        vae = configs.check_groups({**config, **overlay["vae"]}, "vae", where)
+        held = inside[layout.VAE_PREFIX]
+        vae, parts["vae"], spelling["vae"] = _vae(held, layout.VAE_PREFIX, where, family, unet)
+        vae = configs.check_groups({**vae, **overlay["vae"]}, "vae", where)
         if "scaling_factor" not in overlay["vae"] and (factor := configs.scaling_factor(tensors, where)) is not None:
             vae["scaling_factor"] = factor
-        renamed = layout.translate(inside[layout.VAE_PREFIX], table, layout.VAE_PREFIX, where)
-        parts["vae"] = {name: configs.as_matrix(name, array) for name, array in renamed.items()}
-        spelling["vae"] = _speller(table, layout.VAE_PREFIX)
 
     kind = "StableDiffusionXLPipeline" if family == "xl" else "StableDiffusionPipeline"
     index: JSONObject = {"_class_name": kind, "_diffusers_version": "0.42.1"}
@@ -126,6 +125,51 @@ def read_single_file(
         spelling=spelling,
         facts=found.facts,
         ignored=ignored,
+    )
+
+
+def _vae(
+    tensors: Mapping[str, np.ndarray], prefix: str, where: str, family: str, unet: JSONObject
+) -> tuple[JSONObject, dict[str, np.ndarray], Callable[[str], str]]:
+    """Returns an autoencoder's config, its tensors under diffusers names, and what they are called in the file."""
+    config, table = configs.vae_config(tensors, where, family, int(unet.get("sample_size", 64)), prefix)
+    renamed = layout.translate(tensors, table, prefix, where)
+    return config, {name: configs.as_matrix(name, array) for name, array in renamed.items()}, _speller(table, prefix)
+
+
+def with_vae_file(spec: GeneratorSpec, file: Path) -> GeneratorSpec:
+    """Returns the spec with the autoencoder of a single file under original names.
+
+    Args:
+      spec: of any generator; its family says the scaling factor, which such files do not hold.
+      file: an autoencoder alone, its names with or without `first_stage_model.`, or a whole generator.
+
+    Raises:
+      UserError: the file is damaged, or holds no autoencoder under such names.
+    """
+    tensors, where = read_tensors(file), str(file)
+    prefix = layout.VAE_PREFIX if any(name.startswith(layout.VAE_PREFIX) for name in tensors) else ""
+    extras = {name: what for name in tensors if name.startswith(prefix) and (what := layout.harmless(name)) is not None}
+    inside = {
+        name.removeprefix(prefix): array
+        for name, array in tensors.items()
+        if name.startswith(prefix) and layout.harmless(name) is None
+    }
+    if not any(name.startswith(("encoder.down.", "decoder.up.")) for name in inside):
+        raise UserError(
+            f"{where} holds no autoencoder under original names ({layout.VAE_PREFIX}encoder.down.…, encoder.down.…); of a file "
+            "of diffusers, give its folder, with its config.json."
+        )
+    vae, held, spell = _vae(inside, prefix, where, family_of(spec), spec.unet)
+    if (factor := configs.scaling_factor(tensors, where)) is not None:
+        vae["scaling_factor"] = factor
+    return dataclasses.replace(
+        spec,
+        vae=vae,
+        vae_place=file,
+        vae_tensors=held,
+        spelling={**spec.spelling, "vae": spell},
+        ignored={**spec.ignored, **{f"vae: {name}": what for name, what in extras.items()}},
     )
 
 

@@ -163,11 +163,13 @@ def _check_depths(tensors: Tensors, counts: Sequence[int], depths: Sequence[int]
             down += side == "input"  # the block that halves the sides
 
 
-def vae_config(tensors: Tensors, where: str, family: str, sample_size: int) -> tuple[JSONObject, layout.NameTable]:
+def vae_config(
+    tensors: Tensors, where: str, family: str, sample_size: int, prefix: str = layout.VAE_PREFIX
+) -> tuple[JSONObject, layout.NameTable]:
     """Returns the config and the names of the autoencoder."""
 
     def need(name: str) -> np.ndarray:
-        return _need(tensors, name, layout.VAE_PREFIX, where, 4)
+        return _need(tensors, name, prefix, where, 4)
 
     levels = _count(tensors, r"encoder\.down\.(\d+)\.")
     layers = _count(tensors, r"encoder\.down\.0\.block\.(\d+)\.")

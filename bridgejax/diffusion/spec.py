@@ -46,7 +46,8 @@ class GeneratorSpec:
       index: `model_index.json`; likewise `unet`, `vae`, `text_encoders` (one each) and `scheduler`.
       projections: whether each text encoder has a projection.
       tokenizers: of each text encoder, in order.
-      vae_folder: of another autoencoder than the generator's own.
+      vae_place: the folder or single file of another autoencoder than the generator's own.
+      vae_tensors: what such a file holds, under diffusers names.
       parts: a single file's tensors, part by part; None: they are read from the folder.
       spelling: what a tensor is called in a single file, part by part.
       deltas: low-rank changes, part → weight → changes.
@@ -64,7 +65,8 @@ class GeneratorSpec:
     projections: tuple[bool, ...]
     scheduler: JSONObject
     tokenizers: tuple[TokenizerSource, ...]
-    vae_folder: Path | None = None  # None: vae/ in `folder`
+    vae_place: Path | None = None  # None: vae/ in `folder`
+    vae_tensors: Mapping[str, np.ndarray] | None = None
     parts: Mapping[str, Mapping[str, np.ndarray]] | None = None
     spelling: Mapping[str, Callable[[str], str]] = dataclasses.field(default_factory=dict)
     deltas: Mapping[str, Mapping[str, Sequence[Change]]] = dataclasses.field(default_factory=dict)
@@ -75,13 +77,18 @@ class GeneratorSpec:
 
     def tensors(self, part: str) -> Mapping[str, np.ndarray]:
         """Returns a part's tensors as they are loaded: today's diffusers names (text encoders without `text_model.`)."""
-        if self.parts is not None and not (part == "vae" and self.vae_folder is not None):
-            tensors: Mapping[str, np.ndarray] = self.parts[part]
-        else:
+        tensors = self.held(part)
+        if tensors is None:
             tensors = self.part_file(part).tensors
         if part in self.tables:
             tensors = {**tensors, TOKEN_TABLE: self.tables[part]}
         return Merged(tensors, self.deltas[part]) if part in self.deltas else tensors
+
+    def held(self, part: str) -> Mapping[str, np.ndarray] | None:
+        """Returns the tensors of a part that comes from a single file; None if it lies in a folder."""
+        if part == "vae" and self.vae_place is not None:
+            return self.vae_tensors
+        return None if self.parts is None else self.parts[part]
 
     def part_file(self, part: str) -> PartFile:
         """Returns what the folder holds of a part; no array is read yet.
@@ -106,7 +113,7 @@ class GeneratorSpec:
 
     def spell(self, part: str, name: str) -> str:
         """Returns how the file writes, or would write, a tensor's name."""
-        if self.parts is not None and not (part == "vae" and self.vae_folder is not None):
+        if self.held(part) is not None:
             return self.spelling[part](name)
         spelled = self.part_file(part).spelled
         if name in spelled:
@@ -121,8 +128,8 @@ class GeneratorSpec:
 
     def config_place(self, part: str) -> str:
         """The file that a part's config comes from, for messages."""
-        if part == "vae" and self.vae_folder is not None:
-            return str(self.vae_folder / "config.json")
+        if part == "vae" and self.vae_place is not None:
+            return str(self.vae_place if self.vae_tensors is not None else self.vae_place / "config.json")
         return f"{self.folder}: {part}" if self.parts is not None else str(self.folder / part / "config.json")
 
     def where(self, part: str) -> str:
@@ -130,8 +137,8 @@ class GeneratorSpec:
         return str(self._place(part))
 
     def _place(self, part: str) -> Path:
-        if part == "vae" and self.vae_folder is not None:
-            return self.vae_folder
+        if part == "vae" and self.vae_place is not None:
+            return self.vae_place
         return self.folder if self.parts is not None else self.folder / part
 
 
@@ -141,7 +148,7 @@ def content_digest(spec: GeneratorSpec) -> str:
     folder = spec.folder
     if spec.parts is None:
         files = [folder / "model_index.json", folder / "scheduler" / "scheduler_config.json"]
-        parts = ("unet", "vae") if spec.vae_folder is None else ("unet",)
+        parts = ("unet", "vae") if spec.vae_place is None else ("unet",)
         for part in (*parts, *TEXT_ENCODERS[: len(spec.text_encoders)]):
             files += [folder / part / "config.json", *find_weights(folder / part)]
         for tokenizer in spec.tokenizers:
@@ -159,7 +166,9 @@ def content_digest(spec: GeneratorSpec) -> str:
                 ],
             }
         )
-    if (place := spec.vae_folder) is not None:
+    if (place := spec.vae_place) is not None and spec.vae_tensors is not None:
+        base = digest([base, file_digest(place), spec.vae])
+    elif place is not None:
         names = ["config.json", *(file.relative_to(place).as_posix() for file in find_weights(place))]
         base = digest([base, folder_digest(place, names)])
     return digest({"base": base, **spec.extras}) if spec.extras else base

@@ -50,7 +50,7 @@ def check_keys(config: JSONObject, where: str) -> None:
 
 
 def size_and_crop(config: JSONObject, kind: str, where: str) -> tuple[int, float]:
-    """Returns the side of the input, and how much of the resized image its central crop keeps, as the class that the file names has it.
+    """Returns the side of the input and how much of the resized image its crop keeps, as the class that is named has it.
 
     ConvNext's `crop_pct` holds below 384 pixels; above, that class resizes without a crop. Other classes do not read it.
 

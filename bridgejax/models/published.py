@@ -201,6 +201,8 @@ def _transformers(folder: Path, config: JSONObject, where: str) -> ClassifierSpe
     if not isinstance(kinds, list) or any(not isinstance(name, str) for name in kinds):
         raise UserError(f"{where}: architectures is {kinds!r}; expected a list of names, get the published config.json.")
     if kind in ("clip", "siglip"):
+        if alone := [name for name in kinds if name.endswith("ForImageClassification")]:
+            raise UserError(f"{where}: {alone[0]} is not supported; of {kind}, expected a model of both towers, …Model.")
         siglip = kind == "siglip"
         network = siglip_config(config, where) if siglip else vit_layouts.clip_config(config, where)
         layout = siglip_layout() if siglip else vit_layouts.layout(network)

@@ -106,7 +106,7 @@ CLASSES = {
 @pytest.mark.parametrize("name", CLASSES)
 @pytest.mark.parametrize("dropped", [None, "do_center_crop", "crop_pct", "do_rescale"])
 def test_all_that_a_class_of_transformers_saves_is_read(tmp_path, name, dropped):
-    """The kind: files that the classes save, with the nulls and ending of their fast variants, or with a key left to the class."""
+    """The kind: what the classes save, with the nulls and ending of their fast variants, or with a key left to the class."""
     import transformers
 
     kind, size, crop = CLASSES[name]
@@ -165,6 +165,16 @@ def test_what_would_change_images_is_refused_by_name(tmp_path, key):
     words = refused(tmp_path, preprocessor=REFUSED[key])
     assert str(tmp_path / "preprocessor_config.json") in words
     assert key.split()[0].replace("longest_edge", "size").replace("max_pixels", "size").replace("image_mean", "list") in words
+
+
+@pytest.mark.parametrize("name", ["CLIPForImageClassification", "SiglipForImageClassification"])
+def test_an_image_tower_with_a_head_of_transformers_is_named(tmp_path, name):
+    """The kind: models of one tower under the model_type of two."""
+    folder = small_backbones.write_clip(tmp_path, name.split("For")[0].lower())
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "architectures": [name]}))
+    with pytest.raises(UserError, match=f"{name} is not supported; .* a model of both towers"):
+        load_classifier(folder, pretrained=False)
 
 
 @pytest.mark.parametrize("change", [{"input_size": [3, 64, 48]}, {"input_size": [1, 64, 64]}, {"crop_mode": "border"}], ids=str)

@@ -20,6 +20,7 @@ from bridgejax.diffusion.families import identify
 from bridgejax.diffusion.find import find_generator
 from bridgejax.diffusion.load import load_networks
 from bridgejax.diffusion.single_file import read_single_file
+from bridgejax.diffusion.spec import content_digest
 from bridgejax.errors import UserError
 from bridgejax.models import original_layout as layout
 from tests import original_files as originals
@@ -221,6 +222,47 @@ def test_a_file_without_autoencoder_takes_one(files, tmp_path: Path, family: str
     assert main(["import-weights", str(file), "--output", str(tmp_path / "out"), "--vae", str(tmp_path / "whole")]) == 0
     assert "from " + str(tmp_path / "whole" / "vae") in capfd.readouterr().err
     assert set(find_generator(tmp_path / "out").tensors("vae")) == set(spec.tensors("vae"))
+
+
+@pytest.mark.parametrize("family", originals.FAMILIES)
+@pytest.mark.parametrize("form", ["alone", "prefixed", "with losses and averages", "in a generator"])
+def test_an_autoencoder_in_a_single_file(files, tmp_path: Path, family: str, form: str) -> None:
+    """The kind: the files in which autoencoders are published (vae-ft-mse-840000, sdxl_vae), for generators of each layout."""
+    own = load_file(files[family])
+    prefix = V if form in ("prefixed", "in a generator") else ""
+    tensors = {prefix + name.removeprefix(V): array for name, array in own.items() if name.startswith(V)}
+    if form == "with losses and averages":
+        tensors |= {"loss.logvar": np.zeros((), np.float32), "model_ema.decay": np.ones((), np.float32)}
+    file = files[family] if form == "in a generator" else tmp_path / "vae.safetensors"
+    if form != "in a generator":
+        save_file(tensors, file)
+    single = rewritten(files[family], tmp_path / "bare", _without_vae)
+    assert main(["import-weights", str(files[family]), "--output", str(tmp_path / "whole")]) == 0
+    for generator in (single, tmp_path / "whole"):
+        spec = find_generator(generator, vae=file)
+        whole(spec)
+        wanted = find_generator(files[family])
+        assert spec.vae == wanted.vae
+        for name, array in wanted.tensors("vae").items():
+            np.testing.assert_array_equal(spec.tensors("vae")[name], array)
+        assert str(file) in decisions(spec)
+        assert ("vae: loss.logvar" in spec.ignored) == (form == "with losses and averages")
+        assert content_digest(spec) != content_digest(find_generator(tmp_path / "whole"))
+
+
+def test_a_file_that_holds_no_autoencoder_is_told(files, tmp_path: Path) -> None:
+    """The kind: autoencoders under diffusers' names, files cut short, other files."""
+    tensors = {name.removeprefix(V): array for name, array in load_file(files["sd1"]).items() if name.startswith(V)}
+    del tensors["decoder.conv_out.weight"]
+    save_file(tensors, tmp_path / "cut.safetensors")
+    save_file({"decoder.up_blocks.0.resnets.0.norm1.weight": np.ones(4, np.float32)}, tmp_path / "diffusers.safetensors")
+    for name, sentence in (
+        ("cut", r"cut\.safetensors: tensor decoder\.conv_out\.weight is missing"),
+        ("diffusers", "no autoencoder under original names .* give its folder"),
+        ("absent", "there is no file .*absent"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            find_generator(files["sd1"], vae=tmp_path / f"{name}.safetensors")
 
 
 def test_a_folder_without_autoencoder_takes_one(tiny_generator: Path, tmp_path: Path) -> None:
