@@ -6,7 +6,7 @@ import ast
 from dataclasses import dataclass
 from pathlib import Path
 
-from bridgejax.errors import UserError, nearest
+from bridgejax.errors import UserError, choices
 
 FOLDER = Path(__file__).resolve().parent
 COMMANDS = ("all", "list", "page")  # what the entry knows beside names
@@ -76,6 +76,6 @@ def find(name: str) -> Entry:
     known = {entry.name: entry for entry in entries()}
     if name not in known:
         raise UserError(
-            f"{name!r} is no benchmark{nearest(name, (*known, *COMMANDS))} (`python -m benchmarks list` names all of them)."
+            f"{name!r} is not a benchmark; {choices(name, (*known, *COMMANDS))} `python -m benchmarks list` shows all of them."
         )
     return known[name]

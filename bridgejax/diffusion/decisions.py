@@ -90,7 +90,8 @@ def check_parts(spec: GeneratorSpec) -> None:
         )
     if (outputs := unet.get("out_channels", 4)) != (inputs := unet.get("in_channels", 4)):
         raise UserError(
-            f"{place}: out_channels = {outputs!r}, but in_channels = {inputs!r}; only models with equal ones are supported."
+            f"{place}: the UNet takes {inputs!r} channels (in_channels) but makes {outputs!r} (out_channels); models for "
+            "inpainting, editing and upscaling are not supported."
         )
     side = unet.get("sample_size") or 64
     sides = side if isinstance(side, (list, tuple)) and len(side) == 2 else [side]
