@@ -404,7 +404,7 @@ def test_a_scaling_factor_that_is_none_is_named(files, tmp_path: Path, value: fl
     ("part", "key", "value", "sentence"),
     [
         ("unet", "cross_attention_dim", 48, r"attends to 48.*gives 32 \(hidden_size\)"),
-        ("unet", "out_channels", 8, "out_channels = 8, but in_channels = 4"),
+        ("unet", "out_channels", 8, "makes 8 \\(out_channels\\)"),
         ("unet", "addition_embed_type", "text_time", r"the pipeline is StableDiffusionPipeline, but.*'text_time'"),
     ],
 )
