@@ -336,7 +336,7 @@ features of the embedded EfficientNet-Lite0 (locked-image tuning, Zhai et al. 20
 `emoji-datasource-google` 16.0.0 (art Apache-2.0).
 
 No photograph was used in training, and none in any choice: settings were chosen on drawings, the emoji task of
-`tools/build_emoji_task.py` and pictures set aside. The photographs of `tux_photos` were looked at once, for the figures below.
+`tools/build_emoji_task.py` and pictures set aside. The photographs of `tux_photos` were evaluated once, for the figures below.
 Weights are stored in float16.
 
 """

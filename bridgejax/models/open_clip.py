@@ -113,7 +113,7 @@ def find_openai(folder: Path) -> OpenCLIPFolder | None:
         return None
     try:
         tensors = read_tensors(files[0])
-    except UserError:  # the missing config is told instead
+    except UserError:  # the caller then names the missing config
         return None
     if "visual.conv1.weight" not in tensors:
         return None
