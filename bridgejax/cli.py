@@ -62,6 +62,11 @@ def _train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--recipe", metavar="NAME", help="default: the config's first arm")
 
 
+def _generate_arguments(parser: argparse.ArgumentParser) -> None:
+    _workdir_arguments(parser)
+    parser.add_argument("--verify", action="store_true", help="read every checksum of what is there and change nothing")
+
+
 def _in_workdir(
     work: Callable[[Settings, argparse.Namespace], Path],
 ) -> Callable[[argparse.Namespace, Overrides], str]:
@@ -96,9 +101,9 @@ def _run(settings: Settings, options: argparse.Namespace) -> Path:
 
 
 def _generate(settings: Settings, options: argparse.Namespace) -> Path:
-    from bridgejax.studies.commands import generate
+    from bridgejax.studies.commands import generate, verify
 
-    return generate(settings, options.workdir)
+    return (verify if options.verify else generate)(settings, options.workdir)
 
 
 def _filter(settings: Settings, options: argparse.Namespace) -> Path:
@@ -213,9 +218,33 @@ def _doctor(options: argparse.Namespace, overrides: Overrides) -> str:
     return report() if options.config is None else report(load_config(options.config, overrides))
 
 
+def _export_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("set", metavar="SET", help="the folder of a synthetic set, or the URL of one on an object store")
+    add("--to", required=True, metavar="FOLDER", help="the folder to write, or a URL; again: continues")
+    add("--format", required=True, metavar="NAME", help="webdataset, imagefolder or parquet")
+
+
+def _export(options: argparse.Namespace, _: Overrides) -> str:
+    from bridgejax.synthesis import export_set
+
+    return str(export_set(options.set, options.to, options.format))
+
+
+def _merge_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("sets", nargs="+", metavar="SET", help="sets of other classes, or unfinished parts of one set")
+    parser.add_argument("--to", required=True, metavar="FOLDER", help="the folder to write, or a URL; again: continues")
+
+
+def _merge(options: argparse.Namespace, _: Overrides) -> str:
+    from bridgejax.synthesis import merge_sets
+
+    return str(merge_sets(options.to, options.sets).directory)
+
+
 COMMANDS = {
     "run": Command("everything the config asks for: generate, train every arm, report", _workdir_arguments, _in_workdir(_run)),
-    "generate": Command("a synthetic set only", _workdir_arguments, _in_workdir(_generate)),
+    "generate": Command("a synthetic set only; --verify checks what is there", _generate_arguments, _in_workdir(_generate)),
     "filter": Command(
         "score the synthetic images, keep some by a rule, and show both", _workdir_arguments, _in_workdir(_filter)
     ),
@@ -225,6 +254,8 @@ COMMANDS = {
     "study": Command("arms × seeds, their results without the report's pages", _workdir_arguments, _in_workdir(_study)),
     "report": Command("tables, plots and report.html from a workdir", _report_arguments, _report),
     "import-weights": Command("published weights to a local folder, checked", _import_arguments, _import_weights),
+    "export": Command("a synthetic set as WebDataset, ImageFolder or Parquet", _export_arguments, _export),
+    "merge": Command("several synthetic sets as one", _merge_arguments, _merge),
     "config": Command("every key of a config, with its default and its meaning", _config_arguments, _config),
     "doctor": Command("what this machine can do, and why not; whether a config is right", _doctor_arguments, _doctor),
 }
@@ -304,7 +335,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command.
 
     Returns:
-      0 done; 2 a wrong input, stated in one sentence on stderr; 130 interrupted (rerun the command to resume).
+      0 done; 1 damage that `generate --verify` found; 2 a wrong input, stated in one sentence on stderr; 130 interrupted
+      (rerun the command to resume).
     """
     _open_streams()
     try:
@@ -312,7 +344,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()  # a reader that left early, or a full disk, shows here
         return code
     except UserError as error:
-        return leave_failed(2, f"bridgejax: {' '.join(str(error).split())}")
+        return leave_failed(error.exit_code, f"bridgejax: {' '.join(str(error).split())}")
     except KeyboardInterrupt:
         return leave_failed(130, "bridgejax: interrupted; rerun the command to resume.")
     except BrokenPipeError:

@@ -9,8 +9,16 @@ from collections.abc import Iterable
 class UserError(ValueError):
     """A wrong input, stated in one sentence: what is wrong, what was expected, what to do.
 
-    The command line prints the sentence and exits with code 2; from Python it is a `ValueError`.
+    The command line prints the sentence and exits with code 2 (or what `exit_code` says); from Python it is a `ValueError`.
     """
+
+    exit_code = 2
+
+
+class DamageFound(UserError):
+    """A check that was asked for found damage."""
+
+    exit_code = 1
 
 
 class Diverged(UserError):

@@ -6,16 +6,18 @@ not depend on the batch, the order of the classes, the devices or the hosts that
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from bridgejax.errors import UserError
-from bridgejax.files import canonical_json
+from bridgejax.files import StoreObject, canonical_json
 from bridgejax.jax_defaults import under_jax_defaults
 
 if TYPE_CHECKING:
@@ -29,10 +31,10 @@ def digest(value: object) -> str:
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
-def file_digest(path: str | os.PathLike[str]) -> str:
+def file_digest(path: str | os.PathLike[str] | StoreObject) -> str:
     """Returns the SHA-256 (64 hex digits) of a file's bytes."""
     sha = hashlib.sha256()
-    with open(path, "rb") as file:
+    with path.open() if isinstance(path, StoreObject) else open(path, "rb") as file:
         while chunk := file.read(_CHUNK_BYTES):
             sha.update(chunk)
     return sha.hexdigest()
@@ -55,7 +57,41 @@ def derive_seed(seed: int, *words: str | int) -> int:
 
 
 @under_jax_defaults
-def image_seeds(seed: int, class_name: str, indices: Iterable[int]) -> np.ndarray:
+def class_keys(seed: int, class_names: Sequence[str]) -> npt.NDArray[np.uint32]:
+    """Returns uint32 [classes, 2]: the threefry keys `fold_in(key(seed), digest(class_name))` of a set's classes."""
+    import jax
+
+    words = np.asarray([fold_word(name) for name in class_names], np.uint32)
+    root = keys_from_seeds([seed])[0]
+    return np.asarray(jax.random.key_data(jax.vmap(lambda word: jax.random.fold_in(root, word))(words)))
+
+
+@under_jax_defaults
+def seeds_of(keys: npt.NDArray[np.uint32], indices: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
+    """Returns the seeds of images.
+
+    Args:
+      keys: uint32 [n, 2], of each image's class, of `class_keys`.
+      indices: [n], the images' numbers within their classes, each in [0, 2³²).
+
+    Returns:
+      int64 [n] in [0, 2⁶³): the 64 bits of `fold_in(key, index)`, top bit cleared. One program per n.
+    """
+    words = np.asarray(_folded()(keys, np.asarray(indices, np.uint32)), np.uint64).reshape(-1, 2)
+    return (((words[:, 0] << np.uint64(32)) | words[:, 1]) & np.uint64(0x7FFFFFFFFFFFFFFF)).astype(np.int64)
+
+
+@functools.cache
+def _folded() -> Callable[[npt.NDArray[np.uint32], npt.NDArray[np.uint32]], jax.Array]:
+    import jax
+
+    def fold(key: jax.Array, index: jax.Array) -> jax.Array:
+        return jax.random.key_data(jax.random.fold_in(jax.random.wrap_key_data(key, impl="threefry2x32"), index))
+
+    return jax.jit(jax.vmap(fold))
+
+
+def image_seeds(seed: int, class_name: str, indices: Iterable[int]) -> npt.NDArray[np.int64]:
     """Returns the seeds of a class's images.
 
     Args:
@@ -66,13 +102,8 @@ def image_seeds(seed: int, class_name: str, indices: Iterable[int]) -> np.ndarra
     Returns:
       int64 [n] in [0, 2⁶³): the 64 bits of `fold_in(fold_in(key(seed), digest(class_name)), index)`, top bit cleared.
     """
-    import jax
-
     numbers = np.asarray(list(indices), np.uint32)
-    root = jax.random.fold_in(keys_from_seeds([seed])[0], np.uint32(fold_word(class_name)))
-    keys = jax.vmap(lambda index: jax.random.fold_in(root, index))(numbers)
-    words = np.asarray(jax.random.key_data(keys), np.uint64).reshape(-1, 2)
-    return (((words[:, 0] << np.uint64(32)) | words[:, 1]) & np.uint64(0x7FFFFFFFFFFFFFFF)).astype(np.int64)
+    return seeds_of(np.repeat(class_keys(seed, [class_name]), len(numbers), axis=0), numbers)
 
 
 @under_jax_defaults

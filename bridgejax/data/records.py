@@ -20,6 +20,7 @@ from bridgejax.errors import UserError
 
 _MASK_64 = 0xFFFFFFFFFFFFFFFF
 _MASK_DELTA = 0xA282EAD8
+FRAME_HEADER = 12  # bytes before a payload: its length and the checksum of that
 Value = int | bytes | str
 Buffer = bytes | mmap.mmap
 Span = tuple[int, int]  # first byte and the one after the last
@@ -203,10 +204,10 @@ def _payloads(data: Buffer, path: str | os.PathLike[str], verify: bool) -> Itera
     damaged = f"record file {path} is damaged; make it again"
     position, size = 0, len(data)
     while position < size:
-        header = bytes(data[position : position + 12])
-        if len(header) < 12 or struct.unpack("<I", header[8:])[0] != masked_crc32c(header[:8]):
+        header = bytes(data[position : position + FRAME_HEADER])
+        if len(header) < FRAME_HEADER or struct.unpack("<I", header[8:])[0] != masked_crc32c(header[:8]):
             raise UserError(f"{damaged} (a record header is broken).")
-        start = position + 12
+        start = position + FRAME_HEADER
         end = start + struct.unpack("<Q", header[:8])[0]
         if end + 4 > size:
             raise UserError(f"{damaged} (it is cut short).")

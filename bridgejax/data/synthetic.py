@@ -7,13 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from bridgejax.data.examples import Examples
 from bridgejax.data.folders import match_name
 from bridgejax.data.images import FULL_CHECK_BYTES
 from bridgejax.data.records import bytes_span, decode_feature, feature_spans, record_files, records_of
+from bridgejax.data.set_index import read_spans
 from bridgejax.data.stored import RecordImages
 from bridgejax.errors import UserError
+from bridgejax.files import JSONObject
 
 
 def synthetic_examples(
@@ -21,7 +24,7 @@ def synthetic_examples(
 ) -> Examples:
     """Reads where the images of a finished synthetic set lie; the images themselves stay on disk until they are asked for.
 
-    Sets of up to `FULL_CHECK_BYTES` have every record's checksum verified first.
+    Sets of up to `FULL_CHECK_BYTES` have every record's checksum verified first; of larger ones the sidecars tell.
 
     Args:
       directory: its folder.
@@ -41,36 +44,63 @@ def synthetic_examples(
     except (OSError, ValueError) as error:
         raise UserError(f"{folder} holds no finished synthetic set; run `bridgejax generate` on it first.") from error
     files = record_files(folder, info)
-    small = sum(file.stat().st_size for file in files if file.exists()) <= FULL_CHECK_BYTES
-    rows: dict[str, list[tuple[int, int, int, int]]] = {}  # class name → (index, file number, first byte, end)
-    try:
-        for number, file in enumerate(files):
-            with records_of(file, verify=small) as (data, spans):
-                for span in spans:
-                    features = feature_spans(data, span)
-                    index = int(decode_feature(data, features["index"])[0])
-                    name = bytes(data[slice(*bytes_span(data, features["class_name"]))]).decode()
-                    rows.setdefault(name, []).append((index, number, *bytes_span(data, features["image"])))
-    except (KeyError, IndexError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{folder} is not a set that bridgejax generated; run `bridgejax generate` to make one.") from error
-    known = _label_names(folder) or sorted(rows)
+    sizes = [file.stat().st_size if file.exists() else -1 for file in files]
+    small = sum(sizes) <= FULL_CHECK_BYTES
+    known = _label_names(folder)
+    table = None if small or -1 in sizes else _indexed(folder, info, len(known))
+    if table is None:
+        found, table = _scanned(folder, files, verify=small)
+        known = known or sorted(found)
+        number = {name: label for label, name in enumerate(known)}
+        table[:, 1] = np.asarray([number.get(name, -1) for name in found], np.int64)[table[:, 1]]
     names = list(known) if class_names is None else list(class_names)
     labels = {match_name(name, known, f"a class of the synthetic set {folder}"): label for label, name in enumerate(names)}
-    chosen: list[tuple[int, int, int, int, int]] = []  # index, label, file, first byte, end
+    table = table[np.lexsort((table[:, 0], table[:, 1]))]
+    chosen = []
     for name, label in labels.items():
-        mine = sorted(rows.get(name, ()))
+        first, end = np.searchsorted(table[:, 1], [known.index(name), known.index(name) + 1])
+        mine = table[first:end][:per_class].copy()
         if per_class is not None and len(mine) < per_class:
             raise UserError(
                 f"class {name!r} of {folder} has {len(mine)} images, fewer than per_class={per_class}; generate more into it."
             )
-        chosen += [(index, label, file, start, end) for index, file, start, end in mine[:per_class]]
-    chosen.sort()
-    spelled = {label: name for name, label in labels.items()}
-    ids = tuple(f"{spelled[label]}/{index}" for index, label, *_ in chosen)
-    table = np.asarray(chosen, np.int64).reshape(-1, 5)
+        mine[:, 1] = label
+        chosen.append(mine)
+    table = np.concatenate(chosen)
+    table = table[np.lexsort((table[:, 1], table[:, 0]))]
+    spelled = list(labels)
+    ids = tuple(f"{spelled[label]}/{index}" for index, label in zip(table[:, 0].tolist(), table[:, 1].tolist(), strict=True))
     return Examples(RecordImages(files, table[:, 2:]), table[:, 1].astype(np.int32), ids)
+
+
+def _indexed(folder: Path, info: JSONObject, classes: int) -> npt.NDArray[np.int64] | None:
+    """Returns int64 [n, 5] of index, class, file, first byte and end from the sidecars, None where they do not tell."""
+    lengths = [int(length) for length in info["splits"][0]["shardLengths"]]
+    places = read_spans(folder, lengths) if classes else None
+    if places is None:
+        return None
+    index, label = np.divmod(np.arange(len(places)), classes)
+    return np.concatenate([np.stack([index, label], axis=1), places], axis=1)
+
+
+def _scanned(folder: Path, files: Sequence[Path], verify: bool) -> tuple[list[str], npt.NDArray[np.int64]]:
+    """Returns class names, and the columns of `_indexed` with positions among these, from the records themselves."""
+    names: dict[str, int] = {}
+    rows = []
+    try:
+        for number, file in enumerate(files):
+            with records_of(file, verify=verify) as (data, spans):
+                for span in spans:
+                    features = feature_spans(data, span)
+                    index = int(decode_feature(data, features["index"])[0])
+                    name = bytes(data[slice(*bytes_span(data, features["class_name"]))]).decode()
+                    label = names.setdefault(name, len(names))
+                    rows.append((index, label, number, *bytes_span(data, features["image"])))
+    except (KeyError, IndexError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{folder} is not a set that bridgejax generated; run `bridgejax generate` to make one.") from error
+    return list(names), np.asarray(rows, np.int64).reshape(-1, 5)
 
 
 def _label_names(folder: Path) -> list[str]:

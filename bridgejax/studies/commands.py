@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import cast
 
 from bridgejax.config import LEARNED_MODES, Settings
-from bridgejax.errors import UserError, choices
+from bridgejax.data.set_index import SIDECARS
+from bridgejax.errors import DamageFound, UserError, choices
 from bridgejax.files import TEMPORARY_PREFIX
 from bridgejax.progress import stage_heading
 from bridgejax.runtime import is_first
@@ -27,6 +28,7 @@ from bridgejax.studies.run_results import RESULTS_FILE, RUNS_FOLDER, update_resu
 from bridgejax.studies.set_comparison import comparison_is_due, write_comparison
 from bridgejax.studies.study_plan import StudyPlan, plan_study
 from bridgejax.studies.study_sets import plan_set
+from bridgejax.synthesis.store import IDENTITY_FILE
 
 
 def run_study(settings: Settings, workdir: Path) -> Path:
@@ -75,6 +77,27 @@ def generate(settings: Settings, workdir: Path) -> Path:
         generate_sets(plan, workdir, plan.runs)
     first = plan.runs[0]
     return workdir / next(iter(plan.sets.values())).folder(first.shots, first.seed)
+
+
+def verify(settings: Settings, workdir: Path) -> Path:
+    """Reads every checksum of the synthetic sets in a workdir and prints what is damaged or missing; changes nothing.
+
+    Raises:
+      DamageFound: a shard is damaged or missing; the next `generate` makes these anew.
+    """
+    from bridgejax.synthesis import verify_set
+
+    check_workdir(workdir, settings)
+    folders = sorted(file.parent for file in workdir.rglob(IDENTITY_FILE) if (file.parent / SIDECARS).is_dir())
+    if not folders:
+        raise UserError(f"--workdir {workdir} holds no synthetic set; run `bridgejax generate` without --verify first.")
+    checks = [verify_set(folder) for folder in folders] if is_first() else []
+    for line in (line for check in checks for line in check.lines()):
+        print(line)
+    faults = sum(len(check.damaged) + len(check.missing) for check in checks)
+    if not all(check.whole for check in checks):
+        raise DamageFound(f"{faults} shards in {workdir} are damaged or missing; run `bridgejax generate` to make them anew.")
+    return workdir
 
 
 def train(settings: Settings, workdir: Path, recipe: str | None = None, seed: int = 0) -> Path:

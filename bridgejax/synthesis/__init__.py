@@ -10,16 +10,23 @@ from bridgejax.synthesis.plan import GenerationPlan, PlannedImage, make_plan
 from bridgejax.synthesis.reader import SyntheticRecord, SyntheticSet, open_set
 
 if TYPE_CHECKING:
+    from bridgejax.synthesis.export import export_set
+    from bridgejax.synthesis.merge import merge_sets
     from bridgejax.synthesis.scores import score_set
     from bridgejax.synthesis.selection import select
     from bridgejax.synthesis.similarity import nearest_earlier, real_margins
+    from bridgejax.synthesis.verify import SetCheck, verify_set
 
 # Networks are imported with what scores by them alone.
 _HOMES = {
+    "SetCheck": "verify",
+    "export_set": "export",
+    "merge_sets": "merge",
     "nearest_earlier": "similarity",
     "real_margins": "similarity",
     "score_set": "scores",
     "select": "selection",
+    "verify_set": "verify",
 }
 
 __all__ = [
@@ -27,15 +34,19 @@ __all__ = [
     "GenerationPlan",
     "ImageGenerator",
     "PlannedImage",
+    "SetCheck",
     "SyntheticRecord",
     "SyntheticSet",
+    "export_set",
     "generate_set",
     "make_plan",
+    "merge_sets",
     "nearest_earlier",
     "open_set",
     "real_margins",
     "score_set",
     "select",
+    "verify_set",
 ]
 
 

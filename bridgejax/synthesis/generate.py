@@ -18,11 +18,12 @@ from PIL import Image
 
 from bridgejax.data.records import encode_example
 from bridgejax.errors import UserError
+from bridgejax.files import Place, StoreObject, place
 from bridgejax.jax_defaults import under_jax_defaults
 from bridgejax.mesh import barrier, data_size, total
 from bridgejax.progress import progress
 from bridgejax.synthesis import tfds_files
-from bridgejax.synthesis.plan import GenerationPlan, PlannedImage, check_count, make_plan
+from bridgejax.synthesis.plan import GenerationPlan, PlannedImage, check_count, make_plan, png_bytes
 from bridgejax.synthesis.reader import SyntheticSet, open_set
 from bridgejax.synthesis.store import SetIdentity, Store, array_record_installed, check_same_set, exclusive, stored_set
 
@@ -71,7 +72,7 @@ class GeneratedSet(SyntheticSet):
 
 @under_jax_defaults
 def generate_set(
-    directory: str | Path,
+    directory: str | Path | StoreObject,
     *,
     pipeline: ImageGenerator,
     class_names: Sequence[str],
@@ -98,7 +99,7 @@ def generate_set(
     their number may be another each time.
 
     Args:
-      directory: the folder, made if absent.
+      directory: the folder, made if absent, or the URL of one on an object store (gs://…, s3://…).
       pipeline: what `bridgejax.diffusion.load_pipeline` returns, or anything else that makes images of prompts.
       class_names: the classes; the order decides the labels.
       per_class: images per class.
@@ -110,8 +111,8 @@ def generate_set(
       negative_prompt: what to steer away from.
       scheduler: a scheduler name; None is the pipeline's own.
       height, width: pixels; None is the pipeline's own size.
-      shard_size: images per shard; None keeps that of the set that is there, or chooses the multiple of `batch_size`
-        that makes at most 256 shards.
+      shard_size: images per shard; None keeps that of the set that is there, or chooses whole batches by
+        `bridgejax.synthesis.plan.default_shard_size`.
       mesh: a mesh whose "data" axis must divide the batch (the batch is rounded up to it); None takes the pipeline's.
       variants: class name → more specific phrases that fill `{}` in rotation by index.
       array_record: store every shard as ArrayRecord beside TFRecord, for `as_data_source` (twice the disk space); None
@@ -125,12 +126,12 @@ def generate_set(
         generator makes pixels that are not numbers.
     """
     began = time.monotonic()
-    folder = Path(directory)
+    folder = place(directory)
     batch_size, steps = check_count("generator.batch_size", batch_size), check_count("generator.steps", steps)
     height, width = _side(pipeline, "height", height), _side(pipeline, "width", width)
     if not isinstance(negative_prompt, str):
         raise UserError(f"prompts.negative={negative_prompt!r} is not text; give a text, or '' for none.")
-    plan = make_plan(class_names, per_class, template, seed, shard_size, variants, batch_size)
+    plan = make_plan(class_names, per_class, template, seed, shard_size, variants, batch_size, png_bytes(height, width))
     identity = SetIdentity(
         generator=str(getattr(pipeline, "digest", None) or f"{type(pipeline).__module__}.{type(pipeline).__qualname__}"),
         dtype=_dtype_name(pipeline),
@@ -171,7 +172,7 @@ def generate_set(
 
 
 def _make(
-    folder: Path,
+    folder: Place,
     pipeline: ImageGenerator,
     plan: GenerationPlan,
     identity: SetIdentity,

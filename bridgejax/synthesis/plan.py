@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from bridgejax.errors import UserError
-from bridgejax.identity import digest, image_seeds
+from bridgejax.identity import class_keys, digest, seeds_of
 from bridgejax.prompts import check_class_names, check_templates, class_phrases, prompt_for
 
-_SHARDS_AIM = 256
+_SHARDS_AIM, _MOST_IMAGES, _MOST_BYTES = 256, 4096, 4 << 30
 _MAX_SHARDS = 99_999  # TFDS numbers files with five digits
 _MAX_IMAGES = 1 << 32  # an index is folded into the key as 32 bits
 
@@ -60,37 +60,46 @@ class GenerationPlan:
         return min(self.shard_size, len(self) - shard * self.shard_size)
 
     @functools.cached_property
-    def _seeds(self) -> npt.NDArray[np.int64]:
-        """int64 [classes, per_class]"""
-        return np.stack([image_seeds(self.seed, name, range(self.per_class)) for name in self.class_names])
-
-    @functools.cached_property
-    def _variants(self) -> dict[str, tuple[str, ...]]:
-        return dict(self.variants)
+    def _keys(self) -> npt.NDArray[np.uint32]:
+        """uint32 [classes, 2]"""
+        return class_keys(self.seed, self.class_names)
 
     def shard(self, shard: int) -> list[PlannedImage]:
-        """Returns the images of a shard, in order."""
-        start = shard * self.shard_size
-        return [self.item(position) for position in range(start, start + self.shard_length(shard))]
-
-    def item(self, position: int) -> PlannedImage:
-        """Returns the image at a position of the whole set."""
-        index, label = divmod(position, len(self.class_names))
-        name = self.class_names[label]
-        prompt = prompt_for(name, index, self.templates, self._variants)
-        return PlannedImage(name, label, index, prompt, int(self._seeds[label, index]))
+        """Returns the images of a shard, in order; no other is worked out."""
+        start, classes, variants = shard * self.shard_size, len(self.class_names), dict(self.variants)
+        # Of the short last shard too, the seeds are made as of a full one: one program serves all.
+        indices, labels = np.divmod(np.arange(start, start + self.shard_length(0)), classes)
+        seeds = seeds_of(self._keys[labels], indices)[: self.shard_length(shard)]
+        rows = zip(indices.tolist(), labels.tolist(), seeds.tolist(), strict=False)
+        return [
+            PlannedImage(name := self.class_names[label], label, index, prompt_for(name, index, self.templates, variants), seed)
+            for index, label, seed in rows
+        ]
 
     def rows_digest(self, shard: int) -> str:
         """Returns a digest of what decides a shard's content on the side of the plan."""
         return digest([item.row() for item in self.shard(shard)])
 
 
-def default_shard_size(num_images: int, batch_size: int) -> int:
-    """Returns the shard size used when none is given: the multiple of the batch size that makes at most 256 shards.
+def default_shard_size(num_images: int, batch_size: int, image_bytes: int = 0) -> int:
+    """Returns the shard size used when none is given: whole batches, in at most 256 shards as long as these stay handy.
 
-    Sets of up to 256 batches thus get one batch per shard: a killed process loses at most one batch of work.
+    A shard holds at most 4096 images and 4 GiB (or one batch), so that a million images are a few hundred files, and a lost
+    one costs hours of one device and not days; a set beyond that has more shards. Sets of up to 256 batches get one batch
+    per shard: a killed process loses at most one batch of work.
+
+    Args:
+      num_images: in the whole set.
+      batch_size: images per call.
+      image_bytes: about the size of a stored image; 0 sets no bound.
     """
-    return batch_size * max(1, -(-num_images // (batch_size * _SHARDS_AIM)))
+    most = min(_MOST_IMAGES, _MOST_BYTES // max(1, image_bytes)) // batch_size
+    return batch_size * max(1, min(most, -(-num_images // (batch_size * _SHARDS_AIM))))
+
+
+def png_bytes(height: int, width: int) -> int:
+    """Returns about how many bytes the PNG of a generated image has: 0.6 of its pixels', as photos have."""
+    return int(0.6 * 3 * height * width)
 
 
 def make_plan(
@@ -101,6 +110,7 @@ def make_plan(
     shard_size: int | None = None,
     variants: Mapping[str, Sequence[str]] | None = None,
     batch_size: int = 32,
+    image_bytes: int = 0,
 ) -> GenerationPlan:
     """Returns the plan of a synthetic set.
 
@@ -111,7 +121,7 @@ def make_plan(
       seed: the seed of the set.
       shard_size: images per shard; None chooses by `default_shard_size`.
       variants: class name → more specific phrases that fill `{}` in rotation.
-      batch_size: used only to choose the shard size.
+      batch_size, image_bytes: used only to choose the shard size.
 
     Raises:
       UserError: a name, template, count or size is not usable.
@@ -122,7 +132,7 @@ def make_plan(
     if per_class * len(names) >= _MAX_IMAGES:
         raise UserError(f"synthetic.per_class={per_class} for {len(names)} classes is too many; stay below 2^32 images.")
     if shard_size is None:
-        shard_size = default_shard_size(per_class * len(names), check_count("generator.batch_size", batch_size))
+        shard_size = default_shard_size(per_class * len(names), check_count("generator.batch_size", batch_size), image_bytes)
     shard_size = check_count("synthetic.shard_size", shard_size)
     if -(-per_class * len(names) // shard_size) > _MAX_SHARDS:
         raise UserError(f"synthetic.shard_size={shard_size} makes more than {_MAX_SHARDS} shards; give a larger one.")

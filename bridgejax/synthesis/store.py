@@ -1,14 +1,15 @@
 """The folder of a synthetic set: shards that are whole or absent.
 
     identity.json                                  what decides the pixels; written first
-    sidecars/00000.json                            per shard: checksums, identity, digest of its plan rows; its commit mark
+    sidecars/00000.json                            per shard: checksums, identity, digest of its plan rows, where its images
+                                                   lie; its commit mark
     bridgejax_synthetic-train.tfrecord-00000       the shard, for `as_dataset`
     bridgejax_synthetic-train.array_record-00000   the same records for `as_data_source`, where array_record is installed
     features.json, label.labels.txt                TFDS's description of the records
     dataset_info.json                              written last: without it TFDS takes the folder for no dataset
 
-A shard is written aside, synced, renamed, and counts only once its sidecar is there. Shard i is made by process
-i mod N; nothing else is shared but the folder, so N may change between starts.
+A shard is written aside, synced, renamed (to an object store, which has no rename, uploaded), and counts only once its sidecar
+is there. Shard i is made by process i mod N; nothing else is shared but the folder, so N may change between starts.
 """
 
 from __future__ import annotations
@@ -24,14 +25,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, NotRequired, TypedDict, cast
 
-from bridgejax.data.records import frame_record
+from bridgejax.data.records import FRAME_HEADER, Span, frame_record
+from bridgejax.data.set_index import SIDECARS, SPANS_KEY, image_span, pack_spans, sidecar_path
 from bridgejax.errors import UserError
-from bridgejax.files import TEMPORARY_PREFIX, remove_temporary_files, write_json
+from bridgejax.files import Place, StoreObject, commit, file_size, remove_temporary_files, write_json, written_aside
 from bridgejax.identity import digest, file_digest
 from bridgejax.synthesis import tfds_files
-from bridgejax.synthesis.plan import GenerationPlan
+from bridgejax.synthesis.plan import GenerationPlan, make_plan
 
-IDENTITY_FILE, SIDECARS = "identity.json", "sidecars"
+IDENTITY_FILE = "identity.json"
+OTHER_ROWS = "it holds other images than planned"
 
 
 class SetIdentity(TypedDict):
@@ -77,6 +80,7 @@ class Sidecar(TypedDict):
     rows: str  # `GenerationPlan.rows_digest`
     num_examples: int
     files: dict[str, ShardFile]
+    images: NotRequired[str]  # where each PNG lies in the record file: `bridgejax.data.set_index`
 
 
 def array_record_installed() -> bool:
@@ -84,34 +88,30 @@ def array_record_installed() -> bool:
     return importlib.util.find_spec("array_record") is not None
 
 
-def read_json(path: Path) -> dict[str, object] | None:
+def read_json(path: Place) -> dict[str, object] | None:
     """Returns the object in a JSON file, None where there is none or it is broken."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
     except OSError as error:
-        raise UserError(f"{path} could not be read ({error.strerror}); check its permissions.") from error
+        raise UserError(f"{path} could not be read ({error.strerror or error}); check its permissions.") from error
     return value if isinstance(value, dict) else None
 
 
-def sidecar_path(directory: Path, shard: int) -> Path:
-    return directory / SIDECARS / f"{shard:05d}.json"
-
-
-def read_sidecar(directory: Path, shard: int) -> Sidecar | None:
+def read_sidecar(directory: Place, shard: int) -> Sidecar | None:
     """Returns a shard's sidecar, None where there is none or it is broken."""
     value = read_json(sidecar_path(directory, shard))
     return None if value is None or not set(value) >= {"identity", "rows", "files"} else cast(Sidecar, value)
 
 
-def stored_set(directory: Path) -> StoredSet | None:
+def stored_set(directory: Place) -> StoredSet | None:
     """Returns the content of `identity.json`, None where the folder has no shard of a set.
 
     Raises:
       UserError: the folder is a file, or holds a dataset that bridgejax did not make.
     """
-    if directory.exists() and not directory.is_dir():
+    if directory.is_file():
         raise UserError(f"{directory} is a file; give a folder for the synthetic set.")
     stored = read_json(directory / IDENTITY_FILE)
     if stored is not None and set(StoredSet.__annotations__) <= set(stored):
@@ -121,7 +121,7 @@ def stored_set(directory: Path) -> StoredSet | None:
     return None
 
 
-def check_same_set(directory: Path, stored: StoredSet, identity: SetIdentity, per_class: int) -> None:
+def check_same_set(directory: Place, stored: StoredSet, identity: SetIdentity, per_class: int) -> None:
     """Makes sure that a folder's set is the wanted one, or a smaller part of it.
 
     Raises:
@@ -145,23 +145,52 @@ def _short(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def shard_damage(directory: Path, sidecar: Sidecar) -> str | None:
+def shard_damage(directory: Place, sidecar: Sidecar) -> str | None:
     """Returns what is wrong with a shard's files beside its sidecar, None if they are whole."""
     for name, recorded in sidecar["files"].items():
         path = directory / name
         try:
-            size = path.stat().st_size
+            size = file_size(path)
+            if size != recorded["bytes"]:
+                return f"{name} has {size} bytes instead of {recorded['bytes']}"
+            if file_digest(path) != recorded["sha256"]:
+                return f"{name} does not match its checksum"
         except FileNotFoundError:
             return f"{name} is missing"
-        if size != recorded["bytes"]:
-            return f"{name} has {size} bytes instead of {recorded['bytes']}"
-        if file_digest(path) != recorded["sha256"]:
-            return f"{name} does not match its checksum"
+        except OSError as error:
+            return f"{name} cannot be read: {error.strerror or error}"
     return None
 
 
+def plan_of(stored: StoredSet) -> GenerationPlan:
+    """Returns the plan of a set that is there."""
+    identity = stored["identity"]
+    names, templates, variants = identity["class_names"], identity["templates"], identity["variants"]
+    return make_plan(names, stored["per_class"], templates, identity["seed"], stored["shard_size"], variants)
+
+
+def shard_state(directory: Place, plan: GenerationPlan, identity: str, shard: int) -> str | None:
+    """Returns None for a whole shard, "" for an absent one, else what is wrong with it.
+
+    Args:
+      directory: the set's folder.
+      plan: what the set shall hold.
+      identity: digest of the set's identity.
+      shard: its number.
+    """
+    path = sidecar_path(directory, shard)
+    if not path.exists():
+        return ""
+    sidecar = read_sidecar(directory, shard)
+    if sidecar is None:
+        return f"its sidecar {path.name} cannot be read"
+    if sidecar["identity"] != identity or sidecar["rows"] != plan.rows_digest(shard):
+        return OTHER_ROWS
+    return shard_damage(directory, sidecar)
+
+
 @contextlib.contextmanager
-def writing(directory: Path) -> Iterator[None]:
+def writing(directory: Place) -> Iterator[None]:
     """Turns the file system's errors into one sentence."""
     try:
         yield
@@ -171,8 +200,9 @@ def writing(directory: Path) -> Iterator[None]:
         raise _unwritable(directory, error.strerror or str(error)) from error
 
 
-def _unwritable(directory: Path, reason: object) -> UserError:
-    return UserError(f"{directory} cannot be written ({reason}); free space, or choose another folder.")
+def _unwritable(directory: Place, reason: object) -> UserError:
+    advice = "see that you may write there" if isinstance(directory, StoreObject) else "free space"
+    return UserError(f"{directory} cannot be written ({reason}); {advice}, or choose another folder.")
 
 
 class Store:
@@ -191,7 +221,7 @@ class Store:
 
     def __init__(
         self,
-        directory: Path,
+        directory: Place,
         plan: GenerationPlan,
         identity: SetIdentity,
         formats: Sequence[str],
@@ -212,7 +242,7 @@ class Store:
 
     def _remove_leftovers(self) -> None:
         """Removes what killed processes left; of several processes the first does, before any other opens the set."""
-        if self.process == 0:
+        if self.process == 0 and isinstance(self.directory, Path):
             remove_temporary_files(self.directory)
             remove_temporary_files(self.directory / SIDECARS)
 
@@ -232,16 +262,11 @@ class Store:
 
     def _shard_state(self, shard: int) -> str | None:
         """Returns None for a whole shard, "" for an absent one, else what is wrong with it."""
-        path = sidecar_path(self.directory, shard)
-        if not path.exists():
-            return ""
-        sidecar = read_sidecar(self.directory, shard)
-        if sidecar is None:
-            return f"its sidecar {path.name} cannot be read"
-        if sidecar["identity"] != self.identity_digest or sidecar["rows"] != self.plan.rows_digest(shard):
-            path.unlink()  # the last shard of a smaller set: it is made again, longer
-            return ""
-        return shard_damage(self.directory, sidecar)
+        state = shard_state(self.directory, self.plan, self.identity_digest, shard)
+        if state != OTHER_ROWS:
+            return state
+        sidecar_path(self.directory, shard).unlink()  # the last shard of a smaller set: it is made again, longer
+        return ""
 
     def remove_info(self) -> None:
         """Takes back the mark of a finished set before anything in it changes."""
@@ -273,55 +298,49 @@ class Store:
         Raises:
           UserError: the disk is full or the folder cannot be written; no part of the shard is left.
         """
-        asides = {
-            name: self.directory / f"{TEMPORARY_PREFIX}{name}.{os.getpid()}"
-            for name in (tfds_files.shard_name(shard, file_format) for file_format in self.formats)
-        }
-        try:
-            with writing(self.directory):
-                number = self._write_aside(list(asides.values()), records)
-                if number != self.plan.shard_length(shard):
-                    raise UserError(f"shard {shard} got {number} images instead of {self.plan.shard_length(shard)}.")
-                files = {
-                    name: ShardFile(sha256=file_digest(aside), bytes=aside.stat().st_size) for name, aside in asides.items()
-                }
-                self.write_identity()
-                for name, aside in asides.items():
-                    os.replace(aside, self.directory / name)
+        names = [tfds_files.shard_name(shard, file_format) for file_format in self.formats]
+        with writing(self.directory), contextlib.ExitStack() as stack:
+            asides = {name: stack.enter_context(written_aside(self.directory / name)) for name in names}
+            spans = self._write_aside(list(asides.values()), records)
+            if len(spans) != self.plan.shard_length(shard):
+                raise UserError(f"shard {shard} got {len(spans)} images instead of {self.plan.shard_length(shard)}.")
+            files = {name: ShardFile(sha256=file_digest(aside), bytes=aside.stat().st_size) for name, aside in asides.items()}
+            self.write_identity()
+            for name, aside in asides.items():
+                commit(aside, self.directory / name)
+            if isinstance(self.directory, Path):
                 _sync_folder(self.directory)
-                sidecar = Sidecar(
-                    shard=shard,
-                    identity=self.identity_digest,
-                    rows=self.plan.rows_digest(shard),
-                    num_examples=number,
-                    files=files,
-                )
-                write_json(sidecar_path(self.directory, shard), sidecar)
-        finally:
-            for aside in asides.values():
-                aside.unlink(missing_ok=True)
+            sidecar = Sidecar(
+                shard=shard,
+                identity=self.identity_digest,
+                rows=self.plan.rows_digest(shard),
+                num_examples=len(spans),
+                files=files,
+            )
+            write_json(sidecar_path(self.directory, shard), {**sidecar, SPANS_KEY: pack_spans(spans)})
 
-    def _write_aside(self, paths: list[Path], records: Iterable[bytes]) -> int:
-        number = 0
+    def _write_aside(self, paths: list[Path], records: Iterable[bytes]) -> list[Span]:
+        """Writes the records in each format; returns where the images lie in the first."""
+        spans: list[Span] = []
         extra = _ArrayRecordFile(paths[1]) if len(paths) > 1 else None
         try:
             with open(paths[0], "wb") as file:
                 for record in records:
+                    spans.append(image_span(record, file.tell() + FRAME_HEADER))
                     file.write(frame_record(record))
                     if extra is not None:
                         extra.write(record)
-                    number += 1
                 _sync(file)
         finally:
             if extra is not None:
                 extra.close()
         if extra is not None:
-            extra.check(number)
-        return number
+            extra.check(len(spans))
+        return spans
 
     def withdraw(self) -> None:
         """Removes the empty folder of a set that got no shard, so that a mistake leaves nothing behind."""
-        if self.processes > 1 or any((self.directory / SIDECARS).iterdir()):
+        if self.processes > 1 or any((self.directory / SIDECARS).glob("*")):
             return
         with contextlib.suppress(OSError):
             (self.directory / SIDECARS).rmdir()
@@ -334,20 +353,21 @@ class Store:
         Returns:
           Whether the set is complete.
         """
-        sidecars = [read_sidecar(self.directory, shard) for shard in range(self.plan.num_shards)]
-        finished = [sidecar for sidecar in sidecars if sidecar is not None and sidecar["identity"] == self.identity_digest]
-        if len(finished) < self.plan.num_shards:
-            return False
+        first, lengths, sizes = self.formats[0], [], []
+        for shard in range(self.plan.num_shards):
+            sidecar = read_sidecar(self.directory, shard)
+            if sidecar is None or sidecar["identity"] != self.identity_digest:
+                return False
+            lengths.append(sidecar["num_examples"])
+            sizes.append(sidecar["files"][tfds_files.shard_name(shard, first)]["bytes"])
         if self.process == 0:
-            first = self.formats[0]
-            sizes = [s["files"][tfds_files.shard_name(i, first)]["bytes"] for i, s in enumerate(finished)]
             with writing(self.directory):
                 self.write_identity()
                 tfds_files.write_tfds_files(
                     self.directory,
                     description=f"Images generated by {self.identity['generator']}.",
                     formats=self.formats,
-                    shard_lengths=[s["num_examples"] for s in finished],
+                    shard_lengths=lengths,
                     num_bytes=sum(sizes),
                     class_names=self.plan.class_names,
                     height=self.identity["height"],
@@ -408,12 +428,15 @@ def _sync_folder(directory: Path) -> None:
 
 
 @contextlib.contextmanager
-def exclusive(directory: Path) -> Iterator[None]:
-    """Keeps a second process on this host out of the folder, without a lock file.
+def exclusive(directory: Place) -> Iterator[None]:
+    """Keeps a second process on this host out of the folder, without a lock file; an object store has no locks.
 
     Raises:
       UserError: another process is at work in it.
     """
+    if isinstance(directory, StoreObject):
+        yield
+        return
     fresh = not directory.exists()
     with writing(directory):
         directory.mkdir(parents=True, exist_ok=True)

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
-from bridgejax.files import write_atomic
+from bridgejax.files import Place, write_atomic
 
 NAME = "bridgejax_synthetic"
 VERSION = "1.0.0"
@@ -90,7 +89,7 @@ def info_json(description: str, formats: Sequence[str], shard_lengths: Sequence[
 
 
 def write_tfds_files(
-    directory: Path,
+    directory: Place,
     *,
     description: str,
     formats: Sequence[str],

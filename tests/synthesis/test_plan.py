@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridgejax.errors import UserError
+from bridgejax.identity import image_seeds
 from bridgejax.synthesis import make_plan
-from bridgejax.synthesis.plan import default_shard_size
+from bridgejax.synthesis.plan import default_shard_size, png_bytes
 
 NAMES = ("bird", "a b/c", "ü<i>", "x_y", "犬")
 
@@ -39,11 +40,28 @@ def test_a_larger_set_keeps_the_full_shards_of_a_smaller_one():
     assert [small.shard(i) for i in range(5)] == [large.shard(i) for i in range(5)]
 
 
-def test_the_chosen_shard_size_is_whole_batches_and_at_most_256_shards():
-    for images, batch in ((10, 32), (440, 32), (10**6, 24)):
-        size = default_shard_size(images, batch)
+def test_the_chosen_shard_size_is_whole_batches_and_a_million_images_are_a_few_hundred_files():
+    for images, batch, pixels, most in (
+        (10, 32, 64, 1),
+        (440, 32, 512, 256),
+        (10**6, 24, 512, 256),
+        (10**6, 64, 1024, 500),
+        (10**7, 64, 512, 2500),
+    ):
+        size = default_shard_size(images, batch, png_bytes(pixels, pixels))
         assert size % batch == 0
-        assert -(-images // size) <= 256
+        assert -(-images // size) <= most
+        assert size * png_bytes(pixels, pixels) <= 4 << 30
+    assert default_shard_size(10**6, 8192) == 8192  # a batch is the least
+
+
+def test_a_plan_is_worked_out_shard_by_shard():
+    """A plan of four billion images costs no more than the shard that is asked for."""
+    plan = make_plan(NAMES, (1 << 32) // len(NAMES) - 1, "a {}", 0, 1 << 16)
+    last = plan.shard(plan.num_shards - 1)
+    assert len(last) == plan.shard_length(plan.num_shards - 1)
+    assert last[-1].index == plan.per_class - 1
+    assert last[-1].seed == int(image_seeds(0, last[-1].class_name, [plan.per_class - 1])[0])
 
 
 @pytest.mark.parametrize(

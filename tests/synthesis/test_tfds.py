@@ -79,3 +79,22 @@ assert len(list(open_set({str(tmp_path)!r}))) == 4
 assert len(synthetic_examples({str(tmp_path)!r})) == 4
 """
     subprocess.run([sys.executable, "-c", program], check=True, timeout=200)
+
+
+def test_a_large_set_opens_from_its_sidecars_alone_and_the_same(tmp_path, fake, monkeypatch):
+    from bridgejax.data import synthetic, synthetic_examples
+
+    generate_set(tmp_path, pipeline=fake, class_names=["b", "a", "c"], per_class=5, batch_size=2, steps=3, shard_size=4)
+    scanned = synthetic_examples(tmp_path, ["a", "b"], per_class=4)
+    monkeypatch.setattr(synthetic, "FULL_CHECK_BYTES", 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(synthetic, "records_of", None)  # no record is read
+        indexed = synthetic_examples(tmp_path, ["a", "b"], per_class=4)
+    assert indexed.ids == scanned.ids
+    assert indexed.labels.tolist() == scanned.labels.tolist()
+    assert list(indexed.images) == list(scanned.images)
+    # Without one of them, as in sets of earlier versions, the records tell.
+    sidecar = json.loads((tmp_path / "sidecars" / "00001.json").read_text())
+    del sidecar["images"]
+    (tmp_path / "sidecars" / "00001.json").write_text(json.dumps(sidecar))
+    assert synthetic_examples(tmp_path, ["a", "b"], per_class=4).ids == scanned.ids
