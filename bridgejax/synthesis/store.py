@@ -19,6 +19,7 @@ import fcntl
 import importlib.util
 import json
 import os
+import secrets
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -184,6 +185,7 @@ class Store:
       identity: what decides the pixels.
       formats: file formats of each shard, the first for `as_dataset`.
       process, processes: this process and how many there are.
+      beside_others: whether other processes that know nothing of this one may write shards at the same time.
 
     Raises:
       UserError: the folder cannot be written.
@@ -197,6 +199,7 @@ class Store:
         formats: Sequence[str],
         process: int = 0,
         processes: int = 1,
+        beside_others: bool = False,
     ):
         self.directory = directory
         self.plan = plan
@@ -206,7 +209,8 @@ class Store:
         self.formats = tuple(formats)
         with writing(directory):
             (directory / SIDECARS).mkdir(parents=True, exist_ok=True)
-            self._remove_leftovers()
+            if not beside_others:
+                self._remove_leftovers()
 
     # What is there
 
@@ -220,9 +224,9 @@ class Store:
         """Returns the shards that this process makes."""
         return range(self.process, self.plan.num_shards, self.processes)
 
-    def missing_shards(self) -> list[int]:
-        """Returns this process's shards that are absent or damaged; damaged ones are named on stderr."""
-        mine = list(self.my_shards())
+    def missing_shards(self, among: Sequence[int] | None = None) -> list[int]:
+        """Returns which of some shards (None: this process's) are absent or damaged; damaged ones are named on stderr."""
+        mine = list(self.my_shards() if among is None else among)
         with concurrent.futures.ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
             states = list(pool.map(self._shard_state, mine))
         for shard, state in zip(mine, states, strict=True):
@@ -239,7 +243,7 @@ class Store:
         if sidecar is None:
             return f"its sidecar {path.name} cannot be read"
         if sidecar["identity"] != self.identity_digest or sidecar["rows"] != self.plan.rows_digest(shard):
-            path.unlink()  # the last shard of a smaller set: it is made again, longer
+            path.unlink(missing_ok=True)  # the last shard of a smaller set: it is made again, longer
             return ""
         return shard_damage(self.directory, sidecar)
 
@@ -274,7 +278,7 @@ class Store:
           UserError: the disk is full or the folder cannot be written; no part of the shard is left.
         """
         asides = {
-            name: self.directory / f"{TEMPORARY_PREFIX}{name}.{os.getpid()}"
+            name: self.directory / f"{TEMPORARY_PREFIX}{name}.{secrets.token_hex(4)}"
             for name in (tfds_files.shard_name(shard, file_format) for file_format in self.formats)
         }
         try:
@@ -285,6 +289,8 @@ class Store:
                 files = {
                     name: ShardFile(sha256=file_digest(aside), bytes=aside.stat().st_size) for name, aside in asides.items()
                 }
+                if self._shard_state(shard) is None:
+                    return  # another process made it in the meantime
                 self.write_identity()
                 for name, aside in asides.items():
                     os.replace(aside, self.directory / name)
@@ -334,6 +340,8 @@ class Store:
         Returns:
           Whether the set is complete.
         """
+        if len(os.listdir(self.directory / SIDECARS)) < self.plan.num_shards:
+            return False
         sidecars = [read_sidecar(self.directory, shard) for shard in range(self.plan.num_shards)]
         finished = [sidecar for sidecar in sidecars if sidecar is not None and sidecar["identity"] == self.identity_digest]
         if len(finished) < self.plan.num_shards:
