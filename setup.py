@@ -51,6 +51,8 @@ setup(
             "scikit-learn>=1.5",
         ],
         "parity": ["torch==2.13.0", "diffusers>=0.42.1", "peft", "timm", "open_clip_torch", "efficientnet-lite-pytorch"],
+        "ray": ["ray>=2.40"],
+        "slurm": ["submitit>=1.5"],
         "cuda": ["jax[cuda13]>=0.10.2"],
         "tpu": ["jax[tpu]>=0.10.2"],
     },

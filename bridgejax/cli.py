@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bridgejax import __version__
-from bridgejax.errors import UserError, choices
+from bridgejax.errors import TryAgain, UserError, choices
 from bridgejax.runtime import leave_failed
 
 if TYPE_CHECKING:
@@ -67,8 +67,14 @@ def _generate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--verify", action="store_true", help="read every checksum of what is there and change nothing")
 
 
+def _work_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("what", choices=("shard", "run", "list"), help="a shard of a synthetic set, a run, or a list of both")
+    parser.add_argument("numbers", nargs="*", type=int, metavar="K", help="which, as the list counts them")
+    _workdir_arguments(parser)
+
+
 def _in_workdir(
-    work: Callable[[Settings, argparse.Namespace], Path],
+    work: Callable[[Settings, argparse.Namespace], Path | str], alone: bool = False
 ) -> Callable[[argparse.Namespace, Overrides], str]:
     """Returns a command that works on a config's settings; the first process alone prints what was made."""
 
@@ -79,7 +85,7 @@ def _in_workdir(
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         from bridgejax import runtime
 
-        runtime.start()
+        runtime.start(alone)
         made = work(settings, options)
         return str(made) if runtime.is_first() else ""
 
@@ -87,9 +93,10 @@ def _in_workdir(
 
 
 def _study(settings: Settings, options: argparse.Namespace) -> Path:
+    from bridgejax.executors import executor_of
     from bridgejax.studies.commands import run_study
 
-    return run_study(settings, options.workdir)
+    return run_study(settings, options.workdir, executor_of(settings))
 
 
 def _run(settings: Settings, options: argparse.Namespace) -> Path:
@@ -101,9 +108,26 @@ def _run(settings: Settings, options: argparse.Namespace) -> Path:
 
 
 def _generate(settings: Settings, options: argparse.Namespace) -> Path:
+    from bridgejax.executors import executor_of
     from bridgejax.studies.commands import generate, verify
 
-    return (verify if options.verify else generate)(settings, options.workdir)
+    if options.verify:
+        return verify(settings, options.workdir)
+    return generate(settings, options.workdir, executor_of(settings))
+
+
+def _work(settings: Settings, options: argparse.Namespace) -> str:
+    from bridgejax.executors import run_one, run_shard, unit_states
+
+    if options.what == "list":
+        if options.numbers:
+            raise UserError("`bridgejax work list` takes no number; leave it out.")
+        return "\n".join(unit_states(settings, options.workdir))
+    if not options.numbers:
+        raise UserError(f"`bridgejax work {options.what}` needs a number; `bridgejax work list` shows them.")
+    make = run_shard if options.what == "shard" else run_one
+    made = [(number, make(settings, options.workdir, number)) for number in options.numbers]
+    return "\n".join(f"{options.what} {number}: {'made' if new else 'was there'}" for number, new in made)
 
 
 def _filter(settings: Settings, options: argparse.Namespace) -> Path:
@@ -252,6 +276,7 @@ COMMANDS = {
     "tune": Command("rates and lengths of every arm, by validation images", _workdir_arguments, _in_workdir(_tune)),
     "train": Command("one recipe, one seed", _train_arguments, _in_workdir(_train)),
     "study": Command("arms × seeds, their results without the report's pages", _workdir_arguments, _in_workdir(_study)),
+    "work": Command("one shard or one run alone, for a scheduler's tasks", _work_arguments, _in_workdir(_work, alone=True)),
     "report": Command("tables, plots and report.html from a workdir", _report_arguments, _report),
     "import-weights": Command("published weights to a local folder, checked", _import_arguments, _import_weights),
     "export": Command("a synthetic set as WebDataset, ImageFolder or Parquet", _export_arguments, _export),
@@ -335,14 +360,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command.
 
     Returns:
-      0 done; 1 damage that `generate --verify` found; 2 a wrong input, stated in one sentence on stderr; 130 interrupted
-      (rerun the command to resume).
+      0 done; 1 damage that `generate --verify` found; 2 a wrong input, stated in one sentence on stderr; 75 what failed may
+      succeed later (`bridgejax work`); 130 interrupted (rerun the command to resume).
     """
     _open_streams()
     try:
         code = _dispatch(sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()  # a reader that left early, or a full disk, shows here
         return code
+    except TryAgain as error:
+        return leave_failed(os.EX_TEMPFAIL, f"bridgejax: {' '.join(str(error).split())}")
     except UserError as error:
         return leave_failed(error.exit_code, f"bridgejax: {' '.join(str(error).split())}")
     except KeyboardInterrupt:

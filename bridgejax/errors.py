@@ -21,6 +21,13 @@ class DamageFound(UserError):
     exit_code = 1
 
 
+class TryAgain(UserError):
+    """What failed may succeed when the same command runs again: work that another process is still to do, a disk, a device.
+
+    `bridgejax work` prints the sentence and exits with code 75, on which schedulers try again.
+    """
+
+
 class Diverged(UserError):
     """Training stopped because a loss or a gradient was not finite.
 

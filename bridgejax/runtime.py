@@ -57,11 +57,14 @@ def check_devices() -> None:
         ) from error
 
 
-def start() -> None:
+def start(alone: bool = False) -> None:
     """Checks the random number settings, joins the other processes, and turns on the cache folder.
 
     It holds JAX's compiled programs and the entries of `bridgejax.disk_cache`. If JAX has a compilation cache already, that one
     stays and the disk cache is off. With several processes only the first one fills JAX's.
+
+    Args:
+      alone: works for itself, whatever processes the environment names.
 
     Raises:
       UserError: noise would depend on the device count under the present settings, there is no device of the kind that the
@@ -77,7 +80,10 @@ def start() -> None:
     keep_freed_memory()  # before the threads that run programs start
     check_randomness()
     gc.freeze()  # what imports made stays: going through it again and again costs more than a small network's weights
-    _join()
+    if alone:
+        os.environ.pop(COORDINATOR, None)
+    else:
+        _join()
     check_devices()
     use_jax_defaults()
     cache = cache_directory()

@@ -17,6 +17,7 @@ from bridgejax.config.names import (
 )
 from bridgejax.config.sections import (
     ClassifierSettings,
+    ExecutorSettings,
     FilterSettings,
     GeneratorSettings,
     InversionSettings,
@@ -34,6 +35,7 @@ __all__ = [
     "LEARNED_MODES",
     "PLACEHOLDER",
     "ClassifierSettings",
+    "ExecutorSettings",
     "FilterSettings",
     "GeneratorSettings",
     "InversionSettings",

@@ -307,3 +307,28 @@ class ReportSettings:
         "LEEP of the pretrained network and after each synthetic first stage (trains that stage again).",
         decides=False,
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class ExecutorSettings:
+    """How an executor other than local carries out shards and runs (docs/scale/executors.md)."""
+
+    workers: int | None = setting(
+        None,
+        "Units at once; None: of processes, one for each GPU or two; of Ray, as many as fit; of SLURM, 16.",
+        at_least=1,
+        decides=False,
+    )
+    tries: int = setting(3, "How often a unit is tried before the command gives up.", at_least=1, decides=False)
+    unit_seconds: float | None = setting(
+        None, "A unit that takes longer is ended and tried again; None waits.", unit="seconds", above=0, decides=False
+    )
+    cpus: float = setting(1.0, "CPUs that Ray or SLURM sets aside for a unit.", above=0, decides=False)
+    gpus: float = setting(0.0, "GPUs that Ray or SLURM sets aside for a unit.", at_least=0, decides=False)
+    address: str | None = setting(
+        None, "Of a Ray cluster, or auto; None: $RAY_ADDRESS, else a Ray of this machine is started.", decides=False
+    )
+    minutes: int = setting(240, "Time limit of a SLURM job; one that reaches it is queued again.", at_least=1, decides=False)
+    slurm: Mapping[str, object] = setting(
+        {}, "Further parameters of submitit, such as slurm_partition or slurm_account.", decides=False
+    )

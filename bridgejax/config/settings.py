@@ -17,6 +17,7 @@ from bridgejax.config.checks import (
 )
 from bridgejax.config.sections import (
     ClassifierSettings,
+    ExecutorSettings,
     FilterSettings,
     GeneratorSettings,
     InversionSettings,
@@ -85,6 +86,14 @@ class Settings:
         form=RULES_FORM,
         check=lambda _, rules: axis_rules(rules),
     )
+
+    executor: str = setting(
+        "local",
+        "Where shards and runs are carried out: local, in this process; processes, several on this machine; ray; slurm.",
+        options=("local", "processes", "ray", "slurm"),
+        decides=False,
+    )
+    executor_options: ExecutorSettings = dataclasses.field(default_factory=ExecutorSettings)
 
     @classmethod
     def of(cls, config: ConfigDict | Mapping[str, object]) -> Settings:

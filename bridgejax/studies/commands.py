@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import shutil
 from pathlib import Path
 from typing import cast
@@ -16,6 +17,7 @@ from bridgejax.runtime import is_first
 from bridgejax.studies.example_images import EXAMPLES_FILE, write_examples
 from bridgejax.studies.execution import (
     CLASSIFIER,
+    CarryOut,
     check_workdir,
     generate_sets,
     load_result,
@@ -28,15 +30,17 @@ from bridgejax.studies.run_results import RESULTS_FILE, RUNS_FOLDER, update_resu
 from bridgejax.studies.set_comparison import comparison_is_due, write_comparison
 from bridgejax.studies.study_plan import StudyPlan, plan_study
 from bridgejax.studies.study_sets import plan_set
+from bridgejax.studies.work_units import HandOut, hand_out_runs, hand_out_shards
 from bridgejax.synthesis.store import IDENTITY_FILE
 
 
-def run_study(settings: Settings, workdir: Path) -> Path:
+def run_study(settings: Settings, workdir: Path, hand_out: HandOut | None = None) -> Path:
     """Generates and trains every arm with every seed; continues what an earlier call began.
 
     Args:
       settings: the config.
       workdir: the folder to work in.
+      hand_out: has shards and runs made by other processes; None makes them here.
 
     Returns:
       The path of results.jsonl; `bridgejax.report` makes the report of what the workdir holds.
@@ -44,13 +48,13 @@ def run_study(settings: Settings, workdir: Path) -> Path:
     check_workdir(workdir, settings)
     plan = plan_study(settings)
     with open_workdir(workdir, settings):
-        generate_sets(plan, workdir, plan.runs)
+        generate_sets(plan, workdir, plan.runs, _shards_by(plan, workdir, hand_out))
         trainings = plan.trainings()
         pending = [run for run in trainings if load_result(plan, workdir, run) is None]
         if pending:
             scale = f"{len(settings.arms)} arms, {settings.study.seeds} seeds"
             stage_heading(f"train: {len(pending)} of {len(trainings)} runs ({scale})")
-            train_pending(plan, workdir, pending)
+            train_pending(plan, workdir, pending) if hand_out is None else hand_out_runs(plan, workdir, hand_out, pending)
         if is_first():
             _write_results(plan, workdir)
     return workdir / RESULTS_FILE
@@ -67,14 +71,18 @@ def _write_results(plan: StudyPlan, workdir: Path) -> None:
         write_comparison(plan, workdir)
 
 
-def generate(settings: Settings, workdir: Path) -> Path:
+def _shards_by(plan: StudyPlan, workdir: Path, hand_out: HandOut | None) -> CarryOut | None:
+    return None if hand_out is None else functools.partial(hand_out_shards, plan, workdir, hand_out)
+
+
+def generate(settings: Settings, workdir: Path, hand_out: HandOut | None = None) -> Path:
     """Makes the synthetic sets of the config's arms, or what is missing or damaged of them; returns the first one's folder."""
     check_workdir(workdir, settings)
     plan = plan_study(settings, trains=False)
     if not plan.sets:
         raise UserError("none of the config's arms uses synthetic images; name one that does in arms, for instance 'bridged'.")
     with open_workdir(workdir, settings):
-        generate_sets(plan, workdir, plan.runs)
+        generate_sets(plan, workdir, plan.runs, _shards_by(plan, workdir, hand_out))
     first = plan.runs[0]
     return workdir / next(iter(plan.sets.values())).folder(first.shots, first.seed)
 

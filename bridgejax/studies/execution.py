@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ from bridgejax.progress import stage_heading
 from bridgejax.runtime import is_first
 from bridgejax.studies.run_groups import group_runs, group_size, train_seeds
 from bridgejax.studies.run_images import RunImages, judge_images
-from bridgejax.studies.run_results import RESULT_FILE, RUNS_FOLDER, add_seconds, read_run_record
+from bridgejax.studies.run_results import CHECKPOINTS, RESULT_FILE, RUNS_FOLDER, add_seconds, read_run_record
 from bridgejax.studies.study_plan import TEST, StudyPlan, StudyRun
 from bridgejax.studies.study_sets import StudySet
 from bridgejax.training import RunResult
@@ -30,17 +31,19 @@ if TYPE_CHECKING:
 
 CLASSIFIER = "classifier"
 
+CarryOut = Callable[[Path, Sequence[int]], object]  # has shards of the set in a folder of the workdir made by others
+
 
 def check_workdir(workdir: Path, settings: Settings) -> None:
     """Checks the workdir in the first process; the others find it half-made."""
     if is_first():
-        workdirs.check_workdir(workdir, _plain(settings), differences)
+        workdirs.check_workdir(workdir, plain_settings(settings), differences)
 
 
 @contextlib.contextmanager
 def open_workdir(workdir: Path, settings: Settings) -> Iterator[None]:
     """Opens the workdir: the first process locks it for all and leaves it last, when the others have ended their work."""
-    with workdirs.open_workdir(workdir, _plain(settings), differences) if is_first() else contextlib.nullcontext():
+    with workdirs.open_workdir(workdir, plain_settings(settings), differences) if is_first() else contextlib.nullcontext():
         if is_first():
             for leftover in (workdir / RUNS_FOLDER).glob(f"*/*/{TEMPORARY_PREFIX}*"):  # of a command that was killed
                 shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
@@ -49,14 +52,21 @@ def open_workdir(workdir: Path, settings: Settings) -> Iterator[None]:
         barrier("bridgejax: workdir done")
 
 
-def _plain(settings: Settings) -> dict[str, object]:
+def plain_settings(settings: Settings) -> dict[str, object]:
     """Returns the settings as `config.json` keeps them."""
     plain: dict[str, object] = json.loads(canonical_json(dataclasses.asdict(settings)))
     return plain
 
 
-def generate_sets(plan: StudyPlan, workdir: Path, runs: Sequence[StudyRun]) -> None:
-    """Makes what is missing or damaged of the synthetic sets that the runs train with, learning their tokens before."""
+def generate_sets(plan: StudyPlan, workdir: Path, runs: Sequence[StudyRun], carry_out: CarryOut | None = None) -> None:
+    """Makes what is missing or damaged of the synthetic sets that the runs train with, learning their tokens before.
+
+    Args:
+      plan: the study.
+      workdir: its folder.
+      runs: those that train with the sets.
+      carry_out: has missing shards made; None makes them in this process.
+    """
     for name, study_set in plan.sets.items():
         if any(name in plan.recipes[run.arm].synthetic_sets for run in runs):
             plan.sets[name] = study_set.with_sentences(workdir)
@@ -64,7 +74,7 @@ def generate_sets(plan: StudyPlan, workdir: Path, runs: Sequence[StudyRun]) -> N
         users = [run for run in runs if study_set.name in plan.recipes[run.arm].synthetic_sets]
         if not study_set.learns:
             if users:
-                _generate_set(plan, study_set, study_set.generator(None), workdir, study_set.folder(None, 0))
+                generate_set_of(plan, study_set, study_set.generator(None), workdir, study_set.folder(None, 0), carry_out)
             continue
         splits = dict.fromkeys((run.shots, run.seed) for run in users)
         # What is wrong with one shows before any is learned.
@@ -74,22 +84,37 @@ def generate_sets(plan: StudyPlan, workdir: Path, runs: Sequence[StudyRun]) -> N
             learner.learn()
             if is_first() and not known:
                 add_seconds(workdir, "invert", time.monotonic() - began)
-            _generate_set(plan, study_set, study_set.generator(learner), workdir, study_set.folder(*split))
+            generate_set_of(plan, study_set, study_set.generator(learner), workdir, study_set.folder(*split), carry_out)
 
 
-def _generate_set(plan: StudyPlan, study_set: StudySet, pipeline: Pipeline, workdir: Path, folder: Path) -> None:
-    """Makes what is missing or damaged of one synthetic set; a finished one is only verified."""
+def generate_set_of(
+    plan: StudyPlan,
+    study_set: StudySet,
+    pipeline: Pipeline,
+    workdir: Path,
+    folder: Path,
+    carry_out: CarryOut | None = None,
+    shards: Sequence[int] | None = None,
+) -> int:
+    """Makes what is missing or damaged of one synthetic set, or of some of its shards; what is whole is only verified.
+
+    Returns:
+      How many images were made.
+    """
     from bridgejax.synthesis import generate_set
 
     directory, options = workdir / folder, study_set.options
     named = f" of set {study_set.name!r}" if study_set.name else ""
     images = f"{plan.per_class * len(plan.class_names)} images of {len(plan.class_names)} classes{named}"
-    stage_heading(f"generate: {images}, {options.sampling.steps} steps each")
+    if shards is None:
+        stage_heading(f"generate: {images}, {options.sampling.steps} steps each")
     if is_first():
         directory.parent.mkdir(parents=True, exist_ok=True)
     made = generate_set(
         directory,
         pipeline=pipeline,
+        shards=shards,
+        carry_out=None if carry_out is None else functools.partial(carry_out, folder),
         mesh=plan.generation_mesh,
         per_class=plan.per_class,
         batch_size=study_set.settings.generator.batch_size,
@@ -100,8 +125,9 @@ def _generate_set(plan: StudyPlan, study_set: StudySet, pipeline: Pipeline, work
         seed=options.seed,
         **dataclasses.asdict(options.sampling),
     )
-    if is_first() and made.images_made:
+    if is_first() and made.images_made and shards is None:
         add_seconds(workdir, "generate", made.seconds)
+    return made.images_made
 
 
 def train_pending(plan: StudyPlan, workdir: Path, pending: Sequence[StudyRun]) -> None:
@@ -131,12 +157,18 @@ def train_runs(plan: StudyPlan, workdir: Path, runs: Sequence[StudyRun]) -> Iter
             folder.mkdir(parents=True, exist_ok=True)
         results = train_seeds(plan, group, folders, [images.of(run) for run in group])
         for run, folder, result in zip(group, folders, results, strict=True):
-            content = _result(run, plan.task(run.shots, run.seed), result, plan.eval_split)
+            keep_result(plan, folder, run, result)
             if is_first():
-                shutil.rmtree(folder / CLASSIFIER, ignore_errors=True)  # of another recipe, that the folder held before
-                write_json(folder / RESULT_FILE, {"identity": plan.identity(run), "result": content})
-                shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+                shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
             yield run, result
+
+
+def keep_result(plan: StudyPlan, folder: Path, run: StudyRun, result: RunResult) -> None:
+    """Records the result of a run, whole."""
+    content = _result(run, plan.task(run.shots, run.seed), result, plan.eval_split)
+    if is_first():
+        shutil.rmtree(folder / CLASSIFIER, ignore_errors=True)  # of another recipe, that the folder held before
+        write_json(folder / RESULT_FILE, {"identity": plan.identity(run), "result": content})
 
 
 def _result(run: StudyRun, task: Task, result: RunResult, eval_split: str) -> dict[str, object]:

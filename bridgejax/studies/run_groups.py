@@ -12,6 +12,7 @@ from bridgejax.data import Examples
 from bridgejax.errors import Diverged
 from bridgejax.identity import derive_seed
 from bridgejax.progress import stage_heading
+from bridgejax.studies.run_results import CHECKPOINTS
 from bridgejax.studies.study_plan import StudyPlan, StudyRun, initial_classifier, run_options
 from bridgejax.training import RunResult
 
@@ -70,7 +71,7 @@ def train_seeds(
     for run, folder, synthetic in zip(runs, folders, images, strict=True):
         seed = derive_seed(settings.seed, "train", run.seed)
         model = initial_classifier(settings, plan.class_names, seed)
-        members.append(RunInputs(model, plan.task(run.shots, run.seed), seed, synthetic, folder / "checkpoints", teachers))
+        members.append(RunInputs(model, plan.task(run.shots, run.seed), seed, synthetic, folder / CHECKPOINTS, teachers))
     try:
         if len(members) > 1:
             return train_group(recipe, members, options)

@@ -17,13 +17,13 @@ import numpy.typing as npt
 from PIL import Image
 
 from bridgejax.data.records import encode_example
-from bridgejax.errors import UserError
+from bridgejax.errors import TryAgain, UserError
 from bridgejax.files import Place, StoreObject, place
 from bridgejax.jax_defaults import under_jax_defaults
 from bridgejax.mesh import barrier, data_size, total
 from bridgejax.progress import progress
 from bridgejax.synthesis import tfds_files
-from bridgejax.synthesis.plan import GenerationPlan, PlannedImage, check_count, make_plan, png_bytes
+from bridgejax.synthesis.plan import GenerationPlan, PlannedImage, check_count, make_plan
 from bridgejax.synthesis.reader import SyntheticSet, open_set
 from bridgejax.synthesis.store import SetIdentity, Store, array_record_installed, check_same_set, exclusive, stored_set
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from jax.sharding import Mesh
 
 FORMAT_VERSION = 1
+CarryOut = Callable[[Sequence[int]], object]  # has these shards made by others; returns when they are there
 Sample = Callable[[Sequence[PlannedImage]], npt.NDArray[np.uint8]]  # up to a batch of images → [n, height, width, 3]
 
 
@@ -90,6 +91,8 @@ def generate_set(
     mesh: Mesh | None = None,
     variants: Mapping[str, Sequence[str]] | None = None,
     array_record: bool | None = None,
+    shards: Sequence[int] | None = None,
+    carry_out: CarryOut | None = None,
 ) -> GeneratedSet:
     """Generates a synthetic set, or what is missing of it, and returns it.
 
@@ -117,9 +120,12 @@ def generate_set(
       variants: class name → more specific phrases that fill `{}` in rotation by index.
       array_record: store every shard as ArrayRecord beside TFRecord, for `as_data_source` (twice the disk space); None
         does so where the array_record package is installed.
+      shards: make these alone, without waiting for any other process. Any number of such calls may run at once, on any
+        machines that see the folder, with the same shards or others; whichever sees that all are there finishes the set.
+      carry_out: has missing shards made by other processes, each by a call with `shards`; None makes them here.
 
     Returns:
-      The finished set, how many of its images this call made, and how long that took.
+      The finished set, how many of its images this call made, and how long that took. With `shards`, others may be missing.
 
     Raises:
       UserError: an argument is wrong, the folder holds another set (says what differs) or cannot be written, or the
@@ -131,7 +137,7 @@ def generate_set(
     height, width = _side(pipeline, "height", height), _side(pipeline, "width", width)
     if not isinstance(negative_prompt, str):
         raise UserError(f"prompts.negative={negative_prompt!r} is not text; give a text, or '' for none.")
-    plan = make_plan(class_names, per_class, template, seed, shard_size, variants, batch_size, png_bytes(height, width))
+    plan = make_plan(class_names, per_class, template, seed, shard_size, variants, batch_size)
     identity = SetIdentity(
         generator=str(getattr(pipeline, "digest", None) or f"{type(pipeline).__module__}.{type(pipeline).__qualname__}"),
         dtype=_dtype_name(pipeline),
@@ -165,9 +171,13 @@ def generate_set(
     process, processes = _processes()
     # Nobody writes before all have looked at what is there.
     barrier("bridgejax: synthetic set read")
-    with exclusive(folder) if process == 0 else contextlib.nullcontext():
-        made = _make(folder, pipeline, plan, identity, formats, batch_size, mesh, process, processes)
-    opened = open_set(folder, verify=False)
+    with exclusive(folder) if process == 0 and shards is None else contextlib.nullcontext():
+        made = _make(folder, pipeline, plan, identity, formats, batch_size, mesh, process, processes, shards, carry_out)
+    if shards is not None:
+        names = tuple(folder / tfds_files.shard_name(shard, tfds_files.TFRECORD) for shard in range(plan.num_shards))
+        opened = SyntheticSet(folder, plan.class_names, plan.per_class, identity, names, plan.shard_size)
+    else:
+        opened = open_set(folder, verify=False)
     return GeneratedSet(**vars(opened), images_made=made, seconds=time.monotonic() - began)
 
 
@@ -181,21 +191,25 @@ def _make(
     mesh: Mesh | None,
     process: int,
     processes: int,
+    shards: Sequence[int] | None,
+    carry_out: CarryOut | None,
 ) -> int:
     """Makes the shards that are missing or damaged; returns how many images that were, over all processes."""
     if process:
         barrier("bridgejax: synthetic set cleared")
-    store = Store(folder, plan, identity, formats, process, processes)
+    store = Store(folder, plan, identity, formats, process, processes, beside_others=shards is not None)
     if not process:
         barrier("bridgejax: synthetic set cleared")
-    todo = store.missing_shards()
+    if outside := [shard for shard in shards or () if not 0 <= shard < plan.num_shards]:
+        raise UserError(f"shard {outside[0]} is not one of the {plan.num_shards} of {folder}; count from 0.")
+    todo = store.missing_shards(shards)
     if todo:
         store.remove_info()
         if tfds_files.ARRAY_RECORD in formats and not array_record_installed():
             raise UserError(f"{folder} stores its shards as ArrayRecord too; `pip install array_record` to add to it.")
     barrier("bridgejax: synthetic set opened")
     batch = _batch_size(batch_size, plan, mesh if mesh is not None else getattr(pipeline, "mesh", None))
-    mine = sum(plan.shard_length(shard) for shard in store.my_shards())
+    mine = sum(plan.shard_length(shard) for shard in (store.my_shards() if shards is None else shards))
     ahead = sum(plan.shard_length(shard) for shard in todo)
     sample = _sampler(pipeline, identity, batch)
     try:
@@ -203,12 +217,17 @@ def _make(
             concurrent.futures.ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool,
             progress(mine, "generate", "img", initial=mine - ahead) as bar,
         ):
-            for shard in todo:
+            if carry_out is not None and todo:
+                carry_out(todo)
+            for shard in todo if carry_out is None else ():
                 store.write_shard(shard, _records(plan.shard(shard), batch, sample, identity, pool, bar.update))
     finally:
-        store.withdraw()
+        if shards is None:
+            store.withdraw()
+    if shards is not None and (damaged := store.missing_shards(todo)):
+        raise TryAgain(f"shard {damaged[0]} of {folder} was written by two processes at once; make it again.")
     barrier("bridgejax: shards made")
-    if not store.finish():
+    if not store.finish() and shards is None:
         raise UserError(f"{folder} lacks shards of other processes; start all {processes} processes on one shared folder.")
     made = total(ahead)
     barrier("bridgejax: synthetic set finished")

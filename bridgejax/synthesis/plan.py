@@ -13,7 +13,7 @@ from bridgejax.errors import UserError
 from bridgejax.identity import class_keys, digest, seeds_of
 from bridgejax.prompts import check_class_names, check_templates, class_phrases, prompt_for
 
-_SHARDS_AIM, _MOST_IMAGES, _MOST_BYTES = 256, 4096, 4 << 30
+_SHARDS_AIM, _MOST_IMAGES = 256, 2048
 _MAX_SHARDS = 99_999  # TFDS numbers files with five digits
 _MAX_IMAGES = 1 << 32  # an index is folded into the key as 32 bits
 
@@ -81,25 +81,14 @@ class GenerationPlan:
         return digest([item.row() for item in self.shard(shard)])
 
 
-def default_shard_size(num_images: int, batch_size: int, image_bytes: int = 0) -> int:
+def default_shard_size(num_images: int, batch_size: int) -> int:
     """Returns the shard size used when none is given: whole batches, in at most 256 shards as long as these stay handy.
 
-    A shard holds at most 4096 images and 4 GiB (or one batch), so that a million images are a few hundred files, and a lost
-    one costs hours of one device and not days; a set beyond that has more shards. Sets of up to 256 batches get one batch
-    per shard: a killed process loses at most one batch of work.
-
-    Args:
-      num_images: in the whole set.
-      batch_size: images per call.
-      image_bytes: about the size of a stored image; 0 sets no bound.
+    A shard has at most 2048 images (or one batch): a million images are then a few hundred files, of 1 GB with 512 pixels and
+    4 GB with 1024, and a larger set has more. Sets of up to 256 batches get one batch per shard: a killed process loses at
+    most one batch of work. The image size plays no part, so that who deals out shards needs no generator.
     """
-    most = min(_MOST_IMAGES, _MOST_BYTES // max(1, image_bytes)) // batch_size
-    return batch_size * max(1, min(most, -(-num_images // (batch_size * _SHARDS_AIM))))
-
-
-def png_bytes(height: int, width: int) -> int:
-    """Returns about how many bytes the PNG of a generated image has: 0.6 of its pixels', as photos have."""
-    return int(0.6 * 3 * height * width)
+    return batch_size * max(1, min(_MOST_IMAGES // batch_size, -(-num_images // (batch_size * _SHARDS_AIM))))
 
 
 def make_plan(
@@ -110,7 +99,6 @@ def make_plan(
     shard_size: int | None = None,
     variants: Mapping[str, Sequence[str]] | None = None,
     batch_size: int = 32,
-    image_bytes: int = 0,
 ) -> GenerationPlan:
     """Returns the plan of a synthetic set.
 
@@ -121,7 +109,7 @@ def make_plan(
       seed: the seed of the set.
       shard_size: images per shard; None chooses by `default_shard_size`.
       variants: class name → more specific phrases that fill `{}` in rotation.
-      batch_size, image_bytes: used only to choose the shard size.
+      batch_size: used only to choose the shard size.
 
     Raises:
       UserError: a name, template, count or size is not usable.
@@ -132,7 +120,7 @@ def make_plan(
     if per_class * len(names) >= _MAX_IMAGES:
         raise UserError(f"synthetic.per_class={per_class} for {len(names)} classes is too many; stay below 2^32 images.")
     if shard_size is None:
-        shard_size = default_shard_size(per_class * len(names), check_count("generator.batch_size", batch_size), image_bytes)
+        shard_size = default_shard_size(per_class * len(names), check_count("generator.batch_size", batch_size))
     shard_size = check_count("synthetic.shard_size", shard_size)
     if -(-per_class * len(names) // shard_size) > _MAX_SHARDS:
         raise UserError(f"synthetic.shard_size={shard_size} makes more than {_MAX_SHARDS} shards; give a larger one.")

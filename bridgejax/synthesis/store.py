@@ -214,6 +214,7 @@ class Store:
       identity: what decides the pixels.
       formats: file formats of each shard, the first for `as_dataset`.
       process, processes: this process and how many there are.
+      beside_others: whether other processes that know nothing of this one may write shards at the same time.
 
     Raises:
       UserError: the folder cannot be written.
@@ -227,6 +228,7 @@ class Store:
         formats: Sequence[str],
         process: int = 0,
         processes: int = 1,
+        beside_others: bool = False,
     ):
         self.directory = directory
         self.plan = plan
@@ -236,7 +238,8 @@ class Store:
         self.formats = tuple(formats)
         with writing(directory):
             (directory / SIDECARS).mkdir(parents=True, exist_ok=True)
-            self._remove_leftovers()
+            if not beside_others:
+                self._remove_leftovers()
 
     # What is there
 
@@ -250,9 +253,9 @@ class Store:
         """Returns the shards that this process makes."""
         return range(self.process, self.plan.num_shards, self.processes)
 
-    def missing_shards(self) -> list[int]:
-        """Returns this process's shards that are absent or damaged; damaged ones are named on stderr."""
-        mine = list(self.my_shards())
+    def missing_shards(self, among: Sequence[int] | None = None) -> list[int]:
+        """Returns which of some shards (None: this process's) are absent or damaged; damaged ones are named on stderr."""
+        mine = list(self.my_shards() if among is None else among)
         with concurrent.futures.ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
             states = list(pool.map(self._shard_state, mine))
         for shard, state in zip(mine, states, strict=True):
@@ -265,7 +268,7 @@ class Store:
         state = shard_state(self.directory, self.plan, self.identity_digest, shard)
         if state != OTHER_ROWS:
             return state
-        sidecar_path(self.directory, shard).unlink()  # the last shard of a smaller set: it is made again, longer
+        sidecar_path(self.directory, shard).unlink(missing_ok=True)  # the last shard of a smaller set: it is made again, longer
         return ""
 
     def remove_info(self) -> None:
@@ -305,6 +308,8 @@ class Store:
             if len(spans) != self.plan.shard_length(shard):
                 raise UserError(f"shard {shard} got {len(spans)} images instead of {self.plan.shard_length(shard)}.")
             files = {name: ShardFile(sha256=file_digest(aside), bytes=aside.stat().st_size) for name, aside in asides.items()}
+            if self._shard_state(shard) is None:
+                return  # another process made it in the meantime
             self.write_identity()
             for name, aside in asides.items():
                 commit(aside, self.directory / name)
@@ -353,6 +358,8 @@ class Store:
         Returns:
           Whether the set is complete.
         """
+        if sum(1 for _ in (self.directory / SIDECARS).glob("*.json")) < self.plan.num_shards:
+            return False
         first, lengths, sizes = self.formats[0], [], []
         for shard in range(self.plan.num_shards):
             sidecar = read_sidecar(self.directory, shard)
