@@ -1,7 +1,8 @@
 """Where the images of a synthetic set lie, as its sidecars have it: no record is read to find one.
 
-Each sidecar holds the stretch of every image's PNG in its shard's record file, as int64 [n, 2] in little-endian base64. The
-images of a set are in the order (index, class), so that a position says which image it is.
+Each sidecar holds the stretch of every image's PNG in its shard's record file: first byte, end, first byte, end, …, each as the
+distance from the one before, uint32, little endian, base64. The images of a set are in the order (index, class), so that a
+position says which image it is.
 """
 
 from __future__ import annotations
@@ -32,9 +33,10 @@ def image_span(record: bytes, start: int) -> Span:
     return start + first, start + end
 
 
-def pack_spans(spans: Sequence[Span]) -> str:
+def pack_spans(spans: Sequence[Span] | npt.NDArray[np.int64]) -> str:
     """Returns the stretches of a shard's images as a sidecar holds them."""
-    return base64.b64encode(np.asarray(spans, "<i8").tobytes()).decode()
+    ends = np.asarray(spans, np.int64).ravel()
+    return base64.b64encode(np.diff(ends, prepend=0).astype("<u4").tobytes()).decode()
 
 
 def read_spans(directory: Place, shard_lengths: Sequence[int]) -> npt.NDArray[np.int64] | None:
@@ -49,19 +51,18 @@ def read_spans(directory: Place, shard_lengths: Sequence[int]) -> npt.NDArray[np
       where a sidecar is missing, broken, or of a version that kept no index.
     """
 
-    def one(shard: int) -> npt.NDArray[np.int64] | None:
+    places = np.empty((sum(shard_lengths), 3), np.int64)
+    ends = np.cumsum(shard_lengths)
+
+    def read(shard: int) -> bool:
+        mine = places[ends[shard] - shard_lengths[shard] : ends[shard]]
         try:
             packed = json.loads(sidecar_path(directory, shard).read_bytes())[SPANS_KEY]
-            spans = np.frombuffer(base64.b64decode(packed), "<i8").reshape(-1, 2)
+            mine[:, 1:] = np.cumsum(np.frombuffer(base64.b64decode(packed), "<u4"), dtype=np.int64).reshape(mine.shape[0], 2)
         except (OSError, ValueError, KeyError, TypeError):
-            return None
-        return spans if len(spans) == shard_lengths[shard] else None
+            return False
+        mine[:, 0] = shard
+        return True
 
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
-        parts = list(pool.map(one, range(len(shard_lengths))))
-    if any(part is None for part in parts):
-        return None
-    places = np.empty((sum(shard_lengths), 3), np.int64)
-    places[:, 0] = np.repeat(np.arange(len(parts)), shard_lengths)
-    np.concatenate([part for part in parts if part is not None], out=places[:, 1:])
-    return places
+        return places if all(pool.map(read, range(len(shard_lengths)))) else None
