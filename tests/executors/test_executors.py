@@ -79,7 +79,7 @@ def test_ray_does_the_work_of_one_process_and_another_executor_goes_on(study, lo
 
 def test_a_task_of_an_array_makes_its_units(settings, local, tmp_path, assert_same_work, study):
     pytest.importorskip("submitit", reason="submitit is not installed")
-    assert study("slurm", "--config.executor_options.slurm={'cluster':'local'}", "--config.arms=bridged_plus_plus") == 0
+    assert study("slurm", "--config.executor_options.slurm.cluster=local") == 0
     assert (tmp_path / "work" / "slurm").is_dir()
     assert_same_work(tmp_path / "work")
 
@@ -110,14 +110,14 @@ def test_a_unit_that_hangs_is_ended_and_tried_again(settings, tmp_path, monkeypa
     from bridgejax.executors import process_engine
 
     monkeypatch.setattr(process_engine, "make_unit", _hang_once)
-    options = dataclasses.replace(settings.executor_options, workers=1, unit_seconds=1.0)
+    options = dataclasses.replace(settings.executor_options, workers=1, unit_seconds=2.0)
     job = UnitJob(dataclasses.replace(settings, executor_options=options), tmp_path)
     queue = collections.deque(UNITS[:1])
     codes = []
     for unit, outcome in process_engine.engine(job, queue):
         codes.append(outcome.code)
-        if outcome.code == AGAIN:
-            assert outcome.sentence == "it took longer than 1 s."
+        if outcome.code == AGAIN and len(codes) < 3:
+            assert outcome.sentence == "it took longer than 2 s."
             queue.append(unit)
     assert codes == [AGAIN, DONE]
 
