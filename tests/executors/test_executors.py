@@ -67,20 +67,25 @@ def test_worker_processes_do_the_work_of_one_though_one_is_killed(study, tmp_pat
     assert_same_work(tmp_path / "work")
 
 
-def test_ray_does_the_work_of_one_process_and_another_executor_goes_on(study, local, tmp_path, assert_same_work):
+def test_ray_does_the_work_of_one_process(study, tmp_path, assert_same_work):
     pytest.importorskip("ray", reason="Ray is not installed")
     assert study("ray", "--config.executor_options.cpus=1") == 0
     assert_same_work(tmp_path / "work")
-    victim = next((tmp_path / "work" / "synthetic").glob("*tfrecord-00002"))
-    victim.write_bytes(b"torn")
-    assert study("local") == 0
-    assert_same_work(tmp_path / "work")
 
 
-def test_a_task_of_an_array_makes_its_units(settings, local, tmp_path, assert_same_work, study):
+def test_tasks_of_an_array_make_shards_and_another_executor_goes_on(
+    config_file, tmp_path, assert_same_work, study, monkeypatch
+):
     pytest.importorskip("submitit", reason="submitit is not installed")
-    assert study("slurm", "--config.executor_options.slurm.cluster=local") == 0
-    assert (tmp_path / "work" / "slurm").is_dir()
+    from bridgejax.executors import slurm_engine
+
+    monkeypatch.setattr(slurm_engine, "_TASKS_PER_WORKER", 1)
+    options = ("slurm.cluster=local", "workers=1")  # submitit's own stand-in for SLURM
+    words = [f"--config.executor_options.{option}" for option in options]
+    words += ["--config", str(config_file), "--workdir", str(tmp_path / "work"), "--config.executor=slurm"]
+    assert main(["generate", *words]) == 0
+    assert len(list((tmp_path / "work" / "slurm").glob("*_result.pkl"))) == 1  # four shards, one after the other
+    assert study("local") == 0
     assert_same_work(tmp_path / "work")
 
 

@@ -125,7 +125,7 @@ def test_a_pod_that_is_taken_away_is_asked_for_again(tmp_path):
 case "$4" in
   create) rm -f {tmp_path}/gone ;;
   describe) if [[ -e {tmp_path}/gone ]]; then echo SUSPENDED; else echo ACTIVE; fi ;;
-  ssh) if [[ "$*" == *generate* && $(grep -c "tpu-vm ssh" {tmp_path}/gcloud.log) == 2 ]]; then touch {tmp_path}/gone; exit 255; fi ;;
+  ssh) [[ "$*" == *generate* && $(grep -c " ssh" {tmp_path}/gcloud.log) == 2 ]] && touch {tmp_path}/gone && exit 255 ;;
 esac
 exit 0""",
     )
