@@ -127,7 +127,7 @@ def fork(work: Callable[[], Any], at: int = 0, signal_sent: int = signal.SIGKILL
 
 
 def _strike(at: int, signal_sent: int) -> None:
-    """Sends a signal to this process before its `at`-th file operation: opening, renaming, removing, making sure it is on disk."""
+    """Sends a signal to this process before its `at`-th file operation: opening, renaming, removing, syncing."""
     count = 0
 
     def look(*_: object) -> None:
@@ -185,7 +185,7 @@ def call(work: Callable[[], Any], **faults: Any) -> Ended:
     return fork(work, **faults).wait()
 
 
-# -- sets ------------------------------------------------------------------------------------------------------------------------
+# -- sets ----------------------------------------------------------------------------------------------------------------------
 
 
 def make(folder: Path, shards: Sequence[int] | None = None, per_class: int = PER_CLASS) -> int:
@@ -246,10 +246,9 @@ class Truth:
             for k in range(RUNS)
         )
         truth = cls(root / "truth", files_of(root / "truth"), 0, records, 0)
-        counts = [
-            call(lambda: _count(work)).value for work in (lambda: make(root / "a"), lambda: write_study(root / "b", truth))
-        ]
-        return cls(truth.folder, truth.files, counts[0], records, counts[1])
+        of_set = call(lambda: _count(lambda: make(root / "a"))).value
+        of_lines = call(lambda: _count(lambda: write_study(root / "b", truth))).value
+        return cls(truth.folder, truth.files, of_set, records, of_lines)
 
     def judge(self, folder: Path) -> Left:
         """Returns what is wrong with a set after its repair."""
@@ -418,7 +417,7 @@ def clock_jump(truth: Truth, folder: Path, draw: random.Random) -> Left:
     return left
 
 
-# -- results ---------------------------------------------------------------------------------------------------------------------
+# -- results -------------------------------------------------------------------------------------------------------------------
 
 
 def write_study(workdir: Path, truth: Truth, numbers: Sequence[int] = range(RUNS)) -> None:

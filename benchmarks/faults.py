@@ -2,10 +2,11 @@
 
     python -m benchmarks faults --count 500 --seed 0 --minutes 30 --studies 12 --ray 4
 
-`--count` is of the fast faults, in turn over their kinds (`benchmarks/fault_kinds.py`). `--studies` are whole studies in processes
-whose driver or worker is killed, mostly while a checkpoint is written; `--ray` are studies on two Ray nodes of this machine of
-which one is killed. Each ends by running the same command again; images and results are then compared with those of a study
-that nothing happened to. The time bound is looked at between faults. Results: docs/results/faults.json, docs/scale/faults.md.
+`--count` is of the fast faults, in turn over their kinds (`benchmarks/fault_kinds.py`). `--studies` are whole studies in
+processes whose driver or worker is killed, mostly while a checkpoint is written; `--ray` are studies on a Ray node of this
+machine that is killed and replaced. Each ends by running the same command again; images and results are then compared with
+those of a study that nothing happened to. The time bound is looked at between faults. Results: docs/results/faults.json and
+docs/scale/faults.md.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ def fast(count: int, seed: int, end: float, root: Path) -> dict[str, Tally]:
     return found
 
 
-# -- whole studies ---------------------------------------------------------------------------------------------------------------
+# -- whole studies -------------------------------------------------------------------------------------------------------------
 
 
 def study(workdir: Path, *options: str) -> subprocess.Popen[bytes]:
@@ -195,7 +196,7 @@ def slow(kinds: Sequence[tuple[str, Callable[..., Left], int]], seed: int, end: 
     return {name: tally for name, tally in found.items() if tally.faults}
 
 
-# -- the page --------------------------------------------------------------------------------------------------------------------
+# -- the page ------------------------------------------------------------------------------------------------------------------
 
 
 def section(run: dict[str, Any]) -> str:

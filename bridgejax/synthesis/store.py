@@ -250,7 +250,7 @@ class Store:
     def remove_info(self) -> None:
         """Takes back the mark of a finished set before anything in it changes.
 
-        Beside others only where the set grows: the same shard made again is the same set, and who sees all in place may be gone.
+        Beside others only where the set grows: a shard made again is the same set, and nobody may be left to finish it.
         """
         grows = (read_json(self.directory / IDENTITY_FILE) or {}).get("per_class") != self.plan.per_class
         if self.process == 0 and (grows or not self.beside_others):

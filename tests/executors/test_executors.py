@@ -73,9 +73,7 @@ def test_ray_does_the_work_of_one_process(study, tmp_path, assert_same_work):
     assert_same_work(tmp_path / "work")
 
 
-def test_tasks_of_an_array_make_shards_and_another_executor_goes_on(
-    config_file, tmp_path, assert_same_work, study, monkeypatch
-):
+def test_an_array_makes_shards_and_another_executor_goes_on(config_file, tmp_path, assert_same_work, study, monkeypatch):
     pytest.importorskip("submitit", reason="submitit is not installed")
     from bridgejax.executors import slurm_engine
 
