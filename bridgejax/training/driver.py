@@ -14,7 +14,7 @@ from flax import nnx
 from bridgejax.data import Batch as StreamBatch
 from bridgejax.errors import Diverged, UserError
 from bridgejax.identity import derive_seed, digest
-from bridgejax.mesh import local_rows, replicate
+from bridgejax.mesh import local_rows
 from bridgejax.models.classifier import Classifier
 from bridgejax.recipes import Recipe, Stage
 from bridgejax.training import stages
@@ -52,6 +52,10 @@ class RunDriver:
         stages.check_model(recipe, inputs.model)
         self.recipe, self.inputs, self.options, self.streams = recipe, inputs, options, streams
         self.plans = stages.stage_plans(recipe)
+        for plan in self.plans:
+            if plan.stage.batch_size is not None:
+                where = f"the batch_size of stage {plan.number + 1} of recipe {recipe.name!r}"
+                options.check_batch(where, plan.stage.batch_size, options.accumulate)
         self.evaluation_steps = options.evaluation_steps(self.plans)
         self.record = RunRecord()
         crop = options.crop or getattr(getattr(inputs.model, "preprocessing", None), "crop", None)
@@ -123,7 +127,8 @@ class RunDriver:
     def enter(self, plan: StagePlan) -> None:
         """Makes the state with which the stage starts, unless the run is already in it."""
         if self._entered != plan.number:
-            self.state = stages.enter(plan, self._state, self.inputs.model, self.inputs.seed, self._change_head)
+            mesh, rules = self.options.mesh, self.options.mesh_rules
+            self.state = stages.enter(plan, self._state, self.inputs.model, self.inputs.seed, self._change_head, mesh, rules)
             self.record.stage_steps.append(0)
             self._early, self._entered = None, plan.number
 
@@ -136,7 +141,8 @@ class RunDriver:
 
     def step_of(self, plan: StagePlan) -> TrainStep:
         """Returns the jitted step of a stage."""
-        return stages.step_of(plan.stage, self.options.mesh, self.options.compute_dtype, self.options.remat)
+        options = self.options
+        return stages.step_of(plan.stage, options.mesh, options.compute_dtype, options.remat, options.accumulate)
 
     def title(self, plan: StagePlan) -> str:
         """Returns what a progress bar calls the stage."""
@@ -262,12 +268,12 @@ class RunDriver:
                 f"{self._checkpoints.directory} holds checkpoints of a run with other settings or data; "
                 "choose another directory, or remove it to train afresh."
             )
-        plan, mesh = self.plans[notes["stage"]], self.options.mesh
+        plan = self.plans[notes["stage"]]
         model = nnx.clone(self.inputs.model)
         for each in self.plans[: plan.number + 1]:
             self._change_head(each.stage, model)
-        fresh = stages.fresh_state(plan, model, self.inputs.seed)
-        self.state = self._checkpoints.restore(step, fresh if mesh is None else replicate(fresh, mesh))
+        fresh = stages.fresh_state(plan, model, self.inputs.seed, self.options.mesh, self.options.mesh_rules)
+        self.state = self._checkpoints.restore(step, fresh)
         self.record = RunRecord(
             step=step,
             stage_steps=notes["stage_steps"],
@@ -331,6 +337,8 @@ class RunDriver:
         }
         if options.compute_dtype != "float32":
             parts["dtype"] = options.compute_dtype
+        if options.accumulate > 1:
+            parts["accumulate"] = options.accumulate
         if names := teacher_names(self.recipe):
             parts["teachers"] = {name: getattr(self._teacher(name), "digest", None) for name in names}
         return digest(parts)

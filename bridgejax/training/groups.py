@@ -55,7 +55,7 @@ def train_group(
       recipe, options, streams: as `train_recipe` takes them, for each run. The mesh has one device and one process, or is None.
       members: the runs. Their models have one structure, differ in weights as they like, and are not changed.
       strategy: one of `STRATEGIES`; None means "interleave" on a CPU and "vmap" elsewhere. A stage that stops early is
-        interleaved: its runs end at different steps.
+        interleaved, since its runs end at different steps, and so are runs that accumulate.
       memory_bytes: what the vmapped program may take; None means what is free on the device. If it takes more by XLA's own
         account (arguments, results and temporaries, less what they share), as many runs at a time as fit are vmapped.
 
@@ -70,7 +70,7 @@ def train_group(
         raise UserError(f"strategy is {strategy!r}; use one of {', '.join(STRATEGIES)}, or None.")
     if (options.mesh is not None and options.mesh.size > 1) or jax.process_count() > 1:
         raise UserError("seeds train together on one device only; set study.parallel_seeds=1 on a mesh of several.")
-    vmaps = (strategy or ("interleave" if jax.default_backend() == "cpu" else "vmap")) == "vmap"
+    vmaps = (strategy or ("interleave" if jax.default_backend() == "cpu" else "vmap")) == "vmap" and options.accumulate == 1
     with contextlib.ExitStack() as stack:
         pipelines = stack.enter_context(SharedPipelines())
         runs: list[RunDriver] = []

@@ -12,7 +12,7 @@ import jax
 
 from bridgejax import data
 from bridgejax.jax_defaults import under_jax_defaults
-from bridgejax.mesh import agreed
+from bridgejax.mesh import any_process
 from bridgejax.progress import progress
 from bridgejax.recipes import Recipe
 from bridgejax.training.batches import Array
@@ -101,7 +101,7 @@ def train_stage(stepper: Stepper[T], plan: StagePlan, stop: int, following: Stag
                 evaluates = any(lead.step <= step <= plan.end for step in lead.evaluation_steps)
                 lead.record.step = plan.end
             clock.charge("evaluate")
-            saves = agreed(saves or lead.checkpoint_is_due(plan))
+            (saves,) = any_process(saves or lead.checkpoint_is_due(plan))
             if evaluates or saves or at_stop:
                 stepper.share_states()
             if evaluates:

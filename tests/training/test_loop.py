@@ -238,6 +238,8 @@ def test_without_a_final_checkpoint_nothing_is_left(tmp_path):
         ([{"loss": "soft_target"}], {}, "needs a teacher"),
         ([{"reset": "head"}], {"model": PlainNet(nnx.Rngs(0))}, "no nnx.Linear named `head`"),
         ([{"steps": 2}], {"batch_size": 0}, "batch_size is 0"),
+        ([{"steps": 2}], {"batch_size": 10, "accumulate": 4}, r"batch_size is 10; .* 4 parts \(training.accumulate\): 8 or 12"),
+        ([{"steps": 2, "batch_size": 9}], {"accumulate": 2}, "the batch_size of stage 1 of recipe 'mine' is 9; .*: 8 or 10"),
         ([{"steps": 2}], {"eval_every": 0}, "eval_every is 0"),
         ([{"steps": 2}], {"model": tiny(classes=2)}, "holds 2, but the model has 2 classes"),
     ],
