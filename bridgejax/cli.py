@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import errno
 import io
 import os
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bridgejax import __version__
-from bridgejax.errors import UserError, choices
+from bridgejax.errors import Preempted, UserError, choices
 from bridgejax.runtime import leave_failed
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def _in_workdir(
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         from bridgejax import runtime
 
-        runtime.start()
+        runtime.start(dataclasses.asdict(settings))
         made = work(settings, options)
         return str(made) if runtime.is_first() else ""
 
@@ -304,7 +305,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command.
 
     Returns:
-      0 done; 2 a wrong input, stated in one sentence on stderr; 130 interrupted (rerun the command to resume).
+      0 done; 2 a wrong input, stated in one sentence on stderr; 75 ended by a scheduler, and 130 interrupted (rerun the
+      command to resume).
     """
     _open_streams()
     try:
@@ -313,6 +315,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return code
     except UserError as error:
         return leave_failed(2, f"bridgejax: {' '.join(str(error).split())}")
+    except Preempted as error:
+        return leave_failed(os.EX_TEMPFAIL, f"bridgejax: {error}")
     except KeyboardInterrupt:
         return leave_failed(130, "bridgejax: interrupted; rerun the command to resume.")
     except BrokenPipeError:

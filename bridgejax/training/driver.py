@@ -16,10 +16,11 @@ from bridgejax.errors import Diverged, UserError
 from bridgejax.identity import derive_seed, digest
 from bridgejax.mesh import local_rows
 from bridgejax.models.classifier import Classifier
+from bridgejax.progress import stage_heading
 from bridgejax.recipes import Recipe, Stage
 from bridgejax.training import stages
 from bridgejax.training.batches import Array
-from bridgejax.training.checkpoints import Checkpoints, Notes
+from bridgejax.training.checkpoints import Checkpoints, DamagedCheckpoint, Notes
 from bridgejax.training.early_stop import EarlyStop, arrays_of
 from bridgejax.training.evaluator import Evaluator
 from bridgejax.training.feature_cache import FeatureStreams, caches_features
@@ -259,13 +260,25 @@ class RunDriver:
         if self.inputs.directory is None:
             return
         self._checkpoints = Checkpoints(self.inputs.directory)
-        latest = self._checkpoints.latest()
-        if latest is None:
+        damaged: list[tuple[int, DamagedCheckpoint]] = []
+        for step in self._checkpoints.steps():
+            try:
+                self._go_on_from(step, self._checkpoints)
+            except DamagedCheckpoint as error:
+                damaged.append((step, error))
+                continue
+            for later, _ in damaged:
+                stage_heading(f"  the checkpoint of step {later} is damaged and is removed; training goes on from step {step}")
+                self._checkpoints.delete(later)
             return
-        step, notes = latest
+        if damaged:
+            raise damaged[0][1]
+
+    def _go_on_from(self, step: int, checkpoints: Checkpoints) -> None:
+        notes = checkpoints.notes(step)
         if notes.get("identity") != self._identity():
             raise UserError(
-                f"{self._checkpoints.directory} holds checkpoints of a run with other settings or data; "
+                f"{checkpoints.directory} holds checkpoints of a run with other settings or data; "
                 "choose another directory, or remove it to train afresh."
             )
         plan = self.plans[notes["stage"]]
@@ -273,7 +286,7 @@ class RunDriver:
         for each in self.plans[: plan.number + 1]:
             self._change_head(each.stage, model)
         fresh = stages.fresh_state(plan, model, self.inputs.seed, self.options.mesh, self.options.mesh_rules)
-        self.state = self._checkpoints.restore(step, fresh)
+        self.state = checkpoints.restore(step, fresh)
         self.record = RunRecord(
             step=step,
             stage_steps=notes["stage_steps"],
@@ -285,7 +298,7 @@ class RunDriver:
         self._entered = plan.number
         if notes["early"] is not None and plan.stage.early_stop is not None and step < plan.end:
             self._early = EarlyStop(plan.stage.early_stop)
-            self._early.resume(notes["early"], self._checkpoints.restore_best(step, arrays_of(self.state)))
+            self._early.resume(notes["early"], checkpoints.restore_best(step, arrays_of(self.state)))
 
     @property
     def saves_by_steps(self) -> bool:

@@ -20,8 +20,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import jax
 
-from bridgejax import data
-from bridgejax.errors import UserError
+from bridgejax import data, runtime
+from bridgejax.errors import Preempted, UserError
 from bridgejax.jax_defaults import under_jax_defaults
 from bridgejax.progress import stage_heading
 from bridgejax.recipes import Recipe
@@ -65,13 +65,14 @@ def train_group(
     Raises:
       UserError: as `train_recipe`, and if the models differ in structure or the mesh has several devices.
       Diverged: as `train_recipe`; its `seed` tells the run.
+      Preempted: as `train_recipe`, of all runs.
     """
     if strategy not in (None, *STRATEGIES):
         raise UserError(f"strategy is {strategy!r}; use one of {', '.join(STRATEGIES)}, or None.")
     if (options.mesh is not None and options.mesh.size > 1) or jax.process_count() > 1:
         raise UserError("seeds train together on one device only; set study.parallel_seeds=1 on a mesh of several.")
     vmaps = (strategy or ("interleave" if jax.default_backend() == "cpu" else "vmap")) == "vmap" and options.accumulate == 1
-    with contextlib.ExitStack() as stack:
+    with runtime.listening(), contextlib.ExitStack() as stack:
         pipelines = stack.enter_context(SharedPipelines())
         runs: list[RunDriver] = []
         for member in members:
@@ -143,14 +144,16 @@ def _stacked(
 
 
 def _interleave(work: Iterable[Iterator[None]]) -> None:
-    """Sends a step of each run to the device in turns, until all are done."""
-    waiting = list(work)
+    """Sends a step of each run to the device in turns, until all are done or have ended at a scheduler's signal."""
+    waiting, ended = list(work), None
     while waiting:
-        waiting = [steps for steps in waiting if _advanced(steps)]
-
-
-def _advanced(steps: Iterator[None]) -> bool:
-    return next(steps, _END) is not _END
-
-
-_END = object()
+        for steps in list(waiting):
+            try:
+                next(steps)
+            except StopIteration:
+                waiting.remove(steps)
+            except Preempted as error:
+                waiting.remove(steps)
+                ended = error
+    if ended is not None:
+        raise ended

@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec
 
 from bridgejax.mesh import bytes_per_device, make_mesh
 from bridgejax.training import TrainState, make_eval_step, make_optimizer, make_train_step
+from bridgejax.training.checkpoints import Checkpoints
 
 MESHES = {
     "data 2": (("data", 2),),
@@ -90,6 +91,22 @@ def main(output: str) -> None:
     slots = jax.tree.leaves(adam.opt_state.moments)
     shaped = [slot.sharding.spec for slot in slots if slot.shape == (64, 128)]
     assert shaped == [adam.params["fc1.kernel"].sharding.spec] * 2 == [PartitionSpec(None, "fsdp")] * 2
+    # A checkpoint goes on on another mesh, of fewer devices.
+    fewer = mesh_of(MESHES["data 2"])
+    checkpoints = Checkpoints(Path(output).parent / "checkpoints")
+    checkpoints.save(2, adam, {})
+    checkpoints.wait()
+    restored = checkpoints.restore(2, TrainState.create(net(), make_optimizer("adamw", 1e-3), seed=7, mesh=fewer))
+    checkpoints.close()
+    for found, expected in zip(jax.tree.leaves(restored.opt_state), jax.tree.leaves(adam.opt_state), strict=True):
+        np.testing.assert_array_equal(found, expected)
+        assert found.sharding.device_set == {*fewer.devices.flat}
+    (there, told), (here, expected) = (
+        make_train_step(mesh=where)(state, batch(2)) for where, state in ((fewer, restored), (mesh, adam))
+    )
+    np.testing.assert_allclose(told["loss"], expected["loss"], rtol=1e-5)
+    np.testing.assert_allclose(there.params["head.kernel"], here.params["head.kernel"], atol=1e-5)
+    adam = here
     # Shapes alone tell the same bytes, with nothing allocated.
     abstract = TrainState.create(nnx.eval_shape(lambda: Net(nnx.Rngs(0))), make_optimizer("adamw", 1e-3), mesh=mesh)
     assert {type(leaf) for leaf in jax.tree.leaves(abstract.params)} == {jax.ShapeDtypeStruct}
