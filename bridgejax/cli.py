@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import errno
 import io
 import os
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bridgejax import __version__
-from bridgejax.errors import TryAgain, UserError, choices
+from bridgejax.errors import Preempted, TryAgain, UserError, choices
 from bridgejax.runtime import leave_failed
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def _in_workdir(
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         from bridgejax import runtime
 
-        runtime.start(alone)
+        runtime.start(None if alone else dataclasses.asdict(settings), alone=alone)
         made = work(settings, options)
         return str(made) if runtime.is_first() else ""
 
@@ -360,15 +361,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command.
 
     Returns:
-      0 done; 1 damage that `generate --verify` found; 2 a wrong input, stated in one sentence on stderr; 75 what failed may
-      succeed later (`bridgejax work`); 130 interrupted (rerun the command to resume).
+      0 done; 1 damage that `generate --verify` found; 2 a wrong input, stated in one sentence on stderr; 75 ended by a
+      scheduler, or what failed may succeed later (`bridgejax work`); 130 interrupted (rerun the command to resume).
     """
     _open_streams()
     try:
         code = _dispatch(sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()  # a reader that left early, or a full disk, shows here
         return code
-    except TryAgain as error:
+    except (TryAgain, Preempted) as error:
         return leave_failed(os.EX_TEMPFAIL, f"bridgejax: {' '.join(str(error).split())}")
     except UserError as error:
         return leave_failed(error.exit_code, f"bridgejax: {' '.join(str(error).split())}")

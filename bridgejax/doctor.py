@@ -8,16 +8,19 @@ import os
 import platform
 import shutil
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bridgejax import __version__
-from bridgejax.errors import UserError
+from bridgejax.errors import UserError, either
 
 if TYPE_CHECKING:
     import jax
     from jax.sharding import Mesh
     from ml_collections import ConfigDict
+
+    from bridgejax.config import Settings
 
 _PACKAGES = {
     "jax": "everything",
@@ -221,7 +224,6 @@ def _plan(config: ConfigDict, problems: list[str]) -> list[str]:
         from bridgejax.diffusion.find import find_generator
         from bridgejax.diffusion.load import load_networks, parse_dtype
         from bridgejax.mesh import bytes_per_device, data_size, make_abstract_put, make_mesh, parameter_rules
-        from bridgejax.models.registry import abstract_classifier
         from bridgejax.studies.study_plan import plan_study
 
         mesh = make_mesh(config.mesh)
@@ -232,12 +234,58 @@ def _plan(config: ConfigDict, problems: list[str]) -> list[str]:
         state = nnx.state(load_networks(description, parse_dtype(config.generator.dtype), put))
         held, dtype = f"{_mib(bytes_per_device(state))} of {_mib(_bytes(state))}", config.generator.dtype
         lines.append(f"  generator   {held} parameters ({dtype}) per device; {_batch(config.generator.batch_size, parts)}")
-        classifier = _mib(_bytes(nnx.state(abstract_classifier(config.classifier.weights))))
-        lines.append(f"  classifier  {classifier} parameters on each device; {_batch(config.training.batch_size, parts)}")
-        plan_study(Settings.of(config))
+        settings = Settings.of(config)
+        lines += _training(settings, mesh)
+        plan_study(settings)
     except UserError as error:
         problems.append(str(error))
     return lines
+
+
+def _training(settings: Settings, mesh: Mesh) -> list[str]:
+    """Returns what each device holds of the state of training, from shapes alone: of the stage of the arms that holds most."""
+    from bridgejax.mesh import bytes_per_device, data_size, own_rules
+    from bridgejax.mesh_axes import FSDP_AXIS
+    from bridgejax.models.registry import abstract_classifier
+    from bridgejax.training.stages import fresh_state, stage_plans
+
+    model = abstract_classifier(settings.classifier.weights, len(settings.task.class_names) or None)
+    recipes = [settings.recipe(name) for name in settings.arms]
+    plans = {
+        (plan.stage.optimizer, plan.stage.momentum > 0, plan.stage.trainable): plan
+        for recipe in recipes
+        if all(stage.head == "keep" for stage in recipe.stages)  # a head of another kind is made of images
+        for plan in stage_plans(recipe)
+    }
+    rules, training = own_rules(settings.mesh_rules), settings.training
+    states = [fresh_state(plan, model, 0, mesh, rules) for plan in plans.values()]
+    if not states:
+        return []
+    state = max(states, key=bytes_per_device)
+    kinds = {"parameters": (state.params, state.other), "optimiser": state.opt_state}
+    held = ", ".join(f"{name} {_mib(bytes_per_device(part))}" for name, part in kinds.items())
+    rows = training.batch_size // data_size(mesh)
+    images = f"{_batch(training.batch_size, data_size(mesh))}, {_mib(rows * 3 * settings.classifier.image_size**2)}"
+    lines = [f"  classifier  {_mib(bytes_per_device(state))} of {_mib(_bytes(state))} state per device ({held}); {images}"]
+    whole = undivided({name: array.shape for name, array in state.params.items()}, mesh.shape.get(FSDP_AXIS, 1))
+    return [*lines, f"  {FSDP_AXIS}{whole}"] if whole else lines
+
+
+def undivided(shapes: Mapping[str, Sequence[int]], size: int) -> str | None:
+    """Returns which parameters an fsdp axis of a size leaves whole for want of a dimension that it divides, and other sizes."""
+    from bridgejax.mesh import WHOLE_BELOW
+
+    large = {name: shape for name, shape in shapes.items() if math.prod(shape) >= WHOLE_BELOW}
+
+    def left(by: int) -> list[str]:
+        return [name for name, shape in large.items() if all(n % by for n in shape)]
+
+    if not (names := left(size)):
+        return None
+    better = [str(by) for by in sorted(range(2, 4 * size), key=lambda by: abs(by - size)) if not left(by)][:3]
+    advice = f"; {either(better)} would divide all" if better else ""
+    which = f"{names[0]} {list(shapes[names[0]])} and {len(names) - 1} others"
+    return f"={size} divides no dimension of {which}, which stay whole{advice}"
 
 
 def _shown_mesh(mesh: Mesh) -> str:

@@ -41,6 +41,13 @@ class Diverged(UserError):
         self.message, self.seed = message, seed
 
 
+class Preempted(Exception):
+    """A scheduler asked the process to end, and what was done is saved: the same command goes on from there.
+
+    The command line prints the sentence and exits with `os.EX_TEMPFAIL` (75), on which schedulers start a command again.
+    """
+
+
 def choices(value: object, options: Iterable[object]) -> str:
     """Returns the end of a sentence about a wrong value: what could stand in its place.
 

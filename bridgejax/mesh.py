@@ -16,7 +16,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike, DTypeLike
 
 from bridgejax.errors import UserError
-from bridgejax.mesh_axes import DATA_AXIS, MODEL_AXIS, axis_rules, mesh_axes
+from bridgejax.mesh_axes import DATA_AXIS, FSDP_AXIS, MODEL_AXIS, axis_names, axis_rules, mesh_axes
 
 # A regular expression, searched in a parameter's dotted path, and the mesh axes of its leading dimensions.
 ParameterRule = tuple[str, PartitionSpec]
@@ -35,6 +35,8 @@ PARAMETER_RULES: tuple[ParameterRule, ...] = (
     (rf"\b({_OUT}|conv(?!_norm)\w*|\w+_conv)\.bias$", PartitionSpec(MODEL_AXIS)),
     (rf"\b{_IN}\.kernel$", PartitionSpec(MODEL_AXIS, None)),
 )
+BATCH_AXES = (DATA_AXIS, FSDP_AXIS)  # that a batch is split over
+WHOLE_BELOW = 1024  # values: of a smaller array, each device keeps a whole copy, whatever the fsdp axis
 
 # Each of these makes random numbers depend on how arrays are sharded, so that an image would no longer be its seed.
 _FORBIDDEN_FLAGS = ("xla_tpu_spmd_rng_bit_generator_unsafe",)
@@ -87,9 +89,23 @@ def make_mesh(axes: Iterable[tuple[str, int]] | None = None, devices: list[jax.D
         sizes[sizes.index(-1)] = len(devices) // fixed
     if math.prod(sizes) != len(devices):
         raise UserError(
-            f"mesh {shown} does not fit {len(devices)} devices; make the sizes multiply to {len(devices)} or use -1 for one."
+            f"mesh {shown} does not fit {len(devices)} devices; make the sizes multiply to {len(devices)}, for instance "
+            f"{_fitting_sizes(pairs, len(devices))}, or use -1 for one."
         )
     return Mesh(np.asarray(devices).reshape(sizes), names, axis_types=(AxisType.Auto,) * len(names))
+
+
+def _fitting_sizes(pairs: Sequence[tuple[str, int]], devices: int) -> str:
+    """Returns sizes for the axes that multiply to the number of devices: those given, but for one where that is enough."""
+    sizes = [abs(size) for _, size in pairs]
+    for number, size in enumerate(sizes):
+        others = math.prod(sizes) // size
+        if devices % others == 0:
+            sizes[number] = devices // others
+            break
+    else:
+        sizes = [devices, *(1 for _ in sizes[1:])]
+    return ", ".join(f"{name}={size}" for (name, _), size in zip(pairs, sizes, strict=True))
 
 
 @functools.cache
@@ -109,9 +125,11 @@ def context_of(mesh: Mesh | None) -> contextlib.AbstractContextManager[object]:
     return jax.set_mesh(automatic(mesh))
 
 
-def data_sharding(mesh: Mesh) -> NamedSharding:
-    """Returns the sharding that splits the leading axis of an array over "data" (replicated if there is none)."""
-    return NamedSharding(automatic(mesh), PartitionSpec(DATA_AXIS) if DATA_AXIS in mesh.axis_names else PartitionSpec())
+def data_sharding(mesh: Mesh, axis: int = 0) -> NamedSharding:
+    """Returns the sharding that splits an axis of an array over "data" and "fsdp" (replicated if the mesh has neither)."""
+    axes = tuple(name for name in BATCH_AXES if name in mesh.axis_names)
+    spec = PartitionSpec(*(None,) * axis, axes if len(axes) > 1 else axes[0]) if axes else PartitionSpec()
+    return NamedSharding(automatic(mesh), spec)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -121,11 +139,17 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def data_size(mesh: Mesh | None) -> int:
     """Returns in how many parts a batch is split."""
-    return 1 if mesh is None else int(mesh.shape.get(DATA_AXIS, 1))
+    return 1 if mesh is None else math.prod(mesh.shape.get(name, 1) for name in BATCH_AXES)
+
+
+def nearest_multiples(size: int, of: int) -> str:
+    """Returns the positive multiples of a number that are nearest to a size, in words: "8 or 12"."""
+    below = size // of * of
+    return f"{below} or {below + of}" if below > 0 else str(of)
 
 
 def shard_batch(mesh: Mesh | None, batch: object) -> Any:
-    """Puts this process's part of a batch on its devices, split over "data".
+    """Puts this process's part of a batch on its devices, split over "data" and "fsdp".
 
     Args:
       mesh: the mesh; None leaves placement to JAX.
@@ -147,7 +171,12 @@ def parameter_rules(pairs: Iterable[ParameterRuleLike] = ()) -> tuple[ParameterR
     Raises:
       UserError: a pair is not of that form; it is shown.
     """
-    return (*((pattern, PartitionSpec(*axes)) for pattern, axes in axis_rules(pairs)), *PARAMETER_RULES)
+    return (*own_rules(pairs), *PARAMETER_RULES)
+
+
+def own_rules(pairs: Iterable[object] = ()) -> tuple[ParameterRule, ...]:
+    """Returns the rules of a user, checked, without the built-in ones; see `parameter_rules`."""
+    return tuple((pattern, PartitionSpec(*axes)) for pattern, axes in axis_rules(pairs))
 
 
 def parameter_sharding(
@@ -170,6 +199,32 @@ def parameter_sharding(
             axes = (_fitting(mesh, axis, n) for axis, n in zip(spec, shape, strict=False))
             return NamedSharding(automatic(mesh), PartitionSpec(*axes))
     return replicated(mesh)
+
+
+def state_sharding(mesh: Mesh, path: str, shape: Sequence[int], rules: Sequence[ParameterRule] = ()) -> NamedSharding:
+    """Returns how an array of a state of training lies on the mesh; an optimiser's slot lies as its parameter does.
+
+    A rule of the user holds as it stands. Otherwise `parameter_sharding` splits over "model", and "fsdp" splits the largest of
+    the other dimensions that it divides, of arrays of at least `WHOLE_BELOW` values (fully sharded data parallelism,
+    Rajbhandari et al. 2020, arXiv:1910.02054, stage 3).
+
+    Args:
+      mesh: the mesh.
+      path: the dotted path of the parameter.
+      shape: of the array.
+      rules: of `own_rules`; the built-in ones come after them.
+    """
+    sharding = parameter_sharding(mesh, path, shape, (*rules, *PARAMETER_RULES))
+    size = mesh.shape.get(FSDP_AXIS, 1)
+    if size == 1 or math.prod(shape) < WHOLE_BELOW or FSDP_AXIS in axis_names(sharding.spec):
+        return sharding
+    if any(len(spec) <= len(shape) and re.search(pattern, path) for pattern, spec in rules):
+        return sharding
+    axes = [*sharding.spec, *(None for _ in shape[len(sharding.spec) :])]
+    free = [number for number, axis in enumerate(axes) if axis is None and shape[number] % size == 0]
+    if free:
+        axes[max(free, key=lambda number: shape[number])] = FSDP_AXIS
+    return NamedSharding(automatic(mesh), PartitionSpec(*axes))
 
 
 def _fitting(mesh: Mesh, axis: Axes, size: int) -> str | tuple[str, ...] | None:
@@ -235,15 +290,16 @@ def generation_mesh(axes: Iterable[tuple[str, int]] | None = None) -> Mesh:
     """Returns the mesh on which this process generates: its own devices, since each process makes its own shards.
 
     With one process that is `make_mesh(axes)`. With several, "data" takes what the other axes leave of this process's
-    devices, whatever its size says (that counts the devices of all processes).
+    devices, whatever its size says (that counts the devices of all processes), and takes those of "fsdp" too.
 
     Raises:
       UserError: the axes do not fit.
     """
     if jax.process_count() == 1:
         return make_mesh(axes)
-    pairs = [(name, -1 if name == DATA_AXIS else size) for name, size in mesh_axes(axes)] if axes else None
-    return make_mesh(pairs, jax.local_devices())
+    given = mesh_axes(axes or [(DATA_AXIS, -1)])
+    others = [(name, size) for name, size in given if name not in BATCH_AXES]
+    return make_mesh([(DATA_AXIS, -1), *others] if len(others) < len(given) else others, jax.local_devices())
 
 
 def local_rows(mesh: Mesh | None, rows: int) -> slice:
@@ -267,24 +323,47 @@ def local_rows(mesh: Mesh | None, rows: int) -> slice:
 def replicate(tree: Tree, mesh: Mesh) -> Tree:
     """Returns the tree with a whole copy of each array on each device of the mesh; every process holds the same values."""
     sharding = replicated(mesh)
+    return put_tree(tree, jax.tree.map(lambda _: sharding, tree))
 
-    def put(x: ArrayLike) -> jax.Array:
+
+def put_tree(tree: Tree, shardings: object) -> Tree:
+    """Returns the tree with each array laid out by its sharding in `shardings`, a tree of the same form.
+
+    Every process holds the same values.
+    """
+
+    def put(x: ArrayLike, sharding: NamedSharding) -> jax.Array:
         if isinstance(x, jax.Array) and x.sharding == sharding:
             return x
-        if not isinstance(x, jax.Array) or not jax.numpy.issubdtype(x.dtype, jax.dtypes.prng_key):
-            host = np.asarray(x)
-            return jax.make_array_from_callback(host.shape, sharding, lambda _: host, dtype=host.dtype)
-        data = put(jax.random.key_data(x))
-        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
+        if isinstance(x, jax.Array) and jax.numpy.issubdtype(x.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(put(jax.random.key_data(x), sharding), impl=jax.random.key_impl(x))
+        if isinstance(x, jax.Array) and not x.is_fully_addressable:
+            return _moved(x, sharding)
+        host = np.asarray(x)
+        return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index], dtype=host.dtype)
 
-    return jax.device_put(tree, sharding) if jax.process_count() == 1 else jax.tree.map(put, tree)
+    return jax.device_put(tree, shardings) if jax.process_count() == 1 else jax.tree.map(put, tree, shardings)
 
 
 def local_copy(x: Tree) -> Tree:
-    """Returns a replicated array of a mesh of several processes as an array of this process alone; others as they are."""
-    if isinstance(x, jax.Array) and not x.is_fully_addressable:
-        return x.addressable_data(0)  # type: ignore[return-value]
-    return x
+    """Returns an array of a mesh of several processes whole, as an array of this process alone; others as they are.
+
+    All processes have to ask for an array that is split.
+    """
+    if not isinstance(x, jax.Array) or x.is_fully_addressable:
+        return x
+    whole = x if x.is_fully_replicated else _moved(x, replicated(x.sharding.mesh))  # type: ignore[attr-defined]
+    return whole.addressable_data(0)  # type: ignore[return-value]
+
+
+def _moved(x: jax.Array, sharding: NamedSharding) -> jax.Array:
+    moved: jax.Array = _mover(sharding)(x)
+    return moved
+
+
+@functools.cache
+def _mover(sharding: NamedSharding) -> Callable[[jax.Array], jax.Array]:
+    return jax.jit(lambda x: x, out_shardings=sharding)
 
 
 def barrier(name: str) -> None:
@@ -300,18 +379,18 @@ def barrier(name: str) -> None:
             multihost_utils.sync_global_devices(name)
 
 
-def agreed(value: bool) -> bool:
-    """Returns the first process's answer in every process: clocks differ, collective work must not.
+def any_process(*flags: bool) -> tuple[bool, ...]:
+    """Returns in every process, for each flag, whether it is set in any: clocks and signals differ, collective work must not.
 
     Raises:
       UserError: another process ended.
     """
     if jax.process_count() == 1:
-        return value
+        return flags
     from jax.experimental import multihost_utils
 
     with _all_there():
-        return bool(multihost_utils.broadcast_one_to_all(np.asarray(value)))
+        return tuple(map(bool, multihost_utils.process_allgather(np.asarray(flags)).any(axis=0)))
 
 
 def total(count: int) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 from bridgejax.errors import UserError
 
 DATA_AXIS = "data"
+FSDP_AXIS = "fsdp"
 MODEL_AXIS = "model"
 RULES_FORM = r"(regular expression, axes) pairs such as (r'unet.*to_q\.kernel$', (None, 'model'))"
 MESH_FORM = "(axis, size) pairs such as (('data', -1),): different axes, sizes above 0, at most one of them -1"

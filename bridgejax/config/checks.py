@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from bridgejax.config.names import check_file_name
 from bridgejax.config.sections import FilterSettings, InversionSettings, PromptSettings, TaskSettings
 from bridgejax.errors import UserError, choices
-from bridgejax.mesh_axes import DATA_AXIS, MODEL_AXIS, axis_names, axis_rules
+from bridgejax.mesh_axes import DATA_AXIS, FSDP_AXIS, MODEL_AXIS, axis_names, axis_rules
 from bridgejax.recipes import Recipe, filter_rules
 
 LEARNED_MODES = ("dataset", "class", "untrained")  # modes with a new token, which depends on the real images
@@ -70,7 +70,7 @@ def _check_without(key: str, prompt: str | tuple[str, ...], place: str) -> None:
 
 def check_mesh(mesh: Sequence[tuple[str, int]], rules: Sequence[object]) -> None:
     """Checks that something is split over each axis; else its devices would all do the same work."""
-    axes = (DATA_AXIS, MODEL_AXIS, *(axis for _, dimensions in axis_rules(rules) for axis in axis_names(dimensions)))
+    axes = (DATA_AXIS, FSDP_AXIS, MODEL_AXIS, *(axis for _, dimensions in axis_rules(rules) for axis in axis_names(dimensions)))
     for axis, _ in mesh:
         if axis not in axes:
             raise UserError(

@@ -250,6 +250,9 @@ class TrainingSettings(Optimization):
     batch_norm: str = redefault(Optimization, "batch_norm", "frozen")
     batch_size: int = setting(32, "Images in an update.", at_least=1)
     eval_batch_size: int = setting(64, "Images evaluated at once.", at_least=1)
+    accumulate: int = setting(
+        1, "Parts of a batch that go through the network one after the other, for one update: less memory.", at_least=1
+    )
     steps: int | None = setting(
         None, "One length for every stage; None is what the recipe says.", unit="optimiser steps", at_least=1
     )

@@ -74,14 +74,15 @@ class Settings:
     report: ReportSettings = dataclasses.field(default_factory=ReportSettings)
     mesh: tuple[tuple[str, int], ...] = setting(
         (("data", -1),),
-        "Ordered (axis, size) pairs: data splits batches, model parameters; one size may be -1.",
+        "Ordered (axis, size) pairs: data splits batches, fsdp batches and the state of training, model parameters; one size "
+        "may be -1.",
         decides=False,
         form=MESH_FORM,
         check=lambda _, mesh: mesh_axes(mesh),
     )
     mesh_rules: tuple[object, ...] = setting(
         (),
-        "How the generator's parameters lie on the mesh; these go before the built-in rules.",
+        "How parameters lie on the mesh; these go before the built-in rules.",
         decides=False,
         form=RULES_FORM,
         check=lambda _, rules: axis_rules(rules),

@@ -147,6 +147,8 @@ class StudyPlan:
             parts["teachers"] = {name: teacher.digest for name, teacher in teachers.items()}
         if settings.training.dtype != "float32":
             parts["dtype"] = settings.training.dtype
+        if settings.training.accumulate > 1:
+            parts["accumulate"] = settings.training.accumulate
         if recipe.needs_synthetic:
             parts["synthetic"] = {
                 name: self.sets[name].identity(task, run.shots, run.seed, run.per_class) for name in recipe.synthetic_sets
@@ -162,6 +164,7 @@ def run_options(settings: Settings, mesh: Mesh | None, eval_split: str = TEST) -
     Raises:
       UserError: batches do not split over the mesh's devices.
     """
+    from bridgejax.mesh import own_rules
     from bridgejax.training import RunOptions
 
     training, classifier = settings.training, settings.classifier
@@ -175,8 +178,10 @@ def run_options(settings: Settings, mesh: Mesh | None, eval_split: str = TEST) -
         checkpoint_seconds=training.checkpoint_seconds,
         keep_final=False,
         mesh=mesh,
+        mesh_rules=own_rules(settings.mesh_rules),
         dtype=training.dtype,
         remat=training.remat,
+        accumulate=training.accumulate,
     )
 
 

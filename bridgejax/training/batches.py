@@ -11,7 +11,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 
 from bridgejax.errors import UserError
-from bridgejax.mesh import data_sharding, data_size, local_rows, shard_batch
+from bridgejax.mesh import data_sharding, data_size, local_rows, nearest_multiples, shard_batch
 
 Array = jax.Array | np.ndarray
 Batch = dict[str, Array]  # checked: rows agree, kinds of numbers are right
@@ -92,31 +92,50 @@ def normalise(images: jax.Array, model: nnx.Module) -> jax.Array:
     return images.astype(jnp.float32) * (1.0 / (255.0 * std)) - mean / std
 
 
-def place(parts: Batch, mesh: Mesh | None) -> dict[str, jax.Array]:
-    """Returns the parts on the mesh's devices, split over "data"; on the default device without a mesh. Nothing is waited for.
+def place(parts: Batch, mesh: Mesh | None, count: int = 1) -> dict[str, jax.Array]:
+    """Returns the parts on the mesh's devices, split over "data" and "fsdp"; on the default device without a mesh.
+
+    Nothing is waited for.
+
+    Args:
+      parts: of `checked_batch`.
+      mesh: the mesh.
+      count: what the rows of a device are split into further.
 
     Raises:
-      UserError: the batch does not divide by the number of parts.
+      UserError: the rows do not split so; the nearest numbers of rows that do are named.
     """
+    size = data_size(mesh)
+    own, rows = local_rows(mesh, size), parts["image"].shape[0]
+    # A process gives its own rows, or a global array.
+    devices = size if isinstance(parts["image"], jax.Array) else own.stop - own.start
+    if rows % (devices * count):
+        each = f" in {count} parts each" if count > 1 else ""
+        nearest = nearest_multiples(rows, devices * count)
+        raise UserError(f"a batch of {rows} does not split over {devices} devices{each}; make it {nearest}.")
     if mesh is None:
         placed: dict[str, jax.Array] = jax.device_put(parts)
         return placed
     sharding = data_sharding(mesh)
-    size = data_size(mesh)
-    rows = parts["image"].shape[0]
-    own = local_rows(mesh, size)
-    local = own.stop - own.start  # parts of the batch that this process's devices hold
-    if not isinstance(parts["image"], jax.Array) and rows % local:
-        raise UserError(f"a batch of {rows} does not split over {local} devices; make the batch size a multiple of {local}.")
     placed = {}
     for key, value in parts.items():
         if isinstance(value, jax.Array) and not _lies_so(value, sharding):
-            if value.shape[0] % size:
-                raise UserError(f"a batch of {rows} does not split over {size} devices; make it a multiple of {size}.")
             placed[key] = jax.device_put(value, sharding)
         else:
             placed[key] = value if isinstance(value, jax.Array) else shard_batch(mesh, value)
     return placed
+
+
+def in_parts(rows: jax.Array, count: int, devices: int) -> jax.Array:
+    """Returns rows [n, …] as parts [count, n / count, …]; each holds as many rows of every one of the devices' shares."""
+    apart = rows.reshape(devices, count, -1, *rows.shape[1:]).swapaxes(0, 1)
+    return apart.reshape(count, -1, *rows.shape[1:])
+
+
+def of_parts(parts: jax.Array, devices: int) -> jax.Array:
+    """Returns the rows of `in_parts` in their order."""
+    apart = parts.reshape(parts.shape[0], devices, -1, *parts.shape[2:]).swapaxes(0, 1)
+    return apart.reshape(-1, *parts.shape[2:])
 
 
 def _lies_so(value: jax.Array, sharding: NamedSharding) -> bool:

@@ -35,17 +35,21 @@ class Notes(TypedDict):
     early: EarlyStopNotes | None
 
 
+class DamagedCheckpoint(UserError):
+    """A checkpoint cannot be read."""
+
+
 class Checkpoints:
-    """The checkpoints in one folder; the newest whole one is kept.
+    """The checkpoints in one folder; the newest two are kept.
 
     A save returns once the arrays are copied; a thread writes them aside and renames the folder when all is on disk, so a
-    process killed at any moment leaves the one before.
+    process killed at any moment leaves the one before. What lies aside without the rename is removed and never counts.
     """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory.absolute()
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=1, enable_async_checkpointing=True, cleanup_tmp_directories=True, create=True
+            max_to_keep=2, enable_async_checkpointing=True, cleanup_tmp_directories=True, create=True
         )
         with _write_errors(self.directory):
             self._manager = ocp.CheckpointManager(self.directory, options=options)
@@ -56,22 +60,31 @@ class Checkpoints:
         step: int | None = self._manager.latest_step()
         return step
 
-    def latest(self) -> tuple[int, Notes] | None:
-        """Returns the newest checkpoint's step and its notes, or None."""
-        step = self._manager.latest_step()
-        if step is None:
-            return None
+    def steps(self) -> list[int]:
+        """Returns the steps of all checkpoints, the newest first."""
+        return sorted(self._manager.all_steps(), reverse=True)
+
+    def notes(self, step: int) -> Notes:
+        """Returns the notes of a checkpoint.
+
+        Raises:
+          DamagedCheckpoint: they cannot be read.
+        """
         try:
             notes: Notes = self._manager.restore(step, args=ocp.args.Composite(notes=ocp.args.JsonRestore()))["notes"]
         except (OSError, ValueError, KeyError) as error:
             raise self._damaged(step, error) from error
-        return step, notes
+        return notes
+
+    def delete(self, step: int) -> None:
+        """Removes a checkpoint: while one of a step is there, Orbax saves neither that step nor an earlier one."""
+        self._manager.delete(step)
 
     def restore(self, step: int, like: TrainState) -> TrainState:
         """Returns the state of a step, laid out as `like` is.
 
         Raises:
-          UserError: the checkpoint is damaged or belongs to another model.
+          DamagedCheckpoint: the checkpoint is damaged or belongs to another model.
         """
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, _as_stored(like))
         try:
@@ -90,7 +103,7 @@ class Checkpoints:
         """Returns the arrays of the best validation check that were saved with a step, laid out as `like` is.
 
         Raises:
-          UserError: there are none, or they are damaged.
+          DamagedCheckpoint: there are none, or they are damaged.
         """
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         try:
@@ -134,9 +147,9 @@ class Checkpoints:
         self.close()
         shutil.rmtree(self.directory, ignore_errors=True)
 
-    def _damaged(self, step: int, error: Exception) -> UserError:
+    def _damaged(self, step: int, error: Exception) -> DamagedCheckpoint:
         reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
-        return UserError(
+        return DamagedCheckpoint(
             f"the checkpoint {self.directory / str(step)} cannot be read for this model ({reason}); "
             f"remove {self.directory} to train from the start."
         )

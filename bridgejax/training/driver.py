@@ -14,12 +14,13 @@ from flax import nnx
 from bridgejax.data import Batch as StreamBatch
 from bridgejax.errors import Diverged, UserError
 from bridgejax.identity import derive_seed, digest
-from bridgejax.mesh import local_rows, replicate
+from bridgejax.mesh import local_rows
 from bridgejax.models.classifier import Classifier
+from bridgejax.progress import stage_heading
 from bridgejax.recipes import Recipe, Stage
 from bridgejax.training import stages
 from bridgejax.training.batches import Array
-from bridgejax.training.checkpoints import Checkpoints, Notes
+from bridgejax.training.checkpoints import Checkpoints, DamagedCheckpoint, Notes
 from bridgejax.training.early_stop import EarlyStop, arrays_of
 from bridgejax.training.evaluator import Evaluator
 from bridgejax.training.feature_cache import FeatureStreams, caches_features
@@ -52,6 +53,10 @@ class RunDriver:
         stages.check_model(recipe, inputs.model)
         self.recipe, self.inputs, self.options, self.streams = recipe, inputs, options, streams
         self.plans = stages.stage_plans(recipe)
+        for plan in self.plans:
+            if plan.stage.batch_size is not None:
+                where = f"the batch_size of stage {plan.number + 1} of recipe {recipe.name!r}"
+                options.check_batch(where, plan.stage.batch_size, options.accumulate)
         self.evaluation_steps = options.evaluation_steps(self.plans)
         self.record = RunRecord()
         crop = options.crop or getattr(getattr(inputs.model, "preprocessing", None), "crop", None)
@@ -123,7 +128,8 @@ class RunDriver:
     def enter(self, plan: StagePlan) -> None:
         """Makes the state with which the stage starts, unless the run is already in it."""
         if self._entered != plan.number:
-            self.state = stages.enter(plan, self._state, self.inputs.model, self.inputs.seed, self._change_head)
+            mesh, rules = self.options.mesh, self.options.mesh_rules
+            self.state = stages.enter(plan, self._state, self.inputs.model, self.inputs.seed, self._change_head, mesh, rules)
             self.record.stage_steps.append(0)
             self._early, self._entered = None, plan.number
 
@@ -136,7 +142,8 @@ class RunDriver:
 
     def step_of(self, plan: StagePlan) -> TrainStep:
         """Returns the jitted step of a stage."""
-        return stages.step_of(plan.stage, self.options.mesh, self.options.compute_dtype, self.options.remat)
+        options = self.options
+        return stages.step_of(plan.stage, options.mesh, options.compute_dtype, options.remat, options.accumulate)
 
     def title(self, plan: StagePlan) -> str:
         """Returns what a progress bar calls the stage."""
@@ -253,21 +260,33 @@ class RunDriver:
         if self.inputs.directory is None:
             return
         self._checkpoints = Checkpoints(self.inputs.directory)
-        latest = self._checkpoints.latest()
-        if latest is None:
+        damaged: list[tuple[int, DamagedCheckpoint]] = []
+        for step in self._checkpoints.steps():
+            try:
+                self._go_on_from(step, self._checkpoints)
+            except DamagedCheckpoint as error:
+                damaged.append((step, error))
+                continue
+            for later, _ in damaged:
+                stage_heading(f"  the checkpoint of step {later} is damaged and is removed; training goes on from step {step}")
+                self._checkpoints.delete(later)
             return
-        step, notes = latest
+        if damaged:
+            raise damaged[0][1]
+
+    def _go_on_from(self, step: int, checkpoints: Checkpoints) -> None:
+        notes = checkpoints.notes(step)
         if notes.get("identity") != self._identity():
             raise UserError(
-                f"{self._checkpoints.directory} holds checkpoints of a run with other settings or data; "
+                f"{checkpoints.directory} holds checkpoints of a run with other settings or data; "
                 "choose another directory, or remove it to train afresh."
             )
-        plan, mesh = self.plans[notes["stage"]], self.options.mesh
+        plan = self.plans[notes["stage"]]
         model = nnx.clone(self.inputs.model)
         for each in self.plans[: plan.number + 1]:
             self._change_head(each.stage, model)
-        fresh = stages.fresh_state(plan, model, self.inputs.seed)
-        self.state = self._checkpoints.restore(step, fresh if mesh is None else replicate(fresh, mesh))
+        fresh = stages.fresh_state(plan, model, self.inputs.seed, self.options.mesh, self.options.mesh_rules)
+        self.state = checkpoints.restore(step, fresh)
         self.record = RunRecord(
             step=step,
             stage_steps=notes["stage_steps"],
@@ -279,7 +298,7 @@ class RunDriver:
         self._entered = plan.number
         if notes["early"] is not None and plan.stage.early_stop is not None and step < plan.end:
             self._early = EarlyStop(plan.stage.early_stop)
-            self._early.resume(notes["early"], self._checkpoints.restore_best(step, arrays_of(self.state)))
+            self._early.resume(notes["early"], checkpoints.restore_best(step, arrays_of(self.state)))
 
     @property
     def saves_by_steps(self) -> bool:
@@ -331,6 +350,8 @@ class RunDriver:
         }
         if options.compute_dtype != "float32":
             parts["dtype"] = options.compute_dtype
+        if options.accumulate > 1:
+            parts["accumulate"] = options.accumulate
         if names := teacher_names(self.recipe):
             parts["teachers"] = {name: getattr(self._teacher(name), "digest", None) for name in names}
         return digest(parts)

@@ -24,7 +24,7 @@ from bridgejax.training import batches, traced
 from bridgejax.training.batches import Array
 from bridgejax.training.objectives import cross_entropy, masked_mean
 from bridgejax.training.objectives.base import logits_of
-from bridgejax.training.state import Arrays, Structure, TrainState, on_every_device
+from bridgejax.training.state import Arrays, Structure, TrainState, on_mesh
 from bridgejax.training.train_step import check_mesh
 
 # Batches that may wait on the device, so that it never waits for the host, and a large set still does not fill it.
@@ -51,7 +51,7 @@ class EvalStep:
         with context_of(self._mesh):
             placed = batches.place(parts, self._mesh)
             if self._mesh is not None:
-                arrays = on_every_device(arrays, self._mesh)
+                arrays = on_mesh(arrays, self._mesh)
             metrics = self._jitted(structure, arrays, placed)
         if "label" in parts and "logits" in metrics and not isinstance(parts["label"], jax.Array):
             batches.check_labels(parts, metrics["logits"].shape[-1])
@@ -103,7 +103,8 @@ def _eval_program(mesh: Mesh | None, dtype: str, features: bool) -> Callable[[St
     if mesh is None:
         return jax.jit(step, static_argnums=0, compiler_options=options)
     everywhere, split = replicated(mesh), data_sharding(mesh)
-    return jax.jit(step, static_argnums=0, compiler_options=options, in_shardings=(everywhere, split), out_shardings=everywhere)
+    # The arrays lie on the mesh as a state of training does.
+    return jax.jit(step, static_argnums=0, compiler_options=options, in_shardings=(None, split), out_shardings=everywhere)
 
 
 @under_jax_defaults

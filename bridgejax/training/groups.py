@@ -20,8 +20,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import jax
 
-from bridgejax import data
-from bridgejax.errors import UserError
+from bridgejax import data, runtime
+from bridgejax.errors import Preempted, UserError
 from bridgejax.jax_defaults import under_jax_defaults
 from bridgejax.progress import stage_heading
 from bridgejax.recipes import Recipe
@@ -55,7 +55,7 @@ def train_group(
       recipe, options, streams: as `train_recipe` takes them, for each run. The mesh has one device and one process, or is None.
       members: the runs. Their models have one structure, differ in weights as they like, and are not changed.
       strategy: one of `STRATEGIES`; None means "interleave" on a CPU and "vmap" elsewhere. A stage that stops early is
-        interleaved: its runs end at different steps.
+        interleaved, since its runs end at different steps, and so are runs that accumulate.
       memory_bytes: what the vmapped program may take; None means what is free on the device. If it takes more by XLA's own
         account (arguments, results and temporaries, less what they share), as many runs at a time as fit are vmapped.
 
@@ -65,13 +65,14 @@ def train_group(
     Raises:
       UserError: as `train_recipe`, and if the models differ in structure or the mesh has several devices.
       Diverged: as `train_recipe`; its `seed` tells the run.
+      Preempted: as `train_recipe`, of all runs.
     """
     if strategy not in (None, *STRATEGIES):
         raise UserError(f"strategy is {strategy!r}; use one of {', '.join(STRATEGIES)}, or None.")
     if (options.mesh is not None and options.mesh.size > 1) or jax.process_count() > 1:
         raise UserError("seeds train together on one device only; set study.parallel_seeds=1 on a mesh of several.")
-    vmaps = (strategy or ("interleave" if jax.default_backend() == "cpu" else "vmap")) == "vmap"
-    with contextlib.ExitStack() as stack:
+    vmaps = (strategy or ("interleave" if jax.default_backend() == "cpu" else "vmap")) == "vmap" and options.accumulate == 1
+    with runtime.listening(), contextlib.ExitStack() as stack:
         pipelines = stack.enter_context(SharedPipelines())
         runs: list[RunDriver] = []
         for member in members:
@@ -143,14 +144,16 @@ def _stacked(
 
 
 def _interleave(work: Iterable[Iterator[None]]) -> None:
-    """Sends a step of each run to the device in turns, until all are done."""
-    waiting = list(work)
+    """Sends a step of each run to the device in turns, until all are done or have ended at a scheduler's signal."""
+    waiting, ended = list(work), None
     while waiting:
-        waiting = [steps for steps in waiting if _advanced(steps)]
-
-
-def _advanced(steps: Iterator[None]) -> bool:
-    return next(steps, _END) is not _END
-
-
-_END = object()
+        for steps in list(waiting):
+            try:
+                next(steps)
+            except StopIteration:
+                waiting.remove(steps)
+            except Preempted as error:
+                waiting.remove(steps)
+                ended = error
+    if ended is not None:
+        raise ended

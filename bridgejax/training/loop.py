@@ -10,9 +10,10 @@ from typing import Protocol, TypeVar
 
 import jax
 
-from bridgejax import data
+from bridgejax import data, runtime
+from bridgejax.errors import Preempted
 from bridgejax.jax_defaults import under_jax_defaults
-from bridgejax.mesh import agreed
+from bridgejax.mesh import any_process
 from bridgejax.progress import progress
 from bridgejax.recipes import Recipe
 from bridgejax.training.batches import Array
@@ -69,6 +70,7 @@ def train_stage(stepper: Stepper[T], plan: StagePlan, stop: int, following: Stag
 
     Raises:
       Diverged: a loss or a gradient is not finite.
+      Preempted: a signal asked the process to end; checkpoints are on their way.
     """
     runs, lead = stepper.runs, stepper.runs[0]
     feed = Feed(itertools.islice(stepper.batches(), stop - lead.step), stepper.place)
@@ -85,7 +87,9 @@ def train_stage(stepper: Stepper[T], plan: StagePlan, stop: int, following: Stag
                     run.start_stream(following)
             checks, evaluates = lead.step in plan.validation_checks, lead.step in lead.evaluation_steps
             saves, at_stop = lead.saves_by_steps, lead.step == stop
-            if not (checks or evaluates or saves or at_stop or len(pending) >= FETCH_EVERY):
+            # Several processes look at their signals together, where they meet anyway.
+            asked = runtime.end_asked() if jax.process_count() == 1 or len(pending) >= FETCH_EVERY else None
+            if not (checks or evaluates or saves or at_stop or asked or len(pending) >= FETCH_EVERY):
                 clock.charge("train")
                 yield
                 clock.restart()
@@ -101,7 +105,8 @@ def train_stage(stepper: Stepper[T], plan: StagePlan, stop: int, following: Stag
                 evaluates = any(lead.step <= step <= plan.end for step in lead.evaluation_steps)
                 lead.record.step = plan.end
             clock.charge("evaluate")
-            saves = agreed(saves or lead.checkpoint_is_due(plan))
+            ends, due = any_process(runtime.end_asked() is not None, lead.checkpoint_is_due(plan))
+            saves = saves or due or ends
             if evaluates or saves or at_stop:
                 stepper.share_states()
             if evaluates:
@@ -112,12 +117,27 @@ def train_stage(stepper: Stepper[T], plan: StagePlan, stop: int, following: Stag
                 for run in runs:
                     run.save(plan)
             clock.charge("train")
+            if ends:
+                raise Preempted(_end_of(runs, asked))
             yield
             clock.restart()
             if lead.step == plan.end:
                 break
     if lead.step not in (stop, plan.end):
         raise RuntimeError(f"the stream of {stepper.title} ended at step {lead.step} of {plan.end}")
+
+
+def _end_of(runs: Sequence[RunDriver], signal_name: str | None) -> str:
+    """Returns the sentence about runs that end at a scheduler's signal."""
+    lead = runs[0]
+    seeds = ", ".join(str(run.inputs.seed) for run in runs)
+    saved = (
+        "its checkpoint is written" if lead.inputs.directory is not None else "nothing of it is kept, for want of a directory"
+    )
+    return (
+        f"{signal_name or 'a signal to another process'} ended the training of {lead.recipe.name!r} (seed {seeds}) at step "
+        f"{lead.step} of {lead.recipe.steps}; {saved}, run the command again to go on."
+    )
 
 
 class SingleStepper:
@@ -177,9 +197,10 @@ def train_recipe(recipe: Recipe, inputs: RunInputs, options: RunOptions, *, stre
     Raises:
       UserError: images that the recipe needs are missing, or the directory holds another run.
       Diverged: the loss or the gradient is no longer finite (the last checkpoint, from before, is kept).
+      Preempted: SIGTERM or SIGUSR1 came; a checkpoint of the step that was under way is written.
     """
     run = RunDriver(recipe, inputs, options, data if streams is None else streams)
-    with contextlib.closing(run):
+    with runtime.listening(), contextlib.closing(run):
         run.resume()
         for _ in train_run(run, starts_next=True):
             pass

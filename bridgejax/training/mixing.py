@@ -13,7 +13,8 @@ from jax.sharding import Mesh
 
 from bridgejax.errors import UserError
 from bridgejax.jax_defaults import under_jax_defaults
-from bridgejax.mesh import replicate, replicated
+from bridgejax.mesh import data_size, replicate, replicated
+from bridgejax.training.batches import in_parts
 
 
 class MixupDraw(NamedTuple):
@@ -89,14 +90,25 @@ def draw_function(rows: int) -> Draw:
 
 
 @functools.cache
-def draw_program(rows: int, mesh: Mesh | None) -> Draw:
-    """Returns `draw_function` jitted: a program of its own, since sampling Beta takes longer to compile than to run."""
-    draw = draw_function(rows)
+def draw_program(rows: int, mesh: Mesh | None, parts: int = 1) -> Draw:
+    """Returns `draw_function` jitted: a program of its own, since sampling Beta takes longer to compile than to run.
+
+    Of a batch of several parts it makes a draw for each, stacked.
+    """
+    one = draw_function(rows // parts)
+
+    def each(key: jax.Array, step: jax.Array, alpha: float | np.floating, mask: jax.Array | None) -> MixupDraw:
+        masks = None if mask is None else in_parts(mask, parts, data_size(mesh))
+        return jax.vmap(one, in_axes=(0, None, None, 0))(jax.random.split(key, parts), step, alpha, masks)
+
+    draw = one if parts == 1 else each
     return jax.jit(draw) if mesh is None else jax.jit(draw, out_shardings=replicated(mesh))
 
 
 @functools.cache
-def no_mixup(rows: int, mesh: Mesh | None) -> MixupDraw:
+def no_mixup(rows: int, mesh: Mesh | None, parts: int = 1) -> MixupDraw:
     """Returns the draw that mixes nothing, placed as `draw_program` places its own: other placements compile anew."""
-    draw = MixupDraw(jnp.ones((), jnp.float32), jnp.arange(rows, dtype=jnp.int32))
+    draw = MixupDraw(jnp.ones((), jnp.float32), jnp.arange(rows // parts, dtype=jnp.int32))
+    if parts > 1:
+        draw = MixupDraw(jnp.ones(parts, jnp.float32), jnp.tile(draw.partners, (parts, 1)))
     return draw if mesh is None else MixupDraw(*replicate(tuple(draw), mesh))

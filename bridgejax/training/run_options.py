@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from bridgejax.data import Batch as StreamBatch
 from bridgejax.data import Examples, Task
 from bridgejax.errors import UserError
-from bridgejax.mesh import data_size
+from bridgejax.mesh import ParameterRule, data_size, nearest_multiples
 from bridgejax.training.batches import Array
 from bridgejax.training.stages import StagePlan
 from bridgejax.training.traced import checked_dtype
@@ -40,6 +40,8 @@ class RunOptions:
         every batch, and gets the same result.
       dtype: "float32" (None) or "bfloat16": what the network computes in, in training and evaluation (`make_train_step`).
       remat: compute the network's blocks again in the backward pass (`make_train_step`).
+      mesh_rules: how the state lies on the mesh, before the built-in rules (`TrainState.create`).
+      accumulate: parts in which a batch goes through the network (`make_train_step`).
 
     Raises:
       UserError: a number is out of range, or a batch does not split over the mesh's devices.
@@ -58,21 +60,34 @@ class RunOptions:
     mesh: Mesh | None = None
     dtype: str | None = None
     remat: bool = False
+    mesh_rules: tuple[ParameterRule, ...] = ()
+    accumulate: int = 1
 
     def __post_init__(self) -> None:
-        parts = data_size(self.mesh)
+        if self.accumulate < 1:
+            raise UserError(f"accumulate is {self.accumulate!r}; give a whole number of at least 1.")
         for key in ("batch_size", "eval_batch_size"):
-            size = getattr(self, key)
-            if size < 1 or size % parts:
-                raise UserError(
-                    f"{key} is {size}; give a positive multiple of {parts}, the devices that a batch is split over."
-                )
+            self.check_batch(key, getattr(self, key), 1 if key == "eval_batch_size" else self.accumulate)
         if self.crop is not None and not 0 < self.crop <= 1:
             raise UserError(f"crop is {self.crop!r}; give a number above 0 and at most 1, or None for the model's own.")
         for key, value, least in (("evaluations", self.evaluations, 0), ("eval_every", self.eval_every, 1)):
             if value is not None and (isinstance(value, bool) or value != int(value) or value < least):
                 raise UserError(f"{key} is {value!r}; give a whole number of at least {least}, or None.")
         object.__setattr__(self, "dtype", checked_dtype(self.dtype))
+
+    def check_batch(self, where: str, size: int, parts: int) -> None:
+        """Checks that a batch splits over the mesh's devices, and on each of them into `parts`.
+
+        Raises:
+          UserError: it does not; the nearest sizes that do are named.
+        """
+        devices = data_size(self.mesh)
+        if size < 1 or size % (devices * parts):
+            each = f", times {parts} parts (training.accumulate)" if parts > 1 else ""
+            raise UserError(
+                f"{where} is {size}; give a positive multiple of {devices * parts}, the devices that a batch is split "
+                f"over{each}: {nearest_multiples(size, devices * parts)}."
+            )
 
     @property
     def compute_dtype(self) -> str:

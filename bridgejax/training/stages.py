@@ -17,6 +17,7 @@ from bridgejax.data import Batch as StreamBatch
 from bridgejax.data import Examples, Task
 from bridgejax.errors import UserError
 from bridgejax.identity import derive_seed
+from bridgejax.mesh import ParameterRule
 from bridgejax.models.cache_head import add_cache
 from bridgejax.models.classifier import Classifier
 from bridgejax.models.prompt_head import learn_prompts
@@ -144,8 +145,13 @@ def check_model(recipe: Recipe, model: nnx.Module) -> None:
             )
 
 
-def fresh_state(plan: StagePlan, model: nnx.Module, seed: int) -> TrainState:
-    """Returns the state in which `plan` starts from the weights of `model`, with new moments; `seed` is the run's."""
+def fresh_state(
+    plan: StagePlan, model: nnx.Module, seed: int, mesh: Mesh | None = None, rules: Sequence[ParameterRule] = ()
+) -> TrainState:
+    """Returns the state in which `plan` starts from the weights of `model`, with new moments; `seed` is the run's.
+
+    `mesh` and `rules` are as `TrainState.create` takes them.
+    """
     stage = plan.stage
     optimizer = make_optimizer(
         stage.optimizer,
@@ -156,7 +162,9 @@ def fresh_state(plan: StagePlan, model: nnx.Module, seed: int) -> TrainState:
         clip_norm=stage.clip_norm,
     )
     seed = derive_seed(seed, "steps")
-    return TrainState.create(model, optimizer, seed, trainable=stage.trainable, objective=objective_of(stage))
+    return TrainState.create(
+        model, optimizer, seed, trainable=stage.trainable, objective=objective_of(stage), mesh=mesh, rules=rules
+    )
 
 
 def enter(
@@ -165,6 +173,8 @@ def enter(
     initial: nnx.Module,
     seed: int,
     change_head: Callable[[Stage, nnx.Module], None] = lambda *_: None,
+    mesh: Mesh | None = None,
+    rules: Sequence[ParameterRule] = (),
 ) -> TrainState:
     """Returns the state with which a stage starts.
 
@@ -174,12 +184,13 @@ def enter(
       initial: the model that the run started from; it is not changed.
       seed: the run's.
       change_head: makes of a model's head, in place, what a stage's `head` says: `make_head`.
+      mesh, rules: as `TrainState.create` takes them.
     """
     stage = plan.stage
     model = nnx.clone(initial) if before is None else before.model
     reset(model, stage.reset, derive_seed(seed, "head", plan.number))
     change_head(stage, model)
-    state = fresh_state(plan, model, seed)
+    state = fresh_state(plan, model, seed, mesh, rules)
     if before is None:
         return state
     if stage.batch_statistics == "initial":
@@ -245,8 +256,8 @@ def _numbers(stage: Stage) -> dict[str, float]:
     return {key: value for key, value in vars(stage).items() if isinstance(value, int | float)}
 
 
-def step_of(stage: Stage, mesh: Mesh | None, dtype: str = "float32", remat: bool = False) -> TrainStep:
-    """Returns the jitted step of a stage; `dtype` and `remat` as in `make_train_step`."""
+def step_of(stage: Stage, mesh: Mesh | None, dtype: str = "float32", remat: bool = False, accumulate: int = 1) -> TrainStep:
+    """Returns the jitted step of a stage; `dtype`, `remat` and `accumulate` as in `make_train_step`."""
     return make_train_step(
         objective_of(stage),
         mixup_alpha=stage.mixup_alpha,
@@ -254,6 +265,7 @@ def step_of(stage: Stage, mesh: Mesh | None, dtype: str = "float32", remat: bool
         mesh=mesh,
         dtype=dtype,
         remat=remat,
+        accumulate=accumulate,
         shares_program=True,
     )
 

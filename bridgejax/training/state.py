@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
 import jax
@@ -13,12 +13,21 @@ import numpy as np
 import optax
 from flax import nnx
 from flax.typing import PathParts
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from bridgejax.errors import UserError
 from bridgejax.identity import fold_word
 from bridgejax.jax_defaults import under_jax_defaults
-from bridgejax.mesh import local_copy, replicate, replicated
+from bridgejax.mesh import (
+    ParameterRule,
+    ParameterRuleLike,
+    automatic,
+    local_copy,
+    own_rules,
+    put_tree,
+    replicated,
+    state_sharding,
+)
 from bridgejax.training.objectives import Objective
 from bridgejax.training.objectives.base import ObjectiveState
 
@@ -46,7 +55,7 @@ class Structure:
         for path, leaf in nnx.to_flat_state(state):
             name = ".".join(map(str, path))
             variable = isinstance(leaf, nnx.Variable)
-            arrays[name] = leaf[...] if variable else leaf
+            arrays[name] = leaf.get_value() if variable else leaf
             paths[name] = path
             if variable and issubclass(type(leaf), nnx.Param):
                 params.add(name)
@@ -126,19 +135,25 @@ class TrainState:
         *,
         trainable: Iterable[str] = ("all",),
         objective: Objective | None = None,
+        mesh: Mesh | None = None,
+        rules: Sequence[ParameterRuleLike] = (),
     ) -> TrainState:
         """Returns the state of a run that starts from `model`; its arrays are copied, so the model stays usable.
 
         Args:
-          model: any nnx.Module whose call maps images to logits [n, classes].
+          model: any nnx.Module whose call maps images to logits [n, classes]. Of one without arrays (`nnx.eval_shape`) the
+            state has shapes, dtypes and shardings alone.
           optimizer: of `make_optimizer`, or any optax transformation.
           seed: decides Mixup and the model's dropout.
           trainable: what trains: "all", "head" (the module named `head`), or regular expressions that are searched in the
             dotted paths of the parameters. The rest gets neither gradient nor weight decay.
           objective: what the steps will minimise, if it has a state of its own.
+          mesh: the devices that the state lies on, each array as `bridgejax.mesh.state_sharding` says; what an optimiser adds
+            is made in its shards. None is the default device.
+          rules: (regular expression, axes) pairs that go before the built-in ones.
 
         Raises:
-          UserError: a pattern that matches no parameter, or a model without parameters.
+          UserError: a pattern that matches no parameter, a model without parameters, or a wrong rule.
         """
         if not isinstance(model, nnx.Module):
             raise UserError(f"the model is a {type(model).__name__}; give a flax.nnx.Module whose call maps images to logits.")
@@ -155,11 +170,32 @@ class TrainState:
             fresh = jax.random.fold_in(key, fold_word(name))
             arrays[name] = fresh if not shape else jax.random.split(fresh, shape)
         chosen = select_parameters(parameters, trainable)
-        params = {name: _copy(arrays[name]) for name in sorted(chosen)}
-        other = {name: _copy(array) for name, array in sorted(arrays.items()) if name not in chosen}
-        extra: ObjectiveState = () if objective is None else objective.init(params)
-        opt_state = _apart(optimizer.init(params), params)
-        return cls(params, other, opt_state, jnp.zeros((), jnp.int32), key, extra, structure, optimizer)
+        params = {name: arrays[name] for name in sorted(chosen)}
+        other = {name: array for name, array in sorted(arrays.items()) if name not in chosen}
+
+        def begin(params: Arrays) -> tuple[ObjectiveState, optax.OptState]:
+            return () if objective is None else objective.init(params), optimizer.init(params)
+
+        def state(params: Arrays, other: Arrays, begun: tuple[ObjectiveState, optax.OptState]) -> TrainState:
+            extra, opt_state = begun
+            return cls(params, other, opt_state, jnp.zeros((), jnp.int32), key, extra, structure, optimizer)
+
+        abstract = any(isinstance(array, jax.ShapeDtypeStruct) for array in arrays.values())
+        if mesh is None and not abstract:
+            params, other = jax.tree.map(_copy, (params, other))
+            return state(params, other, _apart(begin(params), params))
+        shapes: TrainState = jax.eval_shape(lambda params, other: state(params, other, begin(params)), params, other)
+        if mesh is None:
+            return shapes
+        layout = _layout(shapes, mesh, own_rules(rules))
+        if abstract:
+            return jax.tree.map(lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes, layout)
+        # Array by array: a large model is there once, and beside it one array whole.
+        place = lambda x, where: _fresh(put_tree(x, where))  # noqa: E731
+        params, other = jax.tree.map(place, (params, other), (layout.params, layout.other))
+        whole = all(where.is_fully_replicated for where in jax.tree.leaves(layout))
+        init = begin if whole else jax.jit(begin, out_shardings=(layout.objective_state, layout.opt_state))
+        return put_tree(state(params, other, _apart(init(params), params)), layout)
 
     @property
     @under_jax_defaults
@@ -213,7 +249,10 @@ def select_parameters(names: Iterable[str], patterns: Iterable[str]) -> frozense
 
 
 def _copy(array: jax.Array) -> jax.Array:
-    array = local_copy(array)
+    return _fresh(local_copy(array))
+
+
+def _fresh(array: jax.Array) -> jax.Array:
     if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
         data = jnp.array(jax.random.key_data(array), copy=True)
         return jax.random.wrap_key_data(data, impl=jax.random.key_impl(array))
@@ -229,7 +268,7 @@ def _apart(tree: Tree, others: object) -> Tree:
 
     def alone(leaf: object) -> object:
         if isinstance(leaf, jax.Array) and id(leaf) in seen:
-            return _copy(leaf)
+            return _fresh(leaf)
         seen.add(id(leaf))
         return leaf
 
@@ -237,10 +276,27 @@ def _apart(tree: Tree, others: object) -> Tree:
     return apart
 
 
-def on_every_device(tree: Tree, mesh: Mesh) -> Tree:
-    """Returns the tree with a whole copy of each array on each device; as it is when that is already so."""
-    everywhere = replicated(mesh)
-    if all(x.sharding == everywhere for x in jax.tree.leaves(tree)):
+def _layout(tree: Tree, mesh: Mesh, rules: Sequence[ParameterRule]) -> Tree:
+    """Returns in the place of each array of a state, or of a part of it, how it lies on the mesh: by `state_sharding`."""
+
+    def place(path: jax.tree_util.KeyPath, array: jax.Array) -> NamedSharding:
+        if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
+            return replicated(mesh)
+        names = [str(key.key) for key in path if isinstance(key, jax.tree_util.DictKey)]  # of the parameter, at the end
+        return state_sharding(mesh, names[-1] if names else "", array.shape, rules)
+
+    layout: Tree = jax.tree_util.tree_map_with_path(place, tree)
+    return layout
+
+
+def on_mesh(tree: Tree, mesh: Mesh) -> Tree:
+    """Returns the tree with all of its arrays on the mesh; those that are there already stay as they lie."""
+    where = automatic(mesh)
+
+    def lies_there(x: jax.Array) -> bool:
+        return isinstance(x.sharding, NamedSharding) and x.sharding.mesh == where
+
+    if all(map(lies_there, jax.tree.leaves(tree))):
         return tree
-    copied: Tree = replicate(tree, mesh)
-    return copied
+    layout = jax.tree.map(lambda x, other: x.sharding if lies_there(x) else other, tree, _layout(tree, mesh, ()))
+    return put_tree(tree, layout)

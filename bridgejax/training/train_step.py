@@ -8,29 +8,32 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, Sharding
 
 from bridgejax.compilation import compiler_options
 from bridgejax.errors import UserError
 from bridgejax.jax_defaults import under_jax_defaults
-from bridgejax.mesh import context_of, data_sharding, replicated
+from bridgejax.mesh import context_of, data_sharding, data_size, replicated
 from bridgejax.training import batches, mixing, traced
 from bridgejax.training.feed import PlacedBatch
 from bridgejax.training.mixing import MixupDraw, mixed
 from bridgejax.training.objectives import Objective, make_objective, masked_mean
 from bridgejax.training.optimizers import Optimizer
 from bridgejax.training.option_checks import check_number
-from bridgejax.training.state import TrainState, on_every_device
+from bridgejax.training.state import Arrays, TrainState, on_mesh
 
 BATCH_NORM_MODES = ("train", "frozen")
 
 Metrics = dict[str, jax.Array]
+# Of a loss: the outputs, the arrays that are not trained as the call left them, and what else is reported.
+_Aside = tuple[jax.Array, Arrays, Metrics]
+_Derive = Callable[[Arrays, Arrays, Arrays, MixupDraw | None], tuple[tuple[jax.Array, _Aside], Arrays]]
 StepArguments = tuple[TrainState, dict[str, jax.Array], Objective, MixupDraw | None]
 StepFunction = Callable[[TrainState, dict[str, jax.Array], Objective, MixupDraw | None], tuple[TrainState, Metrics]]
 
@@ -43,6 +46,7 @@ class StepSettings:
     mesh: Mesh | None = None
     dtype: str = "float32"
     remat: bool = False
+    accumulate: int = 1
 
 
 def train_step(
@@ -53,6 +57,7 @@ def train_step(
     *,
     settings: StepSettings,
     widths: dict[Hashable, int],
+    layout: Mapping[str, Sharding] | None = None,
 ) -> tuple[TrainState, Metrics]:
     """Takes one optimiser step. This is what is compiled; `TrainStep` checks and places what goes in.
 
@@ -60,32 +65,38 @@ def train_step(
       state: the state before the step.
       batch: what the objective requires, on the device, and perhaps "mask".
       objective: what is minimised.
-      mixup: this step's draw; None mixes nothing.
+      mixup: this step's draw; None mixes nothing. Of accumulated parts it is a draw for each, stacked.
       settings: what the program is compiled for.
       widths: where each trace notes the width of the objective's outputs (the number of classes) by `shape_key`.
+      layout: how each parameter, and so its gradient, lies on the mesh.
 
     Returns:
       The state after the step, and float32 scalars.
     """
-    mask = batch.get("mask")
-    mix = functools.partial(mixed, draw=mixup)
 
-    def loss_of(params: dict[str, jax.Array]) -> tuple[jax.Array, tuple[jax.Array, dict[str, jax.Array]]]:
-        model = state.structure.merge({**params, **state.other})
-        images = mix(without_padding(batches.normalise(batch["image"], model), mask))
+    def loss_of(params: Arrays, other: Arrays, part: Arrays, draw: MixupDraw | None) -> tuple[jax.Array, _Aside]:
+        mask, mix = part.get("mask"), functools.partial(mixed, draw=draw)
+        model = state.structure.merge({**params, **other})
+        images = mix(without_padding(batches.normalise(part["image"], model), mask))
         with traced.training_mode(model, batch_norm=settings.batch_norm, dtype=settings.dtype, remat=settings.remat, mask=mask):
             outputs = objective.outputs(model, traced.lowered(images, settings.dtype))
-        losses = objective.losses(outputs, batch, mix, state.objective_state)
-        return masked_mean(losses, mask), (outputs, traced.other_arrays(state.structure, model, state.other))
+        losses = objective.losses(outputs, part, mix, state.objective_state)
+        after = traced.other_arrays(state.structure, model, other)
+        return masked_mean(losses, mask), (outputs, after, objective.metrics(outputs, part))
 
-    (loss, (outputs, other)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+    derive: _Derive = jax.value_and_grad(loss_of, has_aux=True)
+    value_fn = lambda params: loss_of(params, state.other, batch, mixup)[0]  # noqa: E731
+    if settings.accumulate > 1:
+        derive = accumulated(derive, settings, layout)
+        value_fn = lambda params: derive(params, state.other, batch, mixup)[0][0]  # noqa: E731
+    (loss, (outputs, other, reported)), gradients = derive(state.params, state.other, batch, mixup)
     # What optax's transformations with extra arguments may ask for: Polyak's step, a plateau's schedule, line searches.
-    extra = {"value": loss, "grad": gradients, "value_fn": lambda params: loss_of(params)[0]}
+    extra = {"value": loss, "grad": gradients, "value_fn": value_fn}
     update = optax.with_extra_args_support(state.optimizer).update
     updates, opt_state = update(gradients, state.opt_state, state.params, **extra)
     params = optax.apply_updates(state.params, updates)
 
-    metrics = {"loss": loss, **objective.metrics(outputs, batch), "gradient_norm": optax.tree.norm(gradients)}
+    metrics = {"loss": loss, **reported, "gradient_norm": optax.tree.norm(gradients)}
     if isinstance(state.optimizer, Optimizer):
         metrics["learning_rate"] = state.optimizer.learning_rate(state.opt_state)
     widths[shape_key(state, batch)] = outputs.shape[-1]
@@ -98,6 +109,44 @@ def train_step(
         step=state.step + 1,
     )
     return after, metrics
+
+
+def accumulated(derive: _Derive, settings: StepSettings, layout: Mapping[str, Sharding] | None) -> _Derive:
+    """Returns a function like `derive`, which is called on one part of a batch after the other.
+
+    The loss is that of the whole batch: each part's mean counts by the weight of its rows. What is not trained goes from part
+    to part, so batch statistics are those of the parts. Each device takes its parts from the rows that it holds.
+    """
+    count, devices = settings.accumulate, data_size(settings.mesh)
+    split = None if settings.mesh is None else data_sharding(settings.mesh, axis=1)
+
+    def held(tree: Arrays) -> Arrays:
+        return tree if layout is None else jax.lax.with_sharding_constraint(tree, dict(layout))
+
+    def derive_by_parts(
+        params: Arrays, other: Arrays, batch: Arrays, draws: MixupDraw | None
+    ) -> tuple[tuple[jax.Array, _Aside], Arrays]:
+        parts: Arrays = {name: batches.in_parts(rows, count, devices) for name, rows in batch.items()}
+        if split is not None:
+            parts = {name: jax.lax.with_sharding_constraint(rows, split) for name, rows in parts.items()}
+        weights = jnp.sum(parts["mask"].astype(jnp.float32), axis=1) if "mask" in parts else jnp.ones(count, jnp.float32)
+        shares = weights / jnp.maximum(jnp.sum(weights), jnp.finfo(jnp.float32).tiny)
+
+        def add(
+            sums: tuple[jax.Array, Arrays, Arrays], given: tuple[Arrays, MixupDraw | None, jax.Array]
+        ) -> tuple[tuple[jax.Array, Arrays, Arrays], tuple[jax.Array, Metrics]]:
+            loss, gradients, other = sums
+            part, draw, share = given
+            (value, (outputs, other, reported)), derived = derive(params, other, part, draw)
+            gradients = jax.tree.map(lambda total, x: total + share.astype(x.dtype) * x, gradients, derived)
+            return (loss + share * value, held(gradients), other), (outputs, {k: share * x for k, x in reported.items()})
+
+        start = (jnp.zeros((), jnp.float32), held(jax.tree.map(jnp.zeros_like, params)), other)
+        (loss, gradients, other), (outputs, reported) = jax.lax.scan(add, start, (parts, draws, shares))
+        means = {name: jnp.sum(values, axis=0) for name, values in reported.items()}
+        return (loss, (batches.of_parts(outputs, devices), other, means)), gradients
+
+    return derive_by_parts
 
 
 def without_padding(images: jax.Array, mask: jax.Array | None) -> jax.Array:
@@ -115,25 +164,34 @@ class StepProgram:
 
     Attributes:
       function: pure, (state, batch, objective, mixup) → (state, metrics).
-      jitted: the same, compiled for the settings' mesh; it donates the state.
       widths: the number of classes by `shape_key`, once traced.
     """
 
     def __init__(self, settings: StepSettings) -> None:
         self.widths: dict[Hashable, int] = {}
+        self._step = functools.partial(train_step, settings=settings, widths=self.widths)
+        self.function: StepFunction = self._step
+        self._settings = settings
+        self._jitted: dict[Hashable, jax.stages.Wrapped] = {}
 
-        def step(
-            state: TrainState, batch: dict[str, jax.Array], objective: Objective, mixup: MixupDraw | None
-        ) -> tuple[TrainState, Metrics]:
-            return train_step(state, batch, objective, mixup, settings=settings, widths=self.widths)
-
-        self.function: StepFunction = step
-        jit = functools.partial(jax.jit, donate_argnums=0, compiler_options=step_compiler_options(settings.remat))
-        if settings.mesh is None:
-            self.jitted = jit(step)
-        else:
-            everywhere, split = replicated(settings.mesh), data_sharding(settings.mesh)
-            self.jitted = jit(step, in_shardings=(everywhere, split, everywhere, everywhere), out_shardings=everywhere)
+    def jitted(self, state: TrainState) -> jax.stages.Wrapped:
+        """Returns `function` jitted for states that lie on the settings' mesh as this one does; it donates the state."""
+        mesh = self._settings.mesh
+        jit = functools.partial(jax.jit, donate_argnums=0, compiler_options=step_compiler_options(self._settings.remat))
+        if mesh is None:
+            return self._jitted.setdefault(None, jit(self.function))
+        arrays, tree = jax.tree.flatten(state)
+        places = tuple(array.sharding for array in arrays)
+        key = (tree, places)
+        if key not in self._jitted:
+            layout: TrainState = jax.tree.unflatten(tree, places)
+            everywhere, split = replicated(mesh), data_sharding(mesh)
+            self._jitted[key] = jit(
+                functools.partial(self._step, layout=layout.params),
+                in_shardings=(layout, split, everywhere, everywhere),
+                out_shardings=(layout, everywhere),
+            )
+        return self._jitted[key]
 
 
 step_program = functools.cache(StepProgram)
@@ -173,7 +231,7 @@ class TrainStep:
             ready = batch if isinstance(batch, PlacedBatch) else self.place(batch)
             arguments = self._arguments(state, ready)
             self._check_labels(ready, arguments)
-            after: tuple[TrainState, Metrics] = self.program.jitted(*arguments)
+            after: tuple[TrainState, Metrics] = self.program.jitted(arguments[0])(*arguments)
         return after
 
     @under_jax_defaults
@@ -184,27 +242,27 @@ class TrainStep:
           UserError: as in the call, but for labels out of range, which the call reports.
         """
         parts = batches.checked_batch(batch, self.objective.required)
-        return PlacedBatch(batches.place(parts, self.settings.mesh), parts)
+        return PlacedBatch(batches.place(parts, self.settings.mesh, self.settings.accumulate), parts)
 
     @under_jax_defaults
     def lower(self, state: TrainState, batch: object) -> jax.stages.Lowered:
         """Returns the step lowered for a state and a batch, to be looked into; the state stays usable."""
-        lowered: jax.stages.Lowered = self.program.jitted.lower(*self._arguments(state, self.place(batch)))
-        return lowered
+        arguments = self._arguments(state, self.place(batch))
+        return self.program.jitted(arguments[0]).lower(*arguments)
 
     def _arguments(self, state: TrainState, ready: PlacedBatch) -> StepArguments:
         mesh = self.settings.mesh
         if mesh is not None:
-            state = on_every_device(state, mesh)
+            state = on_mesh(state, mesh)
         return state, ready.parts, self.objective, self._draw(state, ready.parts)
 
     def _draw(self, state: TrainState, parts: dict[str, jax.Array]) -> MixupDraw | None:
         if not self.mixes:
             return None
-        rows, mesh = parts["image"].shape[0], self.settings.mesh
+        of = parts["image"].shape[0], self.settings.mesh, self.settings.accumulate
         if self.mixup_alpha > 0:
-            return mixing.draw_program(rows, mesh)(state.key, state.step, self.mixup_alpha, parts.get("mask"))
-        return mixing.no_mixup(rows, mesh)
+            return mixing.draw_program(*of)(state.key, state.step, self.mixup_alpha, parts.get("mask"))
+        return mixing.no_mixup(*of)
 
     def _check_labels(self, ready: PlacedBatch, arguments: StepArguments) -> None:
         """Checks labels on the host at every step, and those already on a device once: later it would wait for each transfer.
@@ -216,7 +274,7 @@ class TrainStep:
         label, key = ready.given["label"], shape_key(arguments[0], ready.parts)
         is_new = key not in self._seen
         if is_new and key not in self.program.widths:
-            self.program.jitted.trace(*arguments)  # the call reuses it
+            self.program.jitted(arguments[0]).trace(*arguments)  # the call reuses it
         if not isinstance(label, jax.Array) or (is_new and label.is_fully_addressable):
             batches.check_labels(ready.given, self.program.widths[key])
         self._seen.add(key)
@@ -233,6 +291,7 @@ def make_train_step(
     mesh: Mesh | None = None,
     dtype: object = None,
     remat: bool = False,
+    accumulate: int = 1,
     shares_program: bool = False,
 ) -> TrainStep:
     """Returns `step(state, batch) -> (state, metrics)`: jitted, donating the state.
@@ -240,7 +299,8 @@ def make_train_step(
     The batch holds "image" (uint8 [n, h, w, 3], normalised on the device by `model.preprocessing`, or float taken as
     normalised), "label" (int [n]), if wanted "mask" (float [n]; rows of mask 0 count nothing, also not in batch
     statistics), and for "soft_target" "teacher_logits" (float [n, classes]). Other keys are ignored. With a mesh the batch
-    is split over "data" and the state is replicated.
+    is split over "data" and "fsdp", and the state stays as `TrainState.create` laid it out; one that is not on the mesh is
+    laid out by the built-in rules.
 
     The metrics are float32 scalars on the device: "loss" (nats, masked mean, before the update), "accuracy" (of `label`,
     on the images as the network saw them), "gradient_norm", and "learning_rate" where the optimiser reports it.
@@ -259,6 +319,8 @@ def make_train_step(
         the optimiser's state, batch norms and the loss are float32 either way.
       remat: keep for the backward pass only the input of each of the network's `blocks`, and compute the rest again there:
         the same numbers for less memory and up to a third more arithmetic.
+      accumulate: parts of a batch that go through the network one after the other, for one update. The loss and its gradient
+        are those of the whole batch; batch statistics, Mixup's draw and dropout are of each part.
       shares_program: use the program that can mix even where α is 0, so that steps with and without Mixup compile once.
 
     Raises:
@@ -275,7 +337,9 @@ def make_train_step(
     check_mesh(mesh)
     if not isinstance(remat, bool):
         raise UserError(f"remat is {remat!r}; give True or False.")
-    settings = StepSettings(batch_norm, mesh, traced.checked_dtype(dtype), remat)
+    if isinstance(accumulate, bool) or not isinstance(accumulate, int) or accumulate < 1:
+        raise UserError(f"accumulate is {accumulate!r}; give a whole number of at least 1.")
+    settings = StepSettings(batch_norm, mesh, traced.checked_dtype(dtype), remat, accumulate)
     return TrainStep(objective, mixup_alpha, settings, mixes=mixup_alpha > 0 or shares_program)
 
 

@@ -35,6 +35,19 @@ def test_sizes_that_do_not_fit_are_refused(axes):
         make_mesh(axes)
 
 
+def test_sizes_that_would_fit_are_named():
+    code = """
+from bridgejax.mesh import make_mesh
+for axes in ([("data", 3), ("model", 2)], [("data", 3), ("fsdp", 5)]):
+    try: make_mesh(axes)
+    except ValueError as error: print(error)
+"""
+    result = _python(code, XLA_FLAGS="--xla_force_host_platform_device_count=8", JAX_PLATFORMS="cpu")
+    first, second = result.stdout.splitlines()
+    assert "for instance data=4, model=2, or use -1 for one" in first, result.stderr
+    assert "for instance data=8, fsdp=1, or" in second
+
+
 def test_minus_one_takes_what_is_left():
     code = "from bridgejax.mesh import make_mesh; print(dict(make_mesh([('data', -1), ('model', 2)]).shape))"
     result = _python(code, XLA_FLAGS="--xla_force_host_platform_device_count=8")

@@ -192,7 +192,8 @@ def test_a_wrong_input_is_reported_once_and_ends_all(config_file, tmp_path):
     assert code == 2
     assert output == ""
     assert [line for line in errors.splitlines() if line.startswith("bridgejax:")] == [
-        "bridgejax: mesh data=3, model=2 does not fit 4 devices; make the sizes multiply to 4 or use -1 for one."
+        "bridgejax: mesh data=3, model=2 does not fit 4 devices; make the sizes multiply to 4, for instance data=2, model=2, "
+        "or use -1 for one."
     ]
     assert "Traceback" not in errors
     assert finish(start(LOCAL, 0, 2, "doctor"))[0] == 2

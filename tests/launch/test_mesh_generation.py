@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from bridgejax.doctor import undivided
+
 ROOT = Path(__file__).resolve().parents[2]
+NUMBER = r"([\d.]+)"
+STATE = [
+    "",
+    " MiB of ",
+    r" MiB state per device \(parameters ",
+    " MiB, optimiser ",
+    r" MiB\); batch 32, 16 images per device, ",
+    " MiB",
+]
 
 # float32 sums in another order: three steps of a network of unit outputs stay within a few dozen rounding steps of 6e-8.
 TOLERANCE = 1e-5
@@ -70,3 +82,16 @@ def test_doctor_shows_what_each_device_holds(printed, tiny_generator, tmp_path):
     )
     assert expected in done.stdout
     assert "batch 12, 6 images per device" in done.stdout
+    # The built-in classifier's state of SGD with momentum, split over "model" by the same rules.
+    held, whole, parameters, slots, images = map(float, re.search(r"classifier +" + NUMBER.join(STATE), done.stdout).groups())
+    assert held == pytest.approx(parameters + slots, abs=0.11)
+    assert held < 0.4 * whole
+    assert images == pytest.approx(16 * 3 * 96**2 / 2**20, abs=0.05)
+
+
+def test_sizes_of_an_fsdp_axis_that_divide_are_named():
+    shapes = {"fc1.kernel": (64, 128), "patch.kernel": (48, 64), "odd.kernel": (50, 50), "head.bias": (7,)}
+    assert undivided(shapes, 2) is None
+    assert undivided(shapes, 3) == (
+        "=3 divides no dimension of fc1.kernel [64, 128] and 1 others, which stay whole; 2 would divide all"
+    )

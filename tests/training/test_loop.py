@@ -15,7 +15,7 @@ import pytest
 from flax import nnx
 from training_fixtures import PlainNet, Streams, TinyNet, examples, task
 
-from bridgejax.errors import UserError
+from bridgejax.errors import Preempted, UserError
 from bridgejax.mesh import make_mesh
 from bridgejax.recipes import recipe_from_config
 from bridgejax.training import RunInputs, RunOptions, TrainState, evaluate, evaluator, make_optimizer, train_recipe
@@ -214,6 +214,49 @@ def test_ctrl_c_leaves_a_directory_to_go_on_with(tmp_path):
     assert result.history == run(stages).history
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_schedulers_signal_saves_the_step_and_the_run_goes_on_from_it(tmp_path, number):
+    def ask(step: int) -> None:
+        if step == 8:  # two batches are ahead of the one in use
+            os.kill(os.getpid(), number)
+
+    stages, before = [{"data": "real", "steps": 12}], signal.getsignal(number)
+    told = rf"{number.name} ended the training of 'mine' \(seed 0\) at step [5-9] of 12; its checkpoint is written"
+    with pytest.raises(Preempted, match=told):
+        run(stages, directory=tmp_path / "run", streams=Streams(ask))
+    assert signal.getsignal(number) == before
+    streams = Streams()
+    result = run(stages, directory=tmp_path / "run", streams=streams)
+    assert 5 <= streams.calls[0]["start_step"] <= 9
+    assert result.history == run(stages).history
+
+
+def test_a_truncated_last_checkpoint_is_not_taken_for_the_latest(tmp_path, capsys):
+    stages, folder = [{"data": "real", "steps": 12}], tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        run(stages, directory=folder, streams=Streams(_interrupt_at(11)), checkpoint_every=4)
+    assert sorted(path.name for path in folder.iterdir()) == ["4", "8"]
+    largest = max(
+        (path for path in (folder / "8" / "state").rglob("*") if path.is_file()), key=lambda path: path.stat().st_size
+    )
+    os.truncate(largest, largest.stat().st_size // 2)
+    (folder / "11.orbax-checkpoint-tmp" / "state").mkdir(parents=True)  # of a save that was killed before its commit
+    streams = Streams()
+    result = run(stages, directory=folder, streams=streams, checkpoint_every=4)
+    assert streams.calls[0]["start_step"] == 4
+    assert "the checkpoint of step 8 is damaged and is removed; training goes on from step 4" in capsys.readouterr().err
+    assert result.history == run(stages).history
+    assert sorted(path.name for path in folder.iterdir()) == ["12", "8"]
+
+
+def _interrupt_at(number: int):
+    def stop(step: int) -> None:
+        if step == number:
+            raise KeyboardInterrupt
+
+    return stop
+
+
 def test_another_runs_directory_and_damage_are_told(tmp_path):
     stages = [{"data": "real", "steps": 3}]
     run(stages, directory=tmp_path / "run")
@@ -238,6 +281,8 @@ def test_without_a_final_checkpoint_nothing_is_left(tmp_path):
         ([{"loss": "soft_target"}], {}, "needs a teacher"),
         ([{"reset": "head"}], {"model": PlainNet(nnx.Rngs(0))}, "no nnx.Linear named `head`"),
         ([{"steps": 2}], {"batch_size": 0}, "batch_size is 0"),
+        ([{"steps": 2}], {"batch_size": 10, "accumulate": 4}, r"batch_size is 10; .* 4 parts \(training.accumulate\): 8 or 12"),
+        ([{"steps": 2, "batch_size": 9}], {"accumulate": 2}, "the batch_size of stage 1 of recipe 'mine' is 9; .*: 8 or 10"),
         ([{"steps": 2}], {"eval_every": 0}, "eval_every is 0"),
         ([{"steps": 2}], {"model": tiny(classes=2)}, "holds 2, but the model has 2 classes"),
     ],

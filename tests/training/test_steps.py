@@ -246,6 +246,34 @@ def test_a_mesh_of_one_device_gives_the_same_numbers():
         np.testing.assert_allclose(arrays(sharded)[name], value, rtol=1e-5, atol=1e-7, err_msg=name)
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_parts_of_a_batch_make_the_step_of_the_whole(masked):
+    data = batch(12)
+    if masked:  # parts of unlike weights, one of them of padding alone
+        data["mask"] = np.array([1, 1, 0.5, 2, 1, 1, 0, 1, 0, 0, 0, 0], np.float32)
+        data["image"][8:] = np.nan
+    results = []
+    for count in (1, 3):
+        state = TrainState.create(tiny(batch_norm=False), sgd(clip_norm=0.5))
+        state, metrics = make_train_step(label_smoothing=0.1, accumulate=count)(state, data)
+        results.append((arrays(state), {name: float(value) for name, value in metrics.items()}))
+    (whole, told), (parts, told_by_parts) = results
+    assert told_by_parts == pytest.approx(told, rel=1e-5)
+    for name, value in whole.items():
+        np.testing.assert_allclose(parts[name], value, rtol=1e-5, atol=1e-7, err_msg=name)
+
+
+def test_parts_of_a_batch_mix_among_themselves_and_update_statistics_in_turn():
+    state, step = TrainState.create(tiny(), sgd()), make_train_step(mixup_alpha=0.4, accumulate=2)
+    after, metrics = step(state, batch(8))
+    assert np.isfinite(float(metrics["loss"]))
+    once, _ = make_train_step(mixup_alpha=0.4)(TrainState.create(tiny(), sgd()), batch(8))
+    # Running statistics move by 0.1 with each part: twice is 0.19 of the way.
+    assert 1.5 < np.abs(after.other["bn.mean"]).sum() / np.abs(once.other["bn.mean"]).sum() < 2.5
+    with pytest.raises(UserError, match="a batch of 7 does not split over 1 devices in 2 parts each; make it 6 or 8"):
+        step(after, batch(7))
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
@@ -302,6 +330,7 @@ def test_wrong_labels_on_a_device_make_the_loss_nan_at_the_latest():
         (lambda: make_train_step(mixup_alpha="a"), "mixup_alpha is 'a'"),
         (lambda: make_train_step(temperature=None), "temperature is None"),
         (lambda: make_train_step(mesh=4), "make_mesh"),
+        (lambda: make_train_step(accumulate=0), "accumulate is 0"),
         (lambda: make_eval_step()(3, batch()), "give a TrainState or a model"),
         (lambda: TrainState.create(tiny(), "sgd"), "the optimizer is 'sgd'"),
         (lambda: TrainState.create(tiny(), sgd(), seed=0.5), "seed is 0.5"),

@@ -1,0 +1,111 @@
+"""Which processes of a command there are, by the environment of each launcher, and that they agree."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bridgejax import runtime
+from bridgejax.errors import UserError
+
+PROGRAM = Path(__file__).with_name("place_program.py")
+SLURM = {"SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2", "SLURM_PROCID": "1"}
+KUBERNETES = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "JOB_COMPLETION_INDEX": "3"}
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({}, None),
+        (SLURM, ("SLURM", 1, 2)),
+        ({**SLURM, "SLURM_NTASKS": "1"}, None),
+        ({"SLURM_NTASKS": "4", "SLURM_PROCID": "0"}, None),  # a batch script, outside of srun
+        ({**SLURM, "BRIDGEJAX_PROCESSES": "1"}, None),
+        (
+            {"OMPI_MCA_orte_hnp_uri": "1.0;tcp://h:1", "OMPI_COMM_WORLD_SIZE": "3", "OMPI_COMM_WORLD_RANK": "2"},
+            ("Open MPI", 2, 3),
+        ),
+        (KUBERNETES, ("Kubernetes", 3, None)),
+        ({"TPU_WORKER_HOSTNAMES": "a,b,c,d", "TPU_WORKER_ID": "2"}, ("TPU metadata", 2, 4)),
+        (
+            {**SLURM, "BRIDGEJAX_COORDINATOR": "h:1", "BRIDGEJAX_PROCESSES": "8", "BRIDGEJAX_PROCESS_ID": "5"},
+            ("BRIDGEJAX_COORDINATOR=h:1", 5, 8),
+        ),
+    ],
+)
+def test_each_launcher_is_known_by_its_environment(monkeypatch, variables, expected):
+    for name in list(os.environ):
+        if name.startswith(("SLURM_", "OMPI_", "KUBERNETES_", "TPU_", "JOB_", "BRIDGEJAX_P", "BRIDGEJAX_CO")):
+            monkeypatch.delenv(name)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    found = runtime.place()
+    assert (None if found is None else (found.launcher, found.process, found.processes)) == expected
+    assert runtime.is_first() is (expected is None)
+
+
+def test_a_wrong_variable_and_a_pod_without_its_package_get_one_sentence(monkeypatch):
+    monkeypatch.setenv("BRIDGEJAX_COORDINATOR", "h:1")
+    with pytest.raises(UserError, match="BRIDGEJAX_PROCESSES is ''"):
+        runtime.place()
+    monkeypatch.delenv("BRIDGEJAX_COORDINATOR")
+    for name, value in KUBERNETES.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(runtime.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="pip install kubernetes"):
+        runtime.start()
+
+
+def together(arguments: list[list[str]], variables: list[dict[str, str]]) -> list[tuple[int, str, list[str]]]:
+    """Starts a process for each entry; returns their exit codes, outputs and sentences."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
+    environment = {**own, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(PROGRAM.parents[2])}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(PROGRAM), *words],
+            env={**environment, **each},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for words, each in zip(arguments, variables, strict=True)
+    ]
+    ended = [(*process.communicate(timeout=300), process.returncode) for process in processes]
+    return [
+        (code, output, [line for line in errors.splitlines() if line.startswith("bridgejax")]) for output, errors, code in ended
+    ]
+
+
+def own_variables(count: int) -> list[dict[str, str]]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"BRIDGEJAX_COORDINATOR": f"127.0.0.1:{port}", "BRIDGEJAX_PROCESSES": str(count)}
+    return [{**shared, "BRIDGEJAX_PROCESS_ID": str(number)} for number in range(count)]
+
+
+@pytest.mark.multiprocess
+def test_tasks_of_a_slurm_step_join_by_themselves():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    step = {**SLURM, "SLURM_JOB_ID": "7", "SLURM_LOCALID": "0", "JAX_COORDINATOR_PORT": port}
+    ended = together([["a=1"], ["a=1"]], [{**step, "SLURM_PROCID": str(number)} for number in range(2)])
+    assert [(code, output) for code, output, _ in ended] == [(0, "0 of 2, first True\n"), (0, "1 of 2, first False\n")]
+
+
+@pytest.mark.multiprocess
+def test_processes_with_different_configs_are_refused_by_the_key():
+    arguments = [["task=1", "training=2"], ["task=1", "training=3"]]
+    (code, output, sentences), (other, _, _) = together(arguments, own_variables(2))
+    assert (code, output) == (2, "")
+    assert sentences == [
+        "bridgejax: process 1 has another config.training than process 0; start all processes with the same file and the same "
+        "--config.KEY=VALUE."
+    ]
+    assert other != 0
