@@ -62,26 +62,25 @@ def generate_sets(plan: StudyPlan, workdir: Path, runs: Sequence[StudyRun]) -> N
             plan.sets[name] = study_set.with_sentences(workdir)
     for study_set in plan.sets.values():
         users = [run for run in runs if study_set.name in plan.recipes[run.arm].synthetic_sets]
-        if not study_set.learns:
-            if users:
-                _generate_set(plan, study_set, study_set.generator(None), workdir, study_set.folder(None, 0))
-            continue
-        splits = dict.fromkeys((run.shots, run.seed) for run in users)
+        splits = list(dict.fromkeys((run.shots, run.seed) for run in users))[: None if study_set.by_split else 1]
         # What is wrong with one shows before any is learned.
-        learners = [study_set.learner(workdir, plan.task(*split), *split) for split in splits]
+        learners = [study_set.learner(workdir, plan.task(*split), *split) if study_set.learns else None for split in splits]
         for split, learner in zip(splits, learners, strict=True):
-            began, known = time.monotonic(), learner.finished()
-            learner.learn()
-            if is_first() and not known:
-                add_seconds(workdir, "invert", time.monotonic() - began)
-            _generate_set(plan, study_set, study_set.generator(learner), workdir, study_set.folder(*split))
+            if learner is not None:
+                began, known = time.monotonic(), learner.finished()
+                learner.learn()
+                if is_first() and not known:
+                    add_seconds(workdir, "invert", time.monotonic() - began)
+            _generate_set(plan, study_set, study_set.generator(learner), workdir, *split)
 
 
-def _generate_set(plan: StudyPlan, study_set: StudySet, pipeline: Pipeline, workdir: Path, folder: Path) -> None:
+def _generate_set(
+    plan: StudyPlan, study_set: StudySet, pipeline: Pipeline, workdir: Path, shots: int | None, seed: int
+) -> None:
     """Makes what is missing or damaged of one synthetic set; a finished one is only verified."""
     from bridgejax.synthesis import generate_set
 
-    directory, options = workdir / folder, study_set.options
+    directory, options = workdir / study_set.folder(shots, seed), study_set.options
     named = f" of set {study_set.name!r}" if study_set.name else ""
     images = f"{plan.per_class * len(plan.class_names)} images of {len(plan.class_names)} classes{named}"
     stage_heading(f"generate: {images}, {options.sampling.steps} steps each")
@@ -98,6 +97,7 @@ def _generate_set(plan: StudyPlan, study_set: StudySet, pipeline: Pipeline, work
         template=options.template,
         variants=options.variants,
         seed=options.seed,
+        guidance=study_set.guidance(plan.task(shots, seed), shots),
         **dataclasses.asdict(options.sampling),
     )
     if is_first() and made.images_made:

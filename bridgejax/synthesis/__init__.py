@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 from bridgejax.synthesis.generate import GeneratedSet, ImageGenerator, generate_set
+from bridgejax.synthesis.guidance import RealGuidance
 from bridgejax.synthesis.plan import GenerationPlan, PlannedImage, make_plan
 from bridgejax.synthesis.reader import SyntheticRecord, SyntheticSet, open_set
 
@@ -27,6 +28,7 @@ __all__ = [
     "GenerationPlan",
     "ImageGenerator",
     "PlannedImage",
+    "RealGuidance",
     "SyntheticRecord",
     "SyntheticSet",
     "generate_set",
