@@ -193,6 +193,14 @@ class SyntheticSettings:
     per_class: int = setting(100, "Synthetic images per class.", at_least=1)
     seed: int | None = setting(None, "None derives it from seed.", at_least=0)
     shard_size: int | None = setting(None, "Images in a shard; None chooses.", at_least=1)
+    real_guidance: float | str | None = setting(
+        None,
+        "Images start from the real training images of their class: the share of the sampling steps that are made, or paper, "
+        "that of He et al. for so many shots: 0.5, 0.4, 0.35, 0.2 and 0.15 for 1, 2, 4, 8 and 16. None: from noise alone.",
+        above=0,
+        at_most=1,
+        options=("paper",),
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 EMBEDDED = "embedded"
 SENTENCES = "sentences"  # the synthetic set of language enhancement
+GUIDED = "guided"  # the synthetic set of real guidance
 
 # The paper's data sets that the catalogue has; ImageNet-Sketch and ImageNet-R are given as folder:PATH.
 DATA_SETS: dict[str, CatalogTask] = {
@@ -124,6 +125,12 @@ def add_sentences(config: ConfigDict) -> None:
     config.synthetic_sets[SENTENCES] = {"prompts": prompts}
     config.filter.classifier = config.classifier.weights
     config.filter.template = config.classifier.templates
+
+
+def add_guidance(config: ConfigDict) -> None:
+    """Gives a config of `paper_config` the set `GUIDED`, which starts from the shots, and the arm `tuned_mix_guided`."""
+    config.synthetic_sets[GUIDED] = {"synthetic": {"real_guidance": "paper"}}
+    config.recipes.tuned_mix_guided = ({**config.recipes.tuned_mix[0], "synthetic_set": GUIDED},)
 
 
 def steps(images: int, batch_size: int) -> int:

@@ -72,19 +72,16 @@ def generate_sets(plan: StudyPlan, workdir: Path, runs: Sequence[StudyRun], carr
             plan.sets[name] = study_set.with_sentences(workdir)
     for study_set in plan.sets.values():
         users = [run for run in runs if study_set.name in plan.recipes[run.arm].synthetic_sets]
-        if not study_set.learns:
-            if users:
-                generate_set_of(plan, study_set, study_set.generator(None), workdir, study_set.folder(None, 0), carry_out)
-            continue
-        splits = dict.fromkeys((run.shots, run.seed) for run in users)
+        splits = list(dict.fromkeys((run.shots, run.seed) for run in users))[: None if study_set.by_split else 1]
         # What is wrong with one shows before any is learned.
-        learners = [study_set.learner(workdir, plan.task(*split), *split) for split in splits]
+        learners = [study_set.learner(workdir, plan.task(*split), *split) if study_set.learns else None for split in splits]
         for split, learner in zip(splits, learners, strict=True):
-            began, known = time.monotonic(), learner.finished()
-            learner.learn()
-            if is_first() and not known:
-                add_seconds(workdir, "invert", time.monotonic() - began)
-            generate_set_of(plan, study_set, study_set.generator(learner), workdir, study_set.folder(*split), carry_out)
+            if learner is not None:
+                began, known = time.monotonic(), learner.finished()
+                learner.learn()
+                if is_first() and not known:
+                    add_seconds(workdir, "invert", time.monotonic() - began)
+            generate_set_of(plan, study_set, study_set.generator(learner), workdir, *split, carry_out=carry_out)
 
 
 def generate_set_of(
@@ -92,7 +89,9 @@ def generate_set_of(
     study_set: StudySet,
     pipeline: Pipeline,
     workdir: Path,
-    folder: Path,
+    shots: int | None,
+    seed: int,
+    *,
     carry_out: CarryOut | None = None,
     shards: Sequence[int] | None = None,
 ) -> int:
@@ -103,7 +102,8 @@ def generate_set_of(
     """
     from bridgejax.synthesis import generate_set
 
-    directory, options = workdir / folder, study_set.options
+    folder, options = study_set.folder(shots, seed), study_set.options
+    directory = workdir / folder
     named = f" of set {study_set.name!r}" if study_set.name else ""
     images = f"{plan.per_class * len(plan.class_names)} images of {len(plan.class_names)} classes{named}"
     if shards is None:
@@ -123,6 +123,7 @@ def generate_set_of(
         template=options.template,
         variants=options.variants,
         seed=options.seed,
+        guidance=study_set.guidance(plan.task(shots, seed), shots) if study_set.by_split else None,
         **dataclasses.asdict(options.sampling),
     )
     if is_first() and made.images_made and shards is None:

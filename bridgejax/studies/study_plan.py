@@ -224,13 +224,17 @@ def plan_study(settings: Settings, load_generators: bool = True, trains: bool = 
             for stage in recipe.stages:
                 judge.check(stage.synthetic_filter)
     names = dict.fromkeys(name for recipe in recipes.values() for name in recipe.synthetic_sets)
+    sets = load_sets(settings, names, class_names, own_mesh, load_generators)
+    for each in sets.values():
+        for count, task in zip(shots, tasks, strict=True):
+            each.guidance(task, count)
     return StudyPlan(
         settings=settings,
         class_names=class_names,
         recipes=recipes,
         classifier_digest=weights,
         runs=study_runs(settings),
-        sets=load_sets(settings, names, class_names, own_mesh, load_generators),
+        sets=sets,
         mesh=mesh,
         generation_mesh=own_mesh,
         splits=splits,

@@ -13,6 +13,7 @@ from bridgejax.config import LEARNED_MODES, Settings
 from bridgejax.data import Task
 from bridgejax.diffusion.from_config import SamplingOptions, load_generator
 from bridgejax.diffusion.schedulers import make_scheduler
+from bridgejax.errors import UserError
 from bridgejax.files import canonical_json
 from bridgejax.identity import derive_seed
 from bridgejax.inversion.learner import TokenLearner
@@ -24,6 +25,7 @@ from bridgejax.runtime import is_first
 
 if TYPE_CHECKING:
     from bridgejax.diffusion.pipeline import Pipeline
+    from bridgejax.synthesis import RealGuidance
 
 OWN_FOLDER, NAMED_FOLDER, TOKENS_FOLDER, SENTENCES_FOLDER = "synthetic", "synthetic_sets", "inversion", "sentences"
 _GENERATOR_KEYS = ("weights", "dtype", "loras", "words", "vae", "tokenizer", "prediction_type")
@@ -67,8 +69,8 @@ class SetOptions:
 class StudySet:
     """One synthetic set: which generator makes it, of what, and where it lies.
 
-    A set whose prompts hold a learned token exists once for each split of the real images (their count per class and the
-    study's seed), since the token is learned from them; any other set serves all splits.
+    A set whose prompts hold a learned token, or whose images start from real ones, exists once for each split of the real
+    images (their count per class and the study's seed); any other set serves all splits.
 
     Attributes:
       name: as stages name it; "" is the config's own.
@@ -94,6 +96,11 @@ class StudySet:
         """Whether its prompts hold tokens learned from the real images."""
         return self.vocabulary is not None
 
+    @property
+    def by_split(self) -> bool:
+        """Whether each split of the real images has a set of its own."""
+        return self.learns or self.settings.synthetic.real_guidance is not None
+
     def with_sentences(self, workdir: Path) -> StudySet:
         """Returns the set with the sentences of its prompts; the first process makes what is missing of them.
 
@@ -111,7 +118,7 @@ class StudySet:
     def folder(self, shots: int | None, seed: int) -> Path:
         """Returns where the images lie that a run on this split sees, relative to the workdir."""
         folder = Path(NAMED_FOLDER, self.name) if self.name else Path(OWN_FOLDER)
-        return folder / split_name(shots, seed) if self.learns else folder
+        return folder / split_name(shots, seed) if self.by_split else folder
 
     def learner(self, workdir: Path, task: Task, shots: int | None, seed: int) -> TokenLearner:
         """Returns what learns the tokens of a split.
@@ -130,7 +137,31 @@ class StudySet:
         if self.sentences is not None:
             raise RuntimeError(f"synthetic set {self.name!r} has no sentences yet")
         made_by = self._token_plan(task, shots, seed).identity if self.learns else self._loaded.digest
-        return [made_by, self.settings.generator.dtype, self.options.to_dict(), per_class]
+        guidance = self.guidance(task, shots)
+        started = [] if guidance is None else [guidance.identity]
+        return [made_by, self.settings.generator.dtype, self.options.to_dict(), per_class, *started]
+
+    def guidance(self, task: Task, shots: int | None) -> RealGuidance | None:
+        """Returns the real images that those of a run on this split start from, None where they start from noise alone.
+
+        Raises:
+          UserError: a class has none, or the steps are too few for the strength.
+        """
+        from bridgejax.synthesis.guidance import RealGuidance, paper_strength
+
+        stated = self.settings.synthetic.real_guidance
+        if stated is None:
+            return None
+        for name, count in zip(task.class_names, task.train.counts(len(task.class_names)), strict=True):
+            if not count:
+                raise UserError(
+                    f"synthetic.real_guidance starts images from real ones, but class {name!r} of task {task.name!r} has no "
+                    "training image; give it shots, or set synthetic.real_guidance to None."
+                )
+        strength = paper_strength(shots) if isinstance(stated, str) else stated
+        if self.pipeline is not None:
+            self.pipeline.model_calls(self.options.sampling.steps, self.options.sampling.scheduler, strength)
+        return RealGuidance(task.train, strength)
 
     @property
     def _loaded(self) -> Pipeline:

@@ -160,7 +160,8 @@ class UnitWorker:
             raise _no_such(SHARD, number, sum(each.count for each in parts))
         study_set = part.study_set.with_sentences(self._workdir)
         shards = [number - part.first]
-        return generate_set_of(plan, study_set, self._pipeline(part), self._workdir, part.folder, shards=shards) > 0
+        pipeline = self._pipeline(part)
+        return generate_set_of(plan, study_set, pipeline, self._workdir, part.shots, part.seed, shards=shards) > 0
 
     def _pipeline(self, part: SetShards) -> Pipeline:
         """Returns the generator of a set, loaded with its token if it has learned one."""

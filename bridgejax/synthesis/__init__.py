@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 from bridgejax.synthesis.generate import GeneratedSet, ImageGenerator, generate_set
+from bridgejax.synthesis.guidance import RealGuidance
 from bridgejax.synthesis.plan import GenerationPlan, PlannedImage, make_plan
 from bridgejax.synthesis.reader import SyntheticRecord, SyntheticSet, open_set
 
@@ -35,6 +36,7 @@ __all__ = [
     "ImageGenerator",
     "PlannedImage",
     "SetCheck",
+    "RealGuidance",
     "SyntheticRecord",
     "SyntheticSet",
     "export_set",

@@ -23,6 +23,7 @@ from bridgejax.jax_defaults import under_jax_defaults
 from bridgejax.mesh import barrier, data_size, total
 from bridgejax.progress import progress
 from bridgejax.synthesis import tfds_files
+from bridgejax.synthesis.guidance import RealGuidance
 from bridgejax.synthesis.plan import GenerationPlan, PlannedImage, check_count, make_plan
 from bridgejax.synthesis.reader import SyntheticSet, open_set
 from bridgejax.synthesis.store import SetIdentity, Store, array_record_installed, check_same_set, exclusive, stored_set
@@ -93,6 +94,7 @@ def generate_set(
     array_record: bool | None = None,
     shards: Sequence[int] | None = None,
     carry_out: CarryOut | None = None,
+    guidance: RealGuidance | None = None,
 ) -> GeneratedSet:
     """Generates a synthetic set, or what is missing of it, and returns it.
 
@@ -123,6 +125,7 @@ def generate_set(
       shards: make these alone, without waiting for any other process. Any number of such calls may run at once, on any
         machines that see the folder, with the same shards or others; whichever sees that all are there finishes the set.
       carry_out: has missing shards made by other processes, each by a call with `shards`; None makes them here.
+      guidance: real images to start from, at least one of each class; the pipeline must take `init_images` and `strength`.
 
     Returns:
       The finished set, how many of its images this call made, and how long that took. With `shards`, others may be missing.
@@ -156,6 +159,8 @@ def generate_set(
     tile = getattr(getattr(pipeline, "networks", None), "vae_tile", None)
     if tile is not None:
         identity["vae_tile"] = tile
+    if guidance is not None:
+        identity["guidance"] = guidance.identity
     formats = _formats(array_record)
     stored = stored_set(folder)
     if stored is not None:
@@ -172,7 +177,9 @@ def generate_set(
     # Nobody writes before all have looked at what is there.
     barrier("bridgejax: synthetic set read")
     with exclusive(folder) if process == 0 and shards is None else contextlib.nullcontext():
-        made = _make(folder, pipeline, plan, identity, formats, batch_size, mesh, process, processes, shards, carry_out)
+        made = _make(
+            folder, pipeline, plan, identity, formats, batch_size, mesh, process, processes, shards, carry_out, guidance
+        )
     if shards is not None:
         names = tuple(folder / tfds_files.shard_name(shard, tfds_files.TFRECORD) for shard in range(plan.num_shards))
         opened = SyntheticSet(folder, plan.class_names, plan.per_class, identity, names, plan.shard_size)
@@ -193,6 +200,7 @@ def _make(
     processes: int,
     shards: Sequence[int] | None,
     carry_out: CarryOut | None,
+    guidance: RealGuidance | None,
 ) -> int:
     """Makes the shards that are missing or damaged; returns how many images that were, over all processes."""
     if process:
@@ -211,7 +219,7 @@ def _make(
     batch = _batch_size(batch_size, plan, mesh if mesh is not None else getattr(pipeline, "mesh", None))
     mine = sum(plan.shard_length(shard) for shard in (store.my_shards() if shards is None else shards))
     ahead = sum(plan.shard_length(shard) for shard in todo)
-    sample = _sampler(pipeline, identity, batch)
+    sample = _sampler(pipeline, identity, batch, guidance)
     try:
         with (
             concurrent.futures.ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool,
@@ -255,13 +263,17 @@ def _records(
         yield future.result()
 
 
-def _sampler(pipeline: ImageGenerator, identity: SetIdentity, batch_size: int) -> Sample:
+def _sampler(pipeline: ImageGenerator, identity: SetIdentity, batch_size: int, guidance: RealGuidance | None) -> Sample:
     """Returns what samples up to `batch_size` images; the pipeline sees full batches."""
     shape = (identity["height"], identity["width"], 3)
+    call: Callable[..., object] = pipeline
 
     def sample(items: Sequence[PlannedImage]) -> npt.NDArray[np.uint8]:
         padded = [*items, *[items[-1]] * (batch_size - len(items))]
-        made = pipeline(
+        start: dict[str, object] = {}
+        if guidance is not None:
+            start = {"init_images": guidance.starts(padded, *shape[:2]), "strength": guidance.strength}
+        made = call(
             [item.prompt for item in padded],
             seeds=[item.seed for item in padded],
             steps=identity["steps"],
@@ -270,6 +282,7 @@ def _sampler(pipeline: ImageGenerator, identity: SetIdentity, batch_size: int) -
             height=identity["height"],
             width=identity["width"],
             scheduler=identity["scheduler"],
+            **start,
         )
         images = np.asarray(made, np.float32)[: len(items)]
         if images.shape[1:] != shape:

@@ -43,6 +43,7 @@ class SetIdentity(TypedDict):
     generator: str  # digest of the weights
     dtype: str | None  # what the generator computes in, if it says
     vae_tile: NotRequired[int]
+    guidance: NotRequired[dict[str, str | float]]  # of `RealGuidance`
     scheduler: str | None
     steps: int
     guidance_scale: float
