@@ -14,6 +14,7 @@ from bridgejax.data.images import FULL_CHECK_BYTES
 from bridgejax.data.records import bytes_span, decode_feature, feature_spans, record_files, records_of
 from bridgejax.data.stored import RecordImages
 from bridgejax.errors import UserError
+from bridgejax.files import read_json_object
 
 
 def synthetic_examples(
@@ -71,6 +72,25 @@ def synthetic_examples(
     ids = tuple(f"{spelled[label]}/{index}" for index, label, *_ in chosen)
     table = np.asarray(chosen, np.int64).reshape(-1, 5)
     return Examples(RecordImages(files, table[:, 2:]), table[:, 1].astype(np.int32), ids)
+
+
+def synthetic_captions(directory: str | Path) -> dict[str, str]:
+    """Returns what a finished synthetic set says of its images: id, as `synthetic_examples` gives it → prompt and seed.
+
+    Raises:
+      UserError: as `synthetic_examples`.
+    """
+    folder, captions = Path(directory), {}
+    for file in record_files(folder, read_json_object(folder / "dataset_info.json")):
+        with records_of(file) as (data, spans):
+            for span in spans:
+                features = feature_spans(data, span)
+                name, prompt = (
+                    bytes(data[slice(*bytes_span(data, features[key]))]).decode() for key in ("class_name", "prompt")
+                )
+                index, seed = (int(decode_feature(data, features[key])[0]) for key in ("index", "seed"))
+                captions[f"{name}/{index}"] = f"{prompt} · seed {seed}"
+    return captions
 
 
 def _label_names(folder: Path) -> list[str]:

@@ -20,6 +20,7 @@ p{margin:0 0 1em;max-width:46em}
 .kicker{margin:0;font-size:.85rem}
 .facts{margin:0 0 1.6em;max-width:none}
 .finding{font-size:1.22rem;line-height:1.5;max-width:42em;margin:0}
+.found{margin:.7em 0 0;max-width:48em}
 .note{font-size:.9rem;margin-bottom:1.2em}
 section{background:var(--card);border:1px solid var(--line);border-radius:12px;padding:26px 28px 28px;margin:0 0 20px;
 min-width:0}
@@ -84,6 +85,15 @@ figcaption span{white-space:nowrap}
 .plot .x.first{transform:none}.plot .x.last{transform:translateX(-100%)}
 .plot .stage{bottom:4px;margin-left:5px}
 .plot .stage.left{margin-left:-5px;transform:translateX(-100%)}
+.prices{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,400px),1fr));gap:26px 36px}
+.plot.price{margin:4px 46% 26px 34px}
+.price .lead{stroke:var(--line);stroke-width:1}
+.price .dot{position:absolute;width:11px;height:11px;margin:-5.5px 0 0 -5.5px;border-radius:50%;background:var(--base);
+box-shadow:0 0 0 2px var(--card)}
+.price .dot.focus{background:var(--accent)}.price .dot.base{background:var(--card);box-shadow:inset 0 0 0 2.5px var(--base)}
+.price .tag{position:absolute;left:100%;width:84%;padding-left:8px;transform:translateY(-50%);font-size:.82rem;
+line-height:1.1}
+.price .tag.focus{color:var(--accent);font-weight:600}
 .key{display:inline-block;width:22px;border-top:2px dashed var(--base);vertical-align:middle;margin-right:4px}
 .classes table{table-layout:fixed;width:min(100%,calc(11rem + var(--arms)*9rem));
 min-width:calc(8rem + var(--arms)*4.9rem)}
@@ -117,6 +127,9 @@ font-size:.8rem}
 .strip{display:grid;grid-template-columns:repeat(var(--k),minmax(0,96px));gap:6px}
 .strip img{display:block;width:100%;aspect-ratio:1;border-radius:6px;background:#fff;border:1px solid var(--line)}
 .strip.empty{color:var(--muted);font-size:.85rem;display:block}
+.strip.near img:first-child{outline:2px solid var(--accent);outline-offset:1px}
+.strip+figcaption{margin:6px 0 0}
+.shown{margin-top:24px}h3.above{margin-bottom:1em}.prices+.scroll{margin-top:18px}
 .label{display:none}
 details{margin-top:18px}
 summary{cursor:pointer;color:var(--muted);font-size:.92rem;padding:4px 0}
