@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 
@@ -10,6 +11,8 @@ import numpy as np
 
 from bridgejax import __version__
 from bridgejax.report import charts
+from bridgejax.report.charts import scroll
+from bridgejax.report.choosing import SHOTS_HEADS, advice
 from bridgejax.report.config_text import ConfigJson, config_file
 from bridgejax.report.filter_section import filters_html
 from bridgejax.report.gain_table import gain_note, gain_table
@@ -92,6 +95,7 @@ def render(
         _section("Gain per class", escape(gain_note(summary)), gain_table(summary)),
         _confusion(summary),
         _cost(summary),
+        _advice(summary),
         _reproduce(summary, config),
     ]
     return document(
@@ -201,11 +205,12 @@ def _cost(summary: Summary) -> str:
         values = [*(duration(arm.seconds.get(name)) for name in names), stall(arm.seconds)]
         cells = "".join(f'<td class="n">{value}</td>' for value in values)
         rows.append(f'<tr><th scope="row">{escape(entry)}</th><td class="n">{steps}</td>{cells}</tr>')
-    body = charts.scroll(
+    body = scroll(
         f'<table><thead><tr><th scope="col">arm</th><th scope="col" class="n">optimiser<br>steps</th>{heads}'
         f'<th scope="col" class="n">of training:<br>input stall</th></tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table>",
         "Cost of every arm",
+        "cost",
     )
     note = (
         "Wall-clock time, averaged over seeds; the first run of a shape also compiles. The input stall is the share of "
@@ -218,6 +223,17 @@ def _cost(summary: Summary) -> str:
         listed = ", ".join(f"{escape(name)} {duration(value)}" for name, value in summary.seconds.items())
         note += f" Total: {listed}."
     return _section("Cost", note, body)
+
+
+def _advice(summary: Summary) -> str:
+    """The rows of docs/choosing.md for the study's numbers of shots."""
+    rows = ""
+    for row in advice(dict.fromkeys(arm.shots for arm in summary.arms.values())):
+        first, *cells = (re.sub("`(.+?)`", r"<code>\1</code>", escape(cell)) for cell in row.cells)
+        rows += f'<tr><th scope="row">{first}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
+    heads = "".join(f'<th scope="col">{escape(head)}</th>' for head in SHOTS_HEADS)
+    table = scroll(f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>", "Choosing", "advice") if rows else ""
+    return _section("What others found at these shots", "Which recipe helped whom, from docs/choosing.md.", table)
 
 
 def _reproduce(summary: Summary, config: ConfigJson) -> str:

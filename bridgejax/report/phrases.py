@@ -199,6 +199,23 @@ def _listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
+# What tells recipes of one sequence of stages apart.
+_DETAILS = ("reset", "batch_norm", "length", "lr_scale", "early_stop", "synthetic_loss", "head", "trainable", "passes_of")
+_DETAILS = (*_DETAILS, "batch_statistics", "restart_schedule")
+
+
+def recipe_line(stages: object) -> str:
+    """A recipe in a line: its `recipe_words`, and of each stage what else it states."""
+    words = recipe_words(stages)
+    stated = []
+    for stage in stages if words and isinstance(stages, (list, tuple)) else ():
+        told = (("reset", "head"), ("batch_norm", "frozen"), ("trainable", ["head"]))
+        stated += [
+            f"{key}={stage[key]}" for key in _DETAILS if key in stage and not any((key, stage[key]) == known for known in told)
+        ]
+    return f"{words} ({', '.join(dict.fromkeys(stated))})" if stated else words
+
+
 def recipe_words(stages: object) -> str:
     """A recipe's stages in a few words: "synthetic with Mixup → new head → real"; empty if they cannot be read."""
     if not isinstance(stages, (list, tuple)) or not all(isinstance(stage, Mapping) for stage in stages):
@@ -213,5 +230,6 @@ def recipe_words(stages: object) -> str:
         words += " with Mixup" if stage.get("mixup_alpha") else ""
         words += " with soft targets" if stage.get("loss") == "soft_target" else ""
         words += ", head alone" if list(stage.get("trainable", ())) == ["head"] else ""
-        parts.append(words + (", longer" if stage.get("steps_of") and stage.get("data") == "real" else ""))
+        whole = stage.get("data") == "real" and str(stage.get("steps_of") or "[").find("[") < 0  # of all stages, not of one
+        parts.append(words + (", longer" if whole and not stage.get("length") else ""))
     return " → ".join(parts)

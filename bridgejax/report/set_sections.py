@@ -119,7 +119,7 @@ def synthetic_html(comparison: SetComparison | None, pictures: Sequence[SetPictu
                 for what, value, means in _rows(figures)
             )
             body += f'<h3 style="margin-top:22px">{escape(name)}</h3>' if name else ""
-            body += scroll(f"<table><tbody>{rows}</tbody></table>", name or HEADING)
+            body += scroll(f"<table><tbody>{rows}</tbody></table>", name or HEADING, "figures")
             shown = pictures[number] if number < len(pictures) else None
             body += _neighbours_html(figures, shown) + _pairs_html(figures, shown)
         text += f'<section><h2>{HEADING}</h2><p class="note">{escape(_note(comparison))}</p>{body}</section>'
@@ -169,7 +169,7 @@ def _pairs_html(figures: SetFigures, pictures: SetPictures | None) -> str:
             f'<figure><div class="strip" style="--k:2">{strip}</div><figcaption><span>{caption}</span></figcaption></figure>'
         )
     heading = "<h3>The pairs nearest to each other: generated left, real right, and their cosine distance</h3>"
-    return f'<div class="shown">{heading}<div class="panels">{panels}</div></div>'
+    return f'<div class="shown">{heading}<div class="panels pairs">{panels}</div></div>'
 
 
 def synthetic_markdown(
