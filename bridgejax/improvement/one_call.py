@@ -13,8 +13,7 @@ import numpy as np
 
 from bridgejax import runtime
 from bridgejax.config import Settings, default_config
-from bridgejax.data import Task
-from bridgejax.data.export import export_task
+from bridgejax.data import Task, export_task, load_task
 from bridgejax.errors import UserError
 from bridgejax.files import TEMPORARY_PREFIX, expanded, read_json_object, write_json
 from bridgejax.improvement.budget import BASELINE, DESIGNS, Design, Rates, fitting_design, seconds_of, spoken
@@ -72,9 +71,12 @@ def improve(
         read, or is too short for one run (the sentence says what would fit); or the workdir holds the work of other arguments.
     """
     began, seconds = time.monotonic(), seconds_of(budget)
-    source = str(photos) if str(photos).startswith("builtin:") else f"folder:{expanded(photos)}"
-    name = source.partition(":")[2].rstrip("/").rpartition("/")[2] or PHOTOS_FOLDER
+    builtin, place = str(photos).startswith("builtin:"), expanded(photos)
+    source = str(photos) if builtin else f"folder:{place}"
+    name = str(photos).partition(":")[2] if builtin else place.resolve().name or PHOTOS_FOLDER
     folder = expanded(workdir) if workdir is not None else Path(f"{name}-improved")
+    if not builtin and folder.resolve().is_relative_to(place.resolve()):
+        raise UserError(f"workdir {folder} lies in the folder of the photographs; give a workdir outside of {place}.")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     runtime.start()
     task = _load(source, seed)
@@ -102,8 +104,6 @@ def improve(
 
 
 def _load(source: str, seed: int) -> Task:
-    from bridgejax.data import load_task
-
     task = load_task(source, seed=seed)
     for name, images in zip(task.class_names, task.train.counts(len(task.class_names)), strict=True):
         if images < 2:

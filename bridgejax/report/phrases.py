@@ -200,7 +200,17 @@ def _listed(names: Sequence[str]) -> str:
 
 
 # What tells recipes of one sequence of stages apart.
-_DETAILS = ("reset", "batch_norm", "length", "lr_scale", "early_stop", "synthetic_loss", "head", "trainable", "passes_of")
+_DETAILS: tuple[str, ...] = (
+    "reset",
+    "batch_norm",
+    "length",
+    "lr_scale",
+    "early_stop",
+    "synthetic_loss",
+    "head",
+    "trainable",
+    "passes_of",
+)
 _DETAILS = (*_DETAILS, "batch_statistics", "restart_schedule")
 
 

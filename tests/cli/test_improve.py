@@ -148,6 +148,15 @@ def test_a_workdir_with_something_else(tmp_path, digits_folder):
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
+def test_a_workdir_among_the_photographs(digits_folder, monkeypatch):
+    before = sorted(digits_folder.rglob("*"))
+    monkeypatch.chdir(digits_folder)
+    for photos, workdir in ((digits_folder, digits_folder / "work"), (".", None)):
+        with pytest.raises(UserError, match="lies in the folder of the photographs"):
+            bridgejax.improve(photos, workdir=workdir)
+    assert sorted(digits_folder.rglob("*")) == before
+
+
 def test_lengths_of_time():
     assert [seconds_of(text) for text in ("90s", "5m", "1h30m", "1h 30 min", "2.5 min", 7)] == [90, 300, 5400, 5400, 150, 7]
     assert [spoken(seconds) for seconds in (41, 119, 121, 3601, 7201)] == ["50s", "120s", "3m", "61m", "3h"]
