@@ -215,11 +215,17 @@ def _config_arguments(parser: argparse.ArgumentParser) -> None:
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="as a JSON Schema of a config")
     form.add_argument("--markdown", action="store_true", help="as a page, docs/configuration.md")
+    form.add_argument("--recipes", action="store_true", help="instead, every recipe with its stages (docs/choosing.md)")
 
 
 def _config(options: argparse.Namespace, _: Overrides) -> str:
     from bridgejax.config import reference
 
+    if options.recipes:
+        from bridgejax.recipes import all_recipes
+        from bridgejax.report.phrases import recipe_line
+
+        return "\n".join(f"{name:<28}{recipe_line(stages)}" for name, stages in all_recipes().items())
     return reference.as_json_schema() if options.json else reference.as_page() if options.markdown else reference.as_text()
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from bridgejax.data.examples import Batch, Examples, Task
+    from bridgejax.data.export import export_task
     from bridgejax.data.shared_streams import shared_eval_batches, shared_train_batches
     from bridgejax.data.streams import eval_batches, train_batches, train_positions
     from bridgejax.data.synthetic import synthetic_examples
@@ -17,6 +18,7 @@ _HOMES = {
     "Examples": "examples",
     "Task": "examples",
     "eval_batches": "streams",
+    "export_task": "export",
     "load_task": "tasks",
     "shared_eval_batches": "shared_streams",
     "shared_train_batches": "shared_streams",
@@ -30,6 +32,7 @@ __all__ = [
     "Examples",
     "Task",
     "eval_batches",
+    "export_task",
     "load_task",
     "shared_eval_batches",
     "shared_train_batches",

@@ -104,8 +104,11 @@ def _groups_taken(
         return shots
     taken = groups - max(1, round(groups * TEST_SHARE)) if test_from_pool else groups
     if taken - validation_per_class < 1:
-        raise UserError(
-            f"class {name!r} of {where} has {images} images{alike}, too few for training, "
-            f"validation ({validation_per_class}) and testing; add images or lower task.validation_per_class."
-        )
+        parts, advice = "training and testing", "add images"
+        if validation_per_class:
+            parts, advice = (
+                f"training, validation ({validation_per_class}) and testing",
+                f"{advice} or lower task.validation_per_class",
+            )
+        raise UserError(f"class {name!r} of {where} has {images} images{alike}, too few for {parts}; {advice}.")
     return taken

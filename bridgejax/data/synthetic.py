@@ -16,7 +16,7 @@ from bridgejax.data.records import bytes_span, decode_feature, feature_spans, re
 from bridgejax.data.set_index import read_spans
 from bridgejax.data.stored import RecordImages
 from bridgejax.errors import UserError
-from bridgejax.files import JSONObject
+from bridgejax.files import JSONObject, read_json_object
 
 
 def synthetic_examples(
@@ -101,6 +101,25 @@ def _scanned(folder: Path, files: Sequence[Path], verify: bool) -> tuple[list[st
             raise
         raise UserError(f"{folder} is not a set that bridgejax generated; run `bridgejax generate` to make one.") from error
     return list(names), np.asarray(rows, np.int64).reshape(-1, 5)
+
+
+def synthetic_captions(directory: str | Path) -> dict[str, str]:
+    """Returns what a finished synthetic set says of its images: id, as `synthetic_examples` gives it → prompt and seed.
+
+    Raises:
+      UserError: as `synthetic_examples`.
+    """
+    folder, captions = Path(directory), {}
+    for file in record_files(folder, read_json_object(folder / "dataset_info.json")):
+        with records_of(file) as (data, spans):
+            for span in spans:
+                features = feature_spans(data, span)
+                name, prompt = (
+                    bytes(data[slice(*bytes_span(data, features[key]))]).decode() for key in ("class_name", "prompt")
+                )
+                index, seed = (int(decode_feature(data, features[key])[0]) for key in ("index", "seed"))
+                captions[f"{name}/{index}"] = f"{prompt} · seed {seed}"
+    return captions
 
 
 def _label_names(folder: Path) -> list[str]:

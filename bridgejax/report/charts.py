@@ -225,7 +225,7 @@ def contact_sheet(
 
     Args:
       examples: "class_names" [classes] and uint8 [classes, k, h, w, 3] of each kind; one may be missing. A blank image (one
-        colour) stands for none.
+        colour) stands for none. KIND_captions, text [classes, k], is what is shown where a pointer rests on an image.
       kinds: (key, what it is called), left and right.
     """
     if not examples or not any(kind in examples for kind, _ in kinds):
@@ -237,11 +237,22 @@ def contact_sheet(
     for index, name in enumerate(names[:SHEET_CLASSES]):
         cells.append(f"<h3>{escape(name)}</h3>")
         for kind, label in kinds:
-            images = [image for image in np.asarray(examples[kind])[index] if image.min() != image.max()]
-            tags = "".join(f'<img src="{data_uri(image)}" alt="{escape(name)}, {label}" loading="lazy">' for image in images)
+            images = np.asarray(examples[kind])[index]
+            captions = examples[f"{kind}_captions"][index] if f"{kind}_captions" in examples else [""] * len(images)
+            tags = "".join(
+                picture(image, f"{name}, {label}", str(caption))
+                for image, caption in zip(images, captions, strict=False)
+                if image.min() != image.max()
+            )
             strip = f'<div class="strip" style="--k:{most}">{tags}</div>' if tags else '<div class="strip empty">none</div>'
             cells.append(f'<div><span class="label">{label}</span>{strip}</div>')
     return f'<div class="sheet{" one" if len(kinds) == 1 else ""}">{"".join(cells)}</div>'
+
+
+def picture(image: np.ndarray, alt: str, caption: str = "") -> str:
+    """A picture, uint8 [h, w, 3], as an element; its caption is shown where a pointer rests on it."""
+    title = f' title="{escape(caption)}"' if caption else ""
+    return f'<img src="{data_uri(image)}" alt="{escape(alt)}"{title} loading="lazy">'
 
 
 def data_uri(image: np.ndarray) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 
@@ -10,13 +11,17 @@ import numpy as np
 
 from bridgejax import __version__
 from bridgejax.report import charts
+from bridgejax.report.charts import scroll
+from bridgejax.report.choosing import SHOTS_HEADS, advice
 from bridgejax.report.config_text import ConfigJson, config_file
 from bridgejax.report.filter_section import filters_html
 from bridgejax.report.gain_table import gain_note, gain_table
-from bridgejax.report.phrases import baseline_differences, counted, duration, finding, recipe_words, stall, timed
+from bridgejax.report.phrases import baseline_differences, counted, duration, findings, recipe_words, stall, timed
+from bridgejax.report.price_chart import price_chart
 from bridgejax.report.set_sections import synthetic_html
 from bridgejax.report.stylesheet import CSS
 from bridgejax.report.summary import Summary
+from bridgejax.studies.comparison_results import SetPictures
 from bridgejax.studies.filter_results import SelectionPictures
 from bridgejax.studies.run_results import MEAN_PER_CLASS
 
@@ -59,7 +64,7 @@ def render(
     summary: Summary,
     config: ConfigJson,
     examples: Mapping[str, np.ndarray] | None,
-    pairs: Sequence[np.ndarray] = (),
+    shown: Sequence[SetPictures] = (),
     pictures: Sequence[SelectionPictures] = (),
 ) -> str:
     """Returns the page.
@@ -68,7 +73,7 @@ def render(
       summary: of `summarise`, with the workdir's `seconds` of each step and its `synthetic_set`, if it has one.
       config: the config of the workdir; may be empty.
       examples: of the workdir's `examples.npz`, or None.
-      pairs: of the workdir's `synthetic_pairs.npz`, one array for each set.
+      shown: of the workdir's `synthetic_pairs.npz`, one for each set.
       pictures: of the workdir's `filter_images.npz`, one for each of the summary's `filters`.
     """
     recipes = config.get("recipes") or {}
@@ -85,22 +90,28 @@ def render(
         _convergence(summary, stages),
         _examples(summary, examples),
         filters_html(summary.filters, pictures),
-        synthetic_html(summary.synthetic_set, pairs),
+        synthetic_html(summary.synthetic_set, shown),
         _classes(summary),
         _section("Gain per class", escape(gain_note(summary)), gain_table(summary)),
         _confusion(summary),
         _cost(summary),
+        _advice(summary),
         _reproduce(summary, config),
     ]
     return document(
         f"{name} – bridgejax report",
         f'<header><p class="kicker">bridgejax report</p><h1>{escape(name)}</h1>'
         f'<p class="facts">{escape(" · ".join(facts(summary)))}</p>'
-        f'<p class="finding">{escape(finding(summary))}</p></header>\n'
+        f"{_found(summary)}</header>\n"
         + "\n".join(section for section in sections if section)
         + f"\n<footer>Made by bridgejax {escape(__version__)} from results.jsonl; "
         "every figure is in that file or in summary.json.</footer>\n",
     )
+
+
+def _found(summary: Summary) -> str:
+    first, *others = findings(summary)
+    return f'<p class="finding">{escape(first)}</p>' + "".join(f'<p class="found">{escape(text)}</p>' for text in others)
 
 
 def document(title: str, body: str) -> str:
@@ -194,20 +205,35 @@ def _cost(summary: Summary) -> str:
         values = [*(duration(arm.seconds.get(name)) for name in names), stall(arm.seconds)]
         cells = "".join(f'<td class="n">{value}</td>' for value in values)
         rows.append(f'<tr><th scope="row">{escape(entry)}</th><td class="n">{steps}</td>{cells}</tr>')
-    body = charts.scroll(
+    body = scroll(
         f'<table><thead><tr><th scope="col">arm</th><th scope="col" class="n">optimiser<br>steps</th>{heads}'
         f'<th scope="col" class="n">of training:<br>input stall</th></tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table>",
         "Cost of every arm",
+        "cost",
     )
     note = (
         "Wall-clock time, averaged over seeds; the first run of a shape also compiles. The input stall is the share of "
         "training in which the loop waited for images."
     )
+    if chart := price_chart(summary):
+        said = "Accuracy against price: one run, and making its images for it alone; a set that several runs share costs less"
+        body = f'<h3 class="above">{said}</h3>{chart}{body}'
     if summary.seconds:
         listed = ", ".join(f"{escape(name)} {duration(value)}" for name, value in summary.seconds.items())
         note += f" Total: {listed}."
     return _section("Cost", note, body)
+
+
+def _advice(summary: Summary) -> str:
+    """The rows of docs/choosing.md for the study's numbers of shots."""
+    rows = ""
+    for row in advice(dict.fromkeys(arm.shots for arm in summary.arms.values())):
+        first, *cells = (re.sub("`(.+?)`", r"<code>\1</code>", escape(cell)) for cell in row.cells)
+        rows += f'<tr><th scope="row">{first}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
+    heads = "".join(f'<th scope="col">{escape(head)}</th>' for head in SHOTS_HEADS)
+    table = scroll(f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>", "Choosing", "advice") if rows else ""
+    return _section("What others found at these shots", "Which recipe helped whom, from docs/choosing.md.", table)
 
 
 def _reproduce(summary: Summary, config: ConfigJson) -> str:

@@ -105,38 +105,90 @@ def baseline_differences(summary: Summary) -> list[Difference]:
 
 
 def finding(summary: Summary) -> str:
-    """What the study found, in a paragraph: the method against the baseline, then the other arms, then what to bear in mind."""
+    """What the study found, in a paragraph: the sentences of `findings`."""
+    return " ".join(findings(summary))
+
+
+def findings(summary: Summary) -> list[str]:
+    """What the study found: where synthetic images help, then each setting by itself, then what to bear in mind.
+
+    The first sentence of a study of several settings says where an arm with synthetic images is above the baseline and where
+    none is. The arm whose figures it gives is the focus, or, where that is nowhere above, the first in the config's order that
+    is: no arm is picked for how far above it is.
+    """
     compared = baseline_differences(summary)
+    seeds = len(summary.seeds)
     if not compared:
         entry = summary.order[0]
         reached = summary.arms[entry].test_mean_per_class_accuracy
         text = f"{entry} reaches {percent(None if reached is None else reached.mean)} mean per-class accuracy."
-        text += " It is the only arm that ran, so there is nothing to compare it with."
+        said = [f"{text} It is the only arm that ran, so there is nothing to compare it with."]
     else:
-        main = [each for each in compared if summary.arms[each.arm].arm == summary.focus]
-        text = " ".join(difference_sentence(summary, each) for each in main)
-        groups: dict[str, list[str]] = {"above": [], "below": [], "open": [], "single": []}
+        lead = _lead(summary, compared)
+        settings: dict[str, list[Difference]] = {}
         for each in compared:
-            if each not in main:
-                groups[verdict(each.test_mean_per_class_accuracy)].append(each.arm)
-        parts: list[str] = []
-        if groups["above"]:
-            parts.append(f"{_listed(groups['above'])} {_be(groups['above'])} above it")
-        if groups["below"]:
-            parts.append(f"{_listed(groups['below'])} {_be(groups['below'])} below it")
-        if groups["open"]:
-            parts.append(f"the difference is not significant for {_listed(groups['open'])}")
-        if parts:
-            text += f" Of the other arms against {summary.baseline}: {'; '.join(parts)}."
+            settings.setdefault(summary.arms[each.arm].setting, []).append(each)
+        said = [_where_it_helps(summary, lead, settings)] if len(settings) > 1 and seeds > 1 else []
+        said += [_setting_sentences(summary, lead, differences) for differences in settings.values()]
         if summary.baseline_asked != summary.baseline:
             stand_in = f"{summary.baseline}, the first arm, stands in for it"
-            text += f" The control {summary.baseline_asked} was not run, so {stand_in}."
-    seeds = len(summary.seeds)
+            said.append(f"The control {summary.baseline_asked} was not run, so {stand_in}.")
     if seeds == 1:
-        text += " Run more seeds to tell a difference from chance." if compared else " One seed gives no interval."
+        said.append("Run more seeds to tell a difference from chance." if compared else "One seed gives no interval.")
     elif seeds < FEW_SEEDS:
-        text += f" With only {seeds} seeds the intervals are likely too narrow."
-    return text
+        said.append(f"With only {seeds} seeds the intervals are likely too narrow.")
+    return said
+
+
+def _helps(summary: Summary, difference: Difference) -> bool:
+    """Whether an arm with synthetic images is above the baseline."""
+    synthetic = summary.arms[difference.arm].per_class != 0
+    return synthetic and verdict(difference.test_mean_per_class_accuracy) == "above"
+
+
+def _lead(summary: Summary, compared: Sequence[Difference]) -> str:
+    """The arm whose figures come first."""
+    above = [summary.arms[each.arm].arm for each in compared if _helps(summary, each)]
+    order = dict.fromkeys(summary.arms[entry].arm for entry in summary.order)
+    return next((arm for arm in (summary.focus, *order) if arm in above), summary.focus)
+
+
+def _where_it_helps(summary: Summary, lead: str, settings: Mapping[str, Sequence[Difference]]) -> str:
+    helped = [words for words, differences in settings.items() if any(_helps(summary, each) for each in differences)]
+    others = [words for words in settings if words not in helped]
+    figures = []
+    for number, differences in enumerate(settings.values()):
+        each = next((each for each in differences if summary.arms[each.arm].arm == lead), None)
+        estimate = None if each is None else each.test_mean_per_class_accuracy
+        if estimate is not None:
+            level = f"95{SPACE}% interval " if not number else ""
+            figures.append(f"{points(estimate.mean)} points ({level}{interval(estimate)})")
+    end = f"{lead} is at {_listed(figures)} against {summary.baseline} in mean per-class accuracy" if figures else ""
+    if not helped:
+        start = f"With {_listed(others)}, no arm with synthetic images is significantly above {summary.baseline}"
+    else:
+        start = f"Synthetic images help with {_listed(helped)}"
+        earlier = list(settings)[: len(helped)] == helped
+        start += f", and {'no longer' if earlier else 'not'} with {_listed(others)}" if others else ""
+    return f"{start}: {end}." if end else f"{start}."
+
+
+def _setting_sentences(summary: Summary, lead: str, compared: Sequence[Difference]) -> str:
+    main = [each for each in compared if summary.arms[each.arm].arm == lead]
+    text = " ".join(difference_sentence(summary, each) for each in main)
+    groups: dict[str, list[str]] = {"above": [], "below": [], "open": [], "single": []}
+    for each in compared:
+        if each not in main:
+            groups[verdict(each.test_mean_per_class_accuracy)].append(summary.arms[each.arm].arm)
+    parts: list[str] = []
+    if groups["above"]:
+        parts.append(f"{_listed(groups['above'])} {_be(groups['above'])} above it")
+    if groups["below"]:
+        parts.append(f"{_listed(groups['below'])} {_be(groups['below'])} below it")
+    if groups["open"]:
+        parts.append(f"the difference is not significant for {_listed(groups['open'])}")
+    others = f"Of the other arms against {summary.baseline}: {'; '.join(parts)}." if parts else ""
+    return f"{text} {others}".strip()
 
 
 def _be(names: Sequence[str]) -> str:
@@ -145,6 +197,33 @@ def _be(names: Sequence[str]) -> str:
 
 def _listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+# What tells recipes of one sequence of stages apart.
+_DETAILS: tuple[str, ...] = (
+    "reset",
+    "batch_norm",
+    "length",
+    "lr_scale",
+    "early_stop",
+    "synthetic_loss",
+    "head",
+    "trainable",
+    "passes_of",
+)
+_DETAILS = (*_DETAILS, "batch_statistics", "restart_schedule")
+
+
+def recipe_line(stages: object) -> str:
+    """A recipe in a line: its `recipe_words`, and of each stage what else it states."""
+    words = recipe_words(stages)
+    stated = []
+    for stage in stages if words and isinstance(stages, (list, tuple)) else ():
+        told = (("reset", "head"), ("batch_norm", "frozen"), ("trainable", ["head"]))
+        stated += [
+            f"{key}={stage[key]}" for key in _DETAILS if key in stage and not any((key, stage[key]) == known for known in told)
+        ]
+    return f"{words} ({', '.join(dict.fromkeys(stated))})" if stated else words
 
 
 def recipe_words(stages: object) -> str:
@@ -161,5 +240,6 @@ def recipe_words(stages: object) -> str:
         words += " with Mixup" if stage.get("mixup_alpha") else ""
         words += " with soft targets" if stage.get("loss") == "soft_target" else ""
         words += ", head alone" if list(stage.get("trainable", ())) == ["head"] else ""
-        parts.append(words + (", longer" if stage.get("steps_of") and stage.get("data") == "real" else ""))
+        whole = stage.get("data") == "real" and str(stage.get("steps_of") or "[").find("[") < 0  # of all stages, not of one
+        parts.append(words + (", longer" if whole and not stage.get("length") else ""))
     return " → ".join(parts)

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from html import escape
 
-import numpy as np
-
 from bridgejax.prompts.classes import display_name
-from bridgejax.report.charts import data_uri, scroll
+from bridgejax.report.charts import picture, scroll
 from bridgejax.report.phrases import percent
-from bridgejax.studies.comparison_results import SetComparison, SetFigures
+from bridgejax.studies.comparison_results import SetComparison, SetFigures, SetPictures
 
 HEADING, LEEP_HEADING = "The synthetic set", "LEEP"
 
@@ -45,6 +43,10 @@ def _rows(figures: SetFigures) -> list[tuple[str, str, str]]:
             ("precision", percent(figures.precision), f"synthetic images among the real ones (k = {figures.k})"),
             ("recall", percent(figures.recall), "real images among the synthetic ones"),
         ]
+    if figures.variety is not None:
+        real = "" if figures.variety.real is None else f" (real images: {figures.variety.real:.3f})"
+        means = "median cosine distance to the nearest other image of the class; near 0, the images of a class are all alike"
+        rows.append(("variety", f"{figures.variety.synthetic:.3f}{real}", means))
     share = f"{100 * copies.quantile:.0f} %"
     rows.append(
         (
@@ -103,7 +105,7 @@ _LEEP_HEADS = ("network", "outputs", "LEEP", "matched LEEP")
 _PAIR_HEADS = ("synthetic", "nearest real", "cosine distance", "pixel distance")
 
 
-def synthetic_html(comparison: SetComparison | None, pairs: Sequence[np.ndarray]) -> str:
+def synthetic_html(comparison: SetComparison | None, pictures: Sequence[SetPictures]) -> str:
     """Returns the sections of report.html; empty without figures."""
     if comparison is None:
         return ""
@@ -117,8 +119,9 @@ def synthetic_html(comparison: SetComparison | None, pairs: Sequence[np.ndarray]
                 for what, value, means in _rows(figures)
             )
             body += f'<h3 style="margin-top:22px">{escape(name)}</h3>' if name else ""
-            body += scroll(f"<table><tbody>{rows}</tbody></table>", name or HEADING)
-            body += _pairs_html(figures, pairs[number] if number < len(pairs) else None)
+            body += scroll(f"<table><tbody>{rows}</tbody></table>", name or HEADING, "figures")
+            shown = pictures[number] if number < len(pictures) else None
+            body += _neighbours_html(figures, shown) + _pairs_html(figures, shown)
         text += f'<section><h2>{HEADING}</h2><p class="note">{escape(_note(comparison))}</p>{body}</section>'
     if comparison.leep:
         heads = "".join(f'<th scope="col"{" class=n" if i else ""}>{head}</th>' for i, head in enumerate(_LEEP_HEADS))
@@ -133,23 +136,40 @@ def synthetic_html(comparison: SetComparison | None, pairs: Sequence[np.ndarray]
     return text
 
 
-def _pairs_html(figures: SetFigures, pairs: np.ndarray | None) -> str:
+def _neighbours_html(figures: SetFigures, pictures: SetPictures | None) -> str:
+    """A strip per class: a generated image and the generated ones nearest to it."""
+    if pictures is None or figures.variety is None or not len(pictures.neighbours):
+        return ""
+    panels = ""
+    for row, images in zip(figures.variety.neighbours, pictures.neighbours, strict=False):
+        name, words = escape(display_name(row.name)), f"{display_name(row.name)}, generated"
+        shown = zip(images, row.ids, strict=False)
+        strip = "".join(picture(image, words, figures.captions.get(identity, identity)) for image, identity in shown)
+        panels += (
+            f'<figure><div class="strip near" style="--k:{len(images)}">{strip}</div><figcaption><b>{name}</b>'
+            f"<span>nearest {min(row.distances):.3f}</span></figcaption></figure>"
+        )
+    heading = "<h3>Variety: a generated image (left) and the generated images of its class that are nearest to it</h3>"
+    return f'<div class="shown">{heading}<div class="panels">{panels}</div></div>'
+
+
+def _pairs_html(figures: SetFigures, pictures: SetPictures | None) -> str:
     """The closest pairs of a set as pictures."""
     panels = ""
     for number, pair in enumerate(figures.copies.closest):
-        pictures = ""
-        if pairs is not None and number < len(pairs):
-            names = (f"{display_name(pair.synthetic_class)}, generated", f"{display_name(pair.real_class)}, real")
-            pictures = "".join(
-                f'<img src="{data_uri(image)}" alt="{escape(name)}" loading="lazy">'
-                for image, name in zip(pairs[number], names, strict=True)
-            )
+        strip = ""
+        if pictures is not None and number < len(pictures.pairs):
+            synthetic, real = pictures.pairs[number]
+            caption = figures.captions.get(pair.synthetic, pair.synthetic)
+            strip = picture(synthetic, f"{display_name(pair.synthetic_class)}, generated", caption)
+            strip += picture(real, f"{display_name(pair.real_class)}, real", pair.real)
         caption = f"{escape(display_name(pair.synthetic_class))}: {pair.cosine_distance:.3f}"
         caption += " <b>suspected</b>" if pair.suspected else ""
-        strip = f'<div class="strip" style="--k:2">{pictures}</div>'
-        panels += f"<figure>{strip}<figcaption><span>{caption}</span></figcaption></figure>"
+        panels += (
+            f'<figure><div class="strip" style="--k:2">{strip}</div><figcaption><span>{caption}</span></figcaption></figure>'
+        )
     heading = "<h3>The pairs nearest to each other: generated left, real right, and their cosine distance</h3>"
-    return f'<div style="margin-top:22px">{heading}<div class="panels">{panels}</div></div>'
+    return f'<div class="shown">{heading}<div class="panels pairs">{panels}</div></div>'
 
 
 def synthetic_markdown(

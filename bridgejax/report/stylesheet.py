@@ -2,9 +2,9 @@
 
 CSS = """
 :root{--bg:#fafaf8;--card:#fff;--ink:#1b2126;--muted:#59646d;--line:#e2e6e8;--accent:#0b6b7f;--on-accent:#fff;
---bar:#cbd4d9;--base:#73828c;--heat:.62;color-scheme:light dark}
+--bar:#cbd4d9;--base:#73828c;--heat:.62;--shade:#0003;color-scheme:light dark}
 @media (prefers-color-scheme:dark){:root{--bg:#13171a;--card:#1a1f23;--ink:#e6eaed;--muted:#9eaab3;--line:#2d353b;
---accent:#5fc2d6;--on-accent:#0d1a1e;--bar:#414d55;--base:#8796a0;--heat:.46}}
+--accent:#5fc2d6;--on-accent:#0d1a1e;--bar:#414d55;--base:#8796a0;--heat:.46;--shade:#000c}}
 *{box-sizing:border-box}
 html{-webkit-text-size-adjust:100%}
 body{margin:0;background:var(--bg);color:var(--ink);
@@ -20,10 +20,13 @@ p{margin:0 0 1em;max-width:46em}
 .kicker{margin:0;font-size:.85rem}
 .facts{margin:0 0 1.6em;max-width:none}
 .finding{font-size:1.22rem;line-height:1.5;max-width:42em;margin:0}
+.found{margin:.7em 0 0;max-width:48em}
 .note{font-size:.9rem;margin-bottom:1.2em}
 section{background:var(--card);border:1px solid var(--line);border-radius:12px;padding:26px 28px 28px;margin:0 0 20px;
 min-width:0}
-.scroll{overflow-x:auto;max-width:100%;max-height:44rem;-webkit-overflow-scrolling:touch}
+.scroll{overflow-x:auto;max-width:100%;max-height:44rem;-webkit-overflow-scrolling:touch;
+background:linear-gradient(to left,var(--card) 50%,transparent) right/36px 100% no-repeat local,
+linear-gradient(to left,var(--shade),transparent) right/12px 100% no-repeat}
 .scroll:focus-visible,summary:focus-visible{outline:2px solid var(--accent);outline-offset:3px}
 table{border-collapse:separate;border-spacing:0;width:100%;font-size:.9rem}
 th{font-weight:600;text-align:left}
@@ -32,11 +35,11 @@ th,td{padding:8px 12px 8px 0;border-bottom:1px solid var(--line);vertical-align:
 .forest .scale i:last-child{text-align:right}
 thead th{color:var(--muted);font-weight:500;font-size:.82rem;vertical-align:bottom;line-height:1.3}
 tbody tr:last-child>*{border-bottom:0}
-td.n,th.n{text-align:right;white-space:nowrap}
+td.n,th.n{text-align:right;white-space:nowrap}thead th.n{white-space:normal}
 td small{display:block;white-space:nowrap}
 tr.focus th,tr.focus b,.focus .name b,.focus figcaption b{color:var(--accent)}
 ul.bars{list-style:none;margin:0;padding:0}
-.bars li{display:grid;grid-template-columns:minmax(9rem,15rem) 1fr 8.2rem;gap:2px 18px;align-items:center;padding:7px 0}
+.bars li{display:grid;grid-template-columns:minmax(9rem,16.5rem) 1fr 8.2rem;gap:2px 18px;align-items:center;padding:7px 0}
 .name{min-width:0;line-height:1.3;overflow-wrap:anywhere}
 .name small{display:block;font-size:.8rem}
 .name b{font-weight:600}
@@ -84,6 +87,15 @@ figcaption span{white-space:nowrap}
 .plot .x.first{transform:none}.plot .x.last{transform:translateX(-100%)}
 .plot .stage{bottom:4px;margin-left:5px}
 .plot .stage.left{margin-left:-5px;transform:translateX(-100%)}
+.prices{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,400px),1fr));gap:26px 36px}
+.plot.price{margin:4px 46% 26px 34px}
+.price .lead{stroke:var(--base);stroke-width:1;opacity:.45}
+.price .dot{position:absolute;width:11px;height:11px;margin:-5.5px 0 0 -5.5px;border-radius:50%;background:var(--base);
+box-shadow:0 0 0 2px var(--card)}
+.price .dot.focus{background:var(--accent)}.price .dot.base{background:var(--card);box-shadow:inset 0 0 0 2.5px var(--base)}
+.price .tag{position:absolute;left:100%;width:88%;padding-left:8px;transform:translateY(-50%);font-size:.82rem;
+line-height:1.1}
+.price .dot.focus{z-index:1}.price .tag.focus{color:var(--accent);font-weight:600}
 .key{display:inline-block;width:22px;border-top:2px dashed var(--base);vertical-align:middle;margin-right:4px}
 .classes table{table-layout:fixed;width:min(100%,calc(11rem + var(--arms)*9rem));
 min-width:calc(8rem + var(--arms)*4.9rem)}
@@ -103,8 +115,8 @@ z-index:1}
 .confusion table{width:auto;font-size:.8rem}
 .confusion td{text-align:center;padding:0;min-width:30px;height:28px}
 .confusion td.no{color:transparent}
-.confusion thead th{padding:0 0 6px;height:8.2em;text-align:center;font-size:.78rem}
-.confusion thead th span{writing-mode:vertical-rl;transform:rotate(180deg);max-height:8em;overflow:hidden;
+.confusion thead th{padding:0 0 6px;height:10.6em;text-align:center;font-size:.78rem}
+.confusion thead th span{writing-mode:vertical-rl;transform:rotate(180deg);max-height:10.4em;overflow:hidden;
 text-overflow:ellipsis;white-space:nowrap;
 display:inline-block}
 .confusion tbody th{max-width:9rem;white-space:nowrap;overflow:hidden;text-overflow:ellipsis;padding:0 10px 0 0;
@@ -117,6 +129,9 @@ font-size:.8rem}
 .strip{display:grid;grid-template-columns:repeat(var(--k),minmax(0,96px));gap:6px}
 .strip img{display:block;width:100%;aspect-ratio:1;border-radius:6px;background:#fff;border:1px solid var(--line)}
 .strip.empty{color:var(--muted);font-size:.85rem;display:block}
+.strip.near img:first-child{outline:2px solid var(--accent);outline-offset:1px}
+.strip+figcaption{margin:6px 0 0}
+.shown{margin-top:24px}h3.above{margin-bottom:1em}.prices+.scroll{margin-top:18px}
 .label{display:none}
 details{margin-top:18px}
 summary{cursor:pointer;color:var(--muted);font-size:.92rem;padding:4px 0}
@@ -136,8 +151,18 @@ table{font-size:.84rem}th,td{padding-right:9px}thead th{font-size:.76rem}.forest
 .panels{grid-template-columns:1fr}.plot{height:150px}
 .sheet,.sheet.one{grid-template-columns:minmax(0,1fr);gap:6px}.sheet .head{display:none}.sheet h3{margin-top:14px}
 .label{display:block;font-size:.8rem;color:var(--muted)}
-.heat th:first-child{max-width:7.5rem;min-width:5.5rem}.classes th:first-child{width:7.5rem}
-.classes table{min-width:calc(7.5rem + var(--arms)*4.4rem)}
+.heat th:first-child{max-width:7.5rem;min-width:5.5rem}.classes th:first-child{width:5.8rem}
+.classes table{min-width:calc(5.8rem + var(--arms)*2.8rem)}.classes td{padding:6px 7px}
+.classes thead th{font-size:.66rem;padding-right:7px;overflow-wrap:anywhere}
+.plot.price{margin-right:49%}.price .tag{width:104%;font-size:.76rem;padding-left:6px}
+.figures tr{display:grid;grid-template-columns:6.5rem 1fr;border-bottom:1px solid var(--line);padding:6px 0}
+.figures tr>*{border:0;padding:1px 0}.figures tr>:last-child{grid-column:1/-1;color:var(--muted)}
+.advice thead{display:none}.advice tr{display:block;border-bottom:1px solid var(--line);padding:6px 0}
+.advice tr>*{display:inline;border:0;padding:0 6px 0 0}
+.panels.pairs{grid-template-columns:1fr 1fr;gap:16px 18px}
+.confusion table{font-size:.66rem;width:100%}.confusion td{min-width:17px;height:22px}
+.confusion tbody th{max-width:5.2rem;min-width:0;font-size:.7rem;padding-right:6px}
+.cost table{font-size:.76rem}.cost th,.cost td{padding-right:6px}
 }
 @media print{section{break-inside:avoid}.scroll{max-height:none;overflow:visible}}
 """

@@ -45,7 +45,7 @@ def write_report(workdir: str | Path) -> Path:
     config = _read_json(folder / CONFIG_FILE)
     config = config["config"] if isinstance(config.get("config"), Mapping) else config
     asked = config.get("report") or {}
-    comparison, pairs = read_comparison(folder) if asked.get("synthetic_set") or asked.get("leep") else (None, [])
+    comparison, shown = read_comparison(folder) if asked.get("synthetic_set") or asked.get("leep") else (None, [])
     selections, pictures = read_selections(folder)
     seconds = _read_json(folder / SECONDS_FILE)
     summary = dataclasses.replace(
@@ -55,7 +55,7 @@ def write_report(workdir: str | Path) -> Path:
         synthetic_set=comparison,
         filters=tuple(selections),
     )
-    page = render(summary, config, _read_examples(folder / EXAMPLES_FILE), pairs, pictures)
+    page = render(summary, config, _read_examples(folder / EXAMPLES_FILE), shown, pictures)
     write_atomic(folder / MARKDOWN_FILE, markdown(summary, config))
     write_atomic(folder / PAGE_FILE, page)
     # Last: what it says that it was made from, the pages were made from too.

@@ -6,7 +6,7 @@ import io
 import json
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +54,36 @@ class CopyCheck:
 
 
 @dataclass(frozen=True)
+class Neighbours:
+    """A synthetic image and those of its class that are nearest to it.
+
+    Attributes:
+      name: of the class.
+      ids: its own, then theirs, nearest first.
+      distances: theirs, cosine distances of features.
+    """
+
+    name: str
+    ids: tuple[str, ...]
+    distances: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Variety:
+    """How alike the images of a class are: medians of the cosine distance to the nearest other image of the class.
+
+    Attributes:
+      synthetic: among the synthetic images.
+      real: among the real ones; None where no class has two.
+      neighbours: of the first image of each class.
+    """
+
+    synthetic: float
+    real: float | None
+    neighbours: tuple[Neighbours, ...]
+
+
+@dataclass(frozen=True)
 class SetFigures:
     """One synthetic set against the real images.
 
@@ -64,6 +94,8 @@ class SetFigures:
       precision, recall: in [0, 1], of the k nearest neighbours; None for too few images.
       copies: see there.
       frechet_less_first: the Fréchet distance less that of the first set; None for the first one itself.
+      variety: None where no class has two images.
+      captions: prompt and seed of the images that are shown, by id.
     """
 
     name: str
@@ -76,6 +108,27 @@ class SetFigures:
     k: int
     copies: CopyCheck
     frechet_less_first: FrechetInterval | None = None
+    variety: Variety | None = None
+    captions: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def shown(self) -> list[str]:
+        """The ids of the images that are shown."""
+        neighbours = self.variety.neighbours if self.variety is not None else ()
+        return [*(pair.synthetic for pair in self.copies.closest), *(name for each in neighbours for name in each.ids)]
+
+
+@dataclass(frozen=True)
+class SetPictures:
+    """What is shown of a set.
+
+    Attributes:
+      pairs: its closest pairs, uint8 [pairs, 2 (synthetic, real), side, side, 3].
+      neighbours: of `Variety.neighbours` in their order, uint8 [classes, 1 + k, side, side, 3].
+    """
+
+    pairs: np.ndarray
+    neighbours: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -137,15 +190,16 @@ def _set_to_dict(figures: SetFigures) -> dict[str, Any]:
     plain = asdict(figures)
     for row in plain["copies"]["closest"]:
         row["class"] = row.pop("synthetic_class")
-    if figures.frechet_less_first is None:
-        del plain["frechet_less_first"]
+    for name in ("frechet_less_first", "variety"):
+        if plain[name] is None:
+            del plain[name]
     return plain
 
 
 def _set_from_dict(plain: Mapping[str, Any]) -> SetFigures:
     from bridgejax.evaluation import KernelDistance  # brings JAX along
 
-    copies, less = plain["copies"], plain.get("frechet_less_first")
+    copies, less, variety = plain["copies"], plain.get("frechet_less_first"), plain.get("variety")
     rows = [{("synthetic_class" if key == "class" else key): row[key] for key in row} for row in copies["closest"]]
     return SetFigures(
         **{
@@ -154,22 +208,30 @@ def _set_from_dict(plain: Mapping[str, Any]) -> SetFigures:
             "kernel": KernelDistance(**plain["kernel"]),
             "copies": CopyCheck(**{**copies, "closest": tuple(ClosePair(**row) for row in rows)}),
             "frechet_less_first": None if less is None else FrechetInterval(**less),
+            "variety": None if variety is None else _variety_from_dict(variety),
         }
     )
 
 
-def write_comparison_files(workdir: Path, identity: str, comparison: SetComparison, pairs: Sequence[np.ndarray]) -> None:
+def _variety_from_dict(plain: Mapping[str, Any]) -> Variety:
+    neighbours = (Neighbours(row["name"], tuple(row["ids"]), tuple(row["distances"])) for row in plain["neighbours"])
+    return Variety(plain["synthetic"], plain["real"], tuple(neighbours))
+
+
+def write_comparison_files(workdir: Path, identity: str, comparison: SetComparison, pictures: Sequence[SetPictures]) -> None:
     """Keeps a comparison in the workdir.
 
     Args:
       workdir: the folder.
       identity: digest of what decides the figures.
       comparison: the figures.
-      pairs: the closest pairs of each set, uint8 [pairs, 2 (synthetic, real), side, side, 3].
+      pictures: of each set.
     """
-    if pairs:
+    if pictures:
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, allow_pickle=False, **{f"pairs{number}": array for number, array in enumerate(pairs)})
+        arrays = {f"pairs{number}": each.pairs for number, each in enumerate(pictures)}
+        arrays |= {f"neighbours{number}": each.neighbours for number, each in enumerate(pictures)}
+        np.savez_compressed(buffer, allow_pickle=False, **arrays)
         write_atomic(workdir / PAIRS_FILE, buffer.getvalue())
     write_json(workdir / COMPARISON_FILE, {"identity": identity, **comparison.to_dict()})
 
@@ -179,8 +241,8 @@ def comparison_identity(workdir: Path) -> str | None:
     return _stored(workdir).get("identity")
 
 
-def read_comparison(workdir: Path) -> tuple[SetComparison | None, list[np.ndarray]]:
-    """Returns the figures that a workdir holds, None if it holds none, and each set's pairs.
+def read_comparison(workdir: Path) -> tuple[SetComparison | None, list[SetPictures]]:
+    """Returns the figures that a workdir holds, None if it holds none, and each set's pictures.
 
     Raises:
       UserError: a file is damaged.
@@ -192,16 +254,20 @@ def read_comparison(workdir: Path) -> tuple[SetComparison | None, list[np.ndarra
         comparison = SetComparison.from_dict(_stored(workdir))
     except (KeyError, TypeError) as error:
         raise UserError(f"{file} does not hold the figures of a comparison; delete it and run the study again.") from error
-    pairs = []
+    pictures = []
     try:
         if pairs_file.is_file():
             with np.load(pairs_file, allow_pickle=False) as stored:
-                pairs = [stored[f"pairs{number}"] for number in range(len(comparison.sets))]
-        if any(array.dtype != np.uint8 or array.ndim != 5 for array in pairs):
+                for number in range(len(comparison.sets)):
+                    pairs = stored[f"pairs{number}"]
+                    # A comparison of an earlier version has no neighbours.
+                    near = stored[f"neighbours{number}"] if f"neighbours{number}" in stored else pairs[:0]
+                    pictures.append(SetPictures(pairs, near))
+        if any(array.dtype != np.uint8 or array.ndim != 5 for each in pictures for array in (each.pairs, each.neighbours)):
             raise ValueError("not pictures")
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
         raise UserError(f"{pairs_file} is damaged; delete it and {COMPARISON_FILE} and run the study again.") from error
-    return comparison, pairs
+    return comparison, pictures
 
 
 def _stored(workdir: Path) -> dict[str, Any]:

@@ -19,8 +19,11 @@ SIZE = 96
 
 
 def write_examples(plan: StudyPlan, workdir: Path) -> None:
-    """Writes the first images of each class: those that the first run trains on, and those of the first synthetic set."""
-    from bridgejax.data import synthetic_examples
+    """Writes the first images of each class: those that the first run trains on, and those of the first synthetic set.
+
+    With the latter goes the prompt and the seed of each, text [classes, k].
+    """
+    from bridgejax.data.synthetic import synthetic_captions, synthetic_examples
 
     first = plan.runs[0]
     arrays = {"real": contact_sheet(plan.task(first.shots, first.seed).train, len(plan.class_names))}
@@ -29,6 +32,10 @@ def write_examples(plan: StudyPlan, workdir: Path) -> None:
         folder = workdir / shown.folder(first.shots, first.seed)
         examples = synthetic_examples(folder, class_names=plan.class_names, per_class=min(PER_CLASS, plan.per_class))
         arrays["synthetic"] = contact_sheet(examples, len(plan.class_names))
+        captions = synthetic_captions(folder)
+        arrays["synthetic_captions"] = np.asarray(
+            [[captions.get(f"{name}/{index}", "") for index in range(PER_CLASS)] for name in plan.class_names]
+        )
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, class_names=np.asarray(plan.class_names), **arrays)
     write_atomic(workdir / EXAMPLES_FILE, buffer.getvalue())

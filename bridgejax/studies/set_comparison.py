@@ -34,18 +34,22 @@ from bridgejax.studies.comparison_results import (
     ClosePair,
     CopyCheck,
     LeepScore,
+    Neighbours,
     SetComparison,
     SetFigures,
+    SetPictures,
+    Variety,
     comparison_identity,
     write_comparison_files,
 )
 from bridgejax.studies.run_images import RunImages
 from bridgejax.studies.study_plan import StudyPlan, StudyRun, initial_classifier, run_options
 
-VERSION = 1
+VERSION = 2
 K = 3  # of precision and recall
 QUANTILE = 0.01  # of the real images' own nearest distances: the threshold of the copy check
 PAIRS = 12
+NEIGHBOURS, NEIGHBOUR_CLASSES = 3, 12  # shown of a class; classes
 THUMBNAIL = 96
 PIXELS = 16  # side of the images that are compared pixel by pixel
 REPLICATES = 200
@@ -82,7 +86,7 @@ def write_comparison(plan: StudyPlan, workdir: Path) -> None:
     wanted = _identity(plan)
     if wanted is None or comparison_identity(workdir) == wanted:
         return
-    from bridgejax.data import synthetic_examples
+    from bridgejax.data.synthetic import synthetic_captions, synthetic_examples
 
     settings = plan.settings
     stage_heading("compare the synthetic set with the real images")
@@ -92,17 +96,21 @@ def write_comparison(plan: StudyPlan, workdir: Path) -> None:
         for name, each in plan.sets.items()
     }
     comparison = SetComparison(settings.classifier.weights, shots)
-    pairs: list[np.ndarray] = []
+    pictures: list[SetPictures] = []
     if settings.report.synthetic_set:
         real = task.train if settings.report.synthetic_set == "train" else task.test
         model = initial_classifier(settings, plan.class_names)
-        figures, pairs = compare(model, real, sets, settings, plan.class_names)
+        figures, pictures = compare(model, real, sets, settings, plan.class_names)
+        for number, each in enumerate(figures):
+            known = synthetic_captions(workdir / plan.sets[each.name].folder(shots, 0))
+            captions = {name: known[name] for name in each.shown if name in known}
+            figures[number] = dataclasses.replace(each, captions=captions)
         comparison = dataclasses.replace(
             comparison, against=settings.report.synthetic_set, real_images=len(real), sets=tuple(figures)
         )
     if settings.report.leep:
         comparison = dataclasses.replace(comparison, leep=tuple(_leep_scores(plan, workdir, shots)))
-    write_comparison_files(workdir, wanted, comparison, pairs)
+    write_comparison_files(workdir, wanted, comparison, pictures)
 
 
 def _largest_split(plan: StudyPlan) -> tuple[int | None, Task]:
@@ -114,7 +122,7 @@ def _largest_split(plan: StudyPlan) -> tuple[int | None, Task]:
 
 def compare(
     model: nnx.Module, real: Examples, sets: Mapping[str, Examples], settings: Settings, class_names: tuple[str, ...]
-) -> tuple[list[SetFigures], list[np.ndarray]]:
+) -> tuple[list[SetFigures], list[SetPictures]]:
     """Compares sets of synthetic images with the real ones.
 
     Args:
@@ -126,7 +134,7 @@ def compare(
       class_names: by label.
 
     Returns:
-      Of each set the figures, and the closest pairs, uint8 [pairs, 2 (synthetic, real), side, side, 3].
+      Of each set the figures, and what is shown of it.
 
     Raises:
       UserError: a set has fewer than 2 images.
@@ -139,7 +147,7 @@ def compare(
         )
     real_view = _View.of(model, real, settings)
     figures: list[SetFigures] = []
-    pairs: list[np.ndarray] = []
+    pictures: list[SetPictures] = []
     first: _View | None = None
     for name, synthetic in sets.items():
         view = _View.of(model, synthetic, settings)
@@ -149,11 +157,13 @@ def compare(
         else:
             less = frechet_interval(view.features, real_view.features, minus=first.features, replicates=REPLICATES)
             figure = dataclasses.replace(figure, frechet_less_first=less)
-        figures.append(figure)
+        variety, shown = _variety(view, real_view, class_names)
+        figures.append(dataclasses.replace(figure, variety=variety))
         closest = near.closest(PAIRS)
-        pictures = [_thumbnails(synthetic, closest, settings), _thumbnails(real, near.index[closest], settings)]
-        pairs.append(np.stack(pictures, axis=1))
-    return figures, pairs
+        pairs = [_thumbnails(synthetic, closest, settings), _thumbnails(real, near.index[closest], settings)]
+        neighbours = _thumbnails(synthetic, shown.reshape(-1), settings)
+        pictures.append(SetPictures(np.stack(pairs, axis=1), neighbours.reshape(*shown.shape, *neighbours.shape[1:])))
+    return figures, pictures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,6 +230,41 @@ def _figures(name: str, synthetic: _View, real: _View, class_names: tuple[str, .
     return figures, near
 
 
+def _variety(synthetic: _View, real: _View, class_names: tuple[str, ...]) -> tuple[Variety | None, np.ndarray]:
+    """Returns how alike the images of each class are, and positions int [classes, 1 + k] of images with their neighbours."""
+    near, near_real, shown = [], [], []
+    rows: list[Neighbours] = []
+    for label, name in enumerate(class_names):
+        members, distances = _distances(synthetic, label)
+        near_real.append(_distances(real, label)[1].min(axis=1, initial=np.inf))
+        if len(members) < 2:
+            continue
+        near.append(distances.min(axis=1))
+        if len(members) > NEIGHBOURS and len(rows) < NEIGHBOUR_CLASSES:
+            order = np.argsort(distances[0], kind="stable")[:NEIGHBOURS]
+            chosen = members[[0, *order]]
+            shown.append(chosen)
+            ids = tuple(synthetic.examples.ids[i] for i in chosen)
+            rows.append(Neighbours(name, ids, tuple(float(value) for value in distances[0, order])))
+    positions = np.asarray(shown, np.int64).reshape(-1, 1 + NEIGHBOURS)
+    if not near:
+        return None, positions
+    known = np.concatenate(near_real)
+    known = known[np.isfinite(known)]
+    middle = float(np.median(known)) if len(known) else None
+    return Variety(float(np.median(np.concatenate(near))), middle, tuple(rows)), positions
+
+
+def _distances(view: _View, label: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the images of a class, positions [n], and their cosine distances [n, n], infinite to themselves."""
+    members = np.flatnonzero(view.examples.labels == label)
+    features = view.features[members].astype(np.float64)
+    units = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+    distances = 1.0 - units @ units.T
+    np.fill_diagonal(distances, np.inf)
+    return members, distances
+
+
 def _batches(examples: Examples, settings: Settings, image_size: int) -> Iterator[Batch]:
     crop = settings.classifier.crop
     sized = functools.partial(eval_batches, batch_size=settings.training.eval_batch_size, image_size=image_size)
@@ -227,7 +272,10 @@ def _batches(examples: Examples, settings: Settings, image_size: int) -> Iterato
 
 
 def _thumbnails(examples: Examples, indices: np.ndarray, settings: Settings) -> np.ndarray:
-    batches = _batches(examples.select(indices), settings, min(THUMBNAIL, settings.classifier.image_size))
+    side = min(THUMBNAIL, settings.classifier.image_size)
+    if not len(indices):
+        return np.zeros((0, side, side, 3), np.uint8)
+    batches = _batches(examples.select(indices), settings, side)
     return np.concatenate([batch["image"][batch["mask"] > 0] for batch in batches])
 
 

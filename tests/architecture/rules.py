@@ -14,7 +14,7 @@ PACKAGE = "bridgejax"
 # What has no line here is not part of the architecture; docs/architecture.md says what each room is for.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("__main__",),
-    ("cli",),
+    ("cli", "improvement"),
     ("papers", "scaling", "report", "executors", "doctor"),
     ("studies",),
     ("inversion", "synthesis", "training"),

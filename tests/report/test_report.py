@@ -132,6 +132,24 @@ def test_the_metric_of_the_papers_is_told(make_workdir, source, metric):
     assert metric is None or f"papers report {metric}" in text
 
 
+def test_a_pointer_shows_prompt_and_seed(make_workdir):
+    sheet = examples(("bird", "fish", "road sign"))
+    captions = np.asarray([[f"a photo of a <{name}> · seed {seed}" for seed in (1, 2)] for name in sheet["class_names"]])
+    page = Page(write_report(make_workdir(examples={**sheet, "synthetic_captions": captions})).read_text())
+    titles = [attributes["title"] for tag, attributes in page.tags if tag == "img" and attributes.get("title")]
+    assert titles == [caption for caption in captions.reshape(-1) if caption != captions[0, 1]]  # less the blank
+
+
+def test_accuracy_stands_against_the_price_of_a_run(make_workdir):
+    folder = make_workdir(seconds={"generate": 60.0}, shots=(1, 4))
+    page = Page(write_report(folder).read_text())
+    labels = [attributes["aria-label"] for tag, attributes in page.tags if tag == "svg"][-2:]
+    for label in labels:  # a panel for each shot count; the control makes no images
+        assert "vanilla_long: " in label
+        costs = dict(re.findall(r"(\w+): [\d.]+\u202f% for (.+?)(?:;|$)", label))
+        assert costs == {"vanilla_long": "4.8\u202fs", **dict.fromkeys(("mixed", "bridged_plus_plus"), "1\u202fmin 05\u202fs")}
+
+
 def test_names_are_escaped(make_workdir):
     results_of = {"classes": NASTY, "seeds": 2}
     folder = make_workdir(config={**config(), "task": {"source": "folder:/x/<b>&y"}}, examples=examples(NASTY), **results_of)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bridgejax.errors import UserError
-from bridgejax.report.phrases import finding, recipe_words
+from bridgejax.report.phrases import finding, findings, recipe_words
 from bridgejax.report.summary import summarise as summarise_records
 from bridgejax.studies.run_results import RunResultRecord, read_results
 
@@ -64,6 +64,44 @@ def test_a_study_of_several_shot_counts_compares_within_each(make_results):
     text = finding(summary)
     assert "With 1 shot, bridged_plus_plus is" in text
     assert "With 4 shots, bridged_plus_plus is" in text
+
+
+def _shots_study(make_results, better):
+    """Two arms at 1, 4 and 8 shots; in the settings that `better` names, `mixed` answers every image right."""
+    runs = make_results(arms=("vanilla_long", "mixed"), seeds=6, shots=(1, 4, 8), curves=False)
+    plain = {(run["shots"], run["seed"]): run for run in runs if run["arm"] == "vanilla_long"}
+    keys = ("test_accuracy", METRIC, "correct", "confusion", "per_class_accuracy")
+    for run in runs:
+        if run["arm"] == "mixed":
+            run.update({key: plain[run["shots"], run["seed"]][key] for key in keys})
+            if run["shots"] in better:
+                run.update(dict.fromkeys(("test_accuracy", METRIC), 1.0), correct=[1] * len(run["correct"]))
+    return findings(summarise(runs))
+
+
+@pytest.mark.parametrize(
+    ("better", "start"),
+    [
+        ((1,), "Synthetic images help with 1 shot, and no longer with 4 shots and 8 shots: mixed is at +"),
+        ((1, 8), "Synthetic images help with 1 shot and 8 shots, and not with 4 shots: mixed is at +"),
+        ((1, 4, 8), "Synthetic images help with 1 shot, 4 shots and 8 shots: mixed is at +"),
+        ((), "With 1 shot, 4 shots and 8 shots, no arm with synthetic images is significantly above vanilla_long: mixed is at"),
+    ],
+)
+def test_the_first_sentence_says_at_which_shots_synthetic_images_help(make_results, better, start):
+    first, *settings = _shots_study(make_results, better)
+    assert first.startswith(start)
+    assert "95\u202f% interval" in first
+    assert first.endswith("against vanilla_long in mean per-class accuracy.")
+    assert len(settings) == 3
+    for shots, sentence in zip((1, 4, 8), settings, strict=True):
+        assert sentence.startswith(f"With {shots} shot")
+        assert ("points above vanilla_long" in sentence) == (shots in better)
+
+
+def test_an_arm_without_synthetic_images_is_no_help_of_theirs(make_results):
+    runs = make_results(arms=("vanilla_long", "vanilla_mixup"), seeds=6, shots=(1, 4))
+    assert findings(summarise(runs))[0].startswith("With 1 shot and 4 shots, no arm with synthetic images is")
 
 
 def test_the_same_runs_give_the_same_summary(make_results):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import types
@@ -50,7 +51,7 @@ def test_the_nearer_set_has_an_interval_and_a_copy_is_found(settings, tmp_path):
     real = examples(24, 0, 0, "real")
     bright, near = examples(24, 1, 120, "a"), examples(24, 2, 0, "b")
     copied = Examples((*near.images[:5], real.images[7], *near.images[6:]), near.labels, near.ids)
-    figures, pairs = compare(Eye(), real, {"": bright, "near|<b>": copied}, settings, ("cat", "dog"))
+    figures, pictures = compare(Eye(), real, {"": bright, "near|<b>": copied}, settings, ("cat", "dog"))
     first, second = figures
     assert second.frechet.estimate < first.frechet.estimate
     assert second.frechet_less_first.high < 0
@@ -60,14 +61,16 @@ def test_the_nearer_set_has_an_interval_and_a_copy_is_found(settings, tmp_path):
     assert (closest.synthetic, closest.real, closest.suspected) == ("b/5", "real/7", True)
     assert closest.cosine_distance == pytest.approx(0, abs=1e-6)
     assert second.copies.both_suspected >= 1
-    np.testing.assert_array_equal(pairs[1][0][0], pairs[1][0][1])
+    np.testing.assert_array_equal(pictures[1].pairs[0][0], pictures[1].pairs[0][1])
     found = SetComparison(classifier="x", shots=12, against="train", real_images=24, sets=tuple(figures))
-    write_comparison_files(tmp_path, "identity", found, pairs)
-    read, pairs_read = read_comparison(tmp_path)
+    write_comparison_files(tmp_path, "identity", found, pictures)
+    read, pictures_read = read_comparison(tmp_path)
     assert json.dumps(read.to_dict()) == json.dumps(found.to_dict())
-    np.testing.assert_array_equal(pairs_read, pairs)
-    page = synthetic_html(found, pairs)
-    assert page.count("<img") == 48
+    for stored, made in zip(pictures_read, pictures, strict=True):
+        np.testing.assert_array_equal(stored.pairs, made.pairs)
+        np.testing.assert_array_equal(stored.neighbours, made.neighbours)
+    page = synthetic_html(found, pictures)
+    assert page.count("<img") == 48 + 2 * 2 * 4
     assert "near|&lt;b&gt;" in page
     assert "<b>suspected</b>" in page
     text = "\n".join(synthetic_markdown(found, str, lambda heads, rows: repr((heads, rows))))
@@ -91,3 +94,20 @@ def test_leep_of_weights_without_a_head_is_a_dash():
     assert "–" in page
     assert "−0.500" in page
     assert synthetic_html(None, []) == ""
+
+
+def test_a_set_whose_images_are_all_alike_shows_it(settings):
+    real, varied = examples(24, 0, 0, "real"), examples(24, 1, 0, "a")
+    alike = Examples(tuple(varied.images[i % 2] for i in range(24)), varied.labels, varied.ids)
+    (first, second), pictures = compare(Eye(), real, {"": varied, "alike": alike}, settings, ("cat", "dog"))
+    assert first.variety.real == second.variety.real > 0.5 * first.variety.synthetic
+    assert first.variety.synthetic > 100 * abs(second.variety.synthetic)
+    row = first.variety.neighbours[1]
+    assert row.name == "dog"
+    assert row.ids[0] == "a/1"
+    assert list(row.distances) == sorted(row.distances)
+    assert {int(name.split("/")[1]) % 2 for name in row.ids} == {1}
+    np.testing.assert_array_equal(pictures[1].neighbours[0, 0], pictures[1].neighbours[0, 1])
+    captioned = dataclasses.replace(first, captions={"a/1": "a photo of a <dog> · seed 7"})
+    page = synthetic_html(SetComparison("x", None, "test", 24, (captioned,)), pictures[:1])
+    assert 'title="a photo of a &lt;dog&gt; · seed 7"' in page

@@ -1,0 +1,111 @@
+"""What fits into a length of time: how many images, recipes, steps and seeds."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+
+from bridgejax.errors import UserError
+
+BASELINE = "vanilla_long"
+_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}
+_LENGTH = re.compile("".join(rf"(?:(\d+(?:\.\d+)?)\s*{unit}[a-z]*\s*)?" for unit in _UNITS), re.IGNORECASE)
+_MARGIN = 1.1  # estimates are a little short: evaluation, files, a busy machine
+
+
+def seconds_of(budget: str | float) -> float:
+    """Returns a length of time in seconds.
+
+    Args:
+      budget: a text such as "90s", "5m" or "1h 30m", or seconds as a number.
+
+    Raises:
+      UserError: it is neither, or not above zero.
+    """
+    seconds = 0.0
+    if isinstance(budget, str):
+        match = _LENGTH.fullmatch(budget.strip())
+        numbers = match.groups() if match else ()
+        seconds = sum(float(number) * unit for number, unit in zip(numbers, _UNITS.values(), strict=False) if number)
+    elif isinstance(budget, (int, float)) and not isinstance(budget, bool):
+        seconds = float(budget)
+    if not 0 < seconds < math.inf:
+        raise UserError(
+            f"budget={budget!r} is not a length of time; write '90s', '5m' or '1h30m', or give seconds as a number."
+        )
+    return seconds
+
+
+def spoken(seconds: float) -> str:
+    """Returns a budget of at least so many seconds, as `seconds_of` reads it: "50s", "3m", "2h"."""
+    for unit, size, most in (("s", 10.0, 120.0), ("m", 60.0, 7200.0)):
+        if seconds <= most:
+            return f"{math.ceil(seconds / size) * size / _UNITS[unit]:.0f}{unit}"
+    return f"{math.ceil(seconds / 3600.0)}h"
+
+
+@dataclasses.dataclass(frozen=True)
+class Rates:
+    """How fast this machine is.
+
+    Attributes:
+      image: seconds per generated image.
+      step: seconds per optimiser step.
+      run: seconds that a run takes besides its steps.
+    """
+
+    image: float
+    step: float
+    run: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Design:
+    """What is tried.
+
+    Attributes:
+      per_class: generated images per class.
+      base_steps: optimiser steps of a stage; every recipe takes two of them.
+      arms: the recipes among which validation images choose; the first is the control without generated images.
+      learning_rates: that each arm tries.
+      choice_seeds: draws of validation images that each of these is tried with.
+      seeds: of the study that compares the chosen recipe with the control on the test images.
+    """
+
+    per_class: int
+    base_steps: int
+    arms: tuple[str, ...]
+    learning_rates: tuple[float, ...]
+    choice_seeds: int
+    seeds: int
+
+    def seconds(self, rates: Rates, classes: int) -> float:
+        """Returns about how long it takes."""
+        runs = len(self.arms) * len(self.learning_rates) * self.choice_seeds + 2 * self.seeds
+        return _MARGIN * (self.per_class * classes * rates.image + runs * (2 * self.base_steps * rates.step + rates.run))
+
+    @property
+    def words(self) -> str:
+        """What it is, in words."""
+        return f"{self.per_class} images per class, {len(self.arms)} recipes of {2 * self.base_steps} steps"
+
+
+# Half of every batch is the mix that loses least where the generator is poor (docs/choosing.md), so it is tried first.
+_FEW = (BASELINE, "mixed_50", "bridged")
+_ALL = (*_FEW, "mixed", "bridged_plus_plus", "synthetic_only")
+_RATES = (0.001, 0.003, 0.01)
+DESIGNS = (
+    Design(256, 200, _ALL, _RATES, choice_seeds=3, seeds=5),
+    Design(128, 80, _ALL, _RATES, choice_seeds=3, seeds=5),
+    Design(64, 60, _ALL, _RATES, choice_seeds=2, seeds=3),
+    Design(64, 40, _ALL, _RATES[1:2], choice_seeds=2, seeds=3),
+    Design(32, 30, _FEW, _RATES[1:2], choice_seeds=2, seeds=2),
+    Design(32, 20, _FEW[:2], _RATES[1:2], choice_seeds=1, seeds=2),
+    Design(16, 15, _FEW[:2], _RATES[1:2], choice_seeds=1, seeds=1),
+)
+
+
+def fitting_design(rates: Rates, classes: int, seconds: float) -> Design | None:
+    """Returns the richest of `DESIGNS` that takes at most so many seconds, None if none does."""
+    return next((design for design in DESIGNS if design.seconds(rates, classes) <= seconds), None)
