@@ -1,12 +1,12 @@
-"""Chooses rates, crop and batch statistics on the emoji task and writes docs/results/tuning.md.
+"""Chooses what trains, rates, lengths, crop and prompts on the emoji task; writes docs/results/tuning.json and tuning.md.
 
     python tools/build_emoji_task.py --output emoji_task
     python -m benchmarks tuning
+    python -m benchmarks tuning --parts rates prompts    # some of it; the page keeps the others
 
-Runs configs/tuning.py three times (batch statistics and rate for the step-matched control with the classifier's own crop, the
-same without a crop, then each arm's rate) and configs/generator.py for rate and length on generated images alone. Chosen is the
-highest mean per-class accuracy on the emoji, over shots and seeds. No photograph takes part. What is chosen stands in
-configs/quickstart.py and configs/generator.py, by hand.
+Runs configs/tuning.py and, for generated images alone, configs/generator.py. Chosen is the highest mean per-class accuracy on
+the emoji, over shots and seeds; what trains is the best for the control. No photograph takes part. What is chosen stands in
+configs/quickstart.py and configs/generator.py, by hand. A stopped part goes on, a finished one is only read.
 """
 
 from __future__ import annotations
@@ -15,54 +15,105 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
+
+from benchmarks.result_tables import table
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "docs" / "results" / "tuning.md"
+RECORD = ROOT / "docs" / "results" / "tuning.json"
 METRIC = "test_mean_per_class_accuracy"
-STUDIES = {  # title → config and what is set on the command line
-    "Batch statistics and rate, the classifier's own crop": ("configs/tuning.py:inputs", ["--config.classifier.crop=None"]),
-    "Batch statistics and rate, no crop": ("configs/tuning.py:inputs", ["--config.classifier.crop=1.0"]),
-    "Rates by arm": ("configs/tuning.py", []),
-    "Generated images alone, 128 per class: rate and steps": ("configs/generator.py:tuning", []),
+
+
+@dataclass(frozen=True)
+class Part:
+    """A study of the tuning: its title, its config, and what is set on the command line."""
+
+    title: str
+    config: str
+    settings: tuple[str, ...] = ()
+
+
+PARTS = {
+    "layers": Part("What trains, and its rate, for the control", "configs/tuning.py:layers"),
+    "own_crop": Part(
+        "Batch statistics and rate, the classifier's own crop", "configs/tuning.py:inputs", ("--config.classifier.crop=None",)
+    ),
+    "no_crop": Part("Batch statistics and rate, no crop", "configs/tuning.py:inputs", ("--config.classifier.crop=1.0",)),
+    "rates": Part("Rate and steps by arm", "configs/tuning.py"),
+    "prompts": Part("A template or sentences", "configs/tuning.py:prompts"),
+    "generator": Part("Generated images alone, 128 per class: rate and steps", "configs/generator.py:tuning"),
 }
 
 
-def run(config: str, settings: Sequence[str], workdir: Path) -> list[tuple[str, float, float]]:
-    """Runs or continues a study; returns (candidate, mean per-class accuracy in [0, 1], best of its recipe: 1 or 0)."""
-    command = [sys.executable, "-m", "bridgejax", "run", "--config", config, "--workdir", str(workdir), *settings]
+def run(part: Part, task: Path, workdir: Path) -> list[dict[str, Any]]:
+    """Runs or continues a study; returns each candidate's recipe, its runs, and mean accuracies in [0, 1] by shots and in all."""
+    settings = [f"--config.task.source=folder:{task}", *part.settings]
+    command = [sys.executable, "-m", "bridgejax", "study", "--config", part.config, "--workdir", str(workdir), *settings]
     subprocess.run(command, cwd=ROOT, check=True)
-    found: dict[str, list[float]] = {}
-    for line in (workdir / "results.jsonl").read_text().splitlines():
-        result = json.loads(line)
-        found.setdefault(result["arm"], []).append(result[METRIC])
-    means = {arm: sum(values) / len(values) for arm, values in found.items()}
-    best: dict[str, str] = {}
-    for arm in means:
-        recipe = arm.partition("-")[0]
-        if recipe not in best or means[arm] > means[best[recipe]]:
-            best[recipe] = arm
-    return [(arm, mean, float(best[arm.partition("-")[0]] == arm)) for arm, mean in means.items()]
+    return candidates([json.loads(line) for line in (workdir / "results.jsonl").read_text().splitlines()])
+
+
+def candidates(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Returns what the lines of a results.jsonl say of each candidate, in their order; `best` marks that of each recipe."""
+    runs: dict[str, dict[str, list[float]]] = {}
+    for result in results:
+        runs.setdefault(result["arm"], {}).setdefault(str(result["shots"]), []).append(result[METRIC])
+    found = []
+    for arm, by_shots in runs.items():
+        means = {shots: _mean(values) for shots, values in by_shots.items()}
+        entry = {"candidate": arm, "recipe": arm.partition("-")[0], "runs": by_shots}
+        found.append({**entry, "by_shots": means, "mean": _mean([*means.values()]), "best": False})
+    for recipe in dict.fromkeys(entry["recipe"] for entry in found):
+        max((e for e in found if e["recipe"] == recipe), key=lambda e: e["mean"])["best"] = True
+    return found
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def page(record: Mapping[str, Any]) -> str:
+    """Returns the page of a record."""
+    lines = [
+        "# Settings chosen on 3D emoji",
+        "",
+        "Made by `python -m benchmarks tuning` from [tuning.json](tuning.json): mean per-class accuracy on the emoji in %, over "
+        "seeds; the best of each recipe over all shots in bold. A candidate's steps are those of all its stages.",
+    ]
+    for part in record.values():
+        shots = list(part["candidates"][0]["by_shots"])
+        rows = []
+        for entry in part["candidates"]:
+            mean = f"{100 * entry['mean']:.1f}"
+            every = [f"{100 * entry['by_shots'][count]:.1f}" for count in shots]
+            rows.append([entry["candidate"], *(every if len(shots) > 1 else []), f"**{mean}**" if entry["best"] else mean])
+        heads = [f"{count} shot{'s' if count != '1' else ''}" for count in shots] if len(shots) > 1 else []
+        command = " ".join([part["config"], *part["settings"]])
+        seeds = len(part["candidates"][0]["runs"][shots[0]])
+        lines += ["", f"## {part['title']}", "", f"`{command}`, {seeds} seed{'s' if seeds > 1 else ''}", ""]
+        lines += table(["candidate", *heads, "mean"], rows)
+    return "\n".join(lines) + "\n"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the studies below a folder, continuing finished ones, and writes the tables."""
+    """Runs the parts asked for below a folder, and writes the record and the page after each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="+", choices=tuple(PARTS), default=tuple(PARTS), help="only these (default: all)")
     parser.add_argument("--workdirs", type=Path, default=Path("tuning"), help="where the studies' workdirs are kept")
     parser.add_argument("--task", type=Path, default=Path("emoji_task"), help="the folder of tools/build_emoji_task.py")
+    parser.add_argument("--output", type=Path, default=RECORD, help="the record; the page is written beside it")
     options = parser.parse_args(arguments)
     from bridgejax.files import write_atomic
 
-    text = (
-        "# Settings chosen on 3D emoji\n\n`python -m benchmarks tuning`: mean per-class accuracy on the emoji in %, over shots "
-    )
-    text += "and seeds; the best of each recipe in bold.\n"
-    for number, (title, (config, settings)) in enumerate(STUDIES.items()):
-        task = f"--config.task.source=folder:{options.task.resolve()}"
-        rows = run(config, [task, *settings], (options.workdirs / f"study-{number}").resolve())
-        text += f"\n## {title}\n\n`{' '.join([config, *settings])}`\n\n| candidate | mean per class, % |\n| --- | ---: |\n"
-        text += "".join(f"| {arm} | {f'**{100 * m:.1f}**' if top else f'{100 * m:.1f}'} |\n" for arm, m, top in rows)
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(RESULTS, text)
-    print(text)
+    known = json.loads(options.output.read_text(encoding="utf-8")) if options.output.is_file() else {}
+    for name in options.parts:
+        found = run(PARTS[name], options.task.resolve(), (options.workdirs / name).resolve())
+        known[name] = {**asdict(PARTS[name]), "candidates": found}
+        record = {part: known[part] for part in PARTS if part in known}
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(options.output, json.dumps(record, indent=1) + "\n")
+        write_atomic(options.output.with_suffix(".md"), page(record))
+    print(page(known))

@@ -26,6 +26,7 @@ def get_config(arg: str | None = None) -> Any:
     spec.loader.exec_module(quickstart)
     config = quickstart.get_config()
     config.synthetic.per_class = 128
+    config.study.shots = ()
     config.training.evaluations = 1
     if arg == "tuning":
         config.task.source = "folder:emoji_task"
