@@ -2,12 +2,12 @@
 
 Parts, in order; each resumes where a killed run stopped, and a finished part is not done again:
 
-  vae      a small autoencoder, 64×64×3 → 8×8×4, on all colour clip art
+  vae      a small autoencoder, 64×64×3 → 16×16×4, on all colour clip art
   decoder  the autoencoder's decoder again, on the labelled pictures alone (the encoder rests, so the latents stay)
   text     the text encoder alone, until its mean output tells class and noun
   unet     the UNet, on cached latents of the labelled clip art
   export   the diffusers folder with moving-average weights in float16, provenance and checksums
-  probe    EfficientNet-Lite0 features of generated images, logistic regression, tested on the photographs (a report only)
+  probe    figures of generated images: what a classifier learns from them, recall of the clip art, copies (a report only)
 
     python tools/build_clipart.py --output clipart.npz
     python tools/train_tiny_diffusion.py --data clipart.npz --work ckpt --minutes 60
@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import clipart_choice
+import clipart_figures
 import clipart_text
 import clipart_unet as parts
 import clipart_vae
@@ -140,7 +141,7 @@ class Sampler:
                 noise = jnp.sqrt(alpha) * velocity + jnp.sqrt(1 - alpha) * latents
                 return jnp.sqrt(after) * clean + jnp.sqrt(1 - after) * noise, None
 
-            latents = jax.lax.scan(body, jax.random.normal(key, (n, 8, 8, 4)), table)[0]
+            latents = jax.lax.scan(body, jax.random.normal(key, (n, 16, 16, 4)), table)[0]
             images = nnx.merge(vae_graph, vae_params).decode(latents / scale)
             return jnp.clip(images * 127.5 + 128.0, 0, 255).astype(jnp.uint8)
 
@@ -178,34 +179,6 @@ def noun_prompts(data: dict[str, np.ndarray], per_class: int) -> list[tuple[str,
         nouns = sorted({str(n) for n, c in zip(data["nouns"], data["classes"], strict=True) if c == name})
         out += [(name, f"a photo of a {nouns[i * 7 % len(nouns)]}, a {name}") for i in range(per_class)]
     return out
-
-
-def probe(images: np.ndarray, labels: list[str]) -> dict[str, Any]:
-    """Logistic regression on frozen EfficientNet-Lite0 features of generated images, tested on every tux_photos photograph.
-
-    Returns top-1 and mean per-class accuracy in [0, 1] and the accuracy of each class.
-    """
-    from sklearn.linear_model import LogisticRegression
-
-    folder = HERE.parent / "bridgejax/assets/tux_photos"
-    records = json.loads((folder / "index.json").read_text(encoding="utf-8"))["images"]
-    photos = []
-    for record in records:
-        with Image.open(folder / record["file"]) as opened:
-            picture = opened.convert("RGB")
-        side = max(picture.size)
-        canvas = Image.new("RGB", (side, side), (255, 255, 255))
-        canvas.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
-        photos.append(np.asarray(canvas))
-    truth = np.array([record["class"].replace("_", " ") for record in records])
-    classifier = LogisticRegression(C=30.0, max_iter=2000).fit(clipart_choice.features(list(images)), labels)
-    right = classifier.predict(clipart_choice.features(photos)) == truth
-    per_class = {str(name): round(float(right[truth == name].mean()), 3) for name in sorted(set(truth))}
-    return {
-        "top1": round(float(right.mean()), 4),
-        "mean_per_class": round(float(np.mean(list(per_class.values()))), 4),
-        "per_class": per_class,
-    }
 
 
 def export(
@@ -317,7 +290,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--copies", type=int, default=0, help="scaled and shifted copies of each picture")
     parser.add_argument("--mirror", action="store_true", help="mirror images too (augmentation makes them anyway)")
-    parser.add_argument("--per-class", type=int, default=40, help="the UNet learns this many typical pictures of a class")
+    parser.add_argument("--per-class", type=int, default=1000, help="most pictures of a class that the UNet learns")
     parser.add_argument("--class-only", type=float, default=0.2, help="share of captions that name the class alone")
     parser.add_argument("--timestep-power", type=float, default=0.7, help="below 1: more of the noisy timesteps")
     parser.add_argument("--sheet-every", type=float, default=8.0, help="minutes between sample sheets")
@@ -326,7 +299,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--probe-every", type=float, default=0.0, help="minutes between probes while training; 0: only at the end"
     )
-    parser.add_argument("--probe-images", type=int, default=30, help="generated images per class for the probe")
+    parser.add_argument("--emoji", type=Path, metavar="FOLDER", help="the folder of build_emoji_task.py, tested on too")
+    parser.add_argument("--probe-images", type=int, default=32, help="generated images per class for the probe")
     parser.add_argument("--probe-nouns", action="store_true", help="probe noun prompts too")
     parser.add_argument("--note", action="append", default=[], metavar="KEY=VALUE", help="a line for PROVENANCE.md")
     parser.add_argument(
@@ -395,14 +369,18 @@ def main(argv: list[str] | None = None) -> int:
         draw_sheet(ordered, list(CLASSES), columns, options.work / f"sheet_{step:06d}.png")
         log(f"sheet_{step:06d}.png")
 
+    judges: list[clipart_figures.Judge] = []  # made when first needed
+
     def run_probe(params: Any, step: int, nouns: bool) -> dict[str, Any]:
+        if not judges:
+            judges.append(clipart_figures.Judge(data["images"], options.emoji))
         pairs = (
             noun_prompts(data, options.probe_images)
             if nouns
             else [(c, f"a photo of a {c}") for c in CLASSES for _ in range(options.probe_images)]
         )
         images = sampler(params, [p for _, p in pairs], seed=2)
-        result = probe(images, [c for c, _ in pairs])
+        result = judges[0](images, [c for c, _ in pairs])
         log(f"probe step {step} {'noun' if nouns else 'class'} prompts {json.dumps(result)}")
         return result
 
@@ -437,7 +415,9 @@ def main(argv: list[str] | None = None) -> int:
     if "probe" in wanted:
         for with_nouns in (False, True) if options.probe_nouns else (False,):
             kind = "noun prompts" if with_nouns else "class prompts"
-            note[f"probe on the photographs, {kind}"] = json.dumps(run_probe(params, step, with_nouns))
+            note[f"figures of {options.probe_images} images per class, {kind}"] = json.dumps(
+                run_probe(params, step, with_nouns)
+            )
     if "export" in wanted:
         note = {
             "UNet steps": f"{step} of batch {options.batch_size}",
