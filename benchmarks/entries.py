@@ -52,6 +52,7 @@ _ENTRIES = (
     Entry("parallel_seeds", "the smallest backbone, two seeds, one round"),
     Entry("pipelines", "two schedulers; the page is left as it is"),
     Entry("quickstart", "the generator beside PyTorch diffusers alone; the page is left as it is"),
+    Entry("pod", "all of it; the page is left as it is"),
     Entry("faults", "24 faults; the page is left as it is"),
     Entry("paper_cost", "all of it; the page is left as it is"),
     Entry("accelerator", why_not="it needs a GPU or TPU"),

@@ -52,7 +52,6 @@ ReturnToService=2
 NodeName=$host NodeAddr=127.0.0.1 CPUs=2 State=UNKNOWN
 PartitionName=main Nodes=$host Default=YES MaxTime=INFINITE State=UP
 CONF
-echo 'CgroupPlugin=disabled' >"$root/cgroup.conf"
 export SLURM_CONF=$root/slurm.conf
 
 pids=()
