@@ -52,14 +52,14 @@ ReturnToService=2
 NodeName=$host NodeAddr=127.0.0.1 CPUs=2 State=UNKNOWN
 PartitionName=main Nodes=$host Default=YES MaxTime=INFINITE State=UP
 CONF
-echo 'CgroupPlugin=disabled' >"$root/cgroup.conf"
 export SLURM_CONF=$root/slurm.conf
 
 pids=()
 end() {
   scancel --user=root 2>/dev/null || true
   for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; done
-  wait 2>/dev/null || true
+  for ((i = 0; i < 100; i++)); do kill -0 "${pids[@]}" 2>/dev/null && sleep 0.1 || break; done
+  for pid in "${pids[@]}"; do kill -KILL "$pid" 2>/dev/null || true; done
   [[ -n "${KEEP:-}" ]] && echo "kept: $root" >&2 || rm -rf "$root"
 }
 trap end EXIT
