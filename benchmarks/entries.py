@@ -53,6 +53,8 @@ _ENTRIES = (
     Entry("pipelines", "two schedulers; the page is left as it is"),
     Entry("quickstart", "the generator beside PyTorch diffusers alone; the page is left as it is"),
     Entry("planning", "a hundredth of the images; the results are left as they are"),
+    Entry("pod", "all of it; the page is left as it is"),
+    Entry("faults", "24 faults; the page is left as it is"),
     Entry("paper_cost", "all of it; the page is left as it is"),
     Entry("accelerator", why_not="it needs a GPU or TPU"),
     Entry("gpu_programs", why_not="it needs XLA's GPU compiler in a folder of its own"),

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _DEFAULT_WORKERS = 2  # where there is no GPU: one computes while the other compresses and writes
 _LOOK_SECONDS = 1.0
+_KILLED = "a worker process was killed."
 
 
 def engine(job: UnitJob, queue: collections.deque[WorkUnit]) -> Iterator[tuple[WorkUnit, UnitOutcome]]:
@@ -56,14 +57,15 @@ def _in_pool(
     limit = job.settings.executor_options.unit_seconds
     running: dict[futures.Future[UnitOutcome], tuple[WorkUnit, float]] = {}
     broken = False
+    futures.wait([pool.submit(os.getpid) for _ in range(workers)])  # the time to start is none of a unit's
     while running or (queue and not broken):
         while queue and len(running) < workers and not broken:
             unit = queue.popleft()
             try:
                 running[pool.submit(make_unit, job, unit)] = unit, time.monotonic()
             except BrokenProcessPool:
-                queue.appendleft(unit)
                 broken = True
+                yield unit, UnitOutcome(AGAIN, _KILLED)
         ended, _ = futures.wait(running, timeout=_LOOK_SECONDS, return_when=futures.FIRST_COMPLETED)
         for future in ended:
             unit, began = running.pop(future)
@@ -72,7 +74,7 @@ def _in_pool(
             except BrokenProcessPool:
                 broken = True
                 late = limit is not None and time.monotonic() - began > limit
-                outcome = UnitOutcome(AGAIN, f"it took longer than {limit:g} s." if late else "a worker process was killed.")
+                outcome = UnitOutcome(AGAIN, f"it took longer than {limit:g} s." if late else _KILLED)
             yield unit, outcome
         if limit is not None and any(time.monotonic() - began > limit for _, began in running.values()):
             _kill(before)

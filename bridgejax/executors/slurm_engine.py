@@ -6,8 +6,10 @@ import collections
 import contextlib
 import dataclasses
 import signal
+import subprocess
+import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from bridgejax.errors import UserError
@@ -23,7 +25,7 @@ FOLDER = "slurm"  # below the workdir: submitit's scripts, logs and results
 _DEFAULT_WORKERS = 16
 _TASKS_PER_WORKER = 4  # of a unit at a time: short enough that slow machines do less, long enough that starting is little
 _LOOK_SECONDS = 2.0
-_STATE_SECONDS = 30  # how often SLURM is asked about tasks that left no result
+_STATE_SECONDS = 20.0  # how often SLURM is asked about tasks that left no result
 
 Outcomes = list[tuple[WorkUnit, UnitOutcome]]
 
@@ -37,7 +39,12 @@ class ArrayTask:
     def __call__(self, units: Sequence[WorkUnit]) -> Outcomes:
         with contextlib.suppress(ValueError):  # not in a main thread
             signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGUSR2))  # submitit's handler, which queues the task again
-        return [(unit, make_unit(self.job, unit)) for unit in units]
+        print(f"bridgejax: {len(units)} units", file=sys.stderr, flush=True)  # in the task's log
+        outcomes: Outcomes = []
+        for unit in units:
+            outcomes.append((unit, make_unit(self.job, unit)))
+            print(f"bridgejax: {unit}: {outcomes[-1][1].sentence or 'there'}", file=sys.stderr, flush=True)
+        return outcomes
 
     def checkpoint(self, units: Sequence[WorkUnit]) -> submitit.helpers.DelayedSubmission:
         """Returns what the task does when it is queued again: the same, since what is done is not done twice."""
@@ -60,24 +67,43 @@ def engine(job: UnitJob, queue: collections.deque[WorkUnit]) -> Iterator[tuple[W
         asked = time.monotonic()
         try:
             while running:
-                if ask := time.monotonic() - asked > _STATE_SECONDS:
+                ended = {each for each in running if each.paths.result_pickle.exists()}
+                if time.monotonic() - asked > _STATE_SECONDS:
                     asked = time.monotonic()
-                for submitted in [each for each in running if each.done(force_check=ask)]:
+                    ended |= set(running) - _in_queue(running)
+                for submitted in ended:
                     part = running.pop(submitted)
-                    try:
-                        outcomes: Outcomes = submitted.result()
-                    except (submitit.core.utils.FailedJobError, submitit.core.utils.UncompletedJobError) as error:
-                        reason = f"SLURM's job {submitted.job_id} ended without a result ({submitted.state}); its log is "
-                        reason += f"{submitted.paths.stderr}. {type(error).__name__}"
-                        outcomes = [(unit, UnitOutcome(AGAIN, reason)) for unit in part]
-                    yield from outcomes
+                    yield from _outcomes(submitted, part)
                 time.sleep(_LOOK_SECONDS if running else 0.0)
         finally:
             for submitted in running:  # the command ends early
                 submitted.cancel(check=False)
 
 
-def _submit(job: UnitJob, workers: int, parts: Sequence[Sequence[WorkUnit]]) -> list[submitit.Job[Any]]:
+def _outcomes(submitted: submitit.Job[Outcomes], part: Sequence[WorkUnit]) -> Outcomes:
+    """Returns what a task returned; of one that ended without a result, that all its units are to be tried again."""
+    if submitted.paths.result_pickle.exists():
+        with contextlib.suppress(submitit.core.utils.FailedJobError):
+            return submitted.result()
+    reason = f"SLURM's job {submitted.job_id} ended without a result; see {submitted.paths.stderr}."
+    return [(unit, UnitOutcome(AGAIN, reason)) for unit in part]
+
+
+def _in_queue(jobs: Iterable[submitit.Job[Outcomes]]) -> set[submitit.Job[Outcomes]]:
+    """Returns those that SLURM still has; all where it does not say, which not every site's accounting does."""
+    numbers = ",".join(dict.fromkeys(each.job_id.partition("_")[0] for each in jobs))
+    command = ["squeue", "--noheader", "--array", "--format=%i", f"--jobs={numbers}"]
+    try:
+        asked = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:
+        return set(jobs)
+    if asked.returncode and "Invalid job id" not in asked.stderr:
+        return set(jobs)
+    there = set(asked.stdout.split())
+    return {each for each in jobs if each.job_id in there}
+
+
+def _submit(job: UnitJob, workers: int, parts: Sequence[Sequence[WorkUnit]]) -> list[submitit.Job[Outcomes]]:
     options = job.settings.executor_options
     extra = dict(options.slurm)
     cluster = str(extra.pop("cluster", "slurm"))

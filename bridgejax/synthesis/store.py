@@ -234,7 +234,7 @@ class Store:
         self.plan = plan
         self.identity = identity
         self.identity_digest = digest(self.identity)
-        self.process, self.processes = process, processes
+        self.process, self.processes, self.beside_others = process, processes, beside_others
         self.formats = tuple(formats)
         with writing(directory):
             (directory / SIDECARS).mkdir(parents=True, exist_ok=True)
@@ -272,8 +272,12 @@ class Store:
         return ""
 
     def remove_info(self) -> None:
-        """Takes back the mark of a finished set before anything in it changes."""
-        if self.process == 0:
+        """Takes back the mark of a finished set before anything in it changes.
+
+        Beside others only where the set grows: a shard made again is the same set, and nobody may be left to finish it.
+        """
+        grows = (read_json(self.directory / IDENTITY_FILE) or {}).get("per_class") != self.plan.per_class
+        if self.process == 0 and (grows or not self.beside_others):
             with writing(self.directory):
                 (self.directory / tfds_files.INFO_FILE).unlink(missing_ok=True)
 
