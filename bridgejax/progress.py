@@ -238,6 +238,8 @@ def tell_in(workdir: Path, first: bool = False) -> _Log:
     if _log is None or _log.workdir != workdir:
         import jax
 
+        if _log is not None:
+            _log.end(None)
         _log = _Log(workdir, first)
         jax.monitoring.register_event_duration_secs_listener(_log.clock.compiled)
     return _log

@@ -17,13 +17,13 @@ color-scheme:light dark}
 @media (prefers-color-scheme:dark){:root{--bg:#13171a;--card:#1a1f23;--ink:#e6eaed;--muted:#9eaab3;--line:#2d353b;
 --work:#5fc2d6;--other:#414d55}}
 body{margin:0;background:var(--bg);color:var(--ink);font:16px/1.5 system-ui,sans-serif;font-variant-numeric:tabular-nums}
-main{max-width:1080px;margin:0 auto;padding:32px 20px}h1{font-size:1.8rem;margin:0}h2{font-size:1.1rem;margin:0 0 .6em}
+main{max-width:1200px;margin:0 auto;padding:32px 20px}h1{font-size:1.8rem;margin:0}h2{font-size:1.1rem;margin:0 0 .6em}
 p{margin:.3em 0 1.2em}.muted,small,thead th{color:var(--muted);font-weight:400}
 section{background:var(--card);border:1px solid var(--line);border-radius:12px;padding:20px 24px;margin:0 0 18px;
 overflow-x:auto}
 table{border-collapse:collapse;width:100%;font-size:.92rem}
 th,td{padding:7px 14px 7px 0;border-top:1px solid var(--line);text-align:left}
-thead th{border:0}th.n,td.n{text-align:right;white-space:nowrap}progress{width:7rem;accent-color:var(--work)}
+thead th{border:0;vertical-align:bottom}th.n{text-align:right}td.n{text-align:right;white-space:nowrap}progress{width:7rem;accent-color:var(--work)}
 .bar{display:flex;height:22px;border-radius:5px;overflow:hidden;background:var(--line);gap:1px;margin:0 0 12px}
 .bar i{background:var(--other)}.bar i.work{background:var(--work)}
 """
