@@ -85,20 +85,21 @@ class _Bar:
 
     def __init__(self, bar: Any, what: str, unit: str, total: int, first: int, shards: tuple[int, int] | None) -> None:
         self._bar, self._what, self._unit, self._total, self._first, self._shards = bar, what, unit, total, first, shards
-        self._done, self._began, self._retried = first, time.monotonic(), 0
+        self._done, self._began, self._retried, self.failed = first, time.monotonic(), 0, False
         self.kind = _ACCOUNTS.get(what.partition(" ")[0], "train")
 
     def __enter__(self) -> _Bar:
         if _log is not None:
             _log.clock.enter(self.kind)
-            _log.bars.append(self)
+            _log.bars[:] = [*(bar for bar in _log.bars if not bar.failed), self]
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         self._bar.close()
         if _log is not None and self in _log.bars:
             _log.clock.leave(self.kind)
-            if error is None or isinstance(error, GeneratorExit):
+            self.failed = error is not None and not isinstance(error, GeneratorExit)
+            if not self.failed:
                 _log.bars.remove(self)
             _log.write()
 
@@ -121,7 +122,7 @@ class _Bar:
     def set_postfix(self, **values: object) -> None:
         self._bar.set_postfix(**values)
 
-    def state(self, failed: bool) -> Now:
+    def state(self) -> Now:
         rate = (self._done - self._first) / max(1e-9, time.monotonic() - self._began)
         shards = None if self._shards is None else list(self._shards)
         return Now(
@@ -130,7 +131,7 @@ class _Bar:
             done=self._done,
             total=self._total,
             rate=rate,
-            failed=failed,
+            failed=self.failed,
             retried=self._retried,
             shards=shards,
         )
@@ -162,7 +163,7 @@ class _Log:
             seconds=seconds,
             productive=sum(seconds.get(kind, 0.0) for kind in self.made),
             made=dict(self.made),
-            now=self.bars[-1].state(stopped is not None) if self.bars else None,
+            now=self.bars[-1].state() if self.bars else None,
             stopped=stopped,
         )
 

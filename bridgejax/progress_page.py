@@ -23,7 +23,8 @@ section{background:var(--card);border:1px solid var(--line);border-radius:12px;p
 overflow-x:auto}
 table{border-collapse:collapse;width:100%;font-size:.92rem}
 th,td{padding:7px 14px 7px 0;border-top:1px solid var(--line);text-align:left}
-thead th{border:0;vertical-align:bottom}th.n{text-align:right}td.n{text-align:right;white-space:nowrap}progress{width:7rem;accent-color:var(--work)}
+thead th{border:0;vertical-align:bottom}th.n,td.n{text-align:right}td.n{white-space:nowrap}
+progress{width:7rem;accent-color:var(--work)}
 .bar{display:flex;height:22px;border-radius:5px;overflow:hidden;background:var(--line);gap:1px;margin:0 0 12px}
 .bar i{background:var(--other)}.bar i.work{background:var(--work)}
 """
