@@ -35,6 +35,7 @@ setup(
         "tensorflow-cpu>=2.21.0; platform_machine == 'x86_64' and sys_platform == 'linux'",
         "tensorflow>=2.21.0; platform_machine != 'x86_64' or sys_platform != 'linux'",
         "tensorflow-datasets>=4.9.10",
+        "fsspec>=2024.6",  # object stores; huggingface_hub needs it too
         "google-crc32c>=1.7",  # the checksums of TFRecord files
         "importlib_resources",  # tensorflow-datasets needs it without declaring it
         "tqdm>=4.66",
@@ -53,6 +54,7 @@ setup(
         "parity": ["torch==2.13.0", "diffusers>=0.42.1", "peft", "timm", "open_clip_torch", "efficientnet-lite-pytorch"],
         "ray": ["ray>=2.40"],
         "slurm": ["submitit>=1.5"],
+        "stores": ["gcsfs>=2024.6", "s3fs>=2024.6"],
         "cuda": ["jax[cuda13]>=0.10.2"],
         "tpu": ["jax[tpu]>=0.10.2"],
     },

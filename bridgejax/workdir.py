@@ -54,6 +54,34 @@ def check_workdir(path: Path, config: Mapping[str, object], differences: Differe
         raise UserError(f"--workdir {path} holds files but no {CONFIG_FILE}; choose a new or an empty folder.")
 
 
+def check_shared(path: Path) -> None:
+    """Makes sure that all processes of a command see one and the same folder.
+
+    Raises:
+      UserError: this process does not see what another one wrote there.
+    """
+    import jax
+
+    from bridgejax.mesh import barrier
+
+    number = jax.process_count()
+    if number == 1:
+        return
+    marks = [path / f"{TEMPORARY_PREFIX}process-{process}" for process in range(number)]
+    with contextlib.suppress(OSError):  # a folder that is not there has no marks
+        marks[jax.process_index()].touch()
+    barrier("bridgejax: workdir marked")
+    unseen = [process for process, mark in enumerate(marks) if not mark.exists()]
+    barrier("bridgejax: workdir compared")
+    with contextlib.suppress(OSError):
+        marks[jax.process_index()].unlink()
+    if unseen:
+        raise UserError(
+            f"--workdir {path} is not one folder for all {number} processes (process {jax.process_index()} does not see what "
+            f"process {unseen[0]} wrote there); give a folder on a file system that every host has mounted."
+        )
+
+
 def _writable(folder: Path) -> bool:
     # The mode bits say nothing to root or on a read-only mount: try it.
     try:

@@ -79,6 +79,7 @@ def carry_out(engine: Engine, job: UnitJob, units: Sequence[WorkUnit]) -> None:
                     )
                 else:
                     stage_heading(f"  {unit} is tried again{at}: {outcome.sentence}")
+                    bar.tried_again()
                     queue.append(unit)
     finally:
         close = getattr(outcomes, "close", None)

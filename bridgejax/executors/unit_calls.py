@@ -143,6 +143,7 @@ def make_unit(job: UnitJob, unit: WorkUnit) -> UnitOutcome:
             os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
             progress.quiet = True
             runtime.start(alone=True)
+            progress.tell_in(job.workdir)
         _check_alike(job, unit)
         with _curable():
             _worker(job).make(unit)

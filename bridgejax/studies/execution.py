@@ -17,7 +17,7 @@ from bridgejax.config import Settings, differences
 from bridgejax.data import Task
 from bridgejax.files import TEMPORARY_PREFIX, canonical_json, write_json
 from bridgejax.mesh import barrier
-from bridgejax.progress import stage_heading
+from bridgejax.progress import shown_in, spent, stage_heading
 from bridgejax.runtime import is_first
 from bridgejax.studies.run_groups import group_runs, group_size, train_seeds
 from bridgejax.studies.run_images import RunImages, judge_images
@@ -43,13 +43,16 @@ def check_workdir(workdir: Path, settings: Settings) -> None:
 @contextlib.contextmanager
 def open_workdir(workdir: Path, settings: Settings) -> Iterator[None]:
     """Opens the workdir: the first process locks it for all and leaves it last, when the others have ended their work."""
-    with workdirs.open_workdir(workdir, plain_settings(settings), differences) if is_first() else contextlib.nullcontext():
+    opened = workdirs.open_workdir(workdir, plain_settings(settings), differences) if is_first() else contextlib.nullcontext()
+    with shown_in(workdir, is_first()), opened:
         if is_first():
             for leftover in (workdir / RUNS_FOLDER).glob(f"*/*/{TEMPORARY_PREFIX}*"):  # of a command that was killed
                 shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         barrier("bridgejax: workdir open")
+        workdirs.check_shared(workdir)
         yield
-        barrier("bridgejax: workdir done")
+        with spent("wait"):
+            barrier("bridgejax: workdir done")
 
 
 def plain_settings(settings: Settings) -> dict[str, object]:

@@ -21,7 +21,7 @@ from bridgejax.errors import TryAgain, UserError
 from bridgejax.files import Place, StoreObject, place
 from bridgejax.jax_defaults import under_jax_defaults
 from bridgejax.mesh import barrier, data_size, total
-from bridgejax.progress import progress
+from bridgejax.progress import progress, spent
 from bridgejax.synthesis import tfds_files
 from bridgejax.synthesis.guidance import RealGuidance
 from bridgejax.synthesis.plan import GenerationPlan, PlannedImage, check_count, make_plan
@@ -210,31 +210,36 @@ def _make(
         barrier("bridgejax: synthetic set cleared")
     if outside := [shard for shard in shards or () if not 0 <= shard < plan.num_shards]:
         raise UserError(f"shard {outside[0]} is not one of the {plan.num_shards} of {folder}; count from 0.")
-    todo = store.missing_shards(shards)
+    with spent("verify"):
+        todo = store.missing_shards(shards)
     if todo:
         store.remove_info()
         if tfds_files.ARRAY_RECORD in formats and not array_record_installed():
             raise UserError(f"{folder} stores its shards as ArrayRecord too; `pip install array_record` to add to it.")
     barrier("bridgejax: synthetic set opened")
     batch = _batch_size(batch_size, plan, mesh if mesh is not None else getattr(pipeline, "mesh", None))
-    mine = sum(plan.shard_length(shard) for shard in (store.my_shards() if shards is None else shards))
+    wanted = store.my_shards() if shards is None else shards
+    mine = sum(plan.shard_length(shard) for shard in wanted)
     ahead = sum(plan.shard_length(shard) for shard in todo)
     sample = _sampler(pipeline, identity, batch, guidance)
     try:
         with (
             concurrent.futures.ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool,
-            progress(mine, "generate", "img", initial=mine - ahead) as bar,
+            progress(mine, "generate", "img", mine - ahead, (len(wanted), len(wanted) - len(todo))) as bar,
         ):
             if carry_out is not None and todo:
                 carry_out(todo)
             for shard in todo if carry_out is None else ():
-                store.write_shard(shard, _records(plan.shard(shard), batch, sample, identity, pool, bar.update))
+                with spent("store"):
+                    store.write_shard(shard, _records(plan.shard(shard), batch, sample, identity, pool, bar.update))
+                bar.shard_done()
     finally:
         if shards is None:
             store.withdraw()
     if shards is not None and (damaged := store.missing_shards(todo)):
         raise TryAgain(f"shard {damaged[0]} of {folder} was written by two processes at once; make it again.")
-    barrier("bridgejax: shards made")
+    with spent("wait"):
+        barrier("bridgejax: shards made")
     if not store.finish() and shards is None:
         raise UserError(f"{folder} lacks shards of other processes; start all {processes} processes on one shared folder.")
     made = total(ahead)
@@ -254,7 +259,8 @@ def _records(
     waiting: list[concurrent.futures.Future[bytes]] = []
     for start in range(0, len(items), batch_size):
         part = items[start : start + batch_size]
-        images = sample(part)
+        with spent("generate"):
+            images = sample(part)
         for future in waiting:
             yield future.result()
         waiting = [pool.submit(_example, item, image, identity) for item, image in zip(part, images, strict=True)]

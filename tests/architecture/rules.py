@@ -36,6 +36,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "mesh",
         "mesh_axes",
         "progress",
+        "progress_page",
         "runtime",
         "workdir",
         PACKAGE,  # the version

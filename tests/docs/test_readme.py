@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from bridgejax.cli import COMMANDS, main
+from bridgejax.synthesis import generate_set
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -21,7 +22,7 @@ BLOCKS = re.findall(r"```bash\n(.+?)```", README, re.DOTALL)
 PAGES = (ROOT / "README.md", *(ROOT / "docs").rglob("*.md"))
 # What no test can run: it changes the environment that the tests run in, or takes minutes.
 NOT_RUN = ("python3 -m venv .venv", ".venv/bin/pip install", ".venv/bin/pytest")
-WITHOUT_CONFIG = ("config", "doctor", "import-weights", "report")
+WITHOUT_CONFIG = ("config", "doctor", "export", "import-weights", "merge", "report")
 SMALL = (
     *("synthetic.per_class=2", "generator.steps=2", "classifier.image_size=32"),
     *("training.steps=2", "training.evaluations=1", "arms=vanilla,bridged", "study.seeds=1", "study.baseline=vanilla"),
@@ -57,7 +58,20 @@ def own_classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, own_classes: Path) -> Callable[[str], Path]:
+def sets(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two synthetic sets of a black image each, of other classes."""
+
+    def black(prompts, **_):
+        return np.zeros((len(prompts), 8, 8, 3), np.float32)
+
+    root = tmp_path_factory.mktemp("sets")
+    for name in ("a", "b"):
+        generate_set(root / name, pipeline=black, class_names=[name], per_class=1, height=8, width=8)
+    return [root / "a", root / "b"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, own_classes: Path, sets: list[Path]) -> Callable[[str], Path]:
     """Runs a command of README, placeholders filled in, on small settings; returns its workdir or output folder."""
     finished: list[Path] = []
 
@@ -70,6 +84,8 @@ def run(tmp_path_factory: pytest.TempPathFactory, own_classes: Path) -> Callable
             "SOURCE": "builtin:tiny_diffusion",
             "FOLDER": folder,
             "PATH": own_classes,
+            "SET": sets[0],
+            "OTHER_SET": sets[1],
             "DIR": folder,
             "NAME": "vanilla",
             "K": "0",
@@ -109,6 +125,8 @@ def test_the_commands_run(command, run, monkeypatch):
         "run": "report.html",
         "study": "results.jsonl",
         "generate": "synthetic/dataset_info.json",
+        "export": "train-00000.tar",
+        "merge": "dataset_info.json",
         "filter": "filter.html",
         "invert": "inversion",
         "tune": "tuning.json",
