@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bridgejax import __version__
-from bridgejax.errors import Preempted, UserError, choices
+from bridgejax.errors import TryAgain, UserError, choices
 from bridgejax.runtime import leave_failed
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def _in_workdir(
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         from bridgejax import runtime
 
-        runtime.start(dataclasses.asdict(settings))
+        runtime.start(settings=dataclasses.asdict(settings))
         made = work(settings, options)
         return str(made) if runtime.is_first() else ""
 
@@ -313,10 +313,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = _dispatch(sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()  # a reader that left early, or a full disk, shows here
         return code
+    except TryAgain as error:
+        return leave_failed(os.EX_TEMPFAIL, f"bridgejax: {' '.join(str(error).split())}")
     except UserError as error:
         return leave_failed(2, f"bridgejax: {' '.join(str(error).split())}")
-    except Preempted as error:
-        return leave_failed(os.EX_TEMPFAIL, f"bridgejax: {error}")
     except KeyboardInterrupt:
         return leave_failed(130, "bridgejax: interrupted; rerun the command to resume.")
     except BrokenPipeError:

@@ -68,13 +68,14 @@ def check_devices() -> None:
         ) from error
 
 
-def start(settings: Mapping[str, object] | None = None) -> None:
+def start(alone: bool = False, settings: Mapping[str, object] | None = None) -> None:
     """Checks the random number settings, joins the other processes, and turns on the cache folder.
 
     It holds JAX's compiled programs and the entries of `bridgejax.disk_cache`. If JAX has a compilation cache already, that one
     stays and the disk cache is off. With several processes only the first one fills JAX's.
 
     Args:
+      alone: works for itself, whatever processes the environment names.
       settings: what all processes of a command have in common, by name, of values that JSON can hold.
 
     Raises:
@@ -91,6 +92,9 @@ def start(settings: Mapping[str, object] | None = None) -> None:
     keep_freed_memory()  # before the threads that run programs start
     check_randomness()
     gc.freeze()  # what imports made stays: going through it again and again costs more than a small network's weights
+    if alone:
+        os.environ[PROCESSES] = "1"
+        os.environ.pop(COORDINATOR, None)
     _join()
     check_devices()
     _check_alike(settings or {})
@@ -164,17 +168,16 @@ def place() -> Place | None:
 
 def _join() -> None:
     """Joins the other processes of the command, if there are any."""
+    from bridgejax import progress
+
     found = place()
     if found is None:
         return
     if found.launcher == "Kubernetes" and not importlib.util.find_spec("kubernetes"):
-        raise UserError(
-            "this is a pod of an indexed job, whose others are found by the package `kubernetes`; pip install kubernetes, "
-            f"set {COORDINATOR}, {PROCESSES} and {PROCESS_ID}, or {PROCESSES}=1 for a pod that works alone."
-        )
+        os.environ[PROCESSES] = "1"
+        progress.stage_heading("  this pod works alone: its indexed job's others are found by the package `kubernetes`")
+        return
     import jax
-
-    from bridgejax import progress
 
     # It would catch SIGTERM, which `listening` does where there is something to save.
     jax.config.update("jax_enable_preemption_service", False)
