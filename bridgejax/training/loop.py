@@ -118,7 +118,7 @@ def train_stage(stepper: Stepper[T], plan: StagePlan, stop: int, following: Stag
                     run.save(plan)
             clock.charge("train")
             if ends:
-                raise TryAgain(_end_of(runs))
+                raise TryAgain(_end_of(lead))
             yield
             clock.restart()
             if lead.step == plan.end:
@@ -127,14 +127,14 @@ def train_stage(stepper: Stepper[T], plan: StagePlan, stop: int, following: Stag
         raise RuntimeError(f"the stream of {stepper.title} ended at step {lead.step} of {plan.end}")
 
 
-def _end_of(runs: Sequence[RunDriver]) -> str:
-    """Returns the sentence about runs that end at a scheduler's signal."""
-    lead = runs[0]
-    asked, seeds = runtime.end_asked() or "a signal to another process", ", ".join(str(run.inputs.seed) for run in runs)
-    saved = (
-        "its checkpoint is written" if lead.inputs.directory is not None else "nothing of it is kept, for want of a directory"
+def _end_of(run: RunDriver) -> str:
+    """Returns the sentence about a run that ends at a scheduler's signal."""
+    asked = runtime.end_asked() or "a signal to another process"
+    saved = "its checkpoint is written" if run.inputs.directory is not None else "nothing is kept, for want of a directory"
+    return (
+        f"{asked} ended the training of {run.recipe.name!r} at step {run.step} of {run.recipe.steps}; {saved}, run the command "
+        "again to go on."
     )
-    return f"{asked} ended the training of {lead.recipe.name!r} (seed {seeds}) at step {lead.step} of {lead.recipe.steps}; {saved}, run the command again to go on."
 
 
 class SingleStepper:
