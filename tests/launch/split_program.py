@@ -26,7 +26,7 @@ def numbers(state: TrainState) -> list[float]:
 def main(folder: str) -> None:
     runtime.start()
     mesh = make_mesh((("fsdp", -1),))
-    state = TrainState.create(net(), make_optimizer("adamw", 1e-3), mesh=mesh)
+    state = TrainState.create(net(), make_optimizer("sgd", 0.05), mesh=mesh)
     told: dict = {"losses": [], "bytes": bytes_per_device((state.params, state.opt_state))}
     checkpoints = Checkpoints(Path(folder) / "checkpoints")
     if checkpoints.latest_step() is not None:

@@ -125,7 +125,8 @@ def test_a_state_split_over_processes_trains_and_goes_on_elsewhere(tmp_path):
     assert code == 0, sentences
     told, alone = json.loads(told), json.loads(alone)
     assert told["losses"] == pytest.approx(alone["losses"], rel=1e-5)
-    assert told["model"] == pytest.approx(alone["model"], rel=1e-5)
+    # A bias before the batch norm has no gradient but rounding.
+    assert told["model"] == pytest.approx(alone["model"], rel=1e-5, abs=1e-6)
     assert alone["restored"] == pytest.approx(told["model"], rel=1e-6)
     assert told["bytes"] < 0.55 * alone["bytes"]
     assert told["ended"] == [True, False]
