@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bridgejax import __version__
-from bridgejax.errors import Preempted, TryAgain, UserError, choices
+from bridgejax.errors import TryAgain, UserError, choices
 from bridgejax.runtime import leave_failed
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def _in_workdir(
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         from bridgejax import runtime
 
-        runtime.start(None if alone else dataclasses.asdict(settings), alone=alone)
+        runtime.start(alone, dataclasses.asdict(settings))
         made = work(settings, options)
         return str(made) if runtime.is_first() else ""
 
@@ -375,7 +375,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = _dispatch(sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()  # a reader that left early, or a full disk, shows here
         return code
-    except (TryAgain, Preempted) as error:
+    except TryAgain as error:
         return leave_failed(os.EX_TEMPFAIL, f"bridgejax: {' '.join(str(error).split())}")
     except UserError as error:
         return leave_failed(error.exit_code, f"bridgejax: {' '.join(str(error).split())}")

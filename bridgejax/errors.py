@@ -28,6 +28,13 @@ class TryAgain(UserError):
     """
 
 
+class TryAgain(UserError):
+    """What failed may succeed when the same command runs again: work that another process is still to do, a disk, a device.
+
+    `bridgejax work` prints the sentence and exits with code 75, on which schedulers try again.
+    """
+
+
 class Diverged(UserError):
     """Training stopped because a loss or a gradient was not finite.
 
@@ -39,13 +46,6 @@ class Diverged(UserError):
     def __init__(self, message: str, seed: int) -> None:
         super().__init__(f"training with seed {seed} diverged: {message}")
         self.message, self.seed = message, seed
-
-
-class Preempted(Exception):
-    """A scheduler asked the process to end, and what was done is saved: the same command goes on from there.
-
-    The command line prints the sentence and exits with `os.EX_TEMPFAIL` (75), on which schedulers start a command again.
-    """
 
 
 def choices(value: object, options: Iterable[object]) -> str:

@@ -68,15 +68,15 @@ def check_devices() -> None:
         ) from error
 
 
-def start(settings: Mapping[str, object] | None = None, *, alone: bool = False) -> None:
+def start(alone: bool = False, settings: Mapping[str, object] | None = None) -> None:
     """Checks the random number settings, joins the other processes, and turns on the cache folder.
 
     It holds JAX's compiled programs and the entries of `bridgejax.disk_cache`. If JAX has a compilation cache already, that one
     stays and the disk cache is off. With several processes only the first one fills JAX's.
 
     Args:
-      settings: what all processes of a command have in common, by name, of values that JSON can hold.
       alone: works for itself, whatever processes the environment names.
+      settings: what all processes of a command have in common, by name, of values that JSON can hold.
 
     Raises:
       UserError: noise would depend on the device count under the present settings, there is no device of the kind that the
@@ -93,9 +93,9 @@ def start(settings: Mapping[str, object] | None = None, *, alone: bool = False) 
     check_randomness()
     gc.freeze()  # what imports made stays: going through it again and again costs more than a small network's weights
     if alone:
+        os.environ[PROCESSES] = "1"
         os.environ.pop(COORDINATOR, None)
-    else:
-        _join()
+    _join()
     check_devices()
     _check_alike(settings or {})
     use_jax_defaults()
@@ -168,17 +168,16 @@ def place() -> Place | None:
 
 def _join() -> None:
     """Joins the other processes of the command, if there are any."""
+    from bridgejax import progress
+
     found = place()
     if found is None:
         return
     if found.launcher == "Kubernetes" and not importlib.util.find_spec("kubernetes"):
-        raise UserError(
-            "this is a pod of an indexed job, whose others are found by the package `kubernetes`; pip install kubernetes, "
-            f"set {COORDINATOR}, {PROCESSES} and {PROCESS_ID}, or {PROCESSES}=1 for a pod that works alone."
-        )
+        os.environ[PROCESSES] = "1"
+        progress.stage_heading("  this pod works alone: its indexed job's others are found by the package `kubernetes`")
+        return
     import jax
-
-    from bridgejax import progress
 
     # It would catch SIGTERM, which `listening` does where there is something to save.
     jax.config.update("jax_enable_preemption_service", False)

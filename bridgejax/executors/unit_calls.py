@@ -14,7 +14,7 @@ from pathlib import Path
 from bridgejax import __version__
 from bridgejax import workdir as workdirs
 from bridgejax.config import Settings
-from bridgejax.errors import Preempted, TryAgain, UserError
+from bridgejax.errors import TryAgain, UserError
 from bridgejax.files import canonical_json
 from bridgejax.studies.study_plan import StudyPlan
 from bridgejax.studies.work_units import RUN, SHARD, UnitWorker, WorkUnit
@@ -147,7 +147,7 @@ def make_unit(job: UnitJob, unit: WorkUnit) -> UnitOutcome:
         _check_alike(job, unit)
         with _curable():
             _worker(job).make(unit)
-    except (TryAgain, Preempted) as error:
+    except TryAgain as error:
         code, sentence = AGAIN, str(error)
     except UserError as error:
         code, sentence = WRONG, str(error)

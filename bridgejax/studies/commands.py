@@ -137,10 +137,10 @@ def train(settings: Settings, workdir: Path, recipe: str | None = None, seed: in
         if load_result(plan, workdir, run) is None or not (folder / CLASSIFIER).is_dir():
             stage_heading(f"train: {name}, seed {seed}")
             for _, result in train_runs(plan, workdir, [run]):
+                model = cast(Classifier, result.state.model)  # where it is split over processes, all gather it
                 if is_first():
                     aside = folder / f"{TEMPORARY_PREFIX}{CLASSIFIER}"
                     shutil.rmtree(aside, ignore_errors=True)
-                    model = cast(Classifier, result.state.model)
                     model.class_names = plan.class_names
                     save_classifier(model, aside)
                     aside.rename(folder / CLASSIFIER)  # whole or absent

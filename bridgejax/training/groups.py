@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import jax
 
 from bridgejax import data, runtime
-from bridgejax.errors import Preempted, UserError
+from bridgejax.errors import TryAgain, UserError
 from bridgejax.jax_defaults import under_jax_defaults
 from bridgejax.progress import stage_heading
 from bridgejax.recipes import Recipe
@@ -65,7 +65,7 @@ def train_group(
     Raises:
       UserError: as `train_recipe`, and if the models differ in structure or the mesh has several devices.
       Diverged: as `train_recipe`; its `seed` tells the run.
-      Preempted: as `train_recipe`, of all runs.
+      TryAgain: as `train_recipe`, of all runs.
     """
     if strategy not in (None, *STRATEGIES):
         raise UserError(f"strategy is {strategy!r}; use one of {', '.join(STRATEGIES)}, or None.")
@@ -152,7 +152,7 @@ def _interleave(work: Iterable[Iterator[None]]) -> None:
                 next(steps)
             except StopIteration:
                 waiting.remove(steps)
-            except Preempted as error:
+            except TryAgain as error:
                 waiting.remove(steps)
                 ended = error
     if ended is not None:

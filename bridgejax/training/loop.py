@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar
 import jax
 
 from bridgejax import data, runtime
-from bridgejax.errors import Preempted
+from bridgejax.errors import TryAgain
 from bridgejax.jax_defaults import under_jax_defaults
 from bridgejax.mesh import any_process
 from bridgejax.progress import progress
@@ -70,7 +70,7 @@ def train_stage(stepper: Stepper[T], plan: StagePlan, stop: int, following: Stag
 
     Raises:
       Diverged: a loss or a gradient is not finite.
-      Preempted: a signal asked the process to end; checkpoints are on their way.
+      TryAgain: a signal asked the process to end; checkpoints are on their way.
     """
     runs, lead = stepper.runs, stepper.runs[0]
     feed = Feed(itertools.islice(stepper.batches(), stop - lead.step), stepper.place)
@@ -118,7 +118,7 @@ def train_stage(stepper: Stepper[T], plan: StagePlan, stop: int, following: Stag
                     run.save(plan)
             clock.charge("train")
             if ends:
-                raise Preempted(_end_of(runs, asked))
+                raise TryAgain(_end_of(lead))
             yield
             clock.restart()
             if lead.step == plan.end:
@@ -127,16 +127,13 @@ def train_stage(stepper: Stepper[T], plan: StagePlan, stop: int, following: Stag
         raise RuntimeError(f"the stream of {stepper.title} ended at step {lead.step} of {plan.end}")
 
 
-def _end_of(runs: Sequence[RunDriver], signal_name: str | None) -> str:
-    """Returns the sentence about runs that end at a scheduler's signal."""
-    lead = runs[0]
-    seeds = ", ".join(str(run.inputs.seed) for run in runs)
-    saved = (
-        "its checkpoint is written" if lead.inputs.directory is not None else "nothing of it is kept, for want of a directory"
-    )
+def _end_of(run: RunDriver) -> str:
+    """Returns the sentence about a run that ends at a scheduler's signal."""
+    asked = runtime.end_asked() or "a signal to another process"
+    saved = "its checkpoint is written" if run.inputs.directory is not None else "nothing is kept, for want of a directory"
     return (
-        f"{signal_name or 'a signal to another process'} ended the training of {lead.recipe.name!r} (seed {seeds}) at step "
-        f"{lead.step} of {lead.recipe.steps}; {saved}, run the command again to go on."
+        f"{asked} ended the training of {run.recipe.name!r} at step {run.step} of {run.recipe.steps}; {saved}, run the command "
+        "again to go on."
     )
 
 
@@ -197,7 +194,7 @@ def train_recipe(recipe: Recipe, inputs: RunInputs, options: RunOptions, *, stre
     Raises:
       UserError: images that the recipe needs are missing, or the directory holds another run.
       Diverged: the loss or the gradient is no longer finite (the last checkpoint, from before, is kept).
-      Preempted: SIGTERM or SIGUSR1 came; a checkpoint of the step that was under way is written.
+      TryAgain: SIGTERM or SIGUSR1 came; a checkpoint of the step that was under way is written.
     """
     run = RunDriver(recipe, inputs, options, data if streams is None else streams)
     with runtime.listening(), contextlib.closing(run):

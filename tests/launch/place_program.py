@@ -11,7 +11,7 @@ from bridgejax.errors import UserError
 def main() -> int:
     settings = dict(argument.split("=") for argument in sys.argv[1:])
     try:
-        runtime.start(settings)
+        runtime.start(settings=settings)
     except UserError as error:
         return runtime.leave_failed(2, f"bridgejax: {error}")
     import jax

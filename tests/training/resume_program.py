@@ -1,4 +1,7 @@
-"""Trains a tiny recipe; with a number, kills itself with SIGKILL when that batch of the run is drawn."""
+"""Trains a tiny recipe; with a number, kills itself with SIGKILL when that batch of the run is drawn.
+
+With "commit" the number is that of a checkpoint, whose commit kills it.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,17 @@ EARLY = [
     {"data": "synthetic", "steps": 60, "learning_rate": 0.1, "early_stop": 3, "early_stop_checks": 20},
     {"data": "real", "steps": 5},
 ]
+
+
+def kill_at_commit(step: int) -> None:
+    rename = os.rename
+
+    def renamed(source: object, destination: object) -> None:
+        if Path(str(destination)).name == str(step):
+            os.kill(os.getpid(), signal.SIGKILL)
+        rename(source, destination)
+
+    os.rename = renamed
 
 
 def main(directory: str, output: str, kill_at: int, early: bool) -> None:
@@ -51,4 +65,6 @@ def main(directory: str, output: str, kill_at: int, early: bool) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), "early" in sys.argv[4:])
+    if "commit" in sys.argv[4:]:
+        kill_at_commit(int(sys.argv[3]))
+    main(sys.argv[1], sys.argv[2], 0 if "commit" in sys.argv[4:] else int(sys.argv[3]), "early" in sys.argv[4:])
