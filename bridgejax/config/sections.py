@@ -57,13 +57,15 @@ class TaskSettings:
 
     source: str = setting(
         "builtin:tux_photos",
-        "Where the real images come from: builtin:tux_photos, folder:PATH, task:NAME, tfds:NAME; or classes, which has none "
-        "and generates from task.class_names alone.",
+        "Where the real images come from: builtin:tux_photos, folder:PATH, split:FILE.json, task:NAME, tfds:NAME; or classes, "
+        "which has none and generates from task.class_names alone.",
     )
     shots: int | None = setting(None, "Real training images per class; None takes all.", at_least=1)
     class_names: tuple[str, ...] = setting((), "The classes and their order; () takes the source's own.", check=_check_classes)
     validation_per_class: int = setting(0, "Images per class set aside for validation, out of the training images.", at_least=0)
-    data_dir: str | None = setting(None, "Where prepared TFDS sets lie; None is TFDS's own default.")
+    data_dir: str | None = setting(
+        None, "Where prepared TFDS sets, or the images of a split file, lie; None is TFDS's own default, the file's folder."
+    )
 
 
 @dataclasses.dataclass(frozen=True)

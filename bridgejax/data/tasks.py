@@ -13,6 +13,7 @@ from bridgejax.data.examples import Examples, Task, image_digest
 from bridgejax.data.folders import class_folders, match_names, read_class_folders
 from bridgejax.data.images import FULL_CHECK_BYTES, decode_rgb, encode_png, pad_to_square
 from bridgejax.data.parts import find_folder, split_folders
+from bridgejax.data.split_files import read_split_file
 from bridgejax.data.splits import split_pool
 from bridgejax.data.stored import StoredImages
 from bridgejax.errors import UserError, choices
@@ -22,7 +23,7 @@ from bridgejax.prompts import check_class_names
 
 BUILTIN = ("tux_photos",)
 NAMES_ALONE = "classes"  # the source without images
-_FORMS = (NAMES_ALONE, "builtin:tux_photos", "folder:PATH", "task:NAME", "tfds:NAME")
+_FORMS = (NAMES_ALONE, "builtin:tux_photos", "folder:PATH", "split:FILE.json", "task:NAME", "tfds:NAME")
 _KINDS = tuple(form.partition(":")[0] for form in _FORMS)
 
 
@@ -39,7 +40,8 @@ def load_task(
 
     Args:
       source: `classes` (the given `class_names` and no image); `builtin:tux_photos`; `folder:PATH` with train/ and test/ of
-        class folders, or one folder of class folders split by seed; `task:NAME` of the catalogue (`bridgejax.data.catalog`);
+        class folders, or one folder of class folders split by seed; `split:FILE.json` of lists as CoOp publishes them
+        (`bridgejax.data.split_files`); `task:NAME` of the catalogue (`bridgejax.data.catalog`);
         `tfds:NAME[/CONFIG][:VERSION]` or `tfds:PATH` of a prepared set, with the catalogue's splits and names if it is the data
         of one of its tasks. Nothing is downloaded.
       shots: real training images per class, `validation_per_class` included; None takes all (without a test part of
@@ -47,7 +49,8 @@ def load_task(
       seed: of the split.
       class_names: the classes to take and their order; None or empty: the source's own.
       validation_per_class: images per class set aside from the training part.
-      data_dir: where prepared TFDS sets lie; None is $TFDS_DATA_DIR or ~/tensorflow_datasets.
+      data_dir: where prepared TFDS sets lie; None is $TFDS_DATA_DIR or ~/tensorflow_datasets. Of a split file, the folder that
+        its paths are relative to.
 
     Raises:
       UserError: one sentence on what is wrong with the source, its files, or the counts asked for.
@@ -121,6 +124,9 @@ def _read(source: str, class_names: Sequence[str] | None, data_dir: str | Path |
         return _builtin(rest, wanted)
     if kind == "folder":
         return _folder(expanded(rest), wanted)
+    if kind == "split":
+        names, pool, listed = read_split_file(expanded(rest), wanted, data_dir)
+        return Path(rest).stem, names, pool, pool.ids, listed
     if kind == "tfds":
         from bridgejax.data.tfds_source import read_tfds
 

@@ -18,6 +18,7 @@ from bridgejax.evaluation.classification import (
     mean_per_class_accuracy,
     per_class_accuracy,
 )
+from bridgejax.evaluation.detection import BoxSet, average_precisions
 from bridgejax.evaluation.frechet import FrechetInterval, frechet_distance, frechet_interval
 from bridgejax.evaluation.gain import PerClassGain, per_class_gain
 from bridgejax.evaluation.leep import leep
@@ -43,6 +44,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "BoxSet",
     "ClassificationMetrics",
     "FrechetInterval",
     "KernelDistance",
@@ -51,6 +53,7 @@ __all__ = [
     "PrecisionRecall",
     "Reliability",
     "accuracy",
+    "average_precisions",
     "classification_metrics",
     "confusion_matrix",
     "expected_calibration_error",

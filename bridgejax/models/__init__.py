@@ -8,6 +8,7 @@ from bridgejax.allocator import keep_freed_memory
 
 if TYPE_CHECKING:
     from bridgejax.models.classifier import Preprocessing
+    from bridgejax.models.detectron2_names import detectron2_tensors
     from bridgejax.models.efficientnet_lite import EfficientNetLite
     from bridgejax.models.registry import load_classifier, save_classifier
     from bridgejax.models.reset import reinitialise, reset_blocks, reset_head
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = [
     "EfficientNetLite",
     "Preprocessing",
+    "detectron2_tensors",
     "load_classifier",
     "reinitialise",
     "reset_blocks",
@@ -25,6 +27,7 @@ __all__ = [
 _HOME = {
     "EfficientNetLite": "bridgejax.models.efficientnet_lite",
     "Preprocessing": "bridgejax.models.classifier",
+    "detectron2_tensors": "bridgejax.models.detectron2_names",
     "load_classifier": "bridgejax.models.registry",
     "reinitialise": "bridgejax.models.reset",
     "reset_blocks": "bridgejax.models.reset",
