@@ -204,7 +204,8 @@ def _cost(summary: Summary) -> str:
         steps = "–" if arm.train_steps is None else f"{arm.train_steps:,.0f}"
         values = [*(duration(arm.seconds.get(name)) for name in names), stall(arm.seconds)]
         cells = "".join(f'<td class="n">{value}</td>' for value in values)
-        rows.append(f'<tr><th scope="row">{escape(entry)}</th><td class="n">{steps}</td>{cells}</tr>')
+        name = escape(entry).replace("_", "_<wbr>")
+        rows.append(f'<tr><th scope="row">{name}</th><td class="n">{steps}</td>{cells}</tr>')
     body = scroll(
         f'<table><thead><tr><th scope="col">arm</th><th scope="col" class="n">optimiser<br>steps</th>{heads}'
         f'<th scope="col" class="n">of training:<br>input stall</th></tr></thead>'

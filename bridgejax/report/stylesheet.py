@@ -152,17 +152,21 @@ table{font-size:.84rem}th,td{padding-right:9px}thead th{font-size:.76rem}.forest
 .sheet,.sheet.one{grid-template-columns:minmax(0,1fr);gap:6px}.sheet .head{display:none}.sheet h3{margin-top:14px}
 .label{display:block;font-size:.8rem;color:var(--muted)}
 .heat th:first-child{max-width:7.5rem;min-width:5.5rem}.classes th:first-child{width:5.8rem}
-.classes table{min-width:calc(5.8rem + var(--arms)*2.8rem)}.classes td{padding:6px 7px}
-.classes thead th{font-size:.66rem;padding-right:7px;overflow-wrap:anywhere}
+.classes table{min-width:calc(5.8rem + var(--arms)*2.5rem)}.classes td{padding:6px 5px;font-size:.76rem;white-space:nowrap}
+.classes thead th+th{writing-mode:vertical-rl;transform:rotate(180deg);text-align:left;height:11em;padding:8px 10px 0 0;
+font-size:.74rem}
 .plot.price{margin-right:49%}.price .tag{width:104%;font-size:.76rem;padding-left:6px}
 .figures tr{display:grid;grid-template-columns:6.5rem 1fr;border-bottom:1px solid var(--line);padding:6px 0}
 .figures tr>*{border:0;padding:1px 0}.figures tr>:last-child{grid-column:1/-1;color:var(--muted)}
-.advice thead{display:none}.advice tr{display:block;border-bottom:1px solid var(--line);padding:6px 0}
-.advice tr>*{display:inline;border:0;padding:0 6px 0 0}
+.advice,.figures,.cost{max-height:none}
+.advice thead{display:none}.advice tr{border-bottom:1px solid var(--line);padding:6px 0}
+.advice tr{display:grid;grid-template-columns:4.4rem 1fr}.advice tr>*{border:0;padding:1px 0}
+.advice tr>th{grid-row:1/span 4}.advice td{grid-column:2}.advice td:last-child{color:var(--muted)}
 .panels.pairs{grid-template-columns:1fr 1fr;gap:16px 18px}
 .confusion table{font-size:.66rem;width:100%}.confusion td{min-width:17px;height:22px}
 .confusion tbody th{max-width:5.2rem;min-width:0;font-size:.7rem;padding-right:6px}
-.cost table{font-size:.76rem}.cost th,.cost td{padding-right:6px}
+.cost table{font-size:.74rem;table-layout:fixed}.cost th,.cost td{padding-right:4px}.cost thead th{font-size:.66rem}
+.cost th:first-child{width:32%;overflow-wrap:anywhere}
 }
 @media print{section{break-inside:avoid}.scroll{max-height:none;overflow:visible}}
 """
