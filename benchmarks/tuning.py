@@ -1,8 +1,8 @@
-"""Chooses what trains, rates, lengths, crop and prompts on the emoji task; writes docs/results/tuning.json and tuning.md.
+"""Chooses what trains, rates, lengths, crop and images on the emoji task; writes docs/results/tuning.json and tuning.md.
 
     python tools/build_emoji_task.py --output emoji_task
     python -m benchmarks tuning
-    python -m benchmarks tuning --parts rates prompts    # some of it; the page keeps the others
+    python -m benchmarks tuning --parts rates images    # some of it; the page keeps the others
 
 Runs configs/tuning.py and, for generated images alone, configs/generator.py. Chosen is the highest mean per-class accuracy on
 the emoji, over shots and seeds; what trains is the best for the control. No photograph takes part. What is chosen stands in
@@ -43,13 +43,13 @@ PARTS = {
     ),
     "no_crop": Part("Batch statistics and rate, no crop", "configs/tuning.py:inputs", ("--config.classifier.crop=1.0",)),
     "rates": Part("Rate and steps by arm", "configs/tuning.py"),
-    "prompts": Part("A template or sentences", "configs/tuning.py:prompts"),
+    "images": Part("A template, sentences, or the half of these that the embedded CLIP keeps", "configs/tuning.py:images"),
     "generator": Part("Generated images alone, 128 per class: rate and steps", "configs/generator.py:tuning"),
 }
 
 
 def run(part: Part, task: Path, workdir: Path) -> list[dict[str, Any]]:
-    """Runs or continues a study; returns each candidate's recipe, its runs, and mean accuracies in [0, 1] by shots and in all."""
+    """Runs or continues a study; returns its candidates, as `candidates` does."""
     settings = [f"--config.task.source=folder:{task}", *part.settings]
     command = [sys.executable, "-m", "bridgejax", "study", "--config", part.config, "--workdir", str(workdir), *settings]
     subprocess.run(command, cwd=ROOT, check=True)
@@ -57,7 +57,11 @@ def run(part: Part, task: Path, workdir: Path) -> list[dict[str, Any]]:
 
 
 def candidates(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Returns what the lines of a results.jsonl say of each candidate, in their order; `best` marks that of each recipe."""
+    """Returns what the lines of a results.jsonl say of each candidate, in their order.
+
+    An entry holds the candidate's name, its recipe, the mean per-class accuracies (in [0, 1]) of its runs by shots, their means
+    by shots and over these, and whether it is the best of its recipe.
+    """
     runs: dict[str, dict[str, list[float]]] = {}
     for result in results:
         runs.setdefault(result["arm"], {}).setdefault(str(result["shots"]), []).append(result[METRIC])
@@ -80,8 +84,8 @@ def page(record: Mapping[str, Any]) -> str:
     lines = [
         "# Settings chosen on 3D emoji",
         "",
-        "Made by `python -m benchmarks tuning` from [tuning.json](tuning.json): mean per-class accuracy on the emoji in %, over "
-        "seeds; the best of each recipe over all shots in bold. A candidate's steps are those of all its stages.",
+        "Made by `python -m benchmarks tuning` from [tuning.json](tuning.json): mean per-class accuracy on the emoji in %, "
+        "over seeds; the best of each recipe over all shots in bold. A candidate's steps are those of all its stages.",
     ]
     for part in record.values():
         shots = list(part["candidates"][0]["by_shots"])
