@@ -105,3 +105,15 @@ def test_a_small_part_is_run_and_continued(tmp_path: Path, monkeypatch: pytest.M
     assert all("--config.study.seeds=1" in command for command in runs)
     assert json.loads(output.read_text())["command"] == "python -m benchmarks two_tasks --seeds 1 --shots 1"
     assert output.with_suffix(".md").read_text().startswith("# What synthetic images are worth")
+
+
+def test_every_arm_of_the_quick_start_takes_as_many_steps_and_a_rate_that_was_tried() -> None:
+    from bridgejax.config import Settings, load_config
+    from bridgejax.studies.tuned_rates import study_recipes
+
+    recipes = study_recipes(Settings.of(load_config("configs/quickstart.py")))
+    tried = study_recipes(Settings.of(load_config("configs/tuning.py")))
+    assert {recipe.steps for recipe in recipes.values()} == {80}
+    for arm, recipe in recipes.items():
+        candidates = {(e.stages[0].learning_rate, e.steps) for name, e in tried.items() if name.startswith(f"{arm}-")}
+        assert (recipe.stages[0].learning_rate, recipe.steps) in candidates
