@@ -224,7 +224,7 @@ def write_results(measured: Mapping[str, list[str]]) -> None:
     for part, lines in measured.items():
         where = f"`{COMMANDS[part]}`, on {machine()}."
         kept[TITLES[part]] = "\n".join([where, "", *lines])
-    order = [title for title in TITLES.values() if title in kept] + [title for title in kept if title not in TITLES.values()]
+    order = [title for title in TITLES.values() if title in kept]
     text = "# Quick start: what it reaches\n\nEach figure stands beside the command that measures it.\n"
     text += "".join(f"\n## {title}\n\n{kept[title]}\n" for title in order)
     RESULTS.parent.mkdir(parents=True, exist_ok=True)

@@ -32,6 +32,7 @@ def get_config(arg: str | None = None) -> Any:
     config.classifier.image_size = 96
     # Half the usual batch for half the memory, and twice the steps: 80 in all.
     config.training.batch_size = 16
+    config.training.eval_batch_size = 32
     config.training.base_steps = 40
     config.training.evaluations = 2
     config.arms = tuple(LEARNING_RATES)

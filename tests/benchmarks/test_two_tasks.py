@@ -11,6 +11,7 @@ import pytest
 from benchmarks import tuning, two_tasks
 
 ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = ROOT / "configs"
 
 
 def _task(differences: dict[str, dict[str, tuple[float, float]]], control: dict[str, float]) -> dict[str, Any]:
@@ -74,7 +75,7 @@ def test_the_best_candidate_of_a_recipe_is_that_over_all_shots() -> None:
 def test_every_part_of_the_tuning_gives_each_recipe_as_many_candidates(part: str) -> None:
     from bridgejax.config import load_config
 
-    config = load_config(part)
+    config = load_config(f"{ROOT}/{part}")
     counts: dict[str, int] = {}
     for arm in config.arms:
         recipe = arm.partition("-")[0]
@@ -87,7 +88,7 @@ def test_every_part_of_the_tuning_gives_each_recipe_as_many_candidates(part: str
 def test_two_tasks_has_ten_seeds_and_the_settings_of_the_quick_start() -> None:
     from bridgejax.config import load_config
 
-    quick, both = load_config("configs/quickstart.py"), load_config("configs/two_tasks.py:folder:X")
+    quick, both = load_config(f"{CONFIGS}/quickstart.py"), load_config(f"{CONFIGS}/two_tasks.py:folder:X")
     assert (both.task.source, both.study.seeds, tuple(both.study.shots)) == ("folder:X", 10, (1, 2, 4, 8))
     assert all(both.recipes[arm] == quick.recipes[arm] for arm in both.arms)
 
@@ -111,8 +112,8 @@ def test_every_arm_of_the_quick_start_takes_as_many_steps_and_a_rate_that_was_tr
     from bridgejax.config import Settings, load_config
     from bridgejax.studies.tuned_rates import study_recipes
 
-    recipes = study_recipes(Settings.of(load_config("configs/quickstart.py")))
-    tried = study_recipes(Settings.of(load_config("configs/tuning.py")))
+    recipes = study_recipes(Settings.of(load_config(f"{CONFIGS}/quickstart.py")))
+    tried = study_recipes(Settings.of(load_config(f"{CONFIGS}/tuning.py")))
     assert {recipe.steps for recipe in recipes.values()} == {80}
     for arm, recipe in recipes.items():
         candidates = {(e.stages[0].learning_rate, e.steps) for name, e in tried.items() if name.startswith(f"{arm}-")}
