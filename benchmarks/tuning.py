@@ -5,8 +5,9 @@
     python -m benchmarks tuning --parts rates images    # some of it; the page keeps the others
 
 Runs configs/tuning.py and, for generated images alone, configs/generator.py. Chosen is the highest mean per-class accuracy on
-the emoji, over shots and seeds; what trains is the best for the control. No photograph takes part. What is chosen stands in
-configs/quickstart.py and configs/generator.py, by hand. A stopped part goes on, a finished one is only read.
+the emoji, over shots and seeds; what trains is the best for the control, and all arms take one length. No photograph takes
+part. What is chosen stands in configs/quickstart.py and configs/generator.py, by hand. A stopped part goes on, a finished one
+is only read.
 """
 
 from __future__ import annotations
@@ -75,6 +76,21 @@ def candidates(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
+def taken(rates: Sequence[Mapping[str, Any]]) -> tuple[str, dict[str, str]]:
+    """Returns what the part "rates" decides: the steps, and each recipe's rate.
+
+    All arms take as many steps, so that the control is matched: of the lengths that with the best mean over recipes, each at
+    its best rate of that length.
+    """
+    found: dict[str, dict[str, tuple[float, str]]] = {}
+    for entry in rates:
+        rate, _, steps = entry["candidate"].removeprefix(f"{entry['recipe']}-").rpartition("-")
+        best = found.setdefault(steps, {})
+        best[entry["recipe"]] = max(best.get(entry["recipe"], (-1.0, "")), (entry["mean"], rate))
+    steps = max(found, key=lambda count: _mean([mean for mean, _ in found[count].values()]))
+    return steps, {recipe: rate for recipe, (_, rate) in found[steps].items()}
+
+
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
@@ -99,6 +115,10 @@ def page(record: Mapping[str, Any]) -> str:
         seeds = len(part["candidates"][0]["runs"][shots[0]])
         lines += ["", f"## {part['title']}", "", f"`{command}`, {seeds} seed{'s' if seeds > 1 else ''}", ""]
         lines += table(["candidate", *heads, "mean"], rows)
+        if part["config"] == PARTS["rates"].config:
+            steps, rates = taken(part["candidates"])
+            each = ", ".join(f"`{recipe}` {rate}" for recipe, rate in rates.items())
+            lines += ["", f"Every arm takes as many steps: best on average over the arms are {steps}, at the rates {each}."]
     return "\n".join(lines) + "\n"
 
 

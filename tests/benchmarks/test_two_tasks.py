@@ -71,6 +71,12 @@ def test_the_best_candidate_of_a_recipe_is_that_over_all_shots() -> None:
     assert "`C --s`, 1 seed" in text
 
 
+def test_all_arms_take_the_length_that_is_best_over_them_each_at_its_rate_of_that_length() -> None:
+    means = {"a-1e-3-40": 0.9, "a-3e-3-40": 0.2, "a-1e-3-80": 0.5, "a-3e-3-80": 0.8, "b-1e-3-40": 0.1, "b-3e-3-80": 0.6}
+    rates = [{"candidate": name, "recipe": name[0], "mean": mean} for name, mean in means.items()]
+    assert tuning.taken(rates) == ("80", {"a": "3e-3", "b": "3e-3"})
+
+
 @pytest.mark.parametrize("part", sorted({part.config for part in tuning.PARTS.values()}))
 def test_every_part_of_the_tuning_gives_each_recipe_as_many_candidates(part: str) -> None:
     from bridgejax.config import load_config
