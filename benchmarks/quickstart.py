@@ -1,9 +1,9 @@
 """Measures the quick start and what its parts reach; writes docs/results/quickstart.md.
 
     python -m benchmarks quickstart             # time cold and warm, memory, parity with PyTorch, the generator alone
-    python -m benchmarks quickstart --finding   # also the finding: configs/finding.py, 10 seeds at 1 and at 4 shots
-
     python -m benchmarks quickstart --quick     # parity with PyTorch alone, printed; the page is left as it is
+
+Many seeds of its arms on two tasks: `python -m benchmarks two_tasks`.
 
 Every figure stands beside the command that gives it. A part whose packages or config are missing is named and left out; the
 figures that an earlier call wrote for such a part stay.
@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import platform
+import resource
 import shlex
 import subprocess
 import sys
@@ -28,11 +29,11 @@ from benchmarks.result_tables import level, points, table
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results" / "quickstart.md"
-CONFIG, GENERATOR, FINDING = "configs/quickstart.py", "configs/generator.py", "configs/finding.py"
+CONFIG, GENERATOR = "configs/quickstart.py", "configs/generator.py"
 METRIC = "test_mean_per_class_accuracy"
 _POLL_SECONDS = 0.25
 _KIB_PER_GIB = 1 << 20
-PARTS = ("quickstart", "generator", "parity", "finding")
+PARTS = ("quickstart", "generator", "parity")
 
 
 def tree_memory(root: int) -> int:
@@ -59,7 +60,7 @@ def tree_memory(root: int) -> int:
 
 
 def run_study(config: str, workdir: Path, cache: Path) -> dict[str, float]:
-    """Runs a config; returns its wall "seconds" and the "peak_gib" of its process tree.
+    """Runs a config; returns its wall "seconds", its "processor_seconds" and the "peak_gib" of its process tree.
 
     Raises:
       SystemExit: the run failed.
@@ -71,7 +72,7 @@ def run_study(config: str, workdir: Path, cache: Path) -> dict[str, float]:
     }
     environment["BRIDGEJAX_CACHE_DIR"] = str(cache)
     print(f"$ {shlex.join(command)}", file=sys.stderr)
-    began, peak = time.monotonic(), 0
+    began, peak, worked = time.monotonic(), 0, _children_seconds()
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
     try:
         while process.poll() is None:
@@ -83,7 +84,14 @@ def run_study(config: str, workdir: Path, cache: Path) -> dict[str, float]:
         raise
     if process.returncode:
         raise SystemExit(f"{shlex.join(command)} failed with exit code {process.returncode}.")
-    return {"seconds": time.monotonic() - began, "peak_gib": peak / _KIB_PER_GIB}
+    taken = {"seconds": time.monotonic() - began, "processor_seconds": _children_seconds() - worked}
+    return {**taken, "peak_gib": peak / _KIB_PER_GIB}
+
+
+def _children_seconds() -> float:
+    """The processor time of all child processes that have ended: where other work shares the machine, it says more."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def quickstart(scratch: Path) -> list[str]:
@@ -95,11 +103,13 @@ def quickstart(scratch: Path) -> list[str]:
     same = _untimed(scratch / "cold") == _untimed(scratch / "warm")
     summary = json.loads((scratch / "cold" / "summary.json").read_text())
     arms = summary["arms"]
-    counts = f"{len(arms)} arms × {len(summary['seeds'])} seeds"
+    names = {arm["arm"] for arm in arms.values()}
+    counts = f"{len(names)} arms × 1 and 4 photographs per class × {len(summary['seeds'])} seeds"
     rows = [
         [f"wall time, {counts}, empty compilation cache", _seconds(cold["seconds"])],
         [f"wall time, {counts}, compiled programs cached, new workdir", _seconds(warm["seconds"])],
         ["the same command on the finished workdir", _seconds(again["seconds"])],
+        ["processor time (cold; warm)", f"{_seconds(cold['processor_seconds'])}; {_seconds(warm['processor_seconds'])}"],
         ["peak memory of the process tree (cold; warm)", f"{cold['peak_gib']:.2f} GiB; {warm['peak_gib']:.2f} GiB"],
         ["cold and warm results.jsonl alike but for times", "yes" if same else "no"],
     ]
@@ -107,15 +117,11 @@ def quickstart(scratch: Path) -> list[str]:
         stages = json.loads((scratch / name / "seconds.json").read_text())
         rows += [[f"of the {name} run: {stage}", _seconds(value)] for stage, value in stages.items()]
     command = f"python -m bridgejax run --config {CONFIG} --workdir DIR"
-    lines = table(["measured", f"`{command}`"], rows)
-    lines += [
-        "",
-        *table(
-            ["arm", "mean per class, %", "top-1, %"],
-            [[e, level(arms[e][METRIC]), level(arms[e]["test_accuracy"])] for e in summary["order"]],
-        ),
-    ]
-    return lines
+    against = [d for d in summary["differences"] if arms[d["against"]]["arm"] == summary["baseline"]]
+    minus = {d["arm"]: points(d[METRIC]) for d in against}
+    levels = [[e, minus.get(e, ""), level(arms[e][METRIC]), level(arms[e]["test_accuracy"])] for e in summary["order"]]
+    heads = ["arm", "minus the control, points of mean per class", "mean per class, %", "top-1, %"]
+    return [*table(["measured", f"`{command}`"], rows), "", *table(heads, levels)]
 
 
 def _untimed(workdir: Path) -> list[Any]:
@@ -175,32 +181,6 @@ def parity(scratch: Path) -> list[str] | None:
     return table([head, "largest difference (images in 0 to 1)", "mean"], rows)
 
 
-def finding(scratch: Path) -> list[str] | None:
-    """Paired differences of the finding's arms over many seeds; None without configs/finding.py."""
-    if not (ROOT / FINDING).is_file():
-        print(f"finding: left out, {FINDING} is missing", file=sys.stderr)
-        return None
-    run_study(FINDING, scratch / "finding", scratch / "finding-cache")
-    from bridgejax.report.summary import summarise
-    from bridgejax.studies.run_results import read_results
-
-    summary = summarise(read_results(scratch / "finding"), pairs=[("bridged_plus_plus", "mixed")]).to_dict()
-    arms = summary["arms"]
-    levels = [[e, level(arms[e][METRIC]), str(arms[e][METRIC]["seeds"])] for e in summary["order"]]
-    rows = []
-    for d in summary["differences"]:
-        if arms[d["against"]]["arm"] in ("vanilla_long", "mixed"):
-            rows.append([f"{d['arm']} − {d['against']}", points(d[METRIC]), str(d[METRIC]["seeds"])])
-    over = f"paired, 95 % interval over {summary['bootstrap']['over']}"
-    return [
-        f"`python -m bridgejax run --config {FINDING} --workdir DIR`",
-        "",
-        *table([f"mean per-class accuracy, points, {over}", "difference", "seeds"], rows),
-        "",
-        *table(["arm", "mean per class, %", "seeds"], levels),
-    ]
-
-
 def _seconds(value: float) -> str:
     return f"{value:.1f} s" if value < 60 else f"{int(value) // 60} min {int(value) % 60:02d} s"
 
@@ -224,13 +204,11 @@ TITLES = {
     "quickstart": "Quick start",
     "generator": "Trained on generated images alone",
     "parity": "The generator beside PyTorch diffusers",
-    "finding": "The finding",
 }
 COMMANDS = {
     "quickstart": "python -m benchmarks quickstart --parts quickstart",
     "generator": "python -m benchmarks quickstart --parts generator",
     "parity": "python -m benchmarks quickstart --parts parity",
-    "finding": "python -m benchmarks quickstart --parts finding",
 }
 
 
@@ -246,7 +224,7 @@ def write_results(measured: Mapping[str, list[str]]) -> None:
     for part, lines in measured.items():
         where = f"`{COMMANDS[part]}`, on {machine()}."
         kept[TITLES[part]] = "\n".join([where, "", *lines])
-    order = [title for title in TITLES.values() if title in kept] + [title for title in kept if title not in TITLES.values()]
+    order = [title for title in TITLES.values() if title in kept]
     text = "# Quick start: what it reaches\n\nEach figure stands beside the command that measures it.\n"
     text += "".join(f"\n## {title}\n\n{kept[title]}\n" for title in order)
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
@@ -256,20 +234,14 @@ def write_results(measured: Mapping[str, list[str]]) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measures the parts asked for, prints them and keeps them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--finding", action="store_true", help=f"also run {FINDING}")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, help="only these (default: all but the finding)")
-    parser.add_argument(
-        "--finding-workdir", type=Path, metavar="DIR", help="keep the finding's workdir below DIR, and continue it"
-    )
+    parser.add_argument("--parts", nargs="+", choices=PARTS, help="only these (default: all)")
     parser.add_argument("--quick", action="store_true", help="parity alone; the page is left as it is")
     options = parser.parse_args(arguments)
-    usual = ["parity"] if options.quick else [part for part in PARTS if part != "finding" or options.finding]
-    parts = options.parts or usual
-    measures = {"quickstart": quickstart, "generator": generator, "parity": parity, "finding": finding}
+    parts = options.parts or (["parity"] if options.quick else PARTS)
+    measures = {"quickstart": quickstart, "generator": generator, "parity": parity}
     with tempfile.TemporaryDirectory(prefix="bridgejax-benchmark-") as temporary:
         for part in parts:
-            kept = options.finding_workdir if part == "finding" else None
-            lines = measures[part](kept.resolve() if kept else Path(temporary))
+            lines = measures[part](Path(temporary))
             if lines is not None:
                 print(f"\n{TITLES[part]}\n" + "\n".join(lines), flush=True)
                 if not options.quick:

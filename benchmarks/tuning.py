@@ -1,12 +1,13 @@
-"""Chooses what trains, rates, lengths, crop and prompts on the emoji task; writes docs/results/tuning.json and tuning.md.
+"""Chooses what trains, rates, lengths, crop and images on the emoji task; writes docs/results/tuning.json and tuning.md.
 
     python tools/build_emoji_task.py --output emoji_task
     python -m benchmarks tuning
-    python -m benchmarks tuning --parts rates prompts    # some of it; the page keeps the others
+    python -m benchmarks tuning --parts rates images    # some of it; the page keeps the others
 
 Runs configs/tuning.py and, for generated images alone, configs/generator.py. Chosen is the highest mean per-class accuracy on
-the emoji, over shots and seeds; what trains is the best for the control. No photograph takes part. What is chosen stands in
-configs/quickstart.py and configs/generator.py, by hand. A stopped part goes on, a finished one is only read.
+the emoji, over shots and seeds; what trains is the best for the control, and all arms take one length. No photograph takes
+part. What is chosen stands in configs/quickstart.py and configs/generator.py, by hand. A stopped part goes on, a finished one
+is only read.
 """
 
 from __future__ import annotations
@@ -43,13 +44,13 @@ PARTS = {
     ),
     "no_crop": Part("Batch statistics and rate, no crop", "configs/tuning.py:inputs", ("--config.classifier.crop=1.0",)),
     "rates": Part("Rate and steps by arm", "configs/tuning.py"),
-    "prompts": Part("A template or sentences", "configs/tuning.py:prompts"),
+    "images": Part("A template, sentences, or the half of these that the embedded CLIP keeps", "configs/tuning.py:images"),
     "generator": Part("Generated images alone, 128 per class: rate and steps", "configs/generator.py:tuning"),
 }
 
 
 def run(part: Part, task: Path, workdir: Path) -> list[dict[str, Any]]:
-    """Runs or continues a study; returns each candidate's recipe, its runs, and mean accuracies in [0, 1] by shots and in all."""
+    """Runs or continues a study; returns its candidates, as `candidates` does."""
     settings = [f"--config.task.source=folder:{task}", *part.settings]
     command = [sys.executable, "-m", "bridgejax", "study", "--config", part.config, "--workdir", str(workdir), *settings]
     subprocess.run(command, cwd=ROOT, check=True)
@@ -57,7 +58,11 @@ def run(part: Part, task: Path, workdir: Path) -> list[dict[str, Any]]:
 
 
 def candidates(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Returns what the lines of a results.jsonl say of each candidate, in their order; `best` marks that of each recipe."""
+    """Returns what the lines of a results.jsonl say of each candidate, in their order.
+
+    An entry holds the candidate's name, its recipe, the mean per-class accuracies (in [0, 1]) of its runs by shots, their means
+    by shots and over these, and whether it is the best of its recipe.
+    """
     runs: dict[str, dict[str, list[float]]] = {}
     for result in results:
         runs.setdefault(result["arm"], {}).setdefault(str(result["shots"]), []).append(result[METRIC])
@@ -71,6 +76,21 @@ def candidates(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
+def taken(rates: Sequence[Mapping[str, Any]]) -> tuple[str, dict[str, str]]:
+    """Returns what the part "rates" decides: the steps, and each recipe's rate.
+
+    All arms take as many steps, so that the control is matched: of the lengths that with the best mean over recipes, each at
+    its best rate of that length.
+    """
+    found: dict[str, dict[str, tuple[float, str]]] = {}
+    for entry in rates:
+        rate, _, steps = entry["candidate"].removeprefix(f"{entry['recipe']}-").rpartition("-")
+        best = found.setdefault(steps, {})
+        best[entry["recipe"]] = max(best.get(entry["recipe"], (-1.0, "")), (entry["mean"], rate))
+    steps = max(found, key=lambda count: _mean([mean for mean, _ in found[count].values()]))
+    return steps, {recipe: rate for recipe, (_, rate) in found[steps].items()}
+
+
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
@@ -80,8 +100,8 @@ def page(record: Mapping[str, Any]) -> str:
     lines = [
         "# Settings chosen on 3D emoji",
         "",
-        "Made by `python -m benchmarks tuning` from [tuning.json](tuning.json): mean per-class accuracy on the emoji in %, over "
-        "seeds; the best of each recipe over all shots in bold. A candidate's steps are those of all its stages.",
+        "Made by `python -m benchmarks tuning` from [tuning.json](tuning.json): mean per-class accuracy on the emoji in %, "
+        "over seeds; the best of each recipe over all shots in bold. A candidate's steps are those of all its stages.",
     ]
     for part in record.values():
         shots = list(part["candidates"][0]["by_shots"])
@@ -95,6 +115,10 @@ def page(record: Mapping[str, Any]) -> str:
         seeds = len(part["candidates"][0]["runs"][shots[0]])
         lines += ["", f"## {part['title']}", "", f"`{command}`, {seeds} seed{'s' if seeds > 1 else ''}", ""]
         lines += table(["candidate", *heads, "mean"], rows)
+        if part["config"] == PARTS["rates"].config:
+            steps, rates = taken(part["candidates"])
+            each = ", ".join(f"`{recipe}` {rate}" for recipe, rate in rates.items())
+            lines += ["", f"Every arm takes as many steps: best on average over the arms are {steps}, at the rates {each}."]
     return "\n".join(lines) + "\n"
 
 

@@ -69,20 +69,17 @@ def verdicts(tasks: Mapping[str, Mapping[str, Any]], arm: str) -> dict[str, list
 
 def conclusion(tasks: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Returns the first paragraph of the page: where each arm helps, whether any is never worse, and why it stops."""
-    on = "both tasks" if len(tasks) == 2 else "the task"
+    on, lost = ("both tasks", " on one of them") if len(tasks) == 2 else ("the task", "")
     arms = [arm for arm in next(iter(tasks.values()))["arms"] if arm != CONTROL]
     sentences, good = [], []
     for arm in arms:
         found = verdicts(tasks, arm)
-        parts = [
-            text
-            for text in (
-                found["better"] and f"significantly better than the step-matched control on {on} with {_shots(found['better'])}",
-                found["open"] and f"not shown to be either with {_shots(found['open'])}",
-                found["worse"] and f"significantly worse{' on one of them' if len(tasks) > 1 else ''} with {_shots(found['worse'])}",
-            )
-            if text
-        ]
+        said = {
+            "better": f"significantly better than the control on {on}",
+            "open": "not shown to be better or worse",
+            "worse": f"significantly worse{lost}",
+        }
+        parts = [f"{words} with {_shots(found[kind])}" for kind, words in said.items() if found[kind]]
         sentences.append(f"`{arm}` is {', and '.join(parts)}.")
         if found["better"] and not found["worse"]:
             good.append((len(found["better"]), arm))
@@ -118,10 +115,12 @@ def page(record: Mapping[str, Any]) -> str:
     count = sum(len(by_shots) for told in tasks.values() for arm, by_shots in told["arms"].items() if arm != CONTROL)
     seeds = " and ".join(dict.fromkeys(str(told["seeds"]) for told in tasks.values()))
     lines = ["# What synthetic images are worth, by photographs per class", "", *conclusion(tasks), ""]
+    over = next(iter(tasks.values()))["over"]
     lines.append(
         f"`{record['command']}` ([{CONFIG}](../../{CONFIG})), on {record['machine']}: {seeds} seeds, each with photographs of "
-        f"its own. Intervals are 95 %, over seeds and test images; differences are paired. Of {count} differences, about one in "
-        "twenty misses its interval by chance. Recipes, rates and lengths were chosen on [3D emoji](tuning.md)."
+        "its own. The control trains on real images alone, for as many steps. Intervals are 95 %, over "
+        f"{over}; differences are paired. Of {count} differences, expect about one in twenty to miss by chance. Recipes, rates "
+        "and lengths were chosen on [3D emoji](tuning.md)."
     )
     for name, told in tasks.items():
         arms = told["arms"]
@@ -133,7 +132,7 @@ def page(record: Mapping[str, Any]) -> str:
         ]
         heads = ["photographs per class", "test images", f"{CONTROL}, %", *(f"{arm} − control" for arm in others)]
         levels = [
-            [arm, *(level(told["mean_per_class"]) for told in by_shots.values()), *(level(t["top1"]) for t in by_shots.values())]
+            [arm, *(level(by_shots[shots][metric]) for metric in ("mean_per_class", "top1") for shots in by_shots)]
             for arm, by_shots in arms.items()
         ]
         columns = [f"{metric}, {shots}" for metric in ("mean per class", "top-1") for shots in arms[CONTROL]]

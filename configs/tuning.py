@@ -1,10 +1,10 @@
-"""The settings that the other configs take over, chosen on a task of its own: what trains, rates, lengths, crop, prompts.
+"""The settings that the other configs take over, chosen on a task of its own: what trains, rates, lengths, crop, images.
 
     python tools/build_emoji_task.py --output emoji_task
     bridgejax run --config configs/tuning.py --workdir tuning             # rates and lengths of the quick start's arms
     bridgejax run --config configs/tuning.py:layers --workdir layers      # what trains, for the step-matched control alone
     bridgejax run --config configs/tuning.py:inputs --workdir inputs      # batch statistics and rate, for one crop
-    bridgejax run --config configs/tuning.py:prompts --workdir prompts    # a template or sentences
+    bridgejax run --config configs/tuning.py:images --workdir images      # a template, sentences, or sentences and a filter
     python -m benchmarks tuning                                           # all of it, and docs/results/tuning.md
 
 Ten of the classes of `builtin:tux_photos`, drawn as 3D emoji: no photograph takes part, so its test part is validation for
@@ -20,29 +20,35 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-RATES = (0.003, 0.01, 0.03)
+RATES = (0.001, 0.003, 0.01)
 INPUT_RATES = (0.003, 0.01, 0.02)
-BASE_STEPS = (20, 60)  # of a stage of length 1
+BASE_STEPS = (20, 40)  # of a stage of length 1; more, and the quick start would take too long
 LAYERS = {  # what trains → the regular expressions of its parameters, and rates
     "head": (("head",), (0.01, 0.03, 0.1)),
     "last_blocks": ((r"^(?!conv_stem|bn0\.|blocks\.(\d|1[01])\.)",), (0.003, 0.01, 0.03)),
     "all": (("all",), (0.001, 0.003, 0.01)),
 }
+IMAGES: dict[str, dict[str, Any]] = {  # which synthetic images: with which prompts, and all or what the embedded CLIP keeps
+    "sentences": {},
+    "template": {"synthetic_set": "template"},
+    "sentences_filtered": {"synthetic_filter": ("percentile:50",)},
+}
 Candidate = tuple[str, dict[str, Any]]  # a recipe, and what its stages change
 
 
 def get_config(arg: str | None = None) -> Any:
-    """Returns the config; `arg` is "layers", "inputs", "prompts" or None for rates and lengths."""
+    """Returns the config; `arg` is "layers", "inputs", "images" or None for rates and lengths."""
     quickstart = _quickstart()
     config = quickstart.get_config()
     config.task.source = "folder:emoji_task"
     config.training.evaluations = 0
     config.study.seeds = 2
-    kinds = {None: _lengths, "layers": _layers, "inputs": _inputs, "prompts": _prompts}
+    kinds = {None: _lengths, "layers": _layers, "inputs": _inputs, "images": _images}
     if arg not in kinds:
-        raise ValueError(f"configs/tuning.py has no part {arg!r}; give layers, inputs, prompts, or none for rates and lengths")
-    if arg == "prompts":
+        raise ValueError(f"configs/tuning.py has no part {arg!r}; give layers, inputs, images, or none for rates and lengths")
+    if arg == "images":
         config.synthetic_sets.template = {"prompts": {"source": "template"}}
+        config.filter.classifier = "builtin:tiny_clip"
     if arg == "inputs":
         config.study.shots = (4,)
     plain = config.recipes.to_dict()
@@ -53,15 +59,17 @@ def get_config(arg: str | None = None) -> Any:
         # Steps are given for each stage, so that no candidate's depend on another's.
         share = 2 // len(stages)
         base = settings.pop("base_steps", config.training.base_steps)
-        config.recipes[name] = tuple({**_without_length(stage), "steps": share * base, **settings} for stage in stages)
+        config.recipes[name] = tuple(_changed(stage, share * base, settings) for stage in stages)
         arms.append(name)
     config.arms = tuple(arms)
     config.study.baseline = arms[0]
     return config
 
 
-def _without_length(stage: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in stage.items() if key not in ("length", "steps_of")}
+def _changed(stage: dict[str, Any], steps: int, settings: dict[str, Any]) -> dict[str, Any]:
+    """Returns the stage with its own number of steps and the settings; a stage of real images has none of synthetic ones."""
+    taken = {key: value for key, value in settings.items() if not (stage["data"] == "real" and key.startswith("synthetic"))}
+    return {**{key: value for key, value in stage.items() if key not in ("length", "steps_of")}, "steps": steps, **taken}
 
 
 def _rate(rate: float) -> str:
@@ -69,7 +77,7 @@ def _rate(rate: float) -> str:
 
 
 def _lengths(quickstart: ModuleType) -> Iterator[tuple[str, Candidate]]:
-    for arm in quickstart.ARMS:
+    for arm in quickstart.LEARNING_RATES:
         for rate in RATES:
             for base in BASE_STEPS:
                 yield f"{_rate(rate)}-{2 * base}", (arm, {"learning_rate": rate, "base_steps": base})
@@ -88,10 +96,10 @@ def _inputs(_: ModuleType) -> Iterator[tuple[str, Candidate]]:
             yield f"{_rate(rate)}-{statistics}", ("vanilla_long", settings)
 
 
-def _prompts(_: ModuleType) -> Iterator[tuple[str, Candidate]]:
+def _images(_: ModuleType) -> Iterator[tuple[str, Candidate]]:
     for arm in ("synthetic_only", "mixed_50", "bridged"):
-        for words, name in (("sentences", ""), ("template", "template")):
-            yield words, (arm, {"synthetic_set": name})
+        for words, settings in IMAGES.items():
+            yield words, (arm, settings)
 
 
 def _quickstart() -> ModuleType:

@@ -30,8 +30,11 @@ SMALL = (
 )
 SMALL_OF = {
     "filter": ("filter.rule=distinct,",),
-    "invert": ("inversion.steps=2", "inversion.evaluations=1"),
-    "tune": ("task.validation_per_class=1", "tuning.learning_rates=0.01,", "tuning.lengths=1,", "tuning.seeds=1"),
+    "invert": ("prompts.source=template", "study.shots=4,", "inversion.steps=2", "inversion.evaluations=1"),
+    "tune": (
+        *("study.shots=4,", "task.validation_per_class=1"),  # one photograph of a class leaves none for validation
+        *("tuning.learning_rates=0.01,", "tuning.lengths=1,", "tuning.seeds=1"),
+    ),
 }
 
 
