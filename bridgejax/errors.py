@@ -22,16 +22,10 @@ class DamageFound(UserError):
 
 
 class TryAgain(UserError):
-    """What failed may succeed when the same command runs again: work that another process is still to do, a disk, a device.
+    """What failed may succeed when the same command runs again: work that another process is still to do, a disk, a
+    device, or a scheduler's signal.
 
-    `bridgejax work` prints the sentence and exits with code 75, on which schedulers try again.
-    """
-
-
-class TryAgain(UserError):
-    """What failed may succeed when the same command runs again: work that another process is still to do, a disk, a device.
-
-    `bridgejax work` prints the sentence and exits with code 75, on which schedulers try again.
+    The command line prints the sentence and exits with code 75, on which schedulers try again.
     """
 
 

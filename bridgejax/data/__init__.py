@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from bridgejax.data.examples import Batch, Examples, Task
-    from bridgejax.data.export import export_task
+    from bridgejax.data.task_folder import export_task
     from bridgejax.data.shared_streams import shared_eval_batches, shared_train_batches
     from bridgejax.data.streams import eval_batches, train_batches, train_positions
     from bridgejax.data.synthetic import synthetic_examples
