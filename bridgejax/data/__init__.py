@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from bridgejax.data.examples import Batch, Examples, Task
-    from bridgejax.data.task_folder import export_task
     from bridgejax.data.shared_streams import shared_eval_batches, shared_train_batches
     from bridgejax.data.streams import eval_batches, train_batches, train_positions
     from bridgejax.data.synthetic import synthetic_examples
+    from bridgejax.data.task_folder import export_task
     from bridgejax.data.tasks import load_task
 
 _HOMES = {
