@@ -154,6 +154,7 @@ def lost_node(truth: Path, workdir: Path, seconds: float, draw: random.Random) -
     """Kills one of the two nodes of a Ray cluster on this machine while a study works; another comes later."""
     from ray.cluster_utils import Cluster
 
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     try:
         node = cluster.add_node(num_cpus=1)
@@ -252,7 +253,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "command": f"python -m benchmarks faults {' '.join(words)}",
         "seconds": round(time.monotonic() - began, 1),
         "machine": {"cpu": machine.facts()["cpu"], "cores": os.cpu_count()},
-        "kinds": {name: vars(tally) for name, tally in kinds.items()},
+        "kinds": {name: vars(tally) for name, tally in kinds.items() if tally.faults},
     }
     text = section(run)
     print(text)

@@ -78,6 +78,8 @@ def engine(job: UnitJob, queue: collections.deque[WorkUnit]) -> Iterator[tuple[W
         finally:
             for submitted in running:  # the command ends early
                 submitted.cancel(check=False)
+            for leftover in (job.workdir / FOLDER).glob(".submission_file_*"):  # submitit's, for tasks that are queued again
+                leftover.unlink(missing_ok=True)
 
 
 def _outcomes(submitted: submitit.Job[Outcomes], part: Sequence[WorkUnit]) -> Outcomes:

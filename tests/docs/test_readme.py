@@ -131,6 +131,7 @@ def test_the_commands_run(command, run, monkeypatch):
         "invert": "inversion",
         "tune": "tuning.json",
         "train": "runs/vanilla",
+        "work": "synthetic/sidecars/00000.json",
         "report": "report.html",
         "import-weights": "SHA256SUMS",
     }

@@ -58,7 +58,8 @@ pids=()
 end() {
   scancel --user=root 2>/dev/null || true
   for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; done
-  wait 2>/dev/null || true
+  for ((i = 0; i < 100; i++)); do kill -0 "${pids[@]}" 2>/dev/null && sleep 0.1 || break; done
+  for pid in "${pids[@]}"; do kill -KILL "$pid" 2>/dev/null || true; done
   [[ -n "${KEEP:-}" ]] && echo "kept: $root" >&2 || rm -rf "$root"
 }
 trap end EXIT

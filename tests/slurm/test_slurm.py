@@ -81,7 +81,10 @@ def test_the_batch_script_makes_all_shards_though_one_task_is_stopped(shell, con
     until(lambda: f"{job[0]}_1 R" in shell("squeue", "--array", "--format=%i %t"), "the task did not begin")
     time.sleep(2.0)
     log = tmp_path / "task-1.log"
-    ask_to_stop(lambda: shell("scancel", "--batch", "--signal=TERM", f"{job[0]}_1"), lambda: "queued again" in log.read_text())
+    ask_to_stop(
+        lambda: shell("scancel", "--batch", "--signal=TERM", f"{job[0]}_1"),
+        lambda: log.exists() and "queued" in log.read_text(),
+    )
     until(lambda: not shell("squeue", "--noheader", "--array", f"--jobs={job[0]}", "--states=PD,R,CG,CF"), "it does not end")
     for name in ("dataset_info.json", "sidecars/00001.json", "sidecars/00003.json"):
         assert (workdir / "synthetic" / name).read_bytes() == (local / "synthetic" / name).read_bytes()
