@@ -96,7 +96,8 @@ def read_json(path: Place) -> dict[str, object] | None:
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
     except OSError as error:
-        raise UserError(f"{path} could not be read ({error.strerror or error}); check its permissions.") from error
+        advice = "see that you may read there" if isinstance(path, StoreObject) else "check its permissions"
+        raise UserError(f"{path} could not be read ({error.strerror or error}); {advice}.") from error
     return value if isinstance(value, dict) else None
 
 

@@ -18,6 +18,18 @@ def test_a_set_is_checked_repaired_exported_and_merged(tmp_path, config_file, ca
     assert main(["generate", *place, "--verify"]) == 0
     assert "2 of 2 shards are whole" in capsys.readouterr().out
 
+    page = (tmp_path / "work" / "progress.html").read_text()
+    assert "finished" in page
+    assert "made: generate 6" in page
+    assert sorted(file.name for file in (tmp_path / "work").iterdir() if file.is_file()) == [
+        *("config.json", "progress.html", "seconds.json"),
+    ]
+    before = {file: file.stat().st_mtime_ns for file in (tmp_path / "work").rglob("*")}
+    assert main(["generate", *place]) == 0  # makes nothing, and leaves the page as it is
+    assert {file: file.stat().st_mtime_ns for file in before if file.is_file()} == {
+        file: when for file, when in before.items() if file.is_file()
+    }
+
     made = tmp_path / "work" / "synthetic"
     shutil.copytree(made, tmp_path / "part")
     victim = made / "bridgejax_synthetic-train.tfrecord-00001"

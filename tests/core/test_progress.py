@@ -6,6 +6,7 @@ import json
 import time
 from pathlib import Path
 
+import jax  # noqa: F401 - imported before the clock starts
 import pytest
 
 from bridgejax import progress as progress_module
@@ -25,6 +26,7 @@ def page_with(folder: Path, words: str) -> str:
 @pytest.fixture(autouse=True)
 def often(monkeypatch):
     monkeypatch.setattr(progress_module, "_SECONDS_BETWEEN", 0.02)
+    monkeypatch.setattr(progress_module, "_BEGAN", time.monotonic())  # as if the process had just started
 
 
 def test_the_page_tells_rates_shards_and_where_time_went(tmp_path, capsys):
