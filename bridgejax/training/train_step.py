@@ -6,6 +6,7 @@ arguments, not constants.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Hashable
@@ -73,8 +74,17 @@ def train_step(
     def loss_of(params: dict[str, jax.Array]) -> tuple[jax.Array, tuple[jax.Array, dict[str, jax.Array]]]:
         model = state.structure.merge({**params, **state.other})
         images = mix(without_padding(batches.normalise(batch["image"], model), mask))
-        with traced.training_mode(model, batch_norm=settings.batch_norm, dtype=settings.dtype, remat=settings.remat, mask=mask):
-            outputs = objective.outputs(model, traced.lowered(images, settings.dtype))
+        second = objective.companion(state.objective_state)
+        companion = None if second is None else state.structure.merge({**params, **state.other, **second})
+        with contextlib.ExitStack() as modes:
+            for each in (model,) if companion is None else (model, companion):
+                modes.enter_context(
+                    traced.training_mode(
+                        each, batch_norm=settings.batch_norm, dtype=settings.dtype, remat=settings.remat, mask=mask
+                    )
+                )
+            shown = traced.lowered(images, settings.dtype)
+            outputs = objective.outputs(model, shown, batch, state.objective_state, companion)
         losses = objective.losses(outputs, batch, mix, state.objective_state)
         return masked_mean(losses, mask), (outputs, traced.other_arrays(state.structure, model, state.other))
 
@@ -85,7 +95,11 @@ def train_step(
     updates, opt_state = update(gradients, state.opt_state, state.params, **extra)
     params = optax.apply_updates(state.params, updates)
 
-    metrics = {"loss": loss, **objective.metrics(outputs, batch), "gradient_norm": optax.tree.norm(gradients)}
+    metrics = {
+        "loss": loss,
+        **objective.metrics(outputs, batch, state.objective_state),
+        "gradient_norm": optax.tree.norm(gradients),
+    }
     if isinstance(state.optimizer, Optimizer):
         metrics["learning_rate"] = state.optimizer.learning_rate(state.opt_state)
     widths[shape_key(state, batch)] = outputs.shape[-1]
