@@ -32,12 +32,13 @@ class Sampler:
       weights: share of each source, any positive scale; None draws uniformly from the union.
       seed: of orders and augmentations.
       batch_size: images per step.
+      view: another number gives the same positions and other uniform numbers.
 
     Raises:
       UserError: there are no examples, or the shares do not fit the sources.
     """
 
-    def __init__(self, sizes: Sequence[int], weights: Sequence[float] | None, seed: int, batch_size: int):
+    def __init__(self, sizes: Sequence[int], weights: Sequence[float] | None, seed: int, batch_size: int, view: int = 0):
         if weights is None:
             if sum(sizes) < 1:
                 raise UserError("there are no training images; give at least one source with images.")
@@ -47,7 +48,7 @@ class Sampler:
             parts = [(sum(sizes[:s]), sizes[s], float(weights[s])) for s in range(len(sizes)) if weights[s] > 0]
         tf = import_tensorflow()
         orders = [derive_seed(seed, "order", number) for number in range(len(parts))]
-        self._seeds = tf.constant([derive_seed(seed, "augment"), *orders], tf.int64)
+        self._seeds = tf.constant([derive_seed(seed, "augment", *([view] if view else [])), *orders], tf.int64)
         self._plan = _plan(tuple(parts), batch_size)
 
     def __call__(self, step: Tensor) -> tuple[Tensor, Tensor]:

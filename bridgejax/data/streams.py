@@ -51,6 +51,7 @@ def train_batches(
     flip: bool = True,
     memory_bytes: int = MEMORY_BYTES,
     rows: slice | None = None,
+    view: int = 0,
 ) -> Iterator[Batch]:
     """Yields training batches without end. Batch k depends on (sources, seed, k) alone.
 
@@ -69,6 +70,7 @@ def train_batches(
       flip: mirror half of the images.
       memory_bytes: hold the decoded images in memory if they take no more.
       rows: which rows of each batch to make and yield, for one process of several; None means all b.
+      view: another number augments the same images otherwise.
 
     Yields:
       {"image": uint8 [b, s, s, 3], "label": int32 [b], "source": int32 [b], which of the sources each image comes from}.
@@ -78,7 +80,7 @@ def train_batches(
     """
     _check_sizes(batch_size, image_size)
     tf = import_tensorflow()
-    sampler = Sampler([len(source) for source in sources], weights, seed, batch_size)
+    sampler = Sampler([len(source) for source in sources], weights, seed, batch_size, view)
     part = slice(*(slice(None) if rows is None else rows).indices(batch_size))
 
     def own_rows(step: Tensor) -> tuple[Tensor, Tensor]:

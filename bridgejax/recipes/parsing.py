@@ -71,6 +71,12 @@ def _build(name: str, recipes: Mapping[str, object], training: dict[str, object]
         made = next((former.head for former in built[:number] if former.head != "keep"), None)
         if made is not None and (stage.reset != "none" or stage.head != "keep"):
             raise UserError(f"{where}[{number}] changes the head after a stage with head={made!r}; make that the last change.")
+    for number, stage in enumerate(built):
+        if stage.contrasts and (number + 1 == len(built) or built[number + 1].reset == "none"):
+            raise UserError(
+                f"{where}[{number}].loss is {stage.loss!r}, which leaves no head for classes; let a stage with reset='head' "
+                "follow."
+            )
     for number in range(1, len(built)):
         stage, former = built[number], built[number - 1]
         if not stage.restart_optimizer and any(
@@ -139,6 +145,11 @@ def _stage(
             f"{where}.reset is {stage.reset!r}, but training.batch_norm is 'frozen', and new blocks have no running statistics "
             "to keep; state batch_norm='train' in the stage."
         )
+    unfit = {"head": "keep", "mixup_alpha": 0.0, "early_stop": None, "synthetic_loss": None, "augment": True}
+    for key, value in unfit.items() if stage.contrasts else ():
+        if getattr(stage, key) != value:
+            stated = getattr(stage, key)
+            raise UserError(f"{where}.{key} is {stated!r}, which does not go with loss={stage.loss!r}; leave it out.")
     if stage.warmup_steps > stage.steps:
         # A config may shorten every stage at once; its warm-up then shortens along.
         stage = dataclasses.replace(stage, warmup_steps=stage.steps)

@@ -11,7 +11,7 @@ from bridgejax.recipes.filter_rules import FORM, filter_rules
 
 OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("cosine", "constant")
-LOSSES = ("cross_entropy", "soft_target")
+LOSSES = ("cross_entropy", "soft_target", "moco")
 BATCH_NORMS = ("train", "frozen")
 SOFT_IMAGES = ("all", "synthetic")
 HEADS = ("keep", "cache", "prompt")
@@ -22,6 +22,7 @@ _DIGEST_NAMES = {"early_stop_checks": "early_stop_looks"}
 _LATER = (
     *("teacher", "synthetic_filter", "clip_norm", "batch_size", "soft_images"),
     *("head", "cache_weight", "cache_sharpness", "context_tokens"),
+    *("contrast_temperature", "recolour", "key_momentum", "queue_size", "projection_width", "norm_groups"),
 )
 
 
@@ -86,7 +87,11 @@ class Stage(Optimization):
     steps: int = setting(200, "How long it lasts.", unit="optimiser steps", at_least=1)
     nesterov: bool = setting(False, "Nesterov momentum.")
     warmup_steps: int = setting(0, "Linear rise of the learning rate at the start.", unit="optimiser steps", at_least=0)
-    loss: str = setting("cross_entropy", "The objective; soft_target also follows a teacher.", options=LOSSES)
+    loss: str = setting(
+        "cross_entropy",
+        "The objective; soft_target also follows a teacher, moco tells two views of an image from other images, not by labels.",
+        options=LOSSES,
+    )
     label_smoothing: float = setting(0.0, "Share of the target that is spread over all classes.", at_least=0, at_most=1)
     mixup_alpha: float = setting(0.0, "Alpha of Mixup's beta distribution; 0 is no Mixup.", at_least=0)
     soft_weight: float = setting(0.5, "Weight of the teacher's targets in soft_target.", at_least=0, at_most=1)
@@ -101,6 +106,14 @@ class Stage(Optimization):
         "Which images of a mixed batch follow the teacher in soft_target; the others have the cross-entropy alone.",
         options=SOFT_IMAGES,
     )
+    contrast_temperature: float = setting(0.2, "Temperature of moco.", above=0)
+    recolour: float = setting(
+        1.0, "Of moco: strength of a view's changes of colour and blur; 0 is none.", at_least=0, at_most=1
+    )
+    key_momentum: float = setting(0.999, "Of moco: what stays of the key network's parameters at a step.", at_least=0, below=1)
+    queue_size: int = setting(65536, "Of moco: keys in the queue, a multiple of the batch.", at_least=1)
+    projection_width: int = setting(128, "Of moco: outputs of the two-layer head in the classifier's place.", at_least=1)
+    norm_groups: int = setting(8, "Of moco: parts of a batch, each with batch norm statistics of its own.", at_least=1)
     trainable: tuple[str, ...] = setting(
         ("all",), "What trains: 'all', 'head', or regular expressions searched in the parameters' dotted names."
     )
@@ -138,6 +151,11 @@ class Stage(Optimization):
     def synthetic_source(self) -> str:
         """What its synthetic images go by: the name of their set, and "/" with the rules that they passed, if there are any."""
         return "/".join([self.synthetic_set, *(["+".join(self.synthetic_filter)] if self.synthetic_filter else [])])
+
+    @property
+    def contrasts(self) -> bool:
+        """Whether it learns from two views of each image instead of labels, with a head that gives no classes."""
+        return self.loss == "moco"
 
     def to_dict(self) -> dict[str, object]:
         """Returns the stage as plain data, for digests and records."""

@@ -285,6 +285,7 @@ def _first_stages(plan: StudyPlan) -> dict[str, Recipe]:
         arm: dataclasses.replace(recipe, stages=recipe.stages[:1])
         for arm, recipe in plan.recipes.items()
         if len(recipe.stages) > 1 and recipe.stages[0].data == "synthetic" and recipe.stages[1].restart_schedule
+        if not recipe.stages[0].contrasts
     }
 
 

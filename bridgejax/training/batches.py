@@ -15,7 +15,7 @@ from bridgejax.mesh import data_sharding, data_size, local_rows, nearest_multipl
 
 Array = jax.Array | np.ndarray
 Batch = dict[str, Array]  # checked: rows agree, kinds of numbers are right
-_DIMENSIONS = {"label": 1, "mask": 1, "teacher_logits": 2}
+_DIMENSIONS = {"label": 1, "mask": 1, "teacher_logits": 2, "view": 4}
 
 
 def checked_batch(batch: object, required: tuple[str, ...], optional: tuple[str, ...] = ("mask",)) -> Batch:

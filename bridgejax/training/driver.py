@@ -177,8 +177,12 @@ class RunDriver:
         if self.caches_features(plan):
             self.feeds[plan.number] = self._features(plan).train_batches(**self.stream_settings(plan))
         self.start_stream(plan)
+        settings = self.stream_settings(plan)
+        views = started(lambda: self.streams.train_batches(**settings, view=1)) if stage.contrasts else None
         for batch in self.feeds.pop(plan.number):
             parts = stages.with_loss_weights(batch, stage, sources)
+            if views is not None:
+                parts["view"] = next(views)["image"]
             if teacher is not None:
                 logits = parts["teacher_logits"] if "teacher_logits" in parts else teacher(batch)
                 parts["teacher_logits"] = stages.soft_rows(logits, batch, stage)

@@ -44,7 +44,7 @@ def caches_features(stage: Stage, model: nnx.Module) -> bool:
     still = stage.batch_norm == "frozen" or not _any(model, nnx.BatchNorm)
     alike = not stage.augment and stage.mixup_alpha == 0 and not _any(model, nnx.Dropout)
     only_head = all(pattern == "head" or pattern.startswith(r"^head\.") for pattern in stage.trainable)
-    return isinstance(model, Classifier) and only_head and still and alike
+    return isinstance(model, Classifier) and only_head and still and alike and not stage.contrasts
 
 
 def _any(model: nnx.Module, kind: type[nnx.Module]) -> bool:
@@ -113,8 +113,12 @@ class FeatureStreams:
         augment: bool,
         rows: slice | None = None,
         crop: float | None = None,
+        view: int = 0,
     ) -> Iterator[StreamBatch]:
-        """Yields batches as `bridgejax.data.train_batches`, and "teacher_logits" if the teacher takes images."""
+        """Yields batches as `bridgejax.data.train_batches`, and "teacher_logits" if the teacher takes images.
+
+        Features have one `view`.
+        """
         features = np.concatenate([self.features(each) for each in sources])
         labels = np.concatenate([each.labels for each in sources]).astype(np.int32)
         source = np.repeat(np.arange(len(sources), dtype=np.int32), [len(each) for each in sources])

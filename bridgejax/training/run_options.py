@@ -103,7 +103,9 @@ class RunOptions:
             steps = {plan.end for plan in plans}
         else:
             steps = {round(total * k / self.evaluations) for k in range(1, self.evaluations + 1)} - {0}
-        return frozenset({*steps, total})
+        # No classes come of a stage that contrasts views.
+        apart = {step for plan in plans if plan.stage.contrasts for step in range(plan.start + 1, plan.end + 1)}
+        return frozenset({*steps, total} - apart)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,6 +179,7 @@ class Streams(Protocol):
         augment: bool,
         rows: slice | None = None,
         crop: float = ...,
+        view: int = ...,
     ) -> Iterator[StreamBatch]: ...
 
     def eval_batches(

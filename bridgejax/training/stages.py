@@ -20,6 +20,7 @@ from bridgejax.identity import derive_seed
 from bridgejax.mesh import ParameterRule
 from bridgejax.models.cache_head import add_cache
 from bridgejax.models.classifier import Classifier
+from bridgejax.models.projection_head import add_projection, drop_projection
 from bridgejax.models.prompt_head import learn_prompts
 from bridgejax.models.reset import linear_heads
 from bridgejax.recipes import Recipe, Stage, reset_depth
@@ -90,6 +91,14 @@ def check_sources(recipe: Recipe, task: Task, synthetic: Mapping[str, Sized], ev
             raise UserError(f"{where} trains on synthetic images{named}, but there are none; {advice}.")
         if stage.data != "synthetic" and not len(task.train):
             raise UserError(f"{where} trains on real images, but task {task.name!r} has none; give it training images.")
+        images = (len(synthetic[stage.synthetic_source]) if stage.data != "real" else 0) + (
+            len(task.train) if stage.data != "synthetic" else 0
+        )
+        if stage.contrasts and stage.queue_size > images:
+            raise UserError(
+                f"{where} has a queue of {stage.queue_size:,} keys, more than its {images:,} images, so that an image would be "
+                "told from itself; set queue_size to at most that, a multiple of the batch."
+            )
         if needs_teacher(stage) and stage.teacher is None:
             raise UserError(
                 f"{where} has the loss {stage.loss!r}, which needs a teacher; give the stage a `teacher`: the weights of a "
@@ -126,9 +135,9 @@ def check_model(recipe: Recipe, model: nnx.Module) -> None:
       UserError: it has no linear `head`, or too few blocks; the sentence names the recipe.
     """
     for stage in recipe.stages:
-        if stage.head != "keep" and not isinstance(model, Classifier):
+        if (stage.head != "keep" or stage.contrasts) and not isinstance(model, Classifier):
             raise UserError(
-                f"recipe {recipe.name!r} has head={stage.head!r}, but a {type(model).__name__} is no Classifier; leave it out."
+                f"recipe {recipe.name!r} changes the head, but a {type(model).__name__} is no Classifier; leave it out."
             )
         if stage.reset == "none":
             continue
@@ -204,6 +213,7 @@ def enter(
 
 def reset(model: nnx.Module, what: str, seed: int) -> None:
     """Draws anew, in place, what a stage's `reset` names; the model's structure stays."""
+    drop_projection(model)
     if what == "none":
         return
     classifier, key = cast(Classifier, model), jax.random.key(seed)
@@ -236,7 +246,10 @@ def make_head(
       UserError: the model has no such head.
     """
     classifier = cast(Classifier, model)
-    if stage.head == "cache":
+    drop_projection(model)
+    if stage.contrasts:
+        add_projection(classifier, stage.projection_width, jax.random.key(derive_seed(seed, "projection")))
+    elif stage.head == "cache":
         add_cache(classifier, *shots(classifier), weight=stage.cache_weight, sharpness=stage.cache_sharpness)
     elif stage.head == "prompt":
         learn_prompts(classifier, class_names, stage.context_tokens, jax.random.key(derive_seed(seed, "context")))

@@ -6,6 +6,7 @@ arguments, not constants.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Hashable, Mapping
@@ -78,11 +79,20 @@ def train_step(
         mask, mix = part.get("mask"), functools.partial(mixed, draw=draw)
         model = state.structure.merge({**params, **other})
         images = mix(without_padding(batches.normalise(part["image"], model), mask))
-        with traced.training_mode(model, batch_norm=settings.batch_norm, dtype=settings.dtype, remat=settings.remat, mask=mask):
-            outputs = objective.outputs(model, traced.lowered(images, settings.dtype))
+        second = objective.companion(state.objective_state)
+        companion = None if second is None else state.structure.merge({**params, **other, **second})
+        with contextlib.ExitStack() as modes:
+            for each in (model,) if companion is None else (model, companion):
+                modes.enter_context(
+                    traced.training_mode(
+                        each, batch_norm=settings.batch_norm, dtype=settings.dtype, remat=settings.remat, mask=mask
+                    )
+                )
+            shown = traced.lowered(images, settings.dtype)
+            outputs = objective.outputs(model, shown, part, state.objective_state, companion)
         losses = objective.losses(outputs, part, mix, state.objective_state)
         after = traced.other_arrays(state.structure, model, other)
-        return masked_mean(losses, mask), (outputs, after, objective.metrics(outputs, part))
+        return masked_mean(losses, mask), (outputs, after, objective.metrics(outputs, part, state.objective_state))
 
     derive: _Derive = jax.value_and_grad(loss_of, has_aux=True)
     value_fn = lambda params: loss_of(params, state.other, batch, mixup)[0]  # noqa: E731

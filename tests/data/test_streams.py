@@ -245,3 +245,11 @@ for memory in (0, 1 << 30) * 3:
     subprocess.run(
         [sys.executable, "-c", program], check=True, timeout=200, cwd=tmp_path, env=os.environ | {"PYTHONPATH": root}
     )
+
+
+def test_another_view_has_the_same_images_augmented_otherwise(make_examples):
+    sources = [make_examples(5, 20, 20)]
+    one, two = (first(3, sources, seed=1, view=view) for view in (0, 1))
+    for left, right in zip(one, two, strict=True):
+        np.testing.assert_array_equal(left["label"], right["label"])
+        assert (left["image"] != right["image"]).any()

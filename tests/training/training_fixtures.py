@@ -11,6 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from bridgejax.models.projection_head import add_projection
+from bridgejax.models.resnet import ResNet, ResNetConfig
+
 CLASSES = 3
 
 
@@ -40,6 +43,18 @@ class TinyNet(nnx.Module):
         x = self.conv(images)
         x = nnx.relu(x if self.bn is None else self.bn(x))
         return self.head(self.dropout(x.mean((1, 2))))
+
+
+def tiny_resnet(projection: int | None = None) -> ResNet:
+    """A random ResNet of one block, perhaps with a projection head of that width, made by one program."""
+
+    def made() -> ResNet:
+        model = ResNet(ResNetConfig("timm", "resnet18", (1,), (8,), 8, False), CLASSES, Preprocessing(), rngs=nnx.Rngs(0))
+        if projection is not None:
+            add_projection(model, projection, jax.random.key(0))
+        return model
+
+    return nnx.jit(made)()
 
 
 class PlainNet(nnx.Module):

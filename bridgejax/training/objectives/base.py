@@ -25,7 +25,7 @@ class Objective(abc.ABC):
     """What a stage minimises, as a function of a model's outputs and a batch.
 
     A subclass is a frozen dataclass of its options, all of them numbers. It is a pytree with the options as its leaves: a step
-    takes it as an argument, so one compiled program serves all values of the options.
+    takes it as an argument, so one compiled program serves all values of the options but those of `static` fields.
 
     Attributes:
       required: the keys that a batch must hold; a step passes these and "mask" on.
@@ -34,7 +34,7 @@ class Objective(abc.ABC):
     required: ClassVar[tuple[str, ...]] = ("image", "label")
 
     def __init_subclass__(cls) -> None:
-        jax.tree_util.register_pytree_node(cls, _leaves, lambda _, leaves: _from_leaves(cls, leaves))
+        jax.tree_util.register_pytree_node(cls, _leaves, lambda sizes, leaves: _from_leaves(cls, sizes, leaves))
 
     def __post_init__(self) -> None:
         self.check()
@@ -52,12 +52,25 @@ class Objective(abc.ABC):
         """Returns the state at the start of a stage (a queue, a moving average); `params` are the trained parameters."""
         return ()
 
-    def outputs(self, model: nnx.Module, images: jax.Array) -> jax.Array:
+    def companion(self, state: ObjectiveState) -> Mapping[str, jax.Array] | None:
+        """Returns parameters, by dotted path, of a second network that comes to `outputs` beside the trained one, or None."""
+        return None
+
+    def outputs(
+        self,
+        model: nnx.Module,
+        images: jax.Array,
+        batch: Mapping[str, jax.Array],
+        state: ObjectiveState,
+        companion: nnx.Module | None,
+    ) -> jax.Array:
         """Returns what the loss takes of a model: logits, float32 [n, classes].
 
         Args:
           model: in training mode.
           images: float [n, h, w, 3], normalised, and mixed if the step mixes.
+          batch, state: as of `losses`.
+          companion: the model with the parameters of `companion`, if there are any; what a call changes in it is lost.
 
         Raises:
           UserError: the model returns something else.
@@ -75,7 +88,7 @@ class Objective(abc.ABC):
           state: of `init`, or of the `update` of the step before; no gradient should flow into it.
         """
 
-    def metrics(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    def metrics(self, outputs: jax.Array, batch: Mapping[str, jax.Array], state: ObjectiveState) -> dict[str, jax.Array]:
         """Returns float32 scalars to report beside the loss; here "accuracy", the masked mean."""
         correct = (outputs.argmax(-1) == batch["label"]).astype(jnp.float32)
         return {"accuracy": masked_mean(correct, batch.get("mask"))}
@@ -89,6 +102,12 @@ class Objective(abc.ABC):
     ) -> ObjectiveState:
         """Returns the state after a step, laid out as before; `params` are those after the optimiser's update."""
         return state
+
+
+def static(default: int) -> int:
+    """Returns a field for an option, a whole number, for which the step's program is compiled: the size of an array."""
+    field: int = dataclasses.field(default=default, metadata={"static": True})
+    return field
 
 
 def logits_of(model: nnx.Module, images: jax.Array) -> jax.Array:
@@ -119,16 +138,19 @@ def masked_mean(values: jax.Array, mask: jax.Array | None) -> jax.Array:
     return jnp.sum(counted * weights) / jnp.where(total > 0, total, 1.0)
 
 
-def _options(objective: Objective) -> dict[str, jax.Array]:
-    return {field.name: getattr(objective, field.name) for field in dataclasses.fields(objective)}  # type: ignore[arg-type]
+def _options(objective: Objective, sizes: bool = False) -> dict[str, jax.Array]:
+    fields = dataclasses.fields(objective)  # type: ignore[arg-type]
+    return {field.name: getattr(objective, field.name) for field in fields if bool(field.metadata.get("static")) == sizes}
 
 
-def _leaves(objective: Objective) -> tuple[tuple[jax.Array, ...], None]:
-    return tuple(_options(objective).values()), None
+def _leaves(objective: Objective) -> tuple[tuple[jax.Array, ...], tuple[tuple[str, object], ...]]:
+    return tuple(_options(objective).values()), tuple(_options(objective, sizes=True).items())
 
 
-def _from_leaves(kind: type[Objective], leaves: tuple[jax.Array, ...]) -> Objective:
+def _from_leaves(kind: type[Objective], sizes: tuple[tuple[str, object], ...], leaves: tuple[jax.Array, ...]) -> Objective:
     made = object.__new__(kind)  # the leaves may be tracers, which no check can read
-    for field, leaf in zip(dataclasses.fields(kind), leaves, strict=True):  # type: ignore[arg-type]
-        object.__setattr__(made, field.name, leaf)
+    known = dict(sizes)
+    others = [field.name for field in dataclasses.fields(kind) if field.name not in known]  # type: ignore[arg-type]
+    for name, value in (*sizes, *zip(others, leaves, strict=True)):
+        object.__setattr__(made, name, value)
     return made
