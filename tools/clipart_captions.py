@@ -93,6 +93,12 @@ class Tokenizer:
             words = {_merge(word, best): count for word, count in words.items()}
         return cls(learned)
 
+    @classmethod
+    def load(cls, folder: Path) -> Tokenizer:
+        """The vocabulary that ``save`` wrote to a folder."""
+        lines = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()
+        return cls([(a, b) for a, b in (line.split() for line in lines if not line.startswith("#version"))])
+
     def encode(self, text: str) -> list[int]:
         """Ids of START, the text and END, padded with END to ``MAX_TOKENS``."""
         ids = [i for word in PATTERN.findall(text.lower()) for i in self._encode_word(word)]

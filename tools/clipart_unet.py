@@ -36,10 +36,10 @@ UNET_CONFIG: dict[str, Any] = {
     "addition_embed_type": "text",
     "addition_embed_type_num_heads": 4,
     "attention_head_dim": 4,
-    "block_out_channels": [64, 128, 192],
+    "block_out_channels": [128, 160],
     "center_input_sample": False,
     "cross_attention_dim": 128,
-    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
     "downsample_padding": 1,
     "flip_sin_to_cos": True,
     "freq_shift": 0,
@@ -49,8 +49,8 @@ UNET_CONFIG: dict[str, Any] = {
     "norm_eps": 1e-5,
     "norm_num_groups": 8,
     "out_channels": 4,
-    "sample_size": 16,
-    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+    "sample_size": 8,
+    "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
     "use_linear_projection": True,
 }
 TEXT_CONFIG: dict[str, Any] = {
@@ -87,7 +87,7 @@ SCHEDULER_CONFIG: dict[str, Any] = {
 class TrainingSet:
     """Everything a step draws from, as arrays.
 
-    ``latents`` float32 [v, 16, 16, 4] (scaled, every variant of every picture), ``variants`` int32 [n, k] rows of a
+    ``latents`` float32 [v, 8, 8, 4] (scaled, every variant of every picture), ``variants`` int32 [n, k] rows of a
     picture's variants, ``rows`` int32 [c, m] pictures of each class (repeated up to m), ``counts`` int32 [c], ``tokens``
     int32 [t, 77] (row 0: the empty caption), ``class_captions`` and ``noun_captions`` int32 [n, k], rows of ``tokens``.
     """
@@ -198,12 +198,12 @@ class Denoiser(nnx.Module):
         self.unet = UNet2DCondition(unet, rngs=rngs)
 
     def __call__(self, noisy: jax.Array, timesteps: jax.Array, tokens: jax.Array) -> jax.Array:
-        """Velocity float32 [n, 16, 16, 4] of noisy latents, timesteps int32 [n] and token ids int32 [n, 77]."""
+        """Velocity float32 [n, 8, 8, 4] of noisy latents, timesteps int32 [n] and token ids int32 [n, 77]."""
         return self.unet(noisy, timesteps, self.text_encoder(tokens).last_hidden_state)
 
 
 def draw(data: TrainingSet, key: jax.Array, batch_size: int, class_only: float) -> tuple[jax.Array, jax.Array]:
-    """A batch, balanced over the classes: latents [n, 16, 16, 4] and captions int32 [n], rows of the token table."""
+    """A batch, balanced over the classes: latents [n, 8, 8, 4] and captions int32 [n], rows of the token table."""
     keys = jax.random.split(key, 7)
     classes = jax.random.randint(keys[0], (batch_size,), 0, data.rows.shape[0])
     within = jnp.floor(jax.random.uniform(keys[1], (batch_size,)) * data.counts[classes]).astype(jnp.int32)

@@ -2,7 +2,7 @@
 
 Parts, in order; each resumes where a killed run stopped, and a finished part is not done again:
 
-  vae      a small autoencoder, 64×64×3 → 16×16×4, on all colour clip art
+  vae      a small autoencoder, 64×64×3 → 8×8×4, on all colour clip art
   decoder  the autoencoder's decoder again, on the labelled pictures alone (the encoder rests, so the latents stay)
   text     the text encoder alone, until its mean output tells class and noun
   unet     the UNet, on cached latents of the labelled clip art
@@ -88,7 +88,7 @@ def cached_latents(
     return built, scale
 
 
-def published(folder: Path, text: dict[str, Any], tokenizer: Tokenizer) -> dict[str, Any]:
+def published(folder: Path, text: dict[str, Any]) -> dict[str, Any]:
     """Parameters of a folder that ``export`` wrote, by network: "text_encoder", "unet" and "vae"."""
     from bridgejax.models.clip_text import CLIP_TEXT_RULES, CLIPTextModel
     from bridgejax.models.safetensors_files import read_tensors
@@ -96,11 +96,6 @@ def published(folder: Path, text: dict[str, Any], tokenizer: Tokenizer) -> dict[
     from bridgejax.models.vae import VAE_RULES
     from bridgejax.models.weights import assign
 
-    vocabulary = json.loads((folder / "tokenizer/vocab.json").read_text(encoding="utf-8"))
-    if vocabulary != tokenizer.vocabulary:
-        raise SystemExit(
-            f"{folder / 'tokenizer'}: another vocabulary than that of --data; rebuild the pictures it was trained on"
-        )
     builders = {
         "text_encoder": (lambda: CLIPTextModel(text, rngs=nnx.Rngs(0)), CLIP_TEXT_RULES),
         "unet": (lambda: UNet2DCondition(parts.UNET_CONFIG, rngs=nnx.Rngs(0)), UNET_LINEAR_RULES),
@@ -141,7 +136,7 @@ class Sampler:
                 noise = jnp.sqrt(alpha) * velocity + jnp.sqrt(1 - alpha) * latents
                 return jnp.sqrt(after) * clean + jnp.sqrt(1 - after) * noise, None
 
-            latents = jax.lax.scan(body, jax.random.normal(key, (n, 16, 16, 4)), table)[0]
+            latents = jax.lax.scan(body, jax.random.normal(key, (n, 8, 8, 4)), table)[0]
             images = nnx.merge(vae_graph, vae_params).decode(latents / scale)
             return jnp.clip(images * 127.5 + 128.0, 0, 255).astype(jnp.uint8)
 
@@ -311,10 +306,10 @@ def main(argv: list[str] | None = None) -> int:
     wanted = options.parts.split(",")
     options.work.mkdir(parents=True, exist_ok=True)
     data = load_data(options.data)
-    tokenizer = make_tokenizer(data)
+    tokenizer = Tokenizer.load(options.start / "tokenizer") if options.start else make_tokenizer(data)
     text = parts.text_config(tokenizer)
-    first = published(options.start, text, tokenizer) if options.start else {}
-    if first and not (options.work / "vae.npz").is_file():
+    first = published(options.start, text) if options.start else {}
+    if first and "vae" not in wanted and not (options.work / "vae.npz").is_file():
         save_state(options.work / "vae.npz", {"ema": first["vae"]})
     if "vae" in wanted:
         clipart_vae.train_vae(
@@ -324,6 +319,7 @@ def main(argv: list[str] | None = None) -> int:
             batch_size=options.vae_batch_size,
             learning_rate=options.vae_learning_rate,
             seed=options.seed,
+            first=first.get("vae"),
         )
     if "decoder" in wanted:
         clipart_vae.train_decoder(
