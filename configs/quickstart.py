@@ -2,9 +2,10 @@
 
     bridgejax run --config configs/quickstart.py --workdir quickstart
 
-Prompts are sentences (docs/language.md). Rates, lengths and prompts are chosen on another task, 3D emoji, with as many
-candidates for every arm: docs/results/tuning.md. What it reaches, and in what time, is measured by `python -m benchmarks
-quickstart` and kept in docs/results/quickstart.md; ten seeds on two tasks are in docs/results/two_tasks.md.
+Prompts are sentences (docs/language.md), chosen with the guidance on another task, 3D emoji: docs/results/generator.md. Rates are
+the best of that task's record, docs/results/tuning.md, which was made with a template as prompt and batches of 32; `mixed_50`
+has that of `mixed`. What it reaches, and in what time, is measured by `python -m benchmarks quickstart` and kept in
+docs/results/quickstart.md; `python -m benchmarks two_tasks` measures ten seeds on two tasks.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 
 from bridgejax.config import default_config
 
-# The step-matched control first; mixed_50 is half synthetic, half real in every batch. With the best rate of each on emoji.
+# The step-matched control first; mixed_50 is half synthetic, half real in every batch.
 LEARNING_RATES = {"vanilla_long": 0.003, "synthetic_only": 0.003, "mixed_50": 0.003, "bridged": 0.001}
 
 
@@ -36,6 +37,7 @@ def get_config(arg: str | None = None) -> Any:
     config.training.base_steps = 40
     config.training.evaluations = 2
     config.arms = tuple(LEARNING_RATES)
+    config.report.synthetic_set = "train"
     for arm, rate in LEARNING_RATES.items():
         config.recipes[arm] = tuple({**stage, "learning_rate": rate} for stage in config.recipes[arm])
     return config

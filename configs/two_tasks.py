@@ -5,7 +5,7 @@
     bridgejax study --config configs/two_tasks.py:folder:gcompris_task --workdir gcompris
     python -m benchmarks two_tasks                                                 # both, and docs/results/two_tasks.md
 
-Recipes, rates and lengths are those of configs/quickstart.py, chosen on 3D emoji; nothing was chosen on either task.
+Recipes, rates and lengths are those of configs/quickstart.py; nothing was chosen on either task.
 """
 
 from __future__ import annotations

@@ -17,6 +17,14 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 
+@pytest.fixture(autouse=True)
+def restored_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands that work for themselves say so to their process; a test's does not reach the next one."""
+    for name in ("BRIDGEJAX_COORDINATOR", "BRIDGEJAX_PROCESSES", "BRIDGEJAX_PROCESS_ID"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+
+
 @pytest.fixture(scope="session")
 def tiny_generator(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a random generator of a few thousand weights: 16×16 pixels, 8×8 latents."""

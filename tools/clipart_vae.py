@@ -109,7 +109,9 @@ def train_vae(
     seed: int,
     first: Any = None,
 ) -> None:
-    """Trains to ``work/vae.npz`` (resumable) from ``first`` or random parameters, half of each batch labelled pictures, half the pool; moving-average weights.
+    """Trains to ``work/vae.npz`` (resumable) from ``first`` or random parameters, with moving-average weights.
+
+    Half of each batch are labelled pictures, half are of the pool.
 
     The learning rate warms up over 2 % of the steps and falls to zero along a cosine.
     """

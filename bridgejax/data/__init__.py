@@ -18,7 +18,7 @@ _HOMES = {
     "Examples": "examples",
     "Task": "examples",
     "eval_batches": "streams",
-    "export_task": "export",
+    "export_task": "task_folder",
     "load_task": "tasks",
     "shared_eval_batches": "shared_streams",
     "shared_train_batches": "shared_streams",

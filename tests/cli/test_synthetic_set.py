@@ -55,7 +55,10 @@ def test_both_reports_show_the_figures_and_the_pairs(compared):
         assert f"{found['sets'][0]['frechet']['estimate']:.4g}" in text
         assert "6 training images of the first seed" in text
         assert f"{found['leep'][1]['leep_matched']:.3f}".replace("-", "−") in text
-    assert page.count("<img") == 24 + _pictures(compared)
+    with np.load(compared / "synthetic_pairs.npz") as stored:
+        neighbours = sum(len(row) for row in stored["neighbours0"])
+    assert neighbours == 12  # of three classes, each with a strip of four
+    assert page.count("<img") == 24 + neighbours + _pictures(compared)
 
 
 def _pictures(workdir) -> int:

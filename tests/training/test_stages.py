@@ -237,7 +237,7 @@ def test_nan_stops_with_step_stage_and_rate_and_keeps_the_checkpoint(tmp_path):
     where = r"at step 14 of 18, stage 2 \(real\) of 'mine', learning rate 0.05 "
     with pytest.raises(UserError, match=rf"the loss is nan {where}\(the checkpoint of step 12 is kept\)"):
         run(given, streams=Poisoned(), **options)
-    assert [path.name for path in tmp_path.iterdir() if path.name.isdigit()] == ["12"]
+    assert sorted(int(path.name) for path in tmp_path.iterdir() if path.name.isdigit()) == [8, 12]
     # It is whole: with a stream that is mended the run goes on from it and ends.
     mended = Streams()
     result = run(given, streams=mended, **options)
