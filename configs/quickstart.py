@@ -2,10 +2,11 @@
 
     bridgejax run --config configs/quickstart.py --workdir quickstart
 
-Prompts are sentences (docs/language.md), chosen with the guidance on another task, 3D emoji: docs/results/generator.md. Rates are
-the best of that task's record, docs/results/tuning.md, which was made with a template as prompt and batches of 32; `mixed_50`
-has that of `mixed`. What it reaches, and in what time, is measured by `python -m benchmarks quickstart` and kept in
-docs/results/quickstart.md; `python -m benchmarks two_tasks` measures ten seeds on two tasks.
+Prompts are sentences (docs/language.md), chosen with the guidance on another task, 3D emoji: docs/results/generator.md. Rates
+are the best of that task's record, docs/results/tuning.md, which was made with a template as prompt; `mixed_50` has that of
+`mixed`, and `synthetic_only` that of the study of generated images alone. What it reaches, and in what time, is measured by
+`python -m benchmarks quickstart` and kept in docs/results/quickstart.md; `python -m benchmarks two_tasks` measures ten seeds
+on two tasks.
 """
 
 from __future__ import annotations
