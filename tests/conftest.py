@@ -19,10 +19,12 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 @pytest.fixture(autouse=True)
 def restored_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Commands that work for themselves say so to their process; a test's does not reach the next one."""
+    """Commands that work for themselves say so to their process, and their workers tell a page; neither reaches the next test."""
     for name in ("BRIDGEJAX_COORDINATOR", "BRIDGEJAX_PROCESSES", "BRIDGEJAX_PROCESS_ID"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
+    monkeypatch.setattr("bridgejax.progress._log", None)
+    monkeypatch.setattr("bridgejax.progress.quiet", False)
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import collections
 import dataclasses
 import os
@@ -150,6 +151,8 @@ def test_a_worker_that_would_make_something_else_refuses(settings, local, tmp_pa
 def test_an_engine_that_is_not_there_is_named(study, capfd, monkeypatch):
     monkeypatch.setenv("PATH", "/nonexistent")
     assert study("slurm") == 2
-    assert "run the command on a machine where `sbatch` and `srun` work" in capfd.readouterr().err
+    installed = importlib.util.find_spec("submitit") is not None
+    wanted = "run the command on a machine where `sbatch` and `srun` work" if installed else "pip install 'bridgejax[slurm]'"
+    assert wanted in capfd.readouterr().err
     assert study("dask") == 2
     assert "executor is 'dask'; use 'local', 'processes', 'ray' or 'slurm'" in capfd.readouterr().err
