@@ -19,7 +19,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 @pytest.fixture(autouse=True)
 def restored_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Commands that work for themselves say so to their process, and their workers tell a page; neither reaches the next test."""
+    """What commands leave in their process, their place among others and a page to tell, does not reach the next test."""
     for name in ("BRIDGEJAX_COORDINATOR", "BRIDGEJAX_PROCESSES", "BRIDGEJAX_PROCESS_ID"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)

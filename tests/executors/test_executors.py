@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import collections
 import dataclasses
+import importlib.util
 import os
 import signal
 import threading
