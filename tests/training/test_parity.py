@@ -136,7 +136,7 @@ def test_steps_with_mixup_at_a_given_lambda_equal_torchs(monkeypatch, name, opti
     for number in range(4):
         partners = np.random.default_rng(number).permutation(8).astype(np.int32)
         draw = MixupDraw(jnp.float32(lam), jnp.asarray(partners))
-        monkeypatch.setattr(mixing, "draw_program", lambda rows, mesh, draw=draw: lambda *key: draw)
+        monkeypatch.setattr(mixing, "draw_program", lambda rows, mesh, parts, draw=draw: lambda *key: draw)
         data = batch(8, number)
         x, order = images_of(data), torch.from_numpy(partners).long()
         one_hot = torch.nn.functional.one_hot(torch.from_numpy(data["label"]).long(), CLASSES).float()
