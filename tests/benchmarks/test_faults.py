@@ -10,6 +10,9 @@ import pytest
 from benchmarks.fault_kinds import KINDS, Left, Truth, call, make
 from benchmarks.faults import COUNTED, fast, section
 
+# The campaign forks its process, which must not have run JAX: as the programs of tests before it in one worker may have.
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def truth(tmp_path_factory: pytest.TempPathFactory) -> Truth:
