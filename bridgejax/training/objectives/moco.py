@@ -28,7 +28,7 @@ class MoCo(Objective):
     "view" the other.
 
     Batch norms take statistics over parts of the batch, in which keys are put in another order than queries ("shuffled batch
-    norm"): else an image could be told by whom it shares its statistics with. The parts are `norm_groups` stretches of rows,
+    norm"): otherwise the statistics they share would tell which key is whose. The parts are `norm_groups` stretches of rows,
     whatever the number of devices, so that this does not change results; a multiple of the devices keeps each on one of them.
     The running statistics are those of the queries, the mean over the parts.
 
