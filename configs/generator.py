@@ -10,21 +10,17 @@ docs/results/quickstart.md (`python -m benchmarks quickstart --parts generator`)
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Any
+
+from bridgejax.config import load_config
 
 RATES, STEPS = (0.003, 0.01), (40, 80, 160)
 
 
 def get_config(arg: str | None = None) -> Any:
     """Returns the config; `arg` "tuning" gives the candidates, on the emoji of tools/build_emoji_task.py."""
-    spec = importlib.util.spec_from_file_location("quickstart", Path(__file__).with_name("quickstart.py"))
-    if spec is None or spec.loader is None:
-        raise ImportError("configs/quickstart.py is missing beside configs/generator.py")
-    quickstart = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(quickstart)
-    config = quickstart.get_config()
+    config = load_config(str(Path(__file__).with_name("quickstart.py")))
     config.synthetic.per_class = 128
     config.study.shots = ()
     config.training.evaluations = 1

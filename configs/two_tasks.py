@@ -10,19 +10,15 @@ Recipes, rates and lengths are those of configs/quickstart.py; nothing was chose
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Any
+
+from bridgejax.config import load_config
 
 
 def get_config(arg: str | None = None) -> Any:
     """Returns the config; `arg`, if given, is the task.source."""
-    spec = importlib.util.spec_from_file_location("quickstart", Path(__file__).with_name("quickstart.py"))
-    if spec is None or spec.loader is None:
-        raise ImportError("configs/quickstart.py is missing beside configs/two_tasks.py")
-    quickstart = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(quickstart)
-    config = quickstart.get_config()
+    config = load_config(str(Path(__file__).with_name("quickstart.py")))
     config.task.source = arg or config.task.source
     config.arms = ("vanilla_long", "synthetic_only", "mixed_50", "bridged")
     config.study.shots = (1, 2, 4, 8)

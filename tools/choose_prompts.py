@@ -10,7 +10,6 @@ Chosen is the best accuracy on the emoji; the photographs are a report. Writes d
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -19,21 +18,12 @@ import clipart_figures
 import numpy as np
 from train_tiny_diffusion import CLASSES, draw_sheet, load_data
 
+from bridgejax.config import load_config
 from bridgejax.prompts import prompt_for
 
 ROOT = Path(__file__).resolve().parent.parent
 SENTENCES = ROOT / "bridgejax/assets/sentences"
 RECORD = ROOT / "docs/results/generator.json"
-
-
-def quickstart_steps() -> int:
-    """Sampling steps of the quick start."""
-    spec = importlib.util.spec_from_file_location("quickstart", ROOT / "configs/quickstart.py")
-    if spec is None or spec.loader is None:
-        raise SystemExit("configs/quickstart.py is missing")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return int(module.get_config().generator.steps)
 
 
 def prompts_by_kind(per_class: int) -> dict[str, list[str]]:
@@ -93,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--sheet", type=Path, help="write a sheet of the best images here")
     parser.add_argument("--output", type=Path, default=RECORD, help="the record; the page is written beside it")
     options = parser.parse_args(argv)
-    steps, per_class = quickstart_steps(), options.per_class
+    steps, per_class = int(load_config(str(ROOT / "configs/quickstart.py")).generator.steps), options.per_class
     labels = [name for name in CLASSES for _ in range(per_class)]
     judge = clipart_figures.Judge(load_data(options.data)["images"], options.emoji)
     pipeline = load_pipeline(options.weights)
