@@ -74,7 +74,8 @@ def import_weights(
     check_parts(spec)
     tell(decisions(spec))
     own = dtype_of(spec, "unet")
-    kind = parse_dtype((own if own in GENERATOR_DTYPES else "float32") if dtype is None else dtype)
+    exact = "float16" if own.startswith("float8") else "float32"  # float16 holds every number of 8 bits
+    kind = parse_dtype((own if own in GENERATOR_DTYPES else exact) if dtype is None else dtype)
     # An interrupted import of the same name leaves such a folder behind; it is of no use to anyone.
     for leftover in target.parent.glob(f"{TEMPORARY_PREFIX}{target.name}.import.*"):
         shutil.rmtree(leftover, ignore_errors=True)

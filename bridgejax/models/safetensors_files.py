@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -21,6 +22,8 @@ _DTYPES: dict[str, DTypeLike] = {
     "F32": np.float32,
     "F16": np.float16,
     "BF16": ml_dtypes.bfloat16,
+    "F8_E4M3": ml_dtypes.float8_e4m3fn,
+    "F8_E5M2": ml_dtypes.float8_e5m2,
     "I64": np.int64,
     "I32": np.int32,
     "I16": np.int16,
@@ -28,6 +31,8 @@ _DTYPES: dict[str, DTypeLike] = {
     "U8": np.uint8,
     "BOOL": np.bool_,
 }
+# What programs call the factors by which 8-bit weights have to be multiplied.
+_SCALES = re.compile(r"(.*\.)?(scaled_fp8|scale_weight|weight_scale(_inv)?|scale_input|input_scale|comfy_quant)")
 
 
 def find_weights(folder: Path) -> list[Path]:
@@ -115,7 +120,13 @@ def _read_file(file: Path) -> dict[str, np.ndarray]:
     header.pop("__metadata__", None)
     content = np.memmap(file, np.uint8, "r", offset=8 + size) if header else np.zeros(0, np.uint8)
     tensors = {}
+    eight_bits = any(entry["dtype"].startswith("F8") for entry in header.values())
     for name, entry in header.items():
+        if eight_bits and _SCALES.fullmatch(name):
+            raise UserError(
+                f"{file} holds 8-bit weights with scales of their own (tensor {name}), which are not supported; "
+                "use the same model in float16, or in 8 bits without scales."
+            )
         if entry["dtype"] not in _DTYPES:
             raise UserError(f"{file}: tensor {name} has dtype {entry['dtype']}; expected one of {', '.join(_DTYPES)}.")
         begin, end = entry["data_offsets"]

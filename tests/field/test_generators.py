@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
+import ml_dtypes  # noqa: F401  (names its dtypes to NumPy)
 import numpy as np
 import pytest
+from flax import nnx
 from safetensors.numpy import load_file, save_file
 
 from bridgejax.cli import main
@@ -600,3 +603,32 @@ def test_latents_of_another_shape_or_not_finite_are_named(pipe: Any) -> None:
         pipe.decode(np.zeros((1, 4, 8, 8), np.float32))
     with pytest.raises(UserError, match="latents holds NaN or infinity"):
         pipe.decode(np.full((1, 8, 8, 4), np.inf, np.float32))
+
+
+@pytest.mark.parametrize("kind", ["float8_e4m3fn", "float8_e5m2"])
+def test_eight_bit_weights_are_read_as_the_numbers_that_they_are(files, tmp_path: Path, kind: str) -> None:
+    """The kind: checkpoints saved in 8-bit floats, in either format, whole; those with scales beside them are another model."""
+
+    def shorten(tensors: Tensors, to: Any) -> None:
+        for name, array in tensors.items():
+            if array.dtype == np.float32 and name.startswith((U, V, "cond_stage_model.")):
+                tensors[name] = array.astype(kind).astype(to)
+
+    rounded = rewritten(files["sd1"], tmp_path / "rounded", lambda tensors: shorten(tensors, np.float32))
+    short = rewritten(files["sd1"], tmp_path / "short", lambda tensors: shorten(tensors, kind))
+    assert short.stat().st_size < rounded.stat().st_size / 3
+    assert f"unet {kind}" in decisions(find_generator(short))
+    ours, theirs = (load_networks(find_generator(file), "float32", None).unet for file in (short, rounded))
+    jax.tree.map(np.testing.assert_array_equal, *(nnx.state(network) for network in (ours, theirs)))
+    assert main(["import-weights", str(short), "--output", str(tmp_path / "folder")]) == 0
+    assert "unet float16" in decisions(find_generator(tmp_path / "folder"))
+
+
+@pytest.mark.parametrize("scale", ["scaled_fp8", f"{U}out.2.scale_weight", f"{U}out.2.weight_scale"])
+def test_eight_bit_weights_with_scales_are_refused(files, tmp_path: Path, scale: str) -> None:
+    def change(tensors: Tensors) -> None:
+        tensors[f"{U}out.2.weight"] = tensors[f"{U}out.2.weight"].astype("float8_e4m3fn")
+        tensors[scale] = np.ones((), np.float32)
+
+    with pytest.raises(UserError, match=rf"8-bit weights with scales.*{re.escape(scale)}"):
+        find_generator(rewritten(files["sd1"], tmp_path, change))
