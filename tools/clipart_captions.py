@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
+
 START, END = "<|startoftext|>", "<|endoftext|>"
 MAX_TOKENS = 77
 # The pinned prompt stands twice: it is what most users type.
@@ -29,6 +31,28 @@ NOUN_TEMPLATES = (
     "{n}, {c}",
     "a picture of a {n}, a kind of {c}",
 )
+SENTENCE_TEMPLATES = (
+    "{a} {n}, a {c}, {colour}, {end}",
+    "{a} {n}, a kind of {c}, {colour}, {end}",
+    "{colour} {n}, {end}, a {c}",
+)
+SENTENCE_ENDS = (
+    *("from the side", "from the front", "from the top", "on a white background", "on a plain background", "isolated on white"),
+    *("centered", "in bright colours", "close up", "small", "large", "simple"),
+)
+COLOURS = {
+    "black": (20, 20, 20),
+    "grey": (128, 128, 128),
+    "white": (235, 235, 235),
+    "red": (200, 30, 30),
+    "orange": (240, 140, 30),
+    "yellow": (245, 220, 50),
+    "green": (50, 150, 50),
+    "blue": (50, 90, 190),
+    "purple": (130, 50, 150),
+    "pink": (240, 150, 180),
+    "brown": (130, 80, 40),
+}
 # Words of prompts that people type although no caption holds them, so that they cost one or two tokens only.
 COMMON_TEXTS = (
     "a an the of and in on with at by for from to is are this that it its one two three many some no not all very",
@@ -56,6 +80,37 @@ def caption_choices(class_name: str, noun: str) -> tuple[list[str], list[str]]:
     if noun == class_name:
         return by_class, by_class
     return by_class, [t.format(n=noun, c=class_name) for t in NOUN_TEMPLATES]
+
+
+def colours_of(image: np.ndarray) -> str:
+    """The colours of a picture uint8 [s, s, 3] on white, in words: that of most pixels, or the first two ("red and green")."""
+    pixels = image.reshape(-1, 3).astype(np.int32)
+    drawn = pixels[pixels.min(1) < 240]
+    if not len(drawn):
+        return "white"
+    distances = np.square(drawn[:, None] - np.array(list(COLOURS.values()))[None]).sum(-1)
+    shares = np.bincount(distances.argmin(1), minlength=len(COLOURS)) / len(drawn)
+    first, second = np.argsort(-shares, kind="stable")[:2]
+    names = list(COLOURS)
+    return f"{names[first]} and {names[second]}" if shares[second] > 0.3 else names[first]
+
+
+def sentence_choices(class_name: str, noun: str, colour: str, number: int) -> tuple[list[str], list[str]]:
+    """(sentences with the class alone, sentences with the noun) of picture ``number``: noun, colours and how it is shown.
+
+    A picture takes four of the endings, its number says which, so that all pictures together show that they mean little.
+    """
+    ends = [SENTENCE_ENDS[(number * 5 + i * 3) % len(SENTENCE_ENDS)] for i in range(4)]
+    article = "an" if noun[0] in "aeiou" else "a"
+    by_class = [f"a {class_name}, {colour}, {end}" for end in ends]
+    if noun == class_name:
+        return by_class, by_class
+    by_noun = [
+        template.format(a=article, n=noun, c=class_name, colour=colour, end=end)
+        for template in SENTENCE_TEMPLATES
+        for end in ends
+    ]
+    return by_class, by_noun
 
 
 class Tokenizer:

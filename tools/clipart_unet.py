@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from clipart_captions import MAX_TOKENS, Tokenizer, caption_choices
+from clipart_captions import MAX_TOKENS, Tokenizer, caption_choices, colours_of, sentence_choices
 from clipart_state import load_state, log, save_state
 from flax import nnx
 
@@ -165,8 +165,11 @@ def make_training_set(
             found.append(index[caption])
         return [found[i % len(found)] for i in range(width)]
 
-    choices = [caption_choices(c, n) for c, n in zip(classes, nouns, strict=True)]
-    class_captions = np.array([rows_of(a, 8) for a, _ in choices], np.int32)
+    choices = []
+    for number, (class_name, noun, image) in enumerate(zip(classes, nouns, data["images"], strict=True)):
+        plain, sentences = caption_choices(class_name, noun), sentence_choices(class_name, noun, colours_of(image), number)
+        choices.append([short + 2 * long for short, long in zip(plain, sentences, strict=True)])
+    class_captions = np.array([rows_of(a, 16) for a, _ in choices], np.int32)
     noun_captions = np.array([rows_of(b, 40) for _, b in choices], np.int32)
     members = [[i for i, c in enumerate(classes) if c == name] for name in dict.fromkeys(classes)]
     longest = max(len(m) for m in members)

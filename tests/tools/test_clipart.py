@@ -73,6 +73,20 @@ def test_vocabulary_agrees_with_transformers(tmp_path: Path) -> None:
         assert tokenizer.encode(text) == ids
 
 
+def test_captions_name_the_colours_that_a_picture_has() -> None:
+    from clipart_captions import colours_of, sentence_choices
+
+    picture = np.full((8, 8, 3), 255, np.uint8)
+    assert colours_of(picture) == "white"
+    picture[:4] = (210, 20, 20)
+    assert colours_of(picture) == "red"
+    picture[4:7] = (40, 160, 40)
+    assert colours_of(picture) == "red and green"
+    by_class, by_noun = sentence_choices("fruit", "apple", "red", 0)
+    assert all(caption.startswith("a fruit, red, ") for caption in by_class)
+    assert all("apple" in caption and "fruit" in caption and "red" in caption for caption in by_noun)
+
+
 def test_a_killed_training_continues_as_if_nothing_had_happened(tmp_path: Path) -> None:
     import jax
     import jax.numpy as jnp
