@@ -146,6 +146,7 @@ def _stage(
             "to keep; state batch_norm='train' in the stage."
         )
     unfit = {"head": "keep", "mixup_alpha": 0.0, "early_stop": None, "synthetic_loss": None, "augment": True}
+    unfit |= {"cutmix_alpha": 0.0, "erasing": 0.0, "randaugment": 0.0, "stochastic_depth": 0.0}
     for key, value in unfit.items() if stage.contrasts else ():
         if getattr(stage, key) != value:
             stated = getattr(stage, key)

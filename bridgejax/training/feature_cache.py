@@ -42,7 +42,8 @@ _listed: OrderedDict[int, tuple[Sequence[bytes], tuple[str, ...]]] = OrderedDict
 def caches_features(stage: Stage, model: nnx.Module) -> bool:
     """Returns whether a stage trains on cached features: its head alone trains, and the encoder sees an image always alike."""
     still = stage.batch_norm == "frozen" or not _any(model, nnx.BatchNorm)
-    alike = not stage.augment and stage.mixup_alpha == 0 and not _any(model, nnx.Dropout)
+    changes = stage.mixup_alpha, stage.cutmix_alpha, stage.erasing, stage.randaugment, stage.stochastic_depth
+    alike = not stage.augment and not any(changes) and not _any(model, nnx.Dropout)
     only_head = all(pattern == "head" or pattern.startswith(r"^head\.") for pattern in stage.trainable)
     return isinstance(model, Classifier) and only_head and still and alike and not stage.contrasts
 

@@ -24,6 +24,7 @@ from bridgejax.models.projection_head import add_projection, drop_projection
 from bridgejax.models.prompt_head import learn_prompts
 from bridgejax.models.reset import linear_heads
 from bridgejax.recipes import Recipe, Stage, reset_depth
+from bridgejax.training.augmentation import Augmentation
 from bridgejax.training.batches import Array
 from bridgejax.training.objectives import Objective, make_objective
 from bridgejax.training.optimizers import LearningRateSchedule, OptimizerState, make_optimizer
@@ -274,6 +275,10 @@ def step_of(stage: Stage, mesh: Mesh | None, dtype: str = "float32", remat: bool
     return make_train_step(
         objective_of(stage),
         mixup_alpha=stage.mixup_alpha,
+        cutmix_alpha=stage.cutmix_alpha,
+        cutmix_share=stage.cutmix_share,
+        augmentation=Augmentation(stage.erasing, stage.erasing_fill, stage.randaugment, stage.randaugment_layers),
+        stochastic_depth=stage.stochastic_depth,
         batch_norm=stage.batch_norm,
         mesh=mesh,
         dtype=dtype,

@@ -150,6 +150,46 @@ class BatchNormCall(nnx.Module):
         return y.astype(x.dtype) if self.widens else y
 
 
+@contextlib.contextmanager
+def skipping_branches(model: nnx.Module, most: float, keys: jax.Array) -> Iterator[None]:
+    """Lets each row skip residual branches of a model's `blocks` at random while the block lasts (stochastic depth).
+
+    A block's rate rises evenly from 0 at the first to `most` at the last; its branches are drawn apart, and what is not
+    skipped is divided by 1 - rate.
+
+    Args:
+      model: of the step's trace.
+      most: rate in (0, 1).
+      keys: of each row, [n].
+
+    Raises:
+      UserError: it has no blocks, or they do not name their `branches`.
+    """
+    blocks = [block for block in getattr(model, "blocks", ()) if getattr(block, "branches", ())]
+    if not blocks:
+        raise UserError(
+            f"stochastic_depth is {most:g}, but {type(model).__name__} has no `blocks` that name their residual `branches`; "
+            "set it to 0, or take a vision transformer."
+        )
+    names = [(number, getattr(block, name)) for number, block in enumerate(blocks) for name in block.branches]
+    draws = jax.vmap(lambda key: jax.random.uniform(key, (len(names),)))(keys)
+    rates = [most * number / max(1, len(blocks) - 1) for number, _ in names]
+    scales = {id(branch): (draws[:, k] >= rates[k]) / (1.0 - rates[k]) for k, (_, branch) in enumerate(names)}
+    with replaced(model, [branch for _, branch in names], lambda branch: ScaledBranch(branch, RowMask(scales[id(branch)]))):
+        yield
+
+
+class ScaledBranch(nnx.Module):
+    """Stands in for a residual branch, whose rows are multiplied by `rows`, float [n]."""
+
+    def __init__(self, branch: nnx.Module, rows: RowMask) -> None:
+        self.branch, self.rows = branch, nnx.data(rows)
+
+    def __call__(self, *arguments: object, **options: object) -> jax.Array:
+        y: jax.Array = self.branch(*arguments, **options)  # type: ignore[operator]
+        return y * self.rows[...].astype(y.dtype).reshape(-1, *(1,) * (y.ndim - 1))
+
+
 class RecomputedBlock(nnx.Module):
     """Stands in for a block of a network, whose call is computed again in the backward pass."""
 
