@@ -25,6 +25,7 @@ _LATER = (
     *("head", "cache_weight", "cache_sharpness", "context_tokens"),
     *("contrast_temperature", "recolour", "key_momentum", "queue_size", "projection_width", "norm_groups"),
     *("cutmix_alpha", "cutmix_share", "erasing", "erasing_fill", "randaugment", "randaugment_layers", "stochastic_depth"),
+    "synthetic_side",
 )
 
 
@@ -84,6 +85,13 @@ class Stage(Optimization):
         "times the mean over the synthetic ones. None: every image alike.",
         at_least=0,
         at_most=1,
+    )
+    synthetic_side: int | None = setting(
+        None,
+        "What the shorter sides of its synthetic images are reduced to first, the side of a task's images of low resolution; "
+        "None leaves them.",
+        unit="pixels",
+        at_least=1,
     )
     batch_size: int | None = setting(None, "Images in an update; None is training.batch_size.", at_least=1)
     steps: int = setting(200, "How long it lasts.", unit="optimiser steps", at_least=1)

@@ -18,7 +18,8 @@ from bridgejax.training import batches
 from bridgejax.training.option_checks import check_number
 from bridgejax.training.randaugment import MOST, randaugment
 
-AREAS, ASPECT = (0.02, 1 / 3), 0.3  # of erased boxes: share of the image; height over width, from this to 1 over it (log-uniform)
+AREAS = (0.02, 1 / 3)  # of erased boxes, as a share of the image
+ASPECT = 0.3  # their height over width is from this to 1 over it, log-uniform
 _TRIES = 10  # boxes drawn until one fits
 
 
@@ -46,8 +47,9 @@ class Augmentation:
         check_number("randaugment", self.randaugment, most=MOST)
         if self.erasing_fill not in ERASING_FILLS:
             raise UserError(f"erasing_fill is {self.erasing_fill!r}; {choices(self.erasing_fill, ERASING_FILLS)}")
-        if isinstance(self.randaugment_layers, bool) or not isinstance(self.randaugment_layers, int) or self.randaugment_layers < 1:
-            raise UserError(f"randaugment_layers is {self.randaugment_layers!r}; give a whole number of at least 1.")
+        layers = self.randaugment_layers
+        if isinstance(layers, bool) or not isinstance(layers, int) or layers < 1:
+            raise UserError(f"randaugment_layers is {layers!r}; give a whole number of at least 1.")
 
     @property
     def changes(self) -> bool:
@@ -83,8 +85,8 @@ def augmented(key: jax.Array, rows: jax.Array, images: jax.Array, model: nnx.Mod
         mean, std = (jnp.asarray(values, jnp.float32) for values in (preprocessing.mean, preprocessing.std))
         if images.dtype != jnp.uint8:
             images = jnp.clip(jnp.round((images.astype(jnp.float32) * std + mean) * 255), 0, 255).astype(jnp.uint8)
-        fill = jnp.round(255 * mean)
-        images = jax.vmap(lambda one, image: randaugment(one, image, how.randaugment, how.randaugment_layers, fill))(keys, images)
+        options = how.randaugment, how.randaugment_layers, jnp.round(255 * mean)
+        images = jax.vmap(lambda one, image: randaugment(one, image, *options))(keys, images)
     images = batches.normalise(images, model)
     if how.erasing:
         images = jax.vmap(lambda one, image: erased(one, image, how.erasing, how.erasing_fill))(row_keys(key, rows, 1), images)

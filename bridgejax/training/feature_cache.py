@@ -159,7 +159,8 @@ class FeatureStreams:
         self, examples: Examples, key: list[str] | None, outputs: Callable[[StreamBatch], Array]
     ) -> npt.NDArray[np.float32]:
         """Returns each image's row of `outputs`; those under a `key` are kept."""
-        key = None if key is None else [*key, str(self._options.compute_dtype), *map(str, sorted(self._sizes.items()))]
+        reduced = [] if examples.side is None else [f"side {examples.side}"]
+        key = key and [*key, str(self._options.compute_dtype), *map(str, sorted(self._sizes.items())), *reduced]
         table = {} if key is None else _table(digest(key))
         names = _digests(examples.images)
         missing = list({name: place for place, name in enumerate(names) if name not in table}.items())

@@ -139,7 +139,7 @@ def cut_box(lam: jax.Array, centre: jax.Array, size: tuple[int, int]) -> tuple[j
 
 
 def draw_mix(key: jax.Array, rule: MixRule, rows: int, mask: jax.Array | None, size: tuple[int, int]) -> MixupDraw:
-    """Returns a draw of Mixup or CutMix, one of them for the whole batch, for images of `size`; `rule` names at least CutMix."""
+    """Returns a draw of Mixup or CutMix, one for the whole batch, for images of `size`; `rule` names at least CutMix."""
     for_mixup, for_choice, for_centre = jax.random.split(key, 3)
     cuts = (jax.random.uniform(for_choice) < rule.cutmix_share) | (jnp.asarray(rule.mixup_alpha) <= 0)
     drawn = draw_mixup(for_mixup, jnp.where(cuts, rule.cutmix_alpha, rule.mixup_alpha), rows, mask)
@@ -151,7 +151,7 @@ def draw_mix(key: jax.Array, rule: MixRule, rows: int, mask: jax.Array | None, s
 
 @functools.cache
 def draw_function(rows: int, size: tuple[int, int] | None = None) -> Draw:
-    """Returns the draw of a step for batches of so many rows, of `MixRule.cut_size`: by the state's key, folded with the step."""
+    """Returns the draw of a step for so many rows and a `MixRule.cut_size`: by the state's key, folded with the step."""
 
     def draw(key: jax.Array, step: jax.Array, rule: MixRule, mask: jax.Array | None) -> MixupDraw:
         key = jax.random.fold_in(key, step)

@@ -1,7 +1,7 @@
 """RandAugment (Cubuk et al. 2019, arXiv 1909.13719) on the device, as DeiT trains with it: timm's "rand-m9-mstd0.5-inc1".
 
-An operation is a table of 256 values for each channel, a blend with another picture, or an affine warp; those of an image that it
-does not draw leave it as it is, so that all images of a batch go through one program.
+An operation is a table of 256 values for each channel, a blend with another picture, or an affine warp. All images of a batch
+go through all three, which leave an image as it is where it did not draw them.
 """
 
 from __future__ import annotations
@@ -119,8 +119,8 @@ def _matrix(is_kind: dict[str, jax.Array], amount: jax.Array, height: int, width
     cosine, sine, x, y = jnp.cos(angle), jnp.sin(angle), width / 2, height / 2
     turn = jnp.stack([cosine, -sine, x - cosine * x + sine * y, sine, cosine, y - sine * x - cosine * y])
     one = jnp.ones(())
-    shears = (of("shear_x", _SHEAR), of("translate_x", _SHIFT * width), of("shear_y", _SHEAR), of("translate_y", _SHIFT * height))
-    plain = jnp.stack([one, shears[0], shears[1], shears[2], one, shears[3]])
+    across = one, of("shear_x", _SHEAR), of("translate_x", _SHIFT * width)
+    plain = jnp.stack([*across, of("shear_y", _SHEAR), one, of("translate_y", _SHIFT * height)])
     return jnp.where(is_kind["rotate"], turn, plain).reshape(2, 3)
 
 

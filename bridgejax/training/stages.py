@@ -292,7 +292,8 @@ def sources_of(stage: Stage, real: Examples, synthetic: Mapping[str, Examples]) 
     """Returns the example sets of a stage's stream, real before synthetic, and their shares (None: the union)."""
     sources = [] if stage.data == "synthetic" else [real]
     if stage.data != "real":
-        sources.append(synthetic[stage.synthetic_source])
+        images = synthetic[stage.synthetic_source]
+        sources.append(images if stage.synthetic_side is None else dataclasses.replace(images, side=stage.synthetic_side))
     share = stage.synthetic_share
     return sources, None if share is None else [1.0 - share, share]
 

@@ -31,6 +31,7 @@ from bridgejax.training.option_checks import check_number
 from bridgejax.training.state import Arrays, TrainState, on_mesh
 
 BATCH_NORM_MODES = ("train", "frozen")
+NO_AUGMENTATION = Augmentation()
 
 Metrics = dict[str, jax.Array]
 # Of a loss: the outputs, the arrays that are not trained as the call left them, and what else is reported.
@@ -49,7 +50,7 @@ class StepSettings:
     dtype: str = "float32"
     remat: bool = False
     accumulate: int = 1
-    augmentation: Augmentation = Augmentation()
+    augmentation: Augmentation = NO_AUGMENTATION
     stochastic_depth: float = 0.0
 
 
@@ -93,15 +94,15 @@ def train_step(
         second = objective.companion(state.objective_state)
         companion = None if second is None else state.structure.merge({**params, **other, **second})
         with contextlib.ExitStack() as modes:
+            if settings.stochastic_depth:
+                keys = row_keys(key, part["row"], 2)
+                modes.enter_context(traced.skipping_branches(model, settings.stochastic_depth, keys))
             for each in (model,) if companion is None else (model, companion):
                 modes.enter_context(
                     traced.training_mode(
                         each, batch_norm=settings.batch_norm, dtype=settings.dtype, remat=settings.remat, mask=mask
                     )
                 )
-            if settings.stochastic_depth:
-                keys = row_keys(key, part["row"], 2)
-                modes.enter_context(traced.skipping_branches(model, settings.stochastic_depth, keys))
             shown = traced.lowered(images, settings.dtype)
             outputs = objective.outputs(model, shown, part, state.objective_state, companion)
         losses = objective.losses(outputs, part, mix, state.objective_state)
@@ -313,7 +314,7 @@ def make_train_step(
     mixup_alpha: float = 0.0,
     cutmix_alpha: float = 0.0,
     cutmix_share: float = 0.5,
-    augmentation: Augmentation = Augmentation(),  # noqa: B008 - frozen
+    augmentation: Augmentation = NO_AUGMENTATION,
     stochastic_depth: float = 0.0,
     soft_weight: float = 0.5,
     temperature: float = 2.0,
@@ -381,7 +382,7 @@ def make_train_step(
     if isinstance(accumulate, bool) or not isinstance(accumulate, int) or accumulate < 1:
         raise UserError(f"accumulate is {accumulate!r}; give a whole number of at least 1.")
     if not augmentation.changes:
-        augmentation = Augmentation()  # one program, whatever the options of what is not done
+        augmentation = NO_AUGMENTATION  # one program, whatever the options of what is not done
     settings = StepSettings(
         batch_norm, mesh, traced.checked_dtype(dtype), remat, accumulate, augmentation, float(stochastic_depth)
     )

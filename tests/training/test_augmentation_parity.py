@@ -97,7 +97,11 @@ def test_operations_are_pillows(monkeypatch, name):
             argument = theirs.LEVEL_TO_ARG[THEIRS[name]]
             arguments = () if argument is None else argument(10 * level, {})
             options = {"resample": Image.Resampling.BILINEAR, "fillcolor": FILL}
-            expected = np.asarray(theirs.NAME_TO_OP[THEIRS[name]](Image.fromarray(pixels), *arguments, **options), np.int32)
+            if arguments == (0,) and name == "posterize":  # which Pillow refuses since version 11
+                expected = np.zeros(pixels.shape, np.int32)
+            else:
+                done = theirs.NAME_TO_OP[THEIRS[name]](Image.fromarray(pixels), *arguments, **options)
+                expected = np.asarray(done, np.int32)
             found = np.asarray(program(jnp.float32(level), jnp.float32(sign)), np.int32)
             # Numbers that are whole but for rounding may be cut to the one below, and so may a place on an edge.
             apart = np.abs(found - expected)
