@@ -26,7 +26,7 @@ class MixRule(NamedTuple):
 
     @property
     def mixes(self) -> bool:
-        return self.mixup_alpha > 0 or self.cutmix_alpha > 0
+        return bool(self.mixup_alpha > 0 or self.cutmix_alpha > 0)
 
     def cut_size(self, shape: tuple[int, ...]) -> tuple[int, int] | None:
         """Returns the height and width of images [n, h, w, c] for a draw; None where it cuts none.

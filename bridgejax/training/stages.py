@@ -29,6 +29,7 @@ from bridgejax.training.batches import Array
 from bridgejax.training.objectives import Objective, make_objective
 from bridgejax.training.optimizers import LearningRateSchedule, OptimizerState, make_optimizer
 from bridgejax.training.state import Arrays, TrainState
+from bridgejax.training.traced import residual_branches
 from bridgejax.training.train_step import TrainStep, make_train_step
 
 
@@ -130,12 +131,14 @@ def eval_part(task: Task, split: str) -> Examples:
 
 
 def check_model(recipe: Recipe, model: nnx.Module) -> None:
-    """Checks that the model has what the recipe resets.
+    """Checks that the model has what the recipe resets or skips.
 
     Raises:
-      UserError: it has no linear `head`, or too few blocks; the sentence names the recipe.
+      UserError: it has no linear `head`, or too few blocks; the sentence names the recipe. Or none that can be skipped.
     """
     for stage in recipe.stages:
+        if stage.stochastic_depth:
+            residual_branches(model)
         if (stage.head != "keep" or stage.contrasts) and not isinstance(model, Classifier):
             raise UserError(
                 f"recipe {recipe.name!r} changes the head, but a {type(model).__name__} is no Classifier; leave it out."

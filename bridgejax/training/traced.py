@@ -150,6 +150,22 @@ class BatchNormCall(nnx.Module):
         return y.astype(x.dtype) if self.widens else y
 
 
+def residual_branches(model: nnx.Module) -> list[list[nnx.Module]]:
+    """Returns of each of a model's `blocks` what stochastic depth can skip.
+
+    Raises:
+      UserError: it has no blocks, or they do not name their `branches`.
+    """
+    blocks = getattr(model, "blocks", ())
+    found = [[getattr(block, name) for name in block.branches] for block in blocks if getattr(block, "branches", ())]
+    if not found:
+        raise UserError(
+            f"stochastic_depth is above 0, but {type(model).__name__} has no `blocks` that name their residual `branches`; "
+            "set it to 0, or take a vision transformer."
+        )
+    return found
+
+
 @contextlib.contextmanager
 def skipping_branches(model: nnx.Module, most: float, keys: jax.Array) -> Iterator[None]:
     """Lets each row skip residual branches of a model's `blocks` at random while the block lasts (stochastic depth).
@@ -163,19 +179,13 @@ def skipping_branches(model: nnx.Module, most: float, keys: jax.Array) -> Iterat
       keys: of each row, [n].
 
     Raises:
-      UserError: it has no blocks, or they do not name their `branches`.
+      UserError: as `residual_branches`.
     """
-    blocks = [block for block in getattr(model, "blocks", ()) if getattr(block, "branches", ())]
-    if not blocks:
-        raise UserError(
-            f"stochastic_depth is {most:g}, but {type(model).__name__} has no `blocks` that name their residual `branches`; "
-            "set it to 0, or take a vision transformer."
-        )
-    names = [(number, getattr(block, name)) for number, block in enumerate(blocks) for name in block.branches]
-    draws = jax.vmap(lambda key: jax.random.uniform(key, (len(names),)))(keys)
-    rates = [most * number / max(1, len(blocks) - 1) for number, _ in names]
-    scales = {id(branch): (draws[:, k] >= rates[k]) / (1.0 - rates[k]) for k, (_, branch) in enumerate(names)}
-    with replaced(model, [branch for _, branch in names], lambda branch: ScaledBranch(branch, RowMask(scales[id(branch)]))):
+    blocks = residual_branches(model)
+    branches = [(most * number / max(1, len(blocks) - 1), branch) for number, block in enumerate(blocks) for branch in block]
+    draws = jax.vmap(lambda key: jax.random.uniform(key, (len(branches),)))(keys)
+    scales = {id(branch): (draws[:, k] >= rate) / (1.0 - rate) for k, (rate, branch) in enumerate(branches)}
+    with replaced(model, [branch for _, branch in branches], lambda branch: ScaledBranch(branch, RowMask(scales[id(branch)]))):
         yield
 
 

@@ -25,6 +25,8 @@ from bridgejax.training.augmentation import AREAS, ASPECT, Augmentation, augment
 from bridgejax.training.feature_cache import caches_features
 from bridgejax.training.mixing import MixRule, draw_mix, mixed
 from bridgejax.training.randaugment import randaugment
+from bridgejax.training.stacked import StackedStep, stack
+from bridgejax.training.stages import check_model
 from bridgejax.training.traced import skipping_branches
 
 SIZE = (12, 20)
@@ -135,6 +137,17 @@ def test_a_step_draws_from_seed_and_step_alone():
     assert losses(seed=1) != losses()
 
 
+def test_seeds_that_train_as_one_program_draw_as_alone():
+    step = make_train_step(mixup_alpha=0.8, cutmix_alpha=1.0, augmentation=Augmentation(erasing=1.0), shares_program=True)
+    optimizer, given = make_optimizer("sgd", 0.1), [batch(6, seed) for seed in range(2)]
+    states = [TrainState.create(TinyNet(nnx.Rngs(0), batch_norm=False), optimizer, seed=seed) for seed in range(2)]
+    together = StackedStep(step)
+    together.prepare(states, given)
+    _, metrics = together(stack(states), given)
+    alone = [float(step(state, data)[1]["loss"]) for state, data in zip(states, given, strict=True)]
+    np.testing.assert_allclose(metrics["loss"], alone, rtol=1e-5)
+
+
 def test_one_two_and_four_devices_see_the_same_images():
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
     environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
@@ -217,6 +230,10 @@ def test_a_step_says_what_it_cannot_change():
     state = TrainState.create(TinyNet(nnx.Rngs(0)), make_optimizer("sgd", 0.1))
     with pytest.raises(UserError, match="TinyNet has no `blocks` that name their residual `branches`"):
         make_train_step(stochastic_depth=0.1)(state, batch())
+    recipe = recipe_from_config("own", [{"data": "real", "stochastic_depth": 0.1}])
+    with pytest.raises(UserError, match="stochastic_depth is above 0"):
+        check_model(recipe, state.model)
+    check_model(recipe, tiny_vit())
     flat = {"image": np.ones((4, 6), np.float32), "label": np.zeros(4, np.int32)}
     for options, words in (({"cutmix_alpha": 1.0}, "CutMix takes images"), ({"augmentation": Augmentation(0.5)}, "erasing")):
         with pytest.raises(UserError, match=words):
