@@ -196,7 +196,7 @@ class ScaledBranch(nnx.Module):
         self.branch, self.rows = branch, nnx.data(rows)
 
     def __call__(self, *arguments: object, **options: object) -> jax.Array:
-        y: jax.Array = self.branch(*arguments, **options)  # type: ignore[operator]
+        y: jax.Array = self.branch(*arguments, **options)
         return y * self.rows[...].astype(y.dtype).reshape(-1, *(1,) * (y.ndim - 1))
 
 
