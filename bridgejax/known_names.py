@@ -13,3 +13,4 @@ TRAINING_DTYPES = ("float32", "bfloat16")
 BUILTIN_GENERATORS = ("builtin:tiny_diffusion",)
 BUILTIN_CLASSIFIERS = ("builtin:efficientnet_lite0", "builtin:tiny_clip")
 BUILTIN_TASKS = ("builtin:tux_photos",)
+ERASING_FILLS = ("pixel", "zero")  # what random erasing puts into its boxes

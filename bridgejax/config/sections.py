@@ -22,7 +22,7 @@ from bridgejax.config.names import (
 from bridgejax.errors import UserError
 from bridgejax.fields import redefault, setting
 from bridgejax.known_names import GENERATOR_DTYPES, PREDICTION_TYPES, SCHEDULERS, TRAINING_DTYPES
-from bridgejax.recipes import Optimization, filter_rules
+from bridgejax.recipes import Optimization, Stage, filter_rules
 from bridgejax.recipes.filter_rules import FORM
 
 
@@ -259,6 +259,7 @@ class TrainingSettings(Optimization):
     # Short runs hardly move running statistics, so batch statistics in training would not be those of the test.
     batch_norm: str = redefault(Optimization, "batch_norm", "frozen")
     batch_size: int = setting(32, "Images in an update.", at_least=1)
+    synthetic_side: int | None = redefault(Stage, "synthetic_side", None)
     eval_batch_size: int = setting(64, "Images evaluated at once.", at_least=1)
     accumulate: int = setting(
         1, "Parts of a batch that go through the network one after the other, for one update: less memory.", at_least=1

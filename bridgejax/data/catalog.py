@@ -34,7 +34,7 @@ class CatalogTask:
       template: one prompt template, in the words that suit the classes.
       tfds: NAME or NAME/CONFIG of TensorFlow Datasets, or None where it does not have the set.
       version: the first part of the version of that set which the splits and names here are of.
-      train, test: its splits, joined by "+", with TFDS's slices.
+      train, test: its splits, joined by "+", with TFDS's slices; "" where there is nothing to train on.
       archive: where TFDS has none: the folder that the published archive unpacks to, and where that archive is.
       remark: what to know about the splits.
     """
@@ -219,6 +219,30 @@ TASKS: dict[str, CatalogTask] = {
             version="5",
             test="validation",
             remark="tested on the validation part, for the test part has no labels",
+        ),
+        CatalogTask(
+            "imagenet_r",
+            "ImageNet-R",
+            classes=200,
+            images=(0, 30000),
+            metric="top-1",
+            template=_PHOTO,
+            tfds="imagenet_r",
+            version="0",
+            train="",
+            remark="art, cartoons and other renditions of 200 of ImageNet's classes, to test on alone",
+        ),
+        CatalogTask(
+            "imagenet_sketch",
+            "ImageNet-Sketch",
+            classes=1000,
+            images=(0, 50889),
+            metric="top-1",
+            template="a sketch of a {}",
+            tfds="imagenet_sketch",
+            version="1",
+            train="",
+            remark="drawings of ImageNet's classes, to test on alone",
         ),
         CatalogTask(
             "pets",

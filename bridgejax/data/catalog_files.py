@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from bridgejax.data.catalog import CatalogTask, find_task, plain_key
-from bridgejax.data.examples import Examples
+from bridgejax.data.examples import Examples, no_examples
 from bridgejax.data.folders import match_names, read_class_folders
 from bridgejax.data.images import check_files
 from bridgejax.data.stored import FileImages
@@ -26,7 +26,8 @@ def read_catalog_task(name: str, class_names: Sequence[str] | None, data_dir: st
     Args:
       name: as in `task:NAME`.
       class_names: the classes to take and their order, as spoken or as recorded; None takes all.
-      data_dir: where data lies: TFDS sets as TFDS puts them, archives unpacked, or NAME/train and NAME/test of class folders.
+      data_dir: where data lies: TFDS sets as TFDS puts them, archives unpacked, or NAME/train and NAME/test of class folders
+        (NAME/test alone of a task that only tests).
 
     Returns:
       The class names, the training examples and the test examples.
@@ -50,7 +51,8 @@ def read_catalog_task(name: str, class_names: Sequence[str] | None, data_dir: st
 
 
 def _absent(task: CatalogTask, base: Path) -> str:
-    folders = f"{base / task.name}/train and /test with one folder of images per class"
+    parts = "/train and /test" if task.train else "/test"
+    folders = f"{base / task.name}{parts} with one folder of images per class"
     if task.tfds is not None:
         first = "put ILSVRC2012's two archives into its downloads/manual and " if task.name == "imagenet" else ""
         how = f"where there is a network, {first}run `{prepare_command(task.tfds, base)}`, then copy the folder here"
@@ -76,6 +78,9 @@ def _read_class_folders(task: CatalogTask, root: Path, class_names: Sequence[str
     parts, keys = [], _wanted(task, class_names)
     names = tuple(task.table[key] for key in keys)
     for part in ("train", "test"):
+        if part == "train" and not task.train:
+            parts.append(no_examples())
+            continue
         if not (root / part).is_dir():
             raise UserError(f"{root} has no {part}/; make it, with one folder of images per class of task:{task.name}.")
         folders = {plain_key(path.name): path.name for path in sorted((root / part).iterdir()) if path.is_dir()}

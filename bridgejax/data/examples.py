@@ -21,11 +21,13 @@ class Examples:
       images: encoded files of `bridgejax.data.images.KNOWN_FORMATS`, one per example.
       labels: int32 [n], positions in the task's class names.
       ids: one name per example, unique within its source and the same on every machine.
+      side: what their shorter sides are reduced to, at most, wherever they are decoded; None leaves them.
     """
 
     images: Sequence[bytes]
     labels: npt.NDArray[np.int32]
     ids: tuple[str, ...]
+    side: int | None = None
 
     def __post_init__(self) -> None:
         if not len(self.images) == len(self.labels) == len(self.ids):
@@ -40,11 +42,16 @@ class Examples:
         images: Sequence[bytes] = (
             self.images.select(chosen) if isinstance(self.images, StoredImages) else tuple(self.images[i] for i in chosen)
         )
-        return Examples(images, self.labels[chosen].astype(np.int32), tuple(self.ids[i] for i in chosen))
+        return Examples(images, self.labels[chosen].astype(np.int32), tuple(self.ids[i] for i in chosen), self.side)
 
     def counts(self, num_classes: int) -> npt.NDArray[np.int64]:
         """Returns the number of examples per class, int64 [num_classes]."""
         return np.bincount(self.labels, minlength=num_classes)
+
+
+def no_examples() -> Examples:
+    """Returns none."""
+    return Examples((), np.zeros(0, np.int32), ())
 
 
 @dataclasses.dataclass(frozen=True)

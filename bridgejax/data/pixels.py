@@ -22,26 +22,30 @@ if TYPE_CHECKING:
 MEMORY_BYTES = 1 << 30  # decoded pixels held per process
 _CACHED_SOURCES = 32  # sources whose pixels stay cached for the next stream: those of several seeds that train at once
 
-_cache: OrderedDict[tuple[int, int], tuple[Sequence[bytes], list[npt.NDArray[np.uint8]]]] = OrderedDict()
+_cache: OrderedDict[tuple[int, int | None], tuple[Sequence[bytes], list[npt.NDArray[np.uint8]]]] = OrderedDict()
 
 
 def decode_example(examples: Examples, position: int, shorter_side: int | None = None) -> npt.NDArray[np.uint8]:
-    """Returns one image, uint8 [h, w, 3], as `decode_rgb` does.
+    """Returns one image, uint8 [h, w, 3], as `decode_rgb` does, its shorter side at most `examples.side` too.
 
     Raises:
       UserError: it cannot be decoded.
     """
     try:
-        return decode_rgb(examples.images[position], shorter_side)
+        return decode_rgb(examples.images[position], _least(shorter_side, examples.side))
     except BadImage as error:
         raise UserError(
             f"image {examples.ids[position]!r} could not be decoded: it {error}; convert, replace or remove it."
         ) from error
 
 
+def _least(*sides: int | None) -> int | None:
+    return min((side for side in sides if side is not None), default=None)
+
+
 def _decode_all(examples: Examples, shorter_side: int, budget: int) -> list[npt.NDArray[np.uint8]] | None:
     """Returns all images decoded, None if they take more than `budget` bytes."""
-    key = (id(examples.images), shorter_side)
+    key = (id(examples.images), _least(shorter_side, examples.side))
     if key in _cache:
         _cache.move_to_end(key)
         return _cache[key][1]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bridgejax.data.examples import Examples, Task, image_digest
+from bridgejax.data.examples import Examples, Task, image_digest, no_examples
 from bridgejax.data.folders import class_folders, match_names, read_class_folders
 from bridgejax.data.images import FULL_CHECK_BYTES, decode_rgb, encode_png, pad_to_square
 from bridgejax.data.parts import find_folder, split_folders
@@ -56,9 +56,15 @@ def load_task(
       UserError: one sentence on what is wrong with the source, its files, or the counts asked for.
     """
     if source == NAMES_ALONE:
-        names, empty = check_class_names(class_names or ()), Examples((), np.zeros(0, np.int32), ())
+        names, empty = check_class_names(class_names or ()), no_examples()
         return Task(source, names, empty, None, empty, _task_digest(names, empty, None, empty))
     name, names, pool, groups, test = _read(source, class_names, data_dir)
+    if test is not None and not len(pool):
+        if shots is not None or validation_per_class:
+            raise UserError(
+                f"task {source} has images to test on alone; leave task.shots at None and task.validation_per_class at 0."
+            )
+        return Task(name, names, pool, None, test, _task_digest(names, pool, None, test))
     split = split_pool(
         pool.labels,
         pool.ids,

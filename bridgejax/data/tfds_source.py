@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bridgejax.data.catalog import INFO_FILE, VERSION, CatalogTask, split_version, spoken_names, task_of_tfds
-from bridgejax.data.examples import Examples
+from bridgejax.data.examples import Examples, no_examples
 from bridgejax.data.folders import match_names
 from bridgejax.data.images import FULL_CHECK_BYTES
 from bridgejax.data.records import bytes_span, decode_feature, feature_spans, records_of
@@ -94,10 +94,8 @@ def read_tfds(
         if examples is not None and (missing := np.flatnonzero(examples.counts(len(names)) == 0)).size:
             raise UserError(f"tfds:{name} has no image of class {names[missing[0]]!r} in split {split!r}; leave the class out.")
         parts.append(examples)
-    if parts[0] is None:
-        raise RuntimeError("no training split")
     own = split_version(builder.info.full_name)[0] if _is_path(name) else name
-    return own if task is None else task.name, names, parts[0], parts[1]
+    return own if task is None else task.name, names, no_examples() if parts[0] is None else parts[0], parts[1]
 
 
 def _joined(split: str | None) -> list[str]:

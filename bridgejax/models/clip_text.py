@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, Unpack
+from typing import ClassVar, NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -172,6 +172,8 @@ class GatedMlp(nnx.Module):
 
 class Layer(nnx.Module):
     """Pre-normalised attention and MLP, residual."""
+
+    branches: ClassVar[tuple[str, ...]] = ("self_attn", "mlp")  # what stochastic depth may skip
 
     def __init__(self, config: LayerConfig, **options: Unpack[LayerOptions]):
         features, hidden, epsilon = config.hidden_size, config.intermediate_size, config.epsilon

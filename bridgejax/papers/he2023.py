@@ -20,7 +20,7 @@ EMBEDDED = "embedded"
 SENTENCES = "sentences"  # the synthetic set of language enhancement
 GUIDED = "guided"  # the synthetic set of real guidance
 
-# The paper's data sets that the catalogue has; ImageNet-Sketch and ImageNet-R are given as folder:PATH.
+# The paper's data sets.
 DATA_SETS: dict[str, CatalogTask] = {
     "cifar10": TASKS["cifar10"],
     "cifar100": TASKS["cifar100"],
@@ -37,6 +37,8 @@ DATA_SETS: dict[str, CatalogTask] = {
     "pets": TASKS["pets"],
     "dtd": TASKS["dtd"],
     "eurosat": TASKS["eurosat"],
+    "imagenet_sketch": TASKS["imagenet_sketch"],
+    "imagenet_r": TASKS["imagenet_r"],
 }
 FEW_SHOT = ("imagenet", "caltech101", "pets", "cars", "aircraft", "sun397", "dtd", "eurosat")
 # Templates of the released code where they are not "a photo of a {}.": transfer_ds_template.py; which of them made which row of
@@ -55,7 +57,8 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
 SIMPLE = ("a photo of a {}.",)
 CLIP, CLIP_RN50 = "openai/clip-vit-base-patch16", "timm/resnet50_clip.openai"
 T5 = "mrm8488/t5-base-finetuned-common_gen"
-SENTENCE_TEMPLATES = {"eurosat": "a centered satellite photo of {}"}  # the released code's, where it is not the paper's
+# The released code's, where they are not the paper's.
+SENTENCE_TEMPLATES = {"eurosat": "a centered satellite photo of {}", "imagenet_sketch": "sketch of {}"}
 PER_CLASS = 800  # synthetic images per class that the head trains on, after the filter
 EPOCHS = 30  # passes over the synthetic images
 _SYNTHETIC_BATCH, _EMBEDDED_BATCH = 512, 64

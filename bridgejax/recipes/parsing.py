@@ -111,6 +111,8 @@ def _stage(
             raise UserError(f"{where} has the unknown key {key!r}; {choices(key, STAGE_KEYS)}")
     values = {key: value for key, value in training.items() if key in _FIELDS and key not in _OWN and value is not None}
     values.update({key: value for key, value in stated.items() if key in _FIELDS and key != "steps"})
+    if values.get("data", Stage.data) == "real" and "synthetic_side" not in stated:
+        values.pop("synthetic_side", None)  # which says nothing about real images
     if stated.get("lr_scale") is not None:
         values["learning_rate"] = _scaled_rate(where, stated, values.get("learning_rate", Stage.learning_rate))
 
@@ -130,8 +132,9 @@ def _stage(
         raise UserError(f"{where}.trainable is empty; give 'all', 'head' or a tuple of regular expressions.")
     if stage.synthetic_set and stage.data == "real":
         raise UserError(f"{where}.synthetic_set is {stage.synthetic_set!r}, but data is 'real'; leave one of them out.")
-    if stage.synthetic_filter and stage.data == "real":
-        raise UserError(f"{where}.synthetic_filter is set, but data is 'real'; leave one of them out.")
+    for key in ("synthetic_filter", "synthetic_side"):
+        if getattr(stage, key) and stage.data == "real":
+            raise UserError(f"{where}.{key} is set, but data is 'real'; leave one of them out.")
     for key in ("synthetic_share", "synthetic_loss"):
         if getattr(stage, key) is not None and stage.data != "mixed":
             raise UserError(f"{where}.{key} is set, but data is {stage.data!r}; set data='mixed' or leave it out.")
@@ -146,6 +149,7 @@ def _stage(
             "to keep; state batch_norm='train' in the stage."
         )
     unfit = {"head": "keep", "mixup_alpha": 0.0, "early_stop": None, "synthetic_loss": None, "augment": True}
+    unfit |= {"cutmix_alpha": 0.0, "erasing": 0.0, "randaugment": 0.0, "stochastic_depth": 0.0}
     for key, value in unfit.items() if stage.contrasts else ():
         if getattr(stage, key) != value:
             stated = getattr(stage, key)

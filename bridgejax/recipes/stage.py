@@ -7,6 +7,7 @@ import re
 
 from bridgejax.errors import UserError, choices
 from bridgejax.fields import setting
+from bridgejax.known_names import ERASING_FILLS
 from bridgejax.recipes.filter_rules import FORM, filter_rules
 
 OPTIMIZERS = ("sgd", "adamw")
@@ -23,6 +24,8 @@ _LATER = (
     *("teacher", "synthetic_filter", "clip_norm", "batch_size", "soft_images"),
     *("head", "cache_weight", "cache_sharpness", "context_tokens"),
     *("contrast_temperature", "recolour", "key_momentum", "queue_size", "projection_width", "norm_groups"),
+    *("cutmix_alpha", "cutmix_share", "erasing", "erasing_fill", "randaugment", "randaugment_layers", "stochastic_depth"),
+    "synthetic_side",
 )
 
 
@@ -83,6 +86,13 @@ class Stage(Optimization):
         at_least=0,
         at_most=1,
     )
+    synthetic_side: int | None = setting(
+        None,
+        "What the shorter sides of its synthetic images are reduced to first, the side of a task's images of low resolution; "
+        "None leaves them.",
+        unit="pixels",
+        at_least=1,
+    )
     batch_size: int | None = setting(None, "Images in an update; None is training.batch_size.", at_least=1)
     steps: int = setting(200, "How long it lasts.", unit="optimiser steps", at_least=1)
     nesterov: bool = setting(False, "Nesterov momentum.")
@@ -94,6 +104,23 @@ class Stage(Optimization):
     )
     label_smoothing: float = setting(0.0, "Share of the target that is spread over all classes.", at_least=0, at_most=1)
     mixup_alpha: float = setting(0.0, "Alpha of Mixup's beta distribution; 0 is no Mixup.", at_least=0)
+    cutmix_alpha: float = setting(
+        0.0, "Alpha of CutMix's beta distribution, which decides the size of the box; 0 is no CutMix.", at_least=0
+    )
+    cutmix_share: float = setting(
+        0.5, "Share of batches with CutMix where mixup_alpha is above 0 too; the others have Mixup.", at_least=0, at_most=1
+    )
+    erasing: float = setting(0.0, "Share of images of which a random box is erased.", at_least=0, at_most=1)
+    erasing_fill: str = setting("pixel", "What erased boxes hold: noise at each pixel, or zero.", options=ERASING_FILLS)
+    randaugment: float = setting(0.0, "Magnitude of RandAugment; 0 is none.", at_least=0, at_most=10)
+    randaugment_layers: int = setting(2, "Operations that RandAugment draws for an image.", at_least=1)
+    stochastic_depth: float = setting(
+        0.0,
+        "How often an image skips the last block's residual branches in training; it rises evenly from 0 at the first block. "
+        "Vision transformers only.",
+        at_least=0,
+        below=1,
+    )
     soft_weight: float = setting(0.5, "Weight of the teacher's targets in soft_target.", at_least=0, at_most=1)
     temperature: float = setting(2.0, "Temperature of soft_target.", above=0)
     teacher: str | None = setting(

@@ -237,7 +237,8 @@ def recipe_words(stages: object) -> str:
         share = stage.get("synthetic_share")
         words = {"mixed": "real + synthetic"}.get(str(stage.get("data")), str(stage.get("data", "")))
         words += f" ({100 * share:.0f}{SPACE}% synthetic)" if share else ""
-        words += " with Mixup" if stage.get("mixup_alpha") else ""
+        mixes = [name for key, name in (("mixup_alpha", "Mixup"), ("cutmix_alpha", "CutMix")) if stage.get(key)]
+        words += f" with {' and '.join(mixes)}" if mixes else ""
         words += " with soft targets" if stage.get("loss") == "soft_target" else ""
         words += ", head alone" if list(stage.get("trainable", ())) == ["head"] else ""
         whole = stage.get("data") == "real" and str(stage.get("steps_of") or "[").find("[") < 0  # of all stages, not of one

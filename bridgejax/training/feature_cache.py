@@ -42,7 +42,8 @@ _listed: OrderedDict[int, tuple[Sequence[bytes], tuple[str, ...]]] = OrderedDict
 def caches_features(stage: Stage, model: nnx.Module) -> bool:
     """Returns whether a stage trains on cached features: its head alone trains, and the encoder sees an image always alike."""
     still = stage.batch_norm == "frozen" or not _any(model, nnx.BatchNorm)
-    alike = not stage.augment and stage.mixup_alpha == 0 and not _any(model, nnx.Dropout)
+    changes = stage.mixup_alpha, stage.cutmix_alpha, stage.erasing, stage.randaugment, stage.stochastic_depth
+    alike = not stage.augment and not any(changes) and not _any(model, nnx.Dropout)
     only_head = all(pattern == "head" or pattern.startswith(r"^head\.") for pattern in stage.trainable)
     return isinstance(model, Classifier) and only_head and still and alike and not stage.contrasts
 
@@ -158,7 +159,8 @@ class FeatureStreams:
         self, examples: Examples, key: list[str] | None, outputs: Callable[[StreamBatch], Array]
     ) -> npt.NDArray[np.float32]:
         """Returns each image's row of `outputs`; those under a `key` are kept."""
-        key = None if key is None else [*key, str(self._options.compute_dtype), *map(str, sorted(self._sizes.items()))]
+        reduced = [] if examples.side is None else [f"side {examples.side}"]
+        key = key and [*key, str(self._options.compute_dtype), *map(str, sorted(self._sizes.items())), *reduced]
         table = {} if key is None else _table(digest(key))
         names = _digests(examples.images)
         missing = list({name: place for place, name in enumerate(names) if name not in table}.items())

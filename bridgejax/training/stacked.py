@@ -70,6 +70,8 @@ class StackedStep:
         parts = self._parts(given)
         shapes = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, parts))
         draw = _no_mixup(*parts["image"].shape[:2]) if self._step.mixes else None
+        if draw is not None and self._step.rule.cut_size(parts["image"].shape[1:]) is not None:
+            draw = draw._replace(box=jnp.zeros((len(states), 4), jnp.int32))
         arguments = _ArgumentShapes((stacked, shapes, self._step.objective, draw))
         self._compiled = _compile(self._step.settings, arguments)
         memory = self._compiled.memory_analysis()
@@ -109,8 +111,9 @@ class StackedStep:
         if not self._step.mixes:
             return None
         runs, rows = parts["image"].shape[:2]
-        if self._step.mixup_alpha > 0:
-            return _draws(rows)(states.key, states.step, self._step.mixup_alpha, parts.get("mask"))
+        if (rule := self._step.rule).mixes:
+            size = rule.cut_size(parts["image"].shape[1:])
+            return _draws(rows, size)(states.key, states.step, rule, parts.get("mask"))
         return _no_mixup(runs, rows)
 
 
@@ -158,8 +161,8 @@ class StackedStepper:
 
 
 @functools.cache
-def _draws(rows: int) -> Draw:
-    return jax.jit(jax.vmap(draw_function(rows), in_axes=(0, 0, None, 0)))
+def _draws(rows: int, size: tuple[int, int] | None) -> Draw:
+    return jax.jit(jax.vmap(draw_function(rows, size), in_axes=(0, 0, None, 0)))
 
 
 @functools.cache

@@ -24,10 +24,12 @@ from bridgejax.models.projection_head import add_projection, drop_projection
 from bridgejax.models.prompt_head import learn_prompts
 from bridgejax.models.reset import linear_heads
 from bridgejax.recipes import Recipe, Stage, reset_depth
+from bridgejax.training.augmentation import Augmentation
 from bridgejax.training.batches import Array
 from bridgejax.training.objectives import Objective, make_objective
 from bridgejax.training.optimizers import LearningRateSchedule, OptimizerState, make_optimizer
 from bridgejax.training.state import Arrays, TrainState
+from bridgejax.training.traced import residual_branches
 from bridgejax.training.train_step import TrainStep, make_train_step
 
 
@@ -129,12 +131,14 @@ def eval_part(task: Task, split: str) -> Examples:
 
 
 def check_model(recipe: Recipe, model: nnx.Module) -> None:
-    """Checks that the model has what the recipe resets.
+    """Checks that the model has what the recipe resets or skips.
 
     Raises:
-      UserError: it has no linear `head`, or too few blocks; the sentence names the recipe.
+      UserError: it has no linear `head`, or too few blocks; the sentence names the recipe. Or none that can be skipped.
     """
     for stage in recipe.stages:
+        if stage.stochastic_depth:
+            residual_branches(model)
         if (stage.head != "keep" or stage.contrasts) and not isinstance(model, Classifier):
             raise UserError(
                 f"recipe {recipe.name!r} changes the head, but a {type(model).__name__} is no Classifier; leave it out."
@@ -274,6 +278,10 @@ def step_of(stage: Stage, mesh: Mesh | None, dtype: str = "float32", remat: bool
     return make_train_step(
         objective_of(stage),
         mixup_alpha=stage.mixup_alpha,
+        cutmix_alpha=stage.cutmix_alpha,
+        cutmix_share=stage.cutmix_share,
+        augmentation=Augmentation(stage.erasing, stage.erasing_fill, stage.randaugment, stage.randaugment_layers),
+        stochastic_depth=stage.stochastic_depth,
         batch_norm=stage.batch_norm,
         mesh=mesh,
         dtype=dtype,
@@ -287,7 +295,8 @@ def sources_of(stage: Stage, real: Examples, synthetic: Mapping[str, Examples]) 
     """Returns the example sets of a stage's stream, real before synthetic, and their shares (None: the union)."""
     sources = [] if stage.data == "synthetic" else [real]
     if stage.data != "real":
-        sources.append(synthetic[stage.synthetic_source])
+        images = synthetic[stage.synthetic_source]
+        sources.append(images if stage.synthetic_side is None else dataclasses.replace(images, side=stage.synthetic_side))
     share = stage.synthetic_share
     return sources, None if share is None else [1.0 - share, share]
 

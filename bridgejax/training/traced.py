@@ -150,6 +150,56 @@ class BatchNormCall(nnx.Module):
         return y.astype(x.dtype) if self.widens else y
 
 
+def residual_branches(model: nnx.Module) -> list[list[nnx.Module]]:
+    """Returns of each of a model's `blocks` what stochastic depth can skip.
+
+    Raises:
+      UserError: it has no blocks, or they do not name their `branches`.
+    """
+    blocks = getattr(model, "blocks", ())
+    found = [[getattr(block, name) for name in block.branches] for block in blocks if getattr(block, "branches", ())]
+    if not found:
+        raise UserError(
+            f"stochastic_depth is above 0, but {type(model).__name__} has no `blocks` that name their residual `branches`; "
+            "set it to 0, or take a vision transformer."
+        )
+    return found
+
+
+@contextlib.contextmanager
+def skipping_branches(model: nnx.Module, most: float, keys: jax.Array) -> Iterator[None]:
+    """Lets each row skip residual branches of a model's `blocks` at random while the block lasts (stochastic depth).
+
+    A block's rate rises evenly from 0 at the first to `most` at the last; its branches are drawn apart, and what is not
+    skipped is divided by 1 - rate.
+
+    Args:
+      model: of the step's trace.
+      most: rate in (0, 1).
+      keys: of each row, [n].
+
+    Raises:
+      UserError: as `residual_branches`.
+    """
+    blocks = residual_branches(model)
+    branches = [(most * number / max(1, len(blocks) - 1), branch) for number, block in enumerate(blocks) for branch in block]
+    draws = jax.vmap(lambda key: jax.random.uniform(key, (len(branches),)))(keys)
+    scales = {id(branch): (draws[:, k] >= rate) / (1.0 - rate) for k, (rate, branch) in enumerate(branches)}
+    with replaced(model, [branch for _, branch in branches], lambda branch: ScaledBranch(branch, RowMask(scales[id(branch)]))):
+        yield
+
+
+class ScaledBranch(nnx.Module):
+    """Stands in for a residual branch, whose rows are multiplied by `rows`, float [n]."""
+
+    def __init__(self, branch: nnx.Module, rows: RowMask) -> None:
+        self.branch, self.rows = branch, nnx.data(rows)
+
+    def __call__(self, *arguments: object, **options: object) -> jax.Array:
+        y: jax.Array = self.branch(*arguments, **options)
+        return y * self.rows[...].astype(y.dtype).reshape(-1, *(1,) * (y.ndim - 1))
+
+
 class RecomputedBlock(nnx.Module):
     """Stands in for a block of a network, whose call is computed again in the backward pass."""
 

@@ -22,14 +22,16 @@ from bridgejax.errors import UserError
 from bridgejax.jax_defaults import under_jax_defaults
 from bridgejax.mesh import context_of, data_sharding, data_size, replicated
 from bridgejax.training import batches, mixing, traced
+from bridgejax.training.augmentation import Augmentation, augmented, row_keys
 from bridgejax.training.feed import PlacedBatch
-from bridgejax.training.mixing import MixupDraw, mixed
+from bridgejax.training.mixing import MixRule, MixupDraw, mixed
 from bridgejax.training.objectives import Objective, make_objective, masked_mean
 from bridgejax.training.optimizers import Optimizer
 from bridgejax.training.option_checks import check_number
 from bridgejax.training.state import Arrays, TrainState, on_mesh
 
 BATCH_NORM_MODES = ("train", "frozen")
+NO_AUGMENTATION = Augmentation()
 
 Metrics = dict[str, jax.Array]
 # Of a loss: the outputs, the arrays that are not trained as the call left them, and what else is reported.
@@ -48,6 +50,8 @@ class StepSettings:
     dtype: str = "float32"
     remat: bool = False
     accumulate: int = 1
+    augmentation: Augmentation = NO_AUGMENTATION
+    stochastic_depth: float = 0.0
 
 
 def train_step(
@@ -75,13 +79,24 @@ def train_step(
       The state after the step, and float32 scalars.
     """
 
+    key = jax.random.fold_in(state.key, state.step)
+    if settings.augmentation.changes or settings.stochastic_depth:
+        batch = {**batch, "row": jnp.arange(batch["image"].shape[0], dtype=jnp.int32)}
+
     def loss_of(params: Arrays, other: Arrays, part: Arrays, draw: MixupDraw | None) -> tuple[jax.Array, _Aside]:
         mask, mix = part.get("mask"), functools.partial(mixed, draw=draw)
         model = state.structure.merge({**params, **other})
-        images = mix(without_padding(batches.normalise(part["image"], model), mask))
+        if settings.augmentation.changes:
+            images = augmented(key, part["row"], part["image"], model, settings.augmentation)
+        else:
+            images = batches.normalise(part["image"], model)
+        images = mix(without_padding(images, mask))
         second = objective.companion(state.objective_state)
         companion = None if second is None else state.structure.merge({**params, **other, **second})
         with contextlib.ExitStack() as modes:
+            if settings.stochastic_depth:
+                keys = row_keys(key, part["row"], 2)
+                modes.enter_context(traced.skipping_branches(model, settings.stochastic_depth, keys))
             for each in (model,) if companion is None else (model, companion):
                 modes.enter_context(
                     traced.training_mode(
@@ -222,13 +237,14 @@ class TrainStep:
 
     Attributes:
       objective: what is minimised.
-      mixup_alpha: Mixup's α.
-      mixes: whether the program mixes. With α = 0 its λ is 1, which leaves images and targets as they are, bit for bit.
+      rule: how it mixes.
+      mixes: whether the program mixes. With both α = 0 its λ is 1, which leaves images and targets as they are, bit for bit.
       settings: what the program is compiled for.
     """
 
-    def __init__(self, objective: Objective, mixup_alpha: float, settings: StepSettings, *, mixes: bool) -> None:
-        self.objective, self.mixup_alpha, self.settings, self.mixes = objective, np.float32(mixup_alpha), settings, mixes
+    def __init__(self, objective: Objective, rule: MixRule, settings: StepSettings, *, mixes: bool) -> None:
+        self.objective, self.settings, self.mixes = objective, settings, mixes
+        self.rule = MixRule(*map(np.float32, rule))
         self.program = step_program(settings)
         self._seen: set[Hashable] = set()
 
@@ -270,8 +286,9 @@ class TrainStep:
         if not self.mixes:
             return None
         of = parts["image"].shape[0], self.settings.mesh, self.settings.accumulate
-        if self.mixup_alpha > 0:
-            return mixing.draw_program(*of)(state.key, state.step, self.mixup_alpha, parts.get("mask"))
+        if self.rule.mixes:
+            size = self.rule.cut_size(parts["image"].shape)
+            return mixing.draw_program(*of, size)(state.key, state.step, self.rule, parts.get("mask"))
         return mixing.no_mixup(*of)
 
     def _check_labels(self, ready: PlacedBatch, arguments: StepArguments) -> None:
@@ -295,6 +312,10 @@ def make_train_step(
     *,
     label_smoothing: float = 0.0,
     mixup_alpha: float = 0.0,
+    cutmix_alpha: float = 0.0,
+    cutmix_share: float = 0.5,
+    augmentation: Augmentation = NO_AUGMENTATION,
+    stochastic_depth: float = 0.0,
     soft_weight: float = 0.5,
     temperature: float = 2.0,
     batch_norm: str = "train",
@@ -320,6 +341,12 @@ def make_train_step(
         `Objective`, which has its options itself.
       label_smoothing: in [0, 1], as in `torch.nn.CrossEntropyLoss`; for the hard targets.
       mixup_alpha: α ≥ 0; λ ~ Beta(α, α), one per batch, and the partners come from the state's key folded with the step.
+      cutmix_alpha: α ≥ 0 of CutMix: 1 - λ, λ ~ Beta(α, α), is the share of a box, the same for the batch, that images take from
+        their partners; targets are mixed by the box's exact area.
+      cutmix_share: in [0, 1]; where both α are above 0, how often a batch has CutMix in Mixup's place.
+      augmentation: what changes each image by itself, before that.
+      stochastic_depth: in [0, 1): how often a row skips the residual branches of the last of the network's `blocks` (Huang et
+        al. 2016, arXiv 1603.09382); evenly less towards the first, which it never skips. What stays is scaled up in turn.
       soft_weight: w in [0, 1].
       temperature: T > 0, of the teacher alone.
       batch_norm: "train" (batch statistics, running ones updated) or "frozen" (running statistics used and left as they are);
@@ -335,13 +362,18 @@ def make_train_step(
 
     Raises:
       UserError: an unknown name or a value out of range; in the call, a batch without what the loss needs, labels
-        outside [0, classes), uint8 images without `preprocessing`, or `remat` of a network without `blocks`.
+        outside [0, classes), uint8 images without `preprocessing`, `remat` of a network without `blocks`, or
+        `stochastic_depth` of one whose blocks name no residual branches.
     """
     options = {"label_smoothing": label_smoothing, "soft_weight": soft_weight, "temperature": temperature}
     if not isinstance(loss, Objective):
         make_objective("soft_target", **options)  # which has all of them: a wrong one is refused whatever the loss
     objective = loss if isinstance(loss, Objective) else make_objective(loss, **options)
+    rule = MixRule(mixup_alpha, cutmix_alpha, cutmix_share)
     check_number("mixup_alpha", mixup_alpha)
+    check_number("cutmix_alpha", cutmix_alpha)
+    check_number("cutmix_share", cutmix_share, most=1)
+    check_number("stochastic_depth", stochastic_depth, below=1)
     if batch_norm not in BATCH_NORM_MODES:
         raise UserError(f"batch_norm {batch_norm!r} is unknown; use one of {', '.join(BATCH_NORM_MODES)}.")
     check_mesh(mesh)
@@ -349,8 +381,12 @@ def make_train_step(
         raise UserError(f"remat is {remat!r}; give True or False.")
     if isinstance(accumulate, bool) or not isinstance(accumulate, int) or accumulate < 1:
         raise UserError(f"accumulate is {accumulate!r}; give a whole number of at least 1.")
-    settings = StepSettings(batch_norm, mesh, traced.checked_dtype(dtype), remat, accumulate)
-    return TrainStep(objective, mixup_alpha, settings, mixes=mixup_alpha > 0 or shares_program)
+    if not augmentation.changes:
+        augmentation = NO_AUGMENTATION  # one program, whatever the options of what is not done
+    settings = StepSettings(
+        batch_norm, mesh, traced.checked_dtype(dtype), remat, accumulate, augmentation, float(stochastic_depth)
+    )
+    return TrainStep(objective, rule, settings, mixes=rule.mixes or shares_program)
 
 
 def check_mesh(mesh: object) -> None:

@@ -43,8 +43,9 @@ def test_a_config_runs_to_its_report(name, tmp_path, digits_folder, tiny_generat
     changes = {"study.shots": "2"} if name in ("few_shot", "table7_order") else {}
     changes |= {"study.per_class": "2,4"} if name == "volume" else {}
     changes |= {"generator.steps": "3"} if name in ("few_shot", "table5_real_images") else {}  # of which 0.4 is at least one
-    if name in ("table8_pretraining", "table11_moco"):
-        changes |= {"classifier.weights": write_backbone("timm resnet", tmp_path / "resnet"), "task.shots": "2"}
+    if name in ("table8_pretraining", "table9_deit", "table11_moco"):
+        kind = "timm deit" if name == "table9_deit" else "timm resnet"
+        changes |= {"classifier.weights": write_backbone(kind, tmp_path / "backbone"), "task.shots": "2"}
     if name == "table11_moco":  # as many images as its queue has keys
         changes |= {"synthetic.per_class": "107", "training.batch_size": "64", "generator.batch_size": "64"}
     assert run(name, tmp_path / "work", digits_folder, tiny_generator, clip, **changes) == 0

@@ -23,6 +23,8 @@ FILES = {
     "food101": "image_classification/food-101_classes.txt",
     "sun397": "image_classification/sun397_labels.txt",
     "imagenet": "datasets/imagenet2012/labels.txt",
+    "imagenet_r": "datasets/imagenet2012/labels.txt",
+    "imagenet_sketch": "datasets/imagenet2012/labels.txt",
 }
 LISTS = {
     "cars": ("image_classification.cars196", "_NAMES"),
@@ -55,13 +57,13 @@ def offline(monkeypatch):
 
 
 def test_every_task_has_its_names_and_counts():
-    assert len(TASKS) == 16
+    assert len(TASKS) == 18
     for name, task in TASKS.items():
         assert task.name == name
         assert len(check_class_names(task.class_names)) == task.classes, name
         check_templates(task.template)
         assert task.metric in ("top-1", "mean per class")
-        assert min(task.images) >= task.classes
+        assert min(task.images if task.train else task.images[1:]) >= task.classes
         assert sum((task.tfds is not None, task.archive is not None, name == "birdsnap")) == 1
 
 
@@ -82,6 +84,8 @@ def test_the_tables_hold_the_label_names_of_tfds_in_their_order(name):
         ("pets", "german_shorthaired", "German Shorthaired Pointer"),
         ("eurosat", "HerbaceousVegetation", "brushland or shrubland"),
         ("imagenet", "n02123045", "tabby cat"),
+        ("imagenet_r", "n01443537", "goldfish"),
+        ("imagenet_r", "n01440764", ""),  # tench
         ("dogs", "n02113978", "Mexican hairless dog (xoloitzcuintli)"),
         ("cub200", "001.Black_footed_Albatross", "Black-footed Albatross"),
         ("aircraft", "F-16A/B", "General Dynamics F-16A/B"),
@@ -320,3 +324,20 @@ def test_few_shot_draws_of_a_task_never_touch_its_test_part(tmp_path, offline):
         with pytest.raises(UserError, match=r"task\.validation_per_class|validation \(16\)") as caught:
             load_task("task:cifar10", shots=shots, validation_per_class=validation, **options)
         assert "\n" not in str(caught.value)
+
+
+def test_a_task_that_only_tests_has_no_training_part(tmp_path, offline):
+    write_prepared(tmp_path, "imagenet_r", "0.2.0", {"test": 1}, recorded_names("imagenet_r"), side=2)
+    task = load_task("task:imagenet_r", data_dir=tmp_path)
+    assert (len(task.train), task.validation, len(task.test), len(task.class_names)) == (0, None, 200, 200)
+    names = list(find_task("imagenet_r").table)
+    shown = [names[256 * int(high) + int(low)] for high, low in first_pixels(task.test)[:, :2]]
+    assert [find_task("imagenet_r").table[name] for name in shown] == [task.class_names[k] for k in task.test.labels]
+    with pytest.raises(UserError, match=r"images to test on alone; leave task\.shots at None"):
+        load_task("task:imagenet_r", data_dir=tmp_path, shots=1)
+    for name in ("goldfish", "hammerhead_shark"):
+        folder = tmp_path / "other" / "imagenet_sketch" / "test" / name
+        folder.mkdir(parents=True)
+        (folder / "a.png").write_bytes(encoded(picture(1)))
+    chosen = {"class_names": ["goldfish", "hammerhead shark"], "data_dir": tmp_path / "other"}
+    assert load_task("task:imagenet_sketch", **chosen).test.labels.tolist() == [0, 1]

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pictures import encoded
+from pictures import encoded, picture
 
 from bridgejax.data import Examples, eval_batches, synthetic_examples, train_batches, train_positions
+from bridgejax.data.images import decode_rgb
 from bridgejax.data.pixels import Pixels
 from bridgejax.data.sampling import Sampler
 from bridgejax.data.streams import RATIO, SCALE
@@ -253,3 +254,19 @@ def test_another_view_has_the_same_images_augmented_otherwise(make_examples):
     for left, right in zip(one, two, strict=True):
         np.testing.assert_array_equal(left["label"], right["label"])
         assert (left["image"] != right["image"]).any()
+
+
+@pytest.mark.parametrize("memory_bytes", [1 << 30, 0])
+def test_reduced_images_are_those_of_low_resolution_brought_back(memory_bytes):
+    large = [picture(number, 40, 48) for number in range(6)]
+    small = [decode_rgb(encoded(image), 10) for image in large]
+    labels, ids = np.arange(6, dtype=np.int32), tuple("abcdef")
+    expected, found = (
+        first(2, [examples], seed=1, image_size=32, memory_bytes=memory_bytes)
+        for examples in (
+            Examples(tuple(map(encoded, small)), labels, ids),
+            Examples(tuple(map(encoded, large)), labels, ids, side=10).select(range(6)),
+        )
+    )
+    for left, right in zip(expected, found, strict=True):
+        np.testing.assert_array_equal(left["image"], right["image"])

@@ -37,7 +37,7 @@ def test_the_table_is_the_catalogue():
         )
         assert all(part in line for part in wanted), task.name
         assert task.tfds is None or f"`{task.tfds}` {task.version}.x" in line
-        assert task.tfds is None or f"`{task.train}`, `{task.test}`" in line
+        assert task.tfds is None or f"{f'`{task.train}`' if task.train else 'none'}, `{task.test}`" in line
 
 
 def test_every_function_that_is_told_of_is_there():

@@ -51,3 +51,14 @@ def test_eurosat_is_tuned_as_in_the_paper():
     assert (stage.learning_rate, stage.batch_size, stage.synthetic_share) == (0.001, 544, pytest.approx(512 / 544))
     assert (stage.synthetic_loss, stage.soft_images) == (0.5, "synthetic")
     assert tuple(config.study.shots) == (1, 2, 4, 8, 16)
+
+
+def test_deit_is_trained_as_by_its_authors():
+    config = load_config(f"{FILES[0].parent / 'table9_deit.py'}:cifar100")
+    first, second = recipes(config)["synthetic_random"].stages
+    assert first.steps == round(300 * 1_200_000 / 1024)
+    assert (first.optimizer, first.learning_rate, first.weight_decay, first.warmup_steps) == ("adamw", 0.001, 0.05, 5859)
+    assert (first.mixup_alpha, first.cutmix_alpha, first.cutmix_share, first.label_smoothing) == (0.8, 1.0, 0.5, 0.1)
+    assert (first.erasing, first.erasing_fill, first.randaugment, first.randaugment_layers) == (0.25, "pixel", 9.0, 2)
+    assert (first.stochastic_depth, config.training.batch_size, config.synthetic.per_class) == (0.1, 1024, 12_000)
+    assert (second.steps, second.batch_size) == (round(1000 * 50_000 / 768), 768)

@@ -173,3 +173,12 @@ def test_a_wrong_recipe_gets_one_sentence(stages, told):
 def test_an_unknown_recipe_suggests_the_nearest():
     with pytest.raises(UserError, match="did you mean 'bridged'"):
         recipe_from_config("briged", default_recipes(), TRAINING)
+
+
+def test_low_resolution_is_stated_of_synthetic_images_for_all_stages_or_one():
+    stages = [{"data": "synthetic"}, {"data": "mixed", "synthetic_side": 64}, {"data": "real"}]
+    recipe = recipe_from_config("mine", stages, {**TRAINING, "synthetic_side": 32})
+    assert [stage.synthetic_side for stage in recipe.stages] == [32, 64, None]
+    assert "synthetic_side" not in recipe_from_config("mine", stages[:1], TRAINING).stages[0].to_dict()
+    with pytest.raises(UserError, match=r"recipes\.mine\[0\]\.synthetic_side is set, but data is 'real'"):
+        recipe_from_config("mine", [{"data": "real", "synthetic_side": 32}], TRAINING)

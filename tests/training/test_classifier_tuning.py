@@ -104,6 +104,10 @@ def test_each_image_is_encoded_once_and_found_again_on_disk(model, cache):
     more = CountingStreams()
     train(given, model, streams=more, synthetic=images)
     assert more.encoded == [3]
+    # Reduced first, they are others.
+    reduced = CountingStreams()
+    train([{"data": "synthetic", "steps": 1, "synthetic_side": 8, **TUNING}], model, streams=reduced, synthetic=few)
+    assert reduced.encoded == [12]
 
 
 def test_features_of_other_weights_sizes_and_crops_are_not_used(model, cache):
