@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import importlib
 import io
 import json
 import multiprocessing
@@ -30,7 +31,9 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
 from bridgejax.data.records import decode_example, read_records
@@ -48,6 +51,10 @@ LIMIT = 60.0  # seconds that a worker may take
 _EVENTS = frozenset({"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir"})  # audit events that a fault may hit
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload([__name__])
+# What a worker would import late, so that faults hit the files of sets alone.
+Image.preinit()
+with contextlib.suppress(ImportError):
+    importlib.import_module("array_record.python.array_record_module")
 
 
 class NullGenerator:
@@ -133,6 +140,7 @@ def _serve(
     try:
         sys.stdout = sys.stderr = printed
         set_plan.class_keys, set_plan.seeds_of = _class_keys, _seeds_of
+        jax.process_index, jax.process_count = lambda: 0, lambda: 1  # without starting a backend
         tqdm.set_lock(threading.RLock())  # its own would be left over as a semaphore
         if files is not None:
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -383,7 +391,7 @@ def damaged_shard(truth: Truth, folder: Path, draw: random.Random) -> Left:
     elif harm == "gone":
         victim.unlink()
     else:
-        others = [path for path in victim.parent.glob(f"{victim.name[:8]}*") if path.read_bytes() != data]
+        others = [path for path in victim.parent.iterdir() if path.suffix[:5] == victim.suffix[:5] and path != victim]
         victim.write_bytes(draw.choice(others).read_bytes())
     found = call(partial(read, folder))  # what training does first
     left = _repaired(truth, folder)
