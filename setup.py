@@ -54,6 +54,7 @@ setup(
         "parity": ["torch==2.13.0", "diffusers>=0.42.1", "peft", "timm", "open_clip_torch", "efficientnet-lite-pytorch"],
         "ray": ["ray>=2.40"],
         "slurm": ["submitit>=1.5"],
+        "tensorboard": ["clu>=0.0.12", "tensorboard>=2.20"],  # clu writes by tf.summary, whose scalars are TensorBoard's
         "stores": ["gcsfs>=2024.6", "s3fs>=2024.6"],
         "cuda": ["jax[cuda13]>=0.10.2"],
         "tpu": ["jax[tpu]>=0.10.2"],

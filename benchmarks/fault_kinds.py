@@ -1,7 +1,8 @@
 """Faults of one machine, each on a small set or study of its own: what goes wrong, the repair, and what is left of it.
 
-A worker is a forked child of a process that has imported everything and initialised nothing, so a fault takes well under a
-second. The generator is a stand-in of 8×8 pixels; everything that touches the disk is bridgejax's own.
+A worker is a child of a server process that has imported everything and run nothing (the start method "forkserver"), so that
+it starts in milliseconds and whatever its caller has done. The generator, of 8×8 pixels, and the seeds are stand-ins without
+JAX; everything that touches the disk is bridgejax's own.
 """
 
 from __future__ import annotations
@@ -9,35 +10,51 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import importlib
 import io
 import json
+import multiprocessing
+import multiprocessing.connection
 import os
-import pickle
 import random
 import resource
 import shutil
 import signal
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
+from PIL import Image
+from tqdm import tqdm
 
 from bridgejax.data.records import decode_example, read_records
 from bridgejax.errors import TryAgain, UserError
 from bridgejax.files import write_json
+from bridgejax.identity import fold_word
 from bridgejax.studies.run_results import RESULT_FILE, RESULTS_FILE, read_results, read_run_record, write_results
 from bridgejax.synthesis import generate_set, open_set
+from bridgejax.synthesis import plan as set_plan
 
 CLASSES, PER_CLASS, SHARD_SIZE = ("red", "green"), 8, 2
 SHARDS = len(CLASSES) * PER_CLASS // SHARD_SIZE
 RUNS = 5
 LIMIT = 60.0  # seconds that a worker may take
 _EVENTS = frozenset({"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir"})  # audit events that a fault may hit
+_SERVER = multiprocessing.get_context("forkserver")
+_SERVER.set_forkserver_preload([__name__])
+# What a worker would import late, so that faults hit the files of sets alone.
+Image.preinit()
+with contextlib.suppress(ImportError):
+    importlib.import_module("array_record.python.array_record_module")
 
 
 class NullGenerator:
@@ -88,25 +105,43 @@ class Left:
         return not any((self.lost, self.doubled, self.different, self.wrong_lines, self.unfound, self.litter, self.note))
 
 
-def fork(work: Callable[[], Any], at: int = 0, signal_sent: int = signal.SIGKILL, files: int | None = None) -> Worker:
-    """Starts `work` in a forked child.
+def _class_keys(_: int, class_names: Sequence[str]) -> np.ndarray:
+    """Stands in for `bridgejax.identity.class_keys`, whose compilation would take longer than all else in a worker."""
+    return np.array([fold_word(name) for name in class_names], np.int64)
+
+
+def _seeds_of(keys: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    """Stands in for `bridgejax.identity.seeds_of`."""
+    return keys << 16 | indices
+
+
+def start(work: Callable[[], Any], at: int = 0, signal_sent: int = signal.SIGKILL, files: int | None = None) -> Worker:
+    """Starts `work` in a worker.
 
     Args:
-      work: what it does.
+      work: what it does; a function of a module, with its arguments.
       at: the file operation before which it gets `signal_sent`; 0 for none.
       signal_sent: SIGKILL or SIGSTOP.
       files: the greatest size of a file that it may write, in bytes.
     """
-    reading, writing = os.pipe()
-    pid = os.fork()
-    if pid:
-        os.close(writing)
-        return Worker(pid, reading)
-    os.close(reading)
+    reading, writing = _SERVER.Pipe(duplex=False)
+    process = _SERVER.Process(target=_serve, args=(writing, work, at, signal_sent, files), daemon=True)
+    process.start()
+    writing.close()
+    return Worker(process, reading)
+
+
+def _serve(
+    writing: multiprocessing.connection.Connection, work: Callable[[], Any], at: int, signal_sent: int, files: int | None
+) -> None:
+    """What a worker does, which ends here."""
     printed = io.StringIO()
     code, value = 0, None
     try:
         sys.stdout = sys.stderr = printed
+        set_plan.class_keys, set_plan.seeds_of = _class_keys, _seeds_of
+        jax.process_index, jax.process_count = lambda: 0, lambda: 1  # without starting a backend
+        tqdm.set_lock(threading.RLock())  # its own would be left over as a semaphore
         if files is not None:
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
             resource.setrlimit(resource.RLIMIT_FSIZE, (files, files))
@@ -119,10 +154,8 @@ def fork(work: Callable[[], Any], at: int = 0, signal_sent: int = signal.SIGKILL
         code, value = 2, str(error)
     except BaseException as error:
         code, value = 1, f"{type(error).__name__}: {error}"
-    data = pickle.dumps((value, printed.getvalue()))
     with contextlib.suppress(OSError):
-        while data:
-            data = data[os.write(writing, data) :]
+        writing.send((value, printed.getvalue()))
     os._exit(code)
 
 
@@ -148,41 +181,36 @@ def _strike(at: int, signal_sent: int) -> None:
 
 @dataclass
 class Worker:
-    """A forked child."""
+    """A process that works, and the pipe on which it tells what came of it."""
 
-    pid: int
-    reading: int
-    code: int | None = None
-    _data: bytes = field(default=b"", repr=False)
+    process: ForkServerProcess
+    reading: multiprocessing.connection.Connection
 
     def wait(self, stopped: bool = False) -> Ended:
-        """Returns how it ended, or with `stopped` None as its code once it is stopped; it is killed after `LIMIT` seconds."""
-        os.set_blocking(self.reading, False)
+        """Returns how it ended, or with `stopped` that it is stopped; it is killed after `LIMIT` seconds."""
         end = time.monotonic() + LIMIT
-        while True:
-            with contextlib.suppress(BlockingIOError):
-                while part := os.read(self.reading, 1 << 16):
-                    self._data += part
-            pid, status = os.waitpid(self.pid, os.WNOHANG | os.WUNTRACED)
-            if pid and os.WIFSTOPPED(status):
-                if stopped:
-                    return Ended(0, None, "stopped")
-            elif pid:
-                break
+        while not self.reading.poll(0.005 if stopped else 1.0):  # also where it is gone and its end is closed
+            if stopped and self._is_stopped():
+                return Ended(0, None, "stopped")
             if time.monotonic() > end:
-                os.kill(self.pid, signal.SIGKILL)
-            time.sleep(0.002)
-        with contextlib.suppress(BlockingIOError):
-            while part := os.read(self.reading, 1 << 16):
-                self._data += part
-        os.close(self.reading)
-        value, printed = pickle.loads(self._data) if self._data else (None, "")
-        return Ended(os.waitstatus_to_exitcode(status), value, printed)
+                self.process.kill()
+        try:
+            value, printed = self.reading.recv()
+        except (EOFError, OSError):
+            value, printed = None, ""
+        self.reading.close()
+        self.process.join()
+        return Ended(self.process.exitcode or 0, value, printed)
+
+    def _is_stopped(self) -> bool:
+        with contextlib.suppress(OSError):
+            return Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+        return False
 
 
 def call(work: Callable[[], Any], **faults: Any) -> Ended:
-    """Does `work` in a forked child; arguments as of `fork`."""
-    return fork(work, **faults).wait()
+    """Does `work` in a worker; arguments as of `start`."""
+    return start(work, **faults).wait()
 
 
 # -- sets ----------------------------------------------------------------------------------------------------------------------
@@ -201,6 +229,11 @@ def make(folder: Path, shards: Sequence[int] | None = None, per_class: int = PER
         guidance_scale=1.0,
         shards=shards,
     ).images_made
+
+
+def read(folder: Path) -> int:
+    """Returns how many images a set holds, once all of them were read."""
+    return len(list(open_set(folder)))
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -231,7 +264,7 @@ class Truth:
     @classmethod
     def make(cls, root: Path) -> Truth:
         """Makes it below `root`."""
-        ended = call(lambda: make(root / "truth"))
+        ended = call(partial(make, root / "truth"))
         if ended.code:
             raise UserError(f"the set without faults failed: {ended.value}")
         records = tuple(
@@ -246,8 +279,8 @@ class Truth:
             for k in range(RUNS)
         )
         truth = cls(root / "truth", files_of(root / "truth"), 0, records, 0)
-        of_set = call(lambda: _count(lambda: make(root / "a"))).value
-        of_lines = call(lambda: _count(lambda: write_study(root / "b", truth))).value
+        of_set = call(partial(_count, make, root / "a")).value
+        of_lines = call(partial(_count, write_study, root / "b", truth)).value
         return cls(truth.folder, truth.files, of_set, records, of_lines)
 
     def judge(self, folder: Path) -> Left:
@@ -270,7 +303,8 @@ class Truth:
         )
 
 
-def _count(work: Callable[[], Any]) -> int:
+def _count(work: Callable[..., Any], *arguments: Any) -> int:
+    """Returns how many file operations `work` takes."""
     count = 0
 
     def look(event: str, _: object) -> None:
@@ -286,13 +320,13 @@ def _count(work: Callable[[], Any]) -> int:
         sync(descriptor)
 
     os.fsync = fsync
-    work()
+    work(*arguments)
     return count
 
 
 def _repaired(truth: Truth, folder: Path) -> Left:
     """Runs the command again, as a person would, and judges what it leaves."""
-    ended = call(lambda: make(folder))
+    ended = call(partial(make, folder))
     left = truth.judge(folder)
     if ended.code:
         left.note = f"the repair ended with {ended.code}: {ended.value}"
@@ -305,19 +339,17 @@ def _moment(draw: random.Random, operations: int) -> int:
 
 def killed_driver(truth: Truth, folder: Path, draw: random.Random) -> Left:
     """SIGKILL of the process that makes the whole set."""
-    call(lambda: make(folder), at=_moment(draw, truth.operations))
+    call(partial(make, folder), at=_moment(draw, truth.operations))
     return _repaired(truth, folder)
 
 
 def killed_worker(truth: Truth, folder: Path, draw: random.Random) -> Left:
     """SIGKILL of a worker among others, whose shards a new one makes."""
     order = draw.sample(range(SHARDS), SHARDS)
-    workers = [
-        fork(lambda k=k: make(folder, order[k::2]), at=_moment(draw, truth.operations // 2) * (k == 0)) for k in range(2)
-    ]
+    workers = [start(partial(make, folder, order[k::2]), at=_moment(draw, truth.operations // 2) * (k == 0)) for k in range(2)]
     for worker in workers:
         worker.wait()
-    call(lambda: make(folder, order[0::2]))
+    call(partial(make, folder, order[0::2]))
     return _repaired(truth, folder)
 
 
@@ -325,7 +357,7 @@ def two_workers(truth: Truth, folder: Path, draw: random.Random) -> Left:
     """Two workers on the same shards at once, both to the end or one killed."""
     shards = draw.sample(range(SHARDS), draw.randint(1, SHARDS))
     at = _moment(draw, truth.operations // 2) * draw.randint(0, 1)
-    ends = [worker.wait() for worker in [fork(lambda: make(folder, shards), at=at if k else 0) for k in range(2)]]
+    ends = [worker.wait() for worker in [start(partial(make, folder, shards), at=at if k else 0) for k in range(2)]]
     left = _repaired(truth, folder)
     if ends[0].code not in (0, os.EX_TEMPFAIL):
         left.note = f"the worker beside another ended with {ends[0].code}: {ends[0].value}"
@@ -334,11 +366,11 @@ def two_workers(truth: Truth, folder: Path, draw: random.Random) -> Left:
 
 def hanging_worker(truth: Truth, folder: Path, draw: random.Random) -> Left:
     """A worker that hangs (SIGSTOP) while others finish the set, and wakes up afterwards."""
-    hanging = fork(lambda: make(folder, range(SHARDS)), at=_moment(draw, truth.operations), signal_sent=signal.SIGSTOP)
+    hanging = start(partial(make, folder, range(SHARDS)), at=_moment(draw, truth.operations), signal_sent=signal.SIGSTOP)
     stopped = hanging.wait(stopped=True).printed == "stopped"
     left = _repaired(truth, folder)
     if stopped:
-        os.kill(hanging.pid, signal.SIGCONT)
+        os.kill(hanging.process.pid or 0, signal.SIGCONT)
         hanging.wait()
         late = truth.judge(folder)
         left = late if left.clean else left
@@ -359,9 +391,9 @@ def damaged_shard(truth: Truth, folder: Path, draw: random.Random) -> Left:
     elif harm == "gone":
         victim.unlink()
     else:
-        others = [path for path in victim.parent.glob(f"{victim.name[:8]}*") if path.read_bytes() != data]
+        others = [path for path in victim.parent.iterdir() if path.suffix[:5] == victim.suffix[:5] and path != victim]
         victim.write_bytes(draw.choice(others).read_bytes())
-    found = call(lambda: len(list(open_set(folder))))  # what training does first
+    found = call(partial(read, folder))  # what training does first
     left = _repaired(truth, folder)
     # A flipped space of a sidecar, which is JSON, changes nothing that it says.
     if found.code == 0 and "sidecars" not in str(victim):
@@ -372,18 +404,18 @@ def damaged_shard(truth: Truth, folder: Path, draw: random.Random) -> Left:
 def full_disk(truth: Truth, folder: Path, draw: random.Random) -> Left:
     """No space: files end at a size, or the disk refuses to keep what was written."""
     if draw.random() < 0.5:
-        ended = call(lambda: make(folder), files=draw.randint(0, 3000))
+        ended = call(partial(make, folder), files=draw.randint(0, 3000))
     else:
         number = draw.randint(1, 3 * SHARDS)
-        ended = call(lambda: _refusing(lambda: make(folder), number))
+        ended = call(partial(_refusing, folder, number))
     left = _repaired(truth, folder)
     if ended.code not in (0, 2, os.EX_TEMPFAIL):
         left.note = f"no sentence, but exit code {ended.code}: {ended.value}"
     return left
 
 
-def _refusing(work: Callable[[], Any], number: int) -> Any:
-    """Does `work`, with the `number`-th fsync refused."""
+def _refusing(folder: Path, number: int) -> int:
+    """Makes a set, with the `number`-th fsync refused."""
     sync, count = os.fsync, 0
 
     def fsync(descriptor: int) -> None:
@@ -394,27 +426,26 @@ def _refusing(work: Callable[[], Any], number: int) -> Any:
         sync(descriptor)
 
     os.fsync = fsync
-    return work()
+    return make(folder)
 
 
 def clock_jump(truth: Truth, folder: Path, draw: random.Random) -> Left:
     """The clock jumps by up to ten years while half of the set is made; files of before are of the future, or of long ago."""
-    jump = draw.uniform(-3e8, 3e8)
-
-    def jumping() -> int:
-        now = time.time
-        time.time = lambda: now() + jump
-        return make(folder, range(0, SHARDS, 2))
-
-    call(jumping)
+    call(partial(_jumping, folder, draw.uniform(-3e8, 3e8)))
     for path in folder.rglob("*"):
         stamp = max(0.0, time.time() + draw.uniform(-3e8, 3e8))
         os.utime(path, (stamp, stamp))
-    ended = call(lambda: make(folder))
+    ended = call(partial(make, folder))
     left = truth.judge(folder)
     if ended.value != len(CLASSES) * PER_CLASS // 2:
         left.note = f"{ended.value} images were made again instead of the missing half"
     return left
+
+
+def _jumping(folder: Path, jump: float) -> int:
+    now = time.time
+    time.time = lambda: now() + jump
+    return make(folder, range(0, SHARDS, 2))
 
 
 # -- results -------------------------------------------------------------------------------------------------------------------
@@ -437,7 +468,7 @@ def results_files(truth: Truth, folder: Path, draw: random.Random) -> Left:
     numbers = draw.sample(range(RUNS), RUNS)
     at = _moment(draw, truth.line_operations)
     workers = [
-        fork(lambda: write_study(folder, truth, numbers), at=at if harm == "killed" or k else 0)
+        start(partial(write_study, folder, truth, numbers), at=at if harm == "killed" or k else 0)
         for k in range(1 if harm != "two" else 2)
     ]
     for worker in workers:
@@ -447,7 +478,7 @@ def results_files(truth: Truth, folder: Path, draw: random.Random) -> Left:
         victim = draw.choice(victims) if victims else folder / RESULTS_FILE
         data = victim.read_bytes() if victim.is_file() else b"{"
         victim.write_bytes(data[: draw.randrange(len(data))])
-    ended = call(lambda: write_study(folder, truth))
+    ended = call(partial(write_study, folder, truth))
     left = Left(note=f"{ended.value}" if ended.code else "")
     lines = [json.loads(line) for line in (folder / RESULTS_FILE).read_text().splitlines()]
     left.wrong_lines = sum(a != b for a, b in zip(lines, truth.records, strict=False)) + abs(len(lines) - RUNS)

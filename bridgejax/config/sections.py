@@ -278,6 +278,9 @@ class TrainingSettings(Optimization):
     )
     evaluations: int = setting(4, "Evaluations of a run along the way, for the convergence curves.", at_least=0)
     checkpoint_seconds: float = setting(60.0, "Time between checkpoints.", unit="seconds", at_least=0, decides=False)
+    tensorboard: bool = setting(
+        False, "Writes each run's scalars for TensorBoard, beside its result (docs/scale/storage.md).", decides=False
+    )
     tuned: str | None = setting(None, "tuning.json of bridgejax tune: each arm's rate and length.", decides=False)
 
 

@@ -12,7 +12,7 @@ from bridgejax.data import Examples
 from bridgejax.errors import Diverged
 from bridgejax.identity import derive_seed
 from bridgejax.progress import stage_heading
-from bridgejax.studies.run_results import CHECKPOINTS
+from bridgejax.studies.run_results import CHECKPOINTS, EVENTS
 from bridgejax.studies.study_plan import StudyPlan, StudyRun, initial_classifier, run_options
 from bridgejax.training import RunResult
 
@@ -71,7 +71,10 @@ def train_seeds(
     for run, folder, synthetic in zip(runs, folders, images, strict=True):
         seed = derive_seed(settings.seed, "train", run.seed)
         model = initial_classifier(settings, plan.class_names, seed)
-        members.append(RunInputs(model, plan.task(run.shots, run.seed), seed, synthetic, folder / CHECKPOINTS, teachers))
+        events = folder / EVENTS if settings.training.tensorboard else None
+        members.append(
+            RunInputs(model, plan.task(run.shots, run.seed), seed, synthetic, folder / CHECKPOINTS, teachers, events)
+        )
     try:
         if len(members) > 1:
             return train_group(recipe, members, options)

@@ -15,6 +15,7 @@ from bridgejax.files import write_atomic, write_json
 RUNS_FOLDER = "runs"
 RESULT_FILE = "result.json"
 CHECKPOINTS = "checkpoints"  # in a run's folder, until there is a result
+EVENTS = "tensorboard"  # in a run's folder, where training.tensorboard asks for them
 RESULTS_FILE = "results.jsonl"
 SECONDS_FILE = "seconds.json"
 

@@ -199,6 +199,7 @@ def plan_study(settings: Settings, load_generators: bool = True, trains: bool = 
     from bridgejax.data.tasks import NAMES_ALONE
     from bridgejax.mesh import generation_mesh, make_mesh
     from bridgejax.models.registry import classifier_digest
+    from bridgejax.training.event_log import check_installed
 
     if trains and settings.task.source == NAMES_ALONE:
         raise UserError(
@@ -216,6 +217,8 @@ def plan_study(settings: Settings, load_generators: bool = True, trains: bool = 
     class_names = tasks[0].class_names
     if trains:
         run_options(settings, mesh)
+        if settings.training.tensorboard:
+            check_installed()
         if settings.training.tuned is not None:
             check_scope(settings.training.tuned, tuning_scope(settings, tasks[0], weights))
         _check_recipes(settings, recipes.values(), tasks)

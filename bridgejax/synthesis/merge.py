@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import cast
 
 from bridgejax.data.records import Value, encode_example
-from bridgejax.data.set_index import sidecar_path
 from bridgejax.errors import UserError
-from bridgejax.files import Place, StoreObject, commit, local_copy, place, write_json, written_aside
+from bridgejax.files import Place, StoreObject, commit, local_copy, place, written_aside
 from bridgejax.identity import digest
 from bridgejax.progress import progress
 from bridgejax.synthesis.plan import GenerationPlan, make_plan
@@ -28,6 +27,7 @@ from bridgejax.synthesis.store import (
     read_sidecar,
     shard_damage,
     stored_set,
+    write_sidecar,
     writing,
 )
 
@@ -194,7 +194,7 @@ def _copy_shard(source: Place, target: Place, store: Store, shard: int) -> None:
             with open(aside, "rb") as file:
                 os.fsync(file.fileno())
             commit(aside, target / name)
-    write_json(sidecar_path(target, shard), sidecar)
+    write_sidecar(target, shard, sidecar)
 
 
 def _check_target(target: Place, identity: SetIdentity, plan: GenerationPlan) -> None:

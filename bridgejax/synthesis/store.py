@@ -84,6 +84,10 @@ class Sidecar(TypedDict):
     images: NotRequired[str]  # where each PNG lies in the record file: `bridgejax.data.set_index`
 
 
+_SIDECAR_KEYS = frozenset({"shard", "identity", "rows", "num_examples", "files"})
+_CHECKSUM = "checksum"
+
+
 def array_record_installed() -> bool:
     """Returns whether shards can be stored as ArrayRecord too."""
     return importlib.util.find_spec("array_record") is not None
@@ -103,8 +107,16 @@ def read_json(path: Place) -> dict[str, object] | None:
 
 def read_sidecar(directory: Place, shard: int) -> Sidecar | None:
     """Returns a shard's sidecar, None where there is none or it is broken."""
-    value = read_json(sidecar_path(directory, shard))
-    return None if value is None or not set(value) >= {"identity", "rows", "files"} else cast(Sidecar, value)
+    value = read_json(sidecar_path(directory, shard)) or {}
+    # In sets of a version without the checksum the keys tell; where a flipped bit renames it, there is a key too many.
+    kept = value.pop(_CHECKSUM, None)
+    whole = set(value) - {SPANS_KEY} == _SIDECAR_KEYS if kept is None else kept == digest(value)
+    return cast(Sidecar, value) if whole else None
+
+
+def write_sidecar(directory: Place, shard: int, sidecar: Sidecar) -> None:
+    """Writes a shard's sidecar, with a checksum of its own."""
+    write_json(sidecar_path(directory, shard), {**sidecar, _CHECKSUM: digest(sidecar)})
 
 
 def stored_set(directory: Place) -> StoredSet | None:
@@ -327,8 +339,9 @@ class Store:
                 rows=self.plan.rows_digest(shard),
                 num_examples=len(spans),
                 files=files,
+                images=pack_spans(spans),
             )
-            write_json(sidecar_path(self.directory, shard), {**sidecar, SPANS_KEY: pack_spans(spans)})
+            write_sidecar(self.directory, shard, sidecar)
 
     def _write_aside(self, paths: list[Path], records: Iterable[bytes]) -> list[Span]:
         """Writes the records in each format; returns where the images lie in the first."""

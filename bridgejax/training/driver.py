@@ -18,11 +18,13 @@ from bridgejax.mesh import local_rows
 from bridgejax.models.classifier import Classifier
 from bridgejax.progress import stage_heading
 from bridgejax.recipes import Recipe, Stage
+from bridgejax.runtime import is_first
 from bridgejax.training import stages
 from bridgejax.training.batches import Array
 from bridgejax.training.checkpoints import Checkpoints, DamagedCheckpoint, Notes
 from bridgejax.training.early_stop import EarlyStop, arrays_of
 from bridgejax.training.evaluator import Evaluator
+from bridgejax.training.event_log import EventLog
 from bridgejax.training.feature_cache import FeatureStreams, caches_features
 from bridgejax.training.feed import started
 from bridgejax.training.run_options import RunInputs, RunOptions, Streams, Teacher, TrainStreamSettings
@@ -70,6 +72,8 @@ class RunDriver:
         self._early: EarlyStop | None = None
         self._checkpoints: Checkpoints | None = None
         self._saved_at = time.monotonic()
+        self._events: EventLog | None = None
+        self._told_seconds = 0.0  # of training, when events were last written
 
     # -- the state -------------------------------------------------------------------------------------------------------------
 
@@ -219,6 +223,16 @@ class RunDriver:
                     raise Diverged(self._diverged(plan, number, name, value, rate), self.inputs.seed)
             closes = number % every == 0 or number == plan.end
             self.record.add_loss(plan.number, number, loss, rate, closes=closes)
+        if self._events is not None and steps:
+            seconds = self.record.seconds["train"] - self._told_seconds
+            self._told_seconds += seconds
+            self._events.write(
+                self.step,
+                "train",
+                loss=float(np.mean([metrics["loss"] for metrics in steps])),
+                learning_rate=float(steps[-1]["learning_rate"]),
+                images_per_second=len(steps) * (plan.stage.batch_size or self.options.batch_size) / max(seconds, 1e-9),
+            )
 
     def _diverged(self, plan: StagePlan, number: int, name: str, value: float, rate: float) -> str:
         latest = None if self._checkpoints is None else self._checkpoints.latest_step()
@@ -233,6 +247,11 @@ class RunDriver:
         split = self.options.eval_split
         metrics = self._evaluator_of(plan).metrics(split, stages.eval_part(self.inputs.task, split), self.state)
         self.record.add_test_metrics(plan.number, metrics)
+        self._tell(split, {name: metrics[name] for name in ("accuracy", "mean_per_class_accuracy", "loss")})
+
+    def _tell(self, part: str, values: Mapping[str, float]) -> None:
+        if self._events is not None:
+            self._events.write(self.step, part, **values)
 
     def _evaluator_of(self, plan: StagePlan) -> Evaluator:
         if not self.caches_features(plan):
@@ -248,6 +267,7 @@ class RunDriver:
             self._early = EarlyStop(plan.stage.early_stop or 1)
         score = self._evaluator_of(plan).metrics("validation", validation, self.state)["mean_per_class_accuracy"]
         self.record.history.append({"stage": plan.number, "step": self.step, "validation_mean_per_class_accuracy": score})
+        self._tell("validation", {"mean_per_class_accuracy": score})
         if not self._early.check(score, self.step, self.state) and self.step < plan.end:
             return False
         self.state = self._early.best_state(self.state)
@@ -256,24 +276,31 @@ class RunDriver:
     # -- checkpoints -----------------------------------------------------------------------------------------------------------
 
     def resume(self) -> None:
-        """Opens the run's checkpoints, if it has a directory, and goes on from the last; `close` ends their writing.
+        """Opens the run's checkpoints and event files, where it has folders for them, and goes on from the last checkpoint.
+
+        `close` ends their writing.
 
         Raises:
-          UserError: the directory holds another run, or what it holds is damaged.
+          UserError: the directory holds another run, what it holds is damaged, or a package for event files is missing.
         """
-        if self.inputs.directory is None:
-            return
-        self._checkpoints = Checkpoints(self.inputs.directory)
+        if self.inputs.directory is not None:
+            self._open_checkpoints(Checkpoints(self.inputs.directory))
+        if self.inputs.events is not None and is_first() and not self.is_finished:
+            self._events = EventLog(self.inputs.events, goes_on=self.step > 0)
+            self._told_seconds = self.record.seconds["train"]
+
+    def _open_checkpoints(self, checkpoints: Checkpoints) -> None:
+        self._checkpoints = checkpoints
         damaged: list[tuple[int, DamagedCheckpoint]] = []
-        for step in self._checkpoints.steps():
+        for step in checkpoints.steps():
             try:
-                self._go_on_from(step, self._checkpoints)
+                self._go_on_from(step, checkpoints)
             except DamagedCheckpoint as error:
                 damaged.append((step, error))
                 continue
             for later, _ in damaged:
                 stage_heading(f"  the checkpoint of step {later} is damaged and is removed; training goes on from step {step}")
-                self._checkpoints.delete(later)
+                checkpoints.delete(later)
             return
         if damaged:
             raise damaged[0][1]
@@ -335,7 +362,9 @@ class RunDriver:
         self._checkpoints.save(self.step, self.state, notes, None if self._early is None else self._early.best_arrays)
 
     def close(self) -> None:
-        """Waits until the checkpoints are on disk."""
+        """Waits until checkpoints and event files are on disk."""
+        if self._events is not None:
+            self._events.close()
         if self._checkpoints is not None:
             self._checkpoints.close()
 

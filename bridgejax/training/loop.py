@@ -97,9 +97,9 @@ def train_stage(stepper: Stepper[T], plan: StagePlan, stop: int, following: Stag
             bar.update(len(pending))
             fetched = jax.device_get(pending)
             pending = []
+            clock.charge("train")
             for number, run in enumerate(runs):
                 run.add_metrics(plan, stepper.metrics_of(number, fetched))
-            clock.charge("train")
             clock.add("input_stall", feed.stall())
             if checks and lead.stops_early(plan):
                 evaluates = any(lead.step <= step <= plan.end for step in lead.evaluation_steps)

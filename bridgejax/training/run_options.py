@@ -121,6 +121,7 @@ class RunInputs:
       directory: where checkpoints lie; None writes none.
       teachers: by the name by which stages call them (`Stage.teacher`). A name that is not there is that of a classifier's
         weights, or "pretrained", which is `model` as it is given.
+      events: where TensorBoard's event files of the run go, written by the first process; None writes none.
     """
 
     model: nnx.Module
@@ -129,6 +130,7 @@ class RunInputs:
     synthetic: Examples | Mapping[str, Examples] | None = None
     directory: Path | None = None
     teachers: Mapping[str, Teacher] = dataclasses.field(default_factory=dict)
+    events: Path | None = None
 
     @property
     def synthetic_sets(self) -> Mapping[str, Examples]:

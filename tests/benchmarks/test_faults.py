@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from benchmarks.fault_kinds import KINDS, Left, Truth, call, make
 from benchmarks.faults import COUNTED, fast, section
-
-# The campaign forks its process, which must not have run JAX: as the programs of tests before it in one worker may have.
-pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +27,7 @@ def test_one_fault_of_each_kind_leaves_nothing(tmp_path: Path) -> None:
 
 def test_what_is_lost_doubled_or_different_is_counted(truth: Truth, tmp_path: Path) -> None:
     assert truth.judge(truth.folder) == Left()
-    assert call(lambda: make(tmp_path / "set")).code == 0
+    assert call(partial(make, tmp_path / "set")).code == 0
     first, second, third = (tmp_path / "set" / f"bridgejax_synthetic-train.tfrecord-0000{k}" for k in range(3))
     second.write_bytes(first.read_bytes())
     left = truth.judge(tmp_path / "set")

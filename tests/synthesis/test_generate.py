@@ -62,7 +62,7 @@ def test_a_finished_set_is_not_made_again(tmp_path, fake):
     assert content(tmp_path) == before
 
 
-@pytest.mark.parametrize("harm", ["flip", "cut", "remove", "sidecar"])
+@pytest.mark.parametrize("harm", ["flip", "cut", "remove", "sidecar", "sidecar's key", "sidecar's index"])
 def test_a_damaged_shard_is_named_and_made_again(tmp_path, fake, capfd, harm):
     generate_set(tmp_path, pipeline=fake, **OPTIONS)
     before = content(tmp_path)
@@ -76,8 +76,12 @@ def test_a_damaged_shard_is_named_and_made_again(tmp_path, fake, capfd, harm):
     elif harm == "remove":
         victim.unlink()
     else:
-        (tmp_path / "sidecars" / "00002.json").write_text("{")
-    if harm != "sidecar":
+        sidecar = tmp_path / "sidecars" / "00002.json"
+        changed = {"sidecar's key": ('"bytes"', '"cytes"'), "sidecar's index": ('"images": "', '"images": "A')}
+        old, new = changed.get(harm, (sidecar.read_text(), "{"))
+        assert old in sidecar.read_text()
+        sidecar.write_text(sidecar.read_text().replace(old, new))
+    if "sidecar" not in harm:
         with pytest.raises(UserError, match=r"shard 2 of .* is damaged"):
             open_set(tmp_path)
     fake.batches.clear()
