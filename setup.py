@@ -42,6 +42,7 @@ setup(
     ],
     extras_require={
         "test": [
+            "clu>=0.0.12",
             "pytest>=8.0",
             "pytest-timeout>=2.3",
             "pytest-xdist>=3.6",
@@ -50,6 +51,7 @@ setup(
             "ruff>=0.15",
             "mypy>=1.18",
             "scikit-learn>=1.5",
+            "tensorboard>=2.20",
         ],
         "parity": ["torch==2.13.0", "diffusers>=0.42.1", "peft", "timm", "open_clip_torch", "efficientnet-lite-pytorch"],
         "ray": ["ray>=2.40"],

@@ -97,7 +97,7 @@ def test_operations_are_pillows(monkeypatch, name):
             argument = theirs.LEVEL_TO_ARG[THEIRS[name]]
             arguments = () if argument is None else argument(10 * level, {})
             options = {"resample": Image.Resampling.BILINEAR, "fillcolor": FILL}
-            if arguments == (0,) and name == "posterize":  # which Pillow refuses since version 11
+            if arguments == (0,) and name == "posterize":  # Pillow refuses to keep no bit
                 expected = np.zeros(pixels.shape, np.int32)
             else:
                 done = theirs.NAME_TO_OP[THEIRS[name]](Image.fromarray(pixels), *arguments, **options)
