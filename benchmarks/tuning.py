@@ -44,7 +44,7 @@ PARTS = {
     ),
     "no_crop": Part("Batch statistics and rate, no crop", "configs/tuning.py:inputs", ("--config.classifier.crop=1.0",)),
     "rates": Part("Rate and steps by arm", "configs/tuning.py"),
-    "images": Part("A template, sentences, or the half of these that the embedded CLIP keeps", "configs/tuning.py:images"),
+    "images": Part("A template, the half of its images that the embedded CLIP keeps, or sentences", "configs/tuning.py:images"),
     "generator": Part("Generated images alone, 128 per class: rate and steps", "configs/generator.py:tuning"),
 }
 

@@ -2,9 +2,9 @@
 
     bridgejax run --config configs/quickstart.py --workdir quickstart
 
-Prompts are sentences (docs/language.md), chosen with the guidance on another task, 3D emoji: docs/results/generator.md. Rates
-are the best of that task's record, docs/results/tuning.md, which was made with a template as prompt; `mixed_50` has that of
-`mixed`, and `synthetic_only` that of the study of generated images alone. What it reaches, and in what time, is measured by
+Prompts and guidance were chosen on another task, 3D emoji: docs/results/generator.md. Rates are the best of that task's record,
+docs/results/tuning.md, which was made with an earlier generator; `mixed_50` has that of `mixed`, and `synthetic_only`, which other
+configs take over, that of the study of generated images alone. What it reaches, and in what time, is measured by
 `python -m benchmarks quickstart` and kept in docs/results/quickstart.md; `python -m benchmarks two_tasks` measures ten seeds
 on two tasks.
 """
@@ -26,7 +26,8 @@ def get_config(arg: str | None = None) -> Any:
     config.study.shots = () if arg else (1, 4)
     config.study.seeds = 3
     config.study.parallel_seeds = "auto"
-    config.prompts.source = "builtin:tux_photos"
+    config.prompts.source = "template"
+    config.prompts.template = "a photo of a {}"
     config.generator.steps = 12
     config.generator.guidance_scale = 3.0
     config.generator.batch_size = 32

@@ -4,7 +4,7 @@
     bridgejax run --config configs/tuning.py --workdir tuning             # rates and lengths of the quick start's arms
     bridgejax run --config configs/tuning.py:layers --workdir layers      # what trains, for the step-matched control alone
     bridgejax run --config configs/tuning.py:inputs --workdir inputs      # batch statistics and rate, for one crop
-    bridgejax run --config configs/tuning.py:images --workdir images      # a template, sentences, or sentences and a filter
+    bridgejax run --config configs/tuning.py:images --workdir images      # a template, sentences, or a template and a filter
     python -m benchmarks tuning                                           # all of it, and docs/results/tuning.md
 
 Ten of the classes of `builtin:tux_photos`, drawn as 3D emoji: no photograph takes part, so its test part is validation for
@@ -29,9 +29,9 @@ LAYERS = {  # what trains → the regular expressions of its parameters, and rat
     "all": (("all",), (0.001, 0.003, 0.01)),
 }
 IMAGES: dict[str, dict[str, Any]] = {  # which synthetic images: with which prompts, and all or what the embedded CLIP keeps
-    "sentences": {},
-    "template": {"synthetic_set": "template"},
-    "sentences_filtered": {"synthetic_filter": ("percentile:50",)},
+    "template": {},
+    "sentences": {"synthetic_set": "sentences"},
+    "template_filtered": {"synthetic_filter": ("percentile:50",)},
 }
 Candidate = tuple[str, dict[str, Any]]  # a recipe, and what its stages change
 
@@ -47,7 +47,7 @@ def get_config(arg: str | None = None) -> Any:
     if arg not in kinds:
         raise ValueError(f"configs/tuning.py has no part {arg!r}; give layers, inputs, images, or none for rates and lengths")
     if arg == "images":
-        config.synthetic_sets.template = {"prompts": {"source": "template"}}
+        config.synthetic_sets.sentences = {"prompts": {"source": "builtin:tux_photos"}}
         config.filter.classifier = "builtin:tiny_clip"
     if arg == "inputs":
         config.study.shots = (4,)
