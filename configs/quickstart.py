@@ -3,8 +3,8 @@
     bridgejax run --config configs/quickstart.py --workdir quickstart
 
 Prompts and guidance were chosen on another task, 3D emoji: docs/results/generator.md. Rates are the best of that task's record,
-docs/results/tuning.md, which was made with an earlier generator; `mixed_50` has that of `mixed`, and `synthetic_only`, which other
-configs take over, that of the study of generated images alone. What it reaches, and in what time, is measured by
+docs/results/tuning.md, which was made with an earlier generator; `mixed_50` has that of `mixed`, and `synthetic_only`, which
+other configs take over, that of the study of generated images alone. What it reaches, and in what time, is measured by
 `python -m benchmarks quickstart` and kept in docs/results/quickstart.md; `python -m benchmarks two_tasks` measures ten seeds
 on two tasks.
 """

@@ -141,9 +141,9 @@ of a CLIP model; their gains are above the same model without synthetic images. 
 and fine-tune ImageNet networks; their figures are those that reviews of the paper quote, and their control takes fewer steps
 than the method. Ours are paired differences from `vanilla_long`, which takes as many steps, with 95 % intervals.
 
-Two rules follow. With one image per class, synthetic images help most; the more there are, the better a generator has to be. And run the control: a
-recipe that helped one generator on one task lost on another. `bridgejax.improve` runs it beside the others, and validation
-images choose.
+Two rules follow. With one image per class, synthetic images help most; the more there are, the better a generator has to be.
+And run the control: a recipe that helped one generator on one task lost on another. `bridgejax.improve` runs it beside the
+others, and validation images choose.
 
 """
 
