@@ -168,8 +168,7 @@ def _where_it_helps(summary: Summary, lead: str, settings: Mapping[str, Sequence
         start = f"With {_listed(others)}, no arm with synthetic images is significantly above {summary.baseline}"
     else:
         start = f"Synthetic images help with {_listed(helped)}"
-        earlier = list(settings)[: len(helped)] == helped
-        start += f", and {'no longer' if earlier else 'not'} with {_listed(others)}" if others else ""
+        start += f"; with {_listed(others)}, no arm with them is significantly better" if others else ""
     return f"{start}: {end}." if end else f"{start}."
 
 

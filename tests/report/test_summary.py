@@ -82,8 +82,14 @@ def _shots_study(make_results, better):
 @pytest.mark.parametrize(
     ("better", "start"),
     [
-        ((1,), "Synthetic images help with 1 shot, and no longer with 4 shots and 8 shots: mixed is at +"),
-        ((1, 8), "Synthetic images help with 1 shot and 8 shots, and not with 4 shots: mixed is at +"),
+        (
+            (1,),
+            "Synthetic images help with 1 shot; with 4 shots and 8 shots, no arm with them is significantly better: ",
+        ),
+        (
+            (1, 8),
+            "Synthetic images help with 1 shot and 8 shots; with 4 shots, no arm with them is significantly better: ",
+        ),
         ((1, 4, 8), "Synthetic images help with 1 shot, 4 shots and 8 shots: mixed is at +"),
         ((), "With 1 shot, 4 shots and 8 shots, no arm with synthetic images is significantly above vanilla_long: mixed is at"),
     ],
