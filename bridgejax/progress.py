@@ -196,7 +196,7 @@ class _Log:
             self.write(ended=True, stopped=stopped)
         if not self.first:
             return
-        for file in self.workdir.glob(f"{_FILE}*"):
+        for file in self.workdir.glob(f"*{_FILE}*"):  # and what a write of one that was killed left
             file.unlink(missing_ok=True)
 
 

@@ -43,6 +43,7 @@ def test_the_page_tells_rates_shards_and_where_time_went(tmp_path, capsys):
         "stopped": None,
     }
     (tmp_path / ".tmp-progress-far:1.json").write_text(json.dumps(other))
+    (tmp_path / ".tmp-.tmp-progress-far:1.json.0").touch()  # a process was killed while it wrote
     with shown_in(tmp_path):
         with progress(40, "generate", "img", 8, (10, 2)) as bar:
             time.sleep(0.1)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from bridgejax.config import check_config, default_config
 from bridgejax.recipes import LENGTH_KEYS, all_recipes, recipe_from_config
+from bridgejax.recipes.parsing import STAGE_KEYS
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "recipes.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.+?)```", PAGE, re.DOTALL)
@@ -27,22 +28,7 @@ def _named() -> set[str]:
 
 
 def test_the_page_names_every_recipe_and_no_other():
-    settings = {
-        *LENGTH_KEYS,
-        "steps",
-        "lr_scale",
-        "reset",
-        "synthetic_filter",
-        "synthetic_share",
-        "synthetic_loss",
-        "early_stop",
-        "loss",
-        "teacher",
-        "soft_images",
-        "head",
-        "batch_size",
-    }
-    assert _named() - settings - {"early_stop_checks"} == set(all_recipes())
+    assert _named() - {*STAGE_KEYS, *LENGTH_KEYS} == set(all_recipes())
 
 
 def test_the_example_of_a_recipe_is_a_recipe():
