@@ -38,7 +38,6 @@ def scalars(folder: Path) -> dict[str, dict[int, list[float]]]:
     return found
 
 
-@pytest.mark.skipif(importlib.util.find_spec("clu") is None, reason="needs the extra tensorboard")
 def test_the_event_files_hold_what_the_history_tells(tmp_path):
     result = train(tmp_path / "whole")
     found = scalars(tmp_path / "whole" / "tensorboard")
