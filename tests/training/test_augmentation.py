@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 from flax import nnx
-from training_fixtures import TinyNet, batch
+from training_fixtures import TinyNet, batch, printed_by
 
 from bridgejax.errors import UserError
 from bridgejax.models import reinitialise
@@ -151,12 +145,7 @@ def test_seeds_that_train_as_one_program_draw_as_alone():
 
 
 def test_one_two_and_four_devices_see_the_same_images():
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
-    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-    program = Path(__file__).with_name("augmentation_program.py")
-    done = subprocess.run([sys.executable, str(program)], env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    one, *more = json.loads(done.stdout)
+    one, *more = printed_by("augmentation_program.py", 4)
     assert more == [one, one]  # digests: bit for bit
 
 

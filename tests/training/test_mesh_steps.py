@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
+from training_fixtures import printed_by
 
 
 def test_eight_devices_train_as_one_does():
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
-    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-    program = Path(__file__).with_name("mesh_program.py")
-    done = subprocess.run([sys.executable, str(program)], env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    printed = json.loads(done.stdout)
+    printed = printed_by("mesh_program.py", 8)
     # Sums in another order, in float32, through four steps.
     assert printed["metrics"] < 1e-5
     assert len(printed["parameters"]) > 4

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from training_fixtures import Streams, TinyNet, examples, task, tiny_resnet
+from training_fixtures import Streams, TinyNet, examples, printed_by, task, tiny_resnet
 
 from bridgejax.errors import UserError
 from bridgejax.models.projection_head import ProjectionHead
@@ -31,12 +25,7 @@ from bridgejax.training import (
 
 
 def test_devices_do_not_change_the_loss():
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
-    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-    program = Path(__file__).with_name("moco_program.py")
-    done = subprocess.run([sys.executable, str(program)], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = {devices: np.array(losses) for devices, losses in json.loads(done.stdout).items()}
+    found = {devices: np.array(losses) for devices, losses in printed_by("moco_program.py", 8).items()}
     one = found["1"]
     assert len(one) == 20
     assert one.std() > 0.01

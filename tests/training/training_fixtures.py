@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -146,3 +151,13 @@ def batch(n: int = 8, seed: int = 0, size: int = 8) -> dict[str, np.ndarray]:
         "image": rng.normal(size=(n, size, size, 3)).astype(np.float32),
         "label": rng.integers(0, CLASSES, n).astype(np.int32),
     }
+
+
+def printed_by(program: str, devices: int) -> Any:
+    """The JSON that a program beside the tests prints in a process of so many virtual devices."""
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
+    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, str(Path(__file__).with_name(program))]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout)
