@@ -1,11 +1,11 @@
-"""Chooses what trains, rates, lengths, crop and images on the emoji task; writes docs/results/tuning.json and tuning.md.
+"""Chooses what trains, rates, lengths, image size and images on the emoji task; writes docs/results/tuning.json and tuning.md.
 
     python tools/build_emoji_task.py --output emoji_task
     python -m benchmarks tuning
     python -m benchmarks tuning --parts rates images    # some of it; the page keeps the others
 
 Runs configs/tuning.py and, for generated images alone, configs/generator.py. Chosen is the highest mean per-class accuracy on
-the emoji, over shots and seeds; what trains is the best for the control, and all arms take one length. No photograph takes
+the emoji, over shots and seeds; all arms train the same layers for as many steps on images of one size. No photograph takes
 part. What is chosen stands in configs/quickstart.py and configs/generator.py, by hand. A stopped part goes on, a finished one
 is only read.
 """
@@ -38,12 +38,11 @@ class Part:
 
 
 PARTS = {
-    "layers": Part("What trains, and its rate, for the control", "configs/tuning.py:layers"),
-    "own_crop": Part(
-        "Batch statistics and rate, the classifier's own crop", "configs/tuning.py:inputs", ("--config.classifier.crop=None",)
-    ),
-    "no_crop": Part("Batch statistics and rate, no crop", "configs/tuning.py:inputs", ("--config.classifier.crop=1.0",)),
+    "size_96": Part("Rate, images of 96 px", "configs/tuning.py:inputs", ("--config.classifier.image_size=96",)),
+    "size_160": Part("Rate, images of 160 px", "configs/tuning.py:inputs", ("--config.classifier.image_size=160",)),
+    "size_224": Part("Rate, images of 224 px", "configs/tuning.py:inputs", ("--config.classifier.image_size=224",)),
     "rates": Part("Rate and steps by arm", "configs/tuning.py"),
+    "layers": Part("What trains, and its rate", "configs/tuning.py:layers"),
     "images": Part("A template, the half of its images that the embedded CLIP keeps, or sentences", "configs/tuning.py:images"),
     "generator": Part("Generated images alone, 128 per class: rate and steps", "configs/generator.py:tuning"),
 }

@@ -15,7 +15,7 @@ from typing import Any
 
 from bridgejax.config import load_config
 
-RATES, STEPS = (0.003, 0.01), (40, 80, 160)
+RATES, STEPS = (0.003, 0.01, 0.03, 0.1), (80, 320)
 
 
 def get_config(arg: str | None = None) -> Any:
@@ -24,17 +24,18 @@ def get_config(arg: str | None = None) -> Any:
     config.synthetic.per_class = 128
     config.study.shots = ()
     config.training.evaluations = 1
+    stage = {key: value for key, value in config.recipes.synthetic_only[0].items() if key != "steps_of"}
     if arg == "tuning":
         config.task.source = "folder:emoji_task"
-        config.study.seeds = 1
+        config.study.seeds = 5
         names = []
         for rate in RATES:
             for steps in STEPS:
                 names.append(f"synthetic_only-{rate:.0e}-{steps}".replace("e-0", "e-"))
-                config.recipes[names[-1]] = ({"data": "synthetic", "learning_rate": rate, "steps": steps},)
+                config.recipes[names[-1]] = ({**stage, "learning_rate": rate, "steps": steps},)
         config.arms = tuple(names)
     else:
-        config.recipes.synthetic_only = ({"data": "synthetic", "learning_rate": 0.003, "steps": 80},)
+        config.recipes.synthetic_only = ({**stage, "learning_rate": 0.1, "steps": 320},)
         config.arms = ("synthetic_only",)
     config.study.baseline = config.arms[0]
     return config

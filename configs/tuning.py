@@ -1,9 +1,9 @@
-"""The settings that the other configs take over, chosen on a task of its own: what trains, rates, lengths, crop, images.
+"""The settings that the other configs take over, chosen on a task of its own: what trains, rates, lengths, sizes, images.
 
     python tools/build_emoji_task.py --output emoji_task
     bridgejax run --config configs/tuning.py --workdir tuning             # rates and lengths of the quick start's arms
-    bridgejax run --config configs/tuning.py:layers --workdir layers      # what trains, for the step-matched control alone
-    bridgejax run --config configs/tuning.py:inputs --workdir inputs      # batch statistics and rate, for one crop
+    bridgejax run --config configs/tuning.py:layers --workdir layers      # what trains
+    bridgejax run --config configs/tuning.py:inputs --workdir inputs      # rates, for one image size
     bridgejax run --config configs/tuning.py:images --workdir images      # a template, sentences, or a template and a filter
     python -m benchmarks tuning                                           # all of it, and docs/results/tuning.md
 
@@ -21,12 +21,15 @@ from types import ModuleType
 from typing import Any
 
 RATES = (0.001, 0.003, 0.01)
-INPUT_RATES = (0.003, 0.01, 0.02)
-BASE_STEPS = (20, 40)  # of a stage of length 1; more, and the quick start would take too long
-LAYERS = {  # what trains → the regular expressions of its parameters, and rates
-    "head": (("head",), (0.01, 0.03, 0.1)),
-    "last_blocks": ((r"^(?!conv_stem|bn0\.|blocks\.(\d|1[01])\.)",), (0.003, 0.01, 0.03)),
-    "all": (("all",), (0.001, 0.003, 0.01)),
+SEEDS = {None: 10, "layers": 2, "inputs": 5, "images": 10}
+BASE_STEPS = (40, 160)  # of a stage of length 1
+# A step of more layers takes a hundred times as long as one of the head on cached features.
+MORE = {"augment": True, "base_steps": 40}
+LAST_BLOCKS = r"^(?!conv_stem|bn0\.|blocks\.(\d|1[01])\.)"
+LAYERS: dict[str, tuple[dict[str, Any], tuple[float, ...]]] = {  # what trains → what its stages say, rates
+    "head": ({}, RATES),
+    "last_blocks": ({"trainable": (LAST_BLOCKS,), **MORE}, RATES[:2]),
+    "all": ({"trainable": ("all",), **MORE}, RATES[:2]),
 }
 IMAGES: dict[str, dict[str, Any]] = {  # which synthetic images: with which prompts, and all or what the embedded CLIP keeps
     "template": {},
@@ -42,15 +45,13 @@ def get_config(arg: str | None = None) -> Any:
     config = quickstart.get_config()
     config.task.source = "folder:emoji_task"
     config.training.evaluations = 0
-    config.study.seeds = 2
     kinds = {None: _lengths, "layers": _layers, "inputs": _inputs, "images": _images}
     if arg not in kinds:
         raise ValueError(f"configs/tuning.py has no part {arg!r}; give layers, inputs, images, or none for rates and lengths")
+    config.study.seeds = SEEDS[arg]
     if arg == "images":
         config.synthetic_sets.sentences = {"prompts": {"source": "builtin:tux_photos"}}
         config.filter.classifier = "builtin:tiny_clip"
-    if arg == "inputs":
-        config.study.shots = (4,)
     plain = config.recipes.to_dict()
     arms = []
     for words, (recipe, settings) in kinds[arg](quickstart):
@@ -77,27 +78,27 @@ def _rate(rate: float) -> str:
 
 
 def _lengths(quickstart: ModuleType) -> Iterator[tuple[str, Candidate]]:
-    for arm in quickstart.LEARNING_RATES:
+    for arm in quickstart.ARMS:
         for rate in RATES:
             for base in BASE_STEPS:
                 yield f"{_rate(rate)}-{2 * base}", (arm, {"learning_rate": rate, "base_steps": base})
 
 
-def _layers(_: ModuleType) -> Iterator[tuple[str, Candidate]]:
-    for name, (trainable, rates) in LAYERS.items():
-        for rate in rates:
-            yield f"{name}-{_rate(rate)}", ("vanilla_long", {"trainable": trainable, "learning_rate": rate})
+def _layers(quickstart: ModuleType) -> Iterator[tuple[str, Candidate]]:
+    for arm in quickstart.ARMS[:2]:
+        for name, (settings, rates) in LAYERS.items():
+            for rate in rates:
+                yield f"{name}-{_rate(rate)}", (arm, {**settings, "learning_rate": rate})
 
 
-def _inputs(_: ModuleType) -> Iterator[tuple[str, Candidate]]:
-    for rate in INPUT_RATES:
-        for statistics in ("frozen", "train"):
-            settings = {"learning_rate": rate, "batch_norm": statistics, "trainable": ("all",)}
-            yield f"{_rate(rate)}-{statistics}", ("vanilla_long", settings)
+def _inputs(quickstart: ModuleType) -> Iterator[tuple[str, Candidate]]:
+    for arm in quickstart.ARMS:
+        for rate in RATES:
+            yield _rate(rate), (arm, {"learning_rate": rate})
 
 
-def _images(_: ModuleType) -> Iterator[tuple[str, Candidate]]:
-    for arm in ("synthetic_only", "mixed_50", "bridged"):
+def _images(quickstart: ModuleType) -> Iterator[tuple[str, Candidate]]:
+    for arm in quickstart.ARMS[1:]:
         for words, settings in IMAGES.items():
             yield words, (arm, settings)
 

@@ -16,7 +16,17 @@ from bridgejax.config import Settings, default_config
 from bridgejax.data import Task, export_task, load_task
 from bridgejax.errors import UserError
 from bridgejax.files import TEMPORARY_PREFIX, expanded, read_json_object, write_json
-from bridgejax.improvement.budget import BASELINE, DESIGNS, Design, Rates, fitting_design, seconds_of, spoken
+from bridgejax.improvement.budget import (
+    BASELINES,
+    DESIGNS,
+    HEAD,
+    HEAD_STEPS,
+    Design,
+    Rates,
+    fitting_design,
+    seconds_of,
+    spoken,
+)
 from bridgejax.improvement.outcome import Improved
 from bridgejax.progress import stage_heading
 from bridgejax.prompts import check_templates, format_prompt
@@ -45,14 +55,15 @@ def improve(
     workdir: str | Path | None = None,
     template: str = "a photo of a {}",
     classifier: str | Path = "builtin:efficientnet_lite0",
-    image_size: int = 96,
+    image_size: int = 160,
     seed: int = 0,
 ) -> Improved:
     """Trains a classifier of the classes in a folder, with generated images where these help.
 
-    It generates images of the classes, trains recipes with and without them, and lets validation images, which are set aside
-    from the training part, choose one of them. That one is then trained again on the whole training part, and compared with
-    the recipe without generated images on the test part, which nothing is chosen by.
+    It generates images of the classes, trains recipes with and without them (of the head alone, and if there is time of all
+    layers), and lets validation images, which are set aside from the training part, choose one of them. That one is then
+    trained again on the whole training part. The best with and the best without generated images are compared on the test
+    part, which nothing is chosen by.
 
     Args:
       photos: a folder of class folders, or of train/ and test/ with class folders (as `folder:PATH` of a config); or
@@ -152,7 +163,13 @@ def _settings(photos: Path, values: Mapping[str, object]) -> Settings:
     config.classifier.weights = str(values["classifier"])
     config.classifier.image_size = values["image_size"]
     config.training.evaluations = 2
-    config.study.baseline = BASELINE
+    config.study.baseline = BASELINES[0]
+    for arm in ("vanilla_long", "mixed_50", "bridged"):
+        stages = [
+            {key: value for key, value in stage.items() if key not in ("length", "steps_of")} for stage in config.recipes[arm]
+        ]
+        alone = {"trainable": ("head",), "augment": False, "steps": 2 * HEAD_STEPS // len(stages)}
+        config.recipes[f"{arm}{HEAD}"] = tuple({**stage, **alone} for stage in stages)
     return Settings.of(config)
 
 
@@ -173,8 +190,9 @@ def _measured(settings: Settings, task: Task) -> Rates:
         np.asarray(pipeline(prompts, seeds=range(count), steps=steps, guidance_scale=generator.guidance_scale))
         return time.monotonic() - began
 
-    def training(steps: int) -> tuple[float, float]:
-        recipe = dataclasses.replace(settings, training=dataclasses.replace(settings.training, steps=steps)).recipe("vanilla")
+    def training(arm: str, steps: int) -> tuple[float, float]:
+        recipe = settings.recipe(arm)
+        recipe = dataclasses.replace(recipe, stages=(dataclasses.replace(recipe.stages[0], steps=steps),))
         began = time.monotonic()
         result = train_recipe(recipe, RunInputs(model, task), options)
         return time.monotonic() - began, result.metrics["seconds"]["train"]
@@ -183,9 +201,13 @@ def _measured(settings: Settings, task: Task) -> Rates:
     two = sampling(2)
     step = (sampling(4) - two) / 2 if two < _LONG_SAMPLING else two / 2
     batch = two + max(0.0, step) * (generator.steps - 2)
-    training(2)  # compiles
-    whole, steps = training(_TIMED_STEPS)
-    return Rates(batch / generator.batch_size, steps / _TIMED_STEPS, whole - steps)
+    photos, _ = training(BASELINES[0], 2)  # compiles, and makes the features of all photographs
+    head_whole, head_steps = training(BASELINES[0], 2 * HEAD_STEPS)
+    training(BASELINES[1], 2)  # compiles
+    whole, steps = training(BASELINES[1], _TIMED_STEPS)
+    image = batch / generator.batch_size + photos / (len(task.train) + len(task.test))
+    heads = (photos, head_steps / (2 * HEAD_STEPS), head_whole - head_steps)
+    return Rates(image, *heads, steps / _TIMED_STEPS, whole - steps)
 
 
 def _carry_out(settings: Settings, design: Design, folder: Path, smallest: int) -> Improved:
@@ -209,9 +231,18 @@ def _carry_out(settings: Settings, design: Design, folder: Path, smallest: int) 
     validation = max(1, min(_MOST_VALIDATION, smallest // 4))
     tuned = tune(replace(settings, task=replace(settings.task, validation_per_class=validation)), choice)
     reached = {arm: row["accuracy"] for arm, row in read_json_object(tuned)["chosen"].items()}
-    synthetic = max(design.arms[1:], key=lambda arm: reached[arm])  # of equal ones the first
-    arm = synthetic if reached[synthetic] > reached[BASELINE] else BASELINE
-    settings = replace(settings, arms=(BASELINE, synthetic), training=replace(settings.training, tuned=str(tuned)))
+    controls = [arm for arm in design.arms if arm in BASELINES]
+    # Of equal ones the first.
+    control, synthetic = (
+        max(arms, key=lambda arm: reached[arm]) for arms in (controls, [arm for arm in design.arms if arm not in controls])
+    )
+    arm = synthetic if reached[synthetic] > reached[control] else control
+    settings = replace(
+        settings,
+        arms=(control, synthetic),
+        training=replace(settings.training, tuned=str(tuned)),
+        study=replace(settings.study, baseline=control),
+    )
     _share_set(choice, study, settings)
     weights = train(settings, study, recipe=arm, seed=0) / CLASSIFIER
     run_study(settings, study)
@@ -220,10 +251,10 @@ def _carry_out(settings: Settings, design: Design, folder: Path, smallest: int) 
     return Improved(
         arm=arm,
         accuracy=accuracies[arm],
-        baseline_accuracy=accuracies[BASELINE],
+        baseline_accuracy=accuracies[control],
         validation_accuracy=reached,
         validation_images=validation * len(results[0].classes) * design.choice_seeds,
-        finding=finding(summarise(results, BASELINE)),
+        finding=finding(summarise(results, control)),
         class_names=results[0].classes,
         image_size=settings.classifier.image_size,
         folder=weights,

@@ -35,9 +35,10 @@ class Improved:
     """The better classifier, and how it was found.
 
     Attributes:
-      arm: the recipe that the validation images chose; "vanilla_long" is the one without generated images.
+      arm: the recipe that the validation images chose; "vanilla_long" and "vanilla_long_head" are without generated images,
+        and where a name ends in "_head", the head alone was trained.
       accuracy: of `classifier` on the test images: the mean over classes, in [0, 1].
-      baseline_accuracy: the same of the classifier that was trained as long on the photographs alone.
+      baseline_accuracy: the same of the best recipe, by validation, on the photographs alone.
       validation_accuracy: by recipe, what the choice was made by; the mean over classes and draws, in [0, 1].
       validation_images: how many these were, each counted once in every draw that it was in.
       finding: what the study found, in a paragraph.
@@ -104,7 +105,7 @@ class Improved:
         chosen, gain = counted(self.validation_images, "validation image"), points(self.accuracy - self.baseline_accuracy)
         return (
             f"{self.arm}, chosen by {chosen}: {percent(self.accuracy)} mean per-class accuracy on the test images, {gain} "
-            f"points against as many steps on the photographs alone.\n{self.finding}\nReport: {self.report}"
+            f"points against the best on the photographs alone.\n{self.finding}\nReport: {self.report}"
         )
 
     def _repr_html_(self) -> str:

@@ -7,6 +7,7 @@ A classifier folder is one that timm or transformers published (`config.json`, f
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -119,7 +120,7 @@ def _load(folder: Path, spec: ClassifierSpec, num_classes: int | None, seed: int
             "their classes or a CLIP model."
         )
     known = spec.num_classes if pretrained and spec.num_classes is not None else classes
-    abstract = nnx.eval_shape(lambda: spec.build(known, nnx.Rngs(0)))
+    abstract = nnx.clone(_abstract(folder, _versions(folder), known))
     abstract.class_names = spec.class_names if known == spec.num_classes else ()
     if not pretrained:
         return reinitialise(abstract, jax.random.key(derive_seed(seed, "initial")))
@@ -130,6 +131,20 @@ def _load(folder: Path, spec: ClassifierSpec, num_classes: int | None, seed: int
     if spec.num_classes != classes:
         reset_head(model, jax.random.key(derive_seed(seed, "head")), classes)
     return model
+
+
+@functools.lru_cache(maxsize=8)
+def _abstract(folder: Path, versions: tuple[tuple[str, int, int], ...], classes: int) -> Classifier:
+    """Returns a folder's network without weights. A study loads it for every run, and tracing it takes most of that time."""
+    del versions  # of a folder that has changed, another network
+    spec = classifier_spec(folder)
+    spec = spec.tower if isinstance(spec, ZeroShotSpec) else spec
+    return nnx.eval_shape(lambda: spec.build(classes, nnx.Rngs(0)))
+
+
+def _versions(folder: Path) -> tuple[tuple[str, int, int], ...]:
+    found = ((file.name, file.stat()) for file in sorted(folder.iterdir()) if file.is_file())
+    return tuple((name, stat.st_mtime_ns, stat.st_size) for name, stat in found)
 
 
 def _read(folder: Path, spec: ClassifierSpec) -> tuple[dict[str, np.ndarray], str]:
@@ -190,8 +205,7 @@ def abstract_classifier(folder_or_name: str | Path, num_classes: int | None = No
     folder = CLASSIFIERS.resolve(folder_or_name)
     spec = classifier_spec(folder)
     spec = spec.tower if isinstance(spec, ZeroShotSpec) else spec
-    classes = num_classes or spec.num_classes or 1
-    return nnx.eval_shape(lambda: spec.build(classes, nnx.Rngs(0)))
+    return nnx.clone(_abstract(folder, _versions(folder), num_classes or spec.num_classes or 1))
 
 
 def classifier_digest(folder_or_name: str | Path) -> str:
