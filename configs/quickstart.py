@@ -41,6 +41,8 @@ def get_config(arg: str | None = None) -> Any:
     config.training.learning_rate = LEARNING_RATE
     config.arms = ARMS
     config.report.synthetic_set = "train"
-    for arm in (*ARMS, "synthetic_only"):  # the last for configs that build on this one
-        config.recipes[arm] = tuple({**stage, **HEAD} for stage in config.recipes[arm])
+    for arm, stages in list(config.recipes.items()):
+        # Other arms that are chosen on the command line compare alike; layers that start anew must train.
+        if all(stage.get("reset", "none") in ("none", "head") and "batch_norm" not in stage for stage in stages):
+            config.recipes[arm] = tuple({**HEAD, **stage} for stage in stages)
     return config

@@ -96,7 +96,7 @@ def improve(
     design = _planned(folder, asked)
     settings = _settings(folder / PHOTOS_FOLDER / name, values)
     if design is None:
-        rates = _measured(settings, task)
+        rates = _measured(settings, task, began + seconds)
         left = seconds - (time.monotonic() - began)
         design = fitting_design(rates, len(task.class_names), left)
         if design is None:
@@ -173,8 +173,16 @@ def _settings(photos: Path, values: Mapping[str, object]) -> Settings:
     return Settings.of(config)
 
 
-def _measured(settings: Settings, task: Task) -> Rates:
-    """Returns how fast this machine generates and trains; what it compiles for that, the work needs too."""
+def _measured(settings: Settings, task: Task, end: float) -> Rates:
+    """Returns how fast this machine generates and trains; what it compiles for that, the work needs too.
+
+    All layers are measured only if that leaves time for them: a step of them takes long, and so does its program.
+
+    Args:
+      settings: of all that is tried.
+      task: the photographs.
+      end: of the budget, by `time.monotonic`.
+    """
     from bridgejax.diffusion.from_config import load_generator
     from bridgejax.mesh import generation_mesh, make_mesh
     from bridgejax.training import RunInputs, train_recipe
@@ -203,11 +211,14 @@ def _measured(settings: Settings, task: Task) -> Rates:
     batch = two + max(0.0, step) * (generator.steps - 2)
     photos, _ = training(BASELINES[0], 2)  # compiles, and makes the features of all photographs
     head_whole, head_steps = training(BASELINES[0], 2 * HEAD_STEPS)
+    image = batch / generator.batch_size + photos / (len(task.train) + len(task.test))
+    rates = Rates(image, photos, head_steps / (2 * HEAD_STEPS), head_whole - head_steps)
+    richest = next(design for design in DESIGNS if design.heads_alone)
+    if 2 * richest.seconds(rates, len(task.class_names)) > end - time.monotonic():
+        return rates
     training(BASELINES[1], 2)  # compiles
     whole, steps = training(BASELINES[1], _TIMED_STEPS)
-    image = batch / generator.batch_size + photos / (len(task.train) + len(task.test))
-    heads = (photos, head_steps / (2 * HEAD_STEPS), head_whole - head_steps)
-    return Rates(image, *heads, steps / _TIMED_STEPS, whole - steps)
+    return dataclasses.replace(rates, step=steps / _TIMED_STEPS, run=whole - steps)
 
 
 def _carry_out(settings: Settings, design: Design, folder: Path, smallest: int) -> Improved:

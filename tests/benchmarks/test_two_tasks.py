@@ -120,7 +120,7 @@ def test_every_arm_of_the_quick_start_takes_as_many_steps_and_a_rate_that_was_tr
 
     recipes = study_recipes(Settings.of(load_config(f"{CONFIGS}/quickstart.py")))
     tried = study_recipes(Settings.of(load_config(f"{CONFIGS}/tuning.py")))
-    assert {recipe.steps for recipe in recipes.values()} == {80}
+    assert len({recipe.steps for recipe in recipes.values()}) == 1
     for arm, recipe in recipes.items():
         candidates = {(e.stages[0].learning_rate, e.steps) for name, e in tried.items() if name.startswith(f"{arm}-")}
         assert (recipe.stages[0].learning_rate, recipe.steps) in candidates

@@ -17,11 +17,8 @@ from bridgejax.errors import UserError
 from bridgejax.improvement import Improved, budget, one_call
 from bridgejax.improvement.budget import BASELINES, DESIGNS, Rates, fitting_design, seconds_of, spoken
 
-# A recipe of the head, and both ways of all layers.
-SMALLEST = dataclasses.replace(
-    DESIGNS[-1], per_class=4, base_steps=2, choice_seeds=2, arms=("vanilla_long_head", "mixed_50_head", "vanilla_long")
-)
-FAST, SLOW = Rates(0.001, 0.1, 0.001, 0.1, 0.002, 0.1), Rates(5.0, 5.0, 0.05, 5.0, 5.0, 5.0)
+SMALLEST = dataclasses.replace(DESIGNS[-1], per_class=4, choice_seeds=2)
+FAST, SLOW = Rates(0.001, 0.1, 0.0001, 0.1, 0.02, 0.1), Rates(5.0, 5.0, 0.05, 5.0, 5.0, 5.0)
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +94,7 @@ def test_another_budget_does_not_continue(improved, arguments):
 @pytest.fixture
 def refused(tmp_path, monkeypatch):
     """Calls that must be refused: gives the sentence, having seen that nothing was written."""
-    monkeypatch.setattr(one_call, "_measured", lambda settings, task: SLOW)
+    monkeypatch.setattr(one_call, "_measured", lambda *_: SLOW)
 
     def call(photos, **options) -> str:
         with pytest.raises(UserError) as caught:
@@ -177,6 +174,11 @@ def test_a_longer_budget_never_tries_less():
     assert places == sorted(places, reverse=True)
     costs = [design.seconds(FAST, 10) for design in DESIGNS]
     assert costs == sorted(costs, reverse=True)
+
+
+def test_a_short_budget_does_not_measure_what_it_has_no_time_for():
+    slow_layers = dataclasses.replace(FAST, step=None)
+    assert fitting_design(slow_layers, 10, 1e9) == next(design for design in DESIGNS if design.heads_alone)
 
 
 def test_importing_the_package_stays_light():
