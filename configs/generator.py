@@ -35,7 +35,7 @@ def get_config(arg: str | None = None) -> Any:
                 config.recipes[names[-1]] = ({**stage, "learning_rate": rate, "steps": steps},)
         config.arms = tuple(names)
     else:
-        config.recipes.synthetic_only = ({**stage, "learning_rate": 0.1, "steps": 320},)
+        config.recipes.synthetic_only = ({**stage, "learning_rate": 0.003, "steps": 80},)
         config.arms = ("synthetic_only",)
     config.study.baseline = config.arms[0]
     return config

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -59,6 +60,8 @@ def average_pool(x: jax.Array, size: int) -> jax.Array:
 
 class AntialiasedBlock(nnx.Module):
     """1×1, 3×3, average pooling, 1×1; batch-normalised, and added to the (pooled and projected) input."""
+
+    branches: ClassVar[tuple[str, ...]] = ("bn3",)  # what stochastic depth may skip: the residual, as its last layer leaves it
 
     def __init__(self, channels_in: int, inner: int, stride: int, *, rngs: nnx.Rngs) -> None:
         channels_out = inner * _EXPANSION

@@ -106,6 +106,11 @@ class InvertedResidual(nnx.Module):
         self.project_conv = _conv(inner, out_channels, 1, 1, rngs)
         self.bn2 = _batch_norm(out_channels, rngs)
 
+    @property
+    def branches(self) -> tuple[str, ...]:
+        """What stochastic depth may skip: the residual, as its last layer leaves it."""
+        return ("bn2",) if self.residual else ()
+
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps [n, h, w, in_channels] to [n, ⌈h / stride⌉, ⌈w / stride⌉, out_channels]."""
         y = x

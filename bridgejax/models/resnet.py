@@ -133,6 +133,11 @@ class ResidualBlock(nnx.Module):
         self.shortcut = conv(channels_in, channels_out, 1, stride, rngs) if projects else None
         self.shortcut_bn = batch_norm(channels_out, rngs) if projects else None
 
+    @property
+    def branches(self) -> tuple[str, ...]:
+        """What stochastic depth may skip: the residual, as its last layer leaves it."""
+        return ("bn2",) if self.bn3 is None else ("bn3",)
+
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps [n, h, w, channels_in] to [n, ⌈h / stride⌉, ⌈w / stride⌉, channels_out]."""
         y = self.bn2(self.conv2(jax.nn.relu(self.bn1(self.conv1(x)))))

@@ -116,8 +116,7 @@ class Stage(Optimization):
     randaugment_layers: int = setting(2, "Operations that RandAugment draws for an image.", at_least=1)
     stochastic_depth: float = setting(
         0.0,
-        "How often an image skips the last block's residual branches in training; it rises evenly from 0 at the first block. "
-        "Vision transformers only.",
+        "How often an image skips the last block's residual branches in training; it rises evenly from 0 at the first block.",
         at_least=0,
         below=1,
     )

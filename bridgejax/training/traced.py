@@ -151,17 +151,17 @@ class BatchNormCall(nnx.Module):
 
 
 def residual_branches(model: nnx.Module) -> list[list[nnx.Module]]:
-    """Returns of each of a model's `blocks` what stochastic depth can skip.
+    """Returns of each of a model's `blocks` what stochastic depth can skip; of one without a residual, nothing.
 
     Raises:
       UserError: it has no blocks, or they do not name their `branches`.
     """
     blocks = getattr(model, "blocks", ())
-    found = [[getattr(block, name) for name in block.branches] for block in blocks if getattr(block, "branches", ())]
-    if not found:
+    found = [[getattr(block, name) for name in getattr(block, "branches", ())] for block in blocks]
+    if not any(found):
         raise UserError(
             f"stochastic_depth is above 0, but {type(model).__name__} has no `blocks` that name their residual `branches`; "
-            "set it to 0, or take a vision transformer."
+            "set it to 0, or take another network."
         )
     return found
 

@@ -11,8 +11,9 @@ from flax import nnx
 from training_fixtures import TinyNet, batch, printed_by
 
 from bridgejax.errors import UserError
-from bridgejax.models import reinitialise
+from bridgejax.models import load_classifier, reinitialise
 from bridgejax.models.classifier import Preprocessing
+from bridgejax.models.resnet import ResNet, ResNetConfig
 from bridgejax.models.vit import VisionTransformer, ViTConfig
 from bridgejax.recipes import Stage, recipe_from_config
 from bridgejax.training import TrainState, make_eval_step, make_optimizer, make_train_step
@@ -174,6 +175,40 @@ def test_stochastic_depth_skips_branches_of_later_blocks():
     assert model(images).shape == (1, 3)
 
 
+def tiny_resnet(bottleneck):
+    """Of two stages of two blocks; the first of each projects its input."""
+    config = ResNetConfig("timm", "resnet", (2, 2), (16, 24), 8, bottleneck)
+    return nnx.jit(lambda: ResNet(config, 3, Preprocessing(16, (0.5,) * 3, (0.5,) * 3, 1.0), rngs=nnx.Rngs(0)))()
+
+
+def tiny_inverted():
+    """A wide EfficientNet has more blocks than a test needs: the first four, of which the third has a residual."""
+    model = load_classifier("builtin:efficientnet_lite0", num_classes=3)
+    model.blocks = nnx.List(list(model.blocks)[:4])
+    return model
+
+
+@pytest.mark.parametrize("make", [lambda: tiny_resnet(False), lambda: tiny_resnet(True), tiny_inverted], ids=["2", "3", "lite"])
+def test_convolutional_blocks_skip_their_residual(make):
+    model = make()
+    model.eval()
+    number, block = max((n, block) for n, block in enumerate(model.blocks) if block.branches)
+    norm = getattr(block, block.branches[0])
+    channels_in = (block.conv1 if hasattr(block, "conv1") else block.expand_conv).kernel.shape[-2]
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(400, 4, 4, channels_in)).astype(np.float32))
+    whole = np.asarray(block(x))
+    with skipping_branches(model, 0.5, jax.random.split(jax.random.key(0), 400)):
+        factor, left = np.asarray(getattr(block, block.branches[0]).rows[...]), np.asarray(block(x))
+    assert abs((factor == 0).mean() - 0.5 * number / (len(model.blocks) - 1)) < 0.08
+    np.testing.assert_array_equal(np.asarray(block(x)), whole)  # the model is as it was
+    scale, bias = norm.scale[...], norm.bias[...]
+    norm.scale[...], norm.bias[...] = 0 * scale, 0 * bias  # a residual of nothing
+    nothing = np.asarray(block(x))
+    np.testing.assert_allclose(left[factor == 0], nothing[factor == 0], rtol=1e-5, atol=1e-5)
+    norm.scale[...], norm.bias[...] = factor.max() * scale, factor.max() * bias
+    np.testing.assert_allclose(left[factor > 0], np.asarray(block(x))[factor > 0], rtol=1e-4, atol=1e-4)
+
+
 def test_a_step_trains_what_stochastic_depth_left_and_evaluation_has_it_all():
     images = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3)).astype(np.uint8)
     data, model = {"image": images, "label": np.arange(4) % 3}, tiny_vit()
@@ -186,6 +221,23 @@ def test_a_step_trains_what_stochastic_depth_left_and_evaluation_has_it_all():
     expected = optax.softmax_cross_entropy_with_integer_labels(left, data["label"]).mean()
     _, metrics = make_train_step(stochastic_depth=0.9, remat=True)(state, data)
     np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-5)
+
+
+def test_batch_norms_behind_a_skipped_residual_take_statistics_of_all_rows():
+    """A row skips what the last norm of a block gives, not the norm."""
+    images = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3)).astype(np.uint8)
+    data = {"image": images, "label": np.arange(4) % 3, "mask": np.ones(4, np.float32)}
+
+    def statistics(most):
+        state = TrainState.create(tiny_resnet(False), make_optimizer("sgd", 0.1), seed=2)
+        after, _ = make_train_step(stochastic_depth=most, batch_norm="train")(state, data)
+        return {name: np.asarray(value) for name, value in after.other.items() if name.startswith("blocks.1.bn")}
+
+    with_depth, without = statistics(0.9), statistics(0.0)
+    assert without.keys() == with_depth.keys()
+    assert len(without) >= 4
+    for name, value in without.items():
+        np.testing.assert_allclose(with_depth[name], value, rtol=1e-5, atol=1e-6)
 
 
 def test_stages_state_them_and_refuse_what_does_not_fit():
