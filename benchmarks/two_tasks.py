@@ -55,37 +55,40 @@ def figures(summary: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def verdicts(tasks: Mapping[str, Mapping[str, Any]], arm: str) -> dict[str, list[str]]:
-    """Returns the shot counts at which an arm is "better" than the control on every task, "worse" on one, or else "open"."""
-    found: dict[str, list[str]] = {"better": [], "worse": [], "open": []}
+    """Returns the shot counts at which an arm is significantly "better" than the control on every task, "partly" so (better on
+    one, worse on none), "worse" on one, or else "open"."""
+    found: dict[str, list[str]] = {"better": [], "partly": [], "worse": [], "open": []}
     for shots in next(iter(tasks.values()))["arms"][arm]:
         ends = [told["arms"][arm][shots]["minus_control"] for told in tasks.values()]
-        if all(end["low"] is not None and end["low"] > 0 for end in ends):
-            found["better"].append(shots)
+        better = [end["low"] is not None and end["low"] > 0 for end in ends]
+        if any(end["high"] is not None and end["high"] < 0 for end in ends):
+            found["worse"].append(shots)
         else:
-            lost = any(end["high"] is not None and end["high"] < 0 for end in ends)
-            found["worse" if lost else "open"].append(shots)
+            found["better" if all(better) else "partly" if any(better) else "open"].append(shots)
     return found
 
 
 def conclusion(tasks: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Returns the first paragraph of the page: where each arm helps, whether any is never worse, and why it stops."""
     on, lost = ("both tasks", " on one of them") if len(tasks) == 2 else ("the task", "")
-    arms = [arm for arm in next(iter(tasks.values()))["arms"] if arm != CONTROL]
+    arms = {arm: verdicts(tasks, arm) for arm in next(iter(tasks.values()))["arms"] if arm != CONTROL}
     sentences, good = [], []
-    for arm in arms:
-        found = verdicts(tasks, arm)
+    for arm, found in sorted(arms.items(), key=lambda each: (-len(each[1]["better"]), len(each[1]["worse"]))):
         said = {
             "better": f"significantly better than the control on {on}",
+            "partly": "significantly better on one of them",
             "open": "not shown to be better or worse",
             "worse": f"significantly worse{lost}",
         }
         parts = [f"{words} with {_shots(found[kind])}" for kind, words in said.items() if found[kind]]
-        sentences.append(f"`{arm}` is {', and '.join(parts)}.")
+        sentences.append(f"`{arm}` is {_listed(parts)}.")
         if found["better"] and not found["worse"]:
             good.append((len(found["better"]), arm))
     if good:
         best = max(good)[1]
-        sentences.append(f"So `{best}` is the recipe to take: it helps where photographs are fewest, and costs nothing later.")
+        sentences.append(
+            f"So `{best}` is the recipe to take: it helps where photographs are fewest, and is nowhere significantly worse."
+        )
     else:
         sentences.append("So no recipe here is both significantly better somewhere and nowhere significantly worse.")
     for name, told in tasks.items():
@@ -93,9 +96,12 @@ def conclusion(tasks: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return [" ".join(sentence for sentence in sentences if sentence)]
 
 
+def _listed(words: Sequence[str]) -> str:
+    return ", ".join(words[:-1]) + (" and " if len(words) > 1 else "") + words[-1]
+
+
 def _shots(counts: Sequence[str]) -> str:
-    words = ", ".join(counts[:-1]) + (" and " if len(counts) > 1 else "") + counts[-1]
-    return f"{words} photograph{'s' if counts != ['1'] else ''} per class"
+    return f"{_listed(counts)} photograph{'s' if counts != ['1'] else ''} per class"
 
 
 def _why(name: str, arms: Mapping[str, Mapping[str, Any]]) -> str:

@@ -48,7 +48,7 @@ def test_the_page_begins_with_where_images_help_and_why_they_stop() -> None:
 
 def test_an_arm_that_loses_on_one_task_is_not_recommended() -> None:
     tasks = {"photos": _task({"mixed_50": GOOD}, CONTROL), "gcompris": _task({"mixed_50": LOST}, CONTROL)}
-    assert two_tasks.verdicts(tasks, "mixed_50") == {"better": [], "worse": ["8"], "open": ["1"]}
+    assert two_tasks.verdicts(tasks, "mixed_50") == {"better": [], "partly": ["1"], "worse": ["8"], "open": []}
     assert "no recipe here is both" in two_tasks.conclusion(tasks)[0]
 
 
