@@ -187,6 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise UserError(f"--shards is {options.shards}; give an even number of at least {WORKERS}.")
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    os.environ["RAY_ADDRESS"] = "local"  # one of its own, whatever cluster this machine is part of
     runtime.start(alone=True)
     load = [os.getloadavg()[0]]
     alone: list[float] = []
