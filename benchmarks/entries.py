@@ -54,6 +54,8 @@ _ENTRIES = (
     Entry("quickstart", "the generator beside PyTorch diffusers alone; the page is left as it is"),
     Entry("planning", "a hundredth of the images; the results are left as they are"),
     Entry("pod", "all of it; the page is left as it is"),
+    Entry("overhead", "processes alone, two shards once; the results are left as they are"),
+    Entry("restore", "a ResNet-18, onto two devices, once; the results are left as they are"),
     Entry("faults", "24 faults; the page is left as it is"),
     Entry("paper_cost", "all of it; the page is left as it is"),
     Entry("accelerator", why_not="it needs a GPU or TPU"),

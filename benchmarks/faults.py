@@ -125,6 +125,7 @@ def judge_study(workdir: Path, truth: Path) -> Left:
         different=sum((ours - theirs).values()),
         wrong_lines=sum(a != b for a, b in zip(lines, true, strict=False)) + abs(len(lines) - len(true)),
         litter=len(litter),
+        note=" ".join(str(path.relative_to(workdir)) for path in litter),
     )
 
 
@@ -146,7 +147,7 @@ def killed_study(truth: Path, workdir: Path, seconds: float, draw: random.Random
     finish(process)
     note = finish(study(workdir, *options))
     left = judge_study(workdir, truth)
-    left.note = note
+    left.note = " ".join(filter(None, (left.note, note)))
     return left
 
 
@@ -166,7 +167,7 @@ def lost_node(truth: Path, workdir: Path, seconds: float, draw: random.Random) -
     finally:
         cluster.shutdown()
     left = judge_study(workdir, truth)
-    left.note = note
+    left.note = " ".join(filter(None, (left.note, note)))
     return left
 
 
@@ -193,6 +194,7 @@ def slow(kinds: Sequence[tuple[str, Callable[..., Left], int]], seed: int, end: 
             except Exception as error:
                 left = Left(note=f"{type(error).__name__}: {error}")
             tally.add(left, time.monotonic() - began, f"{name} {number}, seed {seed}")
+            print(f"{name} {number}: {left}", file=sys.stderr, flush=True)
             shutil.rmtree(workdir, ignore_errors=True)
     return {name: tally for name, tally in found.items() if tally.faults}
 

@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike, DTypeLike
 
-from bridgejax.errors import UserError
+from bridgejax.errors import TryAgain, UserError
 from bridgejax.mesh_axes import DATA_AXIS, FSDP_AXIS, MODEL_AXIS, axis_names, axis_rules, mesh_axes
 
 # A regular expression, searched in a parameter's dotted path, and the mesh axes of its leading dimensions.
@@ -36,6 +36,9 @@ PARAMETER_RULES: tuple[ParameterRule, ...] = (
     (rf"\b{_IN}\.kernel$", PartitionSpec(MODEL_AXIS, None)),
 )
 BATCH_AXES = (DATA_AXIS, FSDP_AXIS)  # that a batch is split over
+OTHERS_GONE = (
+    "another process of this run ended or could not be reached; its own message says why; rerun the command to resume."
+)
 WHOLE_BELOW = 1024  # values: of a smaller array, each device keeps a whole copy, whatever the fsdp axis
 
 # Each of these makes random numbers depend on how arrays are sharded, so that an image would no longer be its seed.
@@ -370,7 +373,7 @@ def barrier(name: str) -> None:
     """Returns when every process is here; at once with one process.
 
     Raises:
-      UserError: another process ended.
+      TryAgain: another process ended.
     """
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils
@@ -379,39 +382,44 @@ def barrier(name: str) -> None:
             multihost_utils.sync_global_devices(name)
 
 
-def any_process(*flags: bool) -> tuple[bool, ...]:
-    """Returns in every process, for each flag, whether it is set in any: clocks and signals differ, collective work must not.
+def gathered(x: np.ndarray) -> np.ndarray:
+    """Returns the arrays of all processes, stacked in their order: [processes, …]; all of them have to ask.
 
     Raises:
-      UserError: another process ended.
+      TryAgain: another process ended.
     """
     if jax.process_count() == 1:
-        return flags
+        return x[None]
     from jax.experimental import multihost_utils
 
     with _all_there():
-        return tuple(map(bool, multihost_utils.process_allgather(np.asarray(flags)).any(axis=0)))
+        return np.asarray(multihost_utils.process_allgather(x))
+
+
+def any_process(*flags: bool) -> tuple[bool, ...]:
+    """Returns in every process whether each flag is set in any: clocks and signals differ, collective work must not."""
+    return tuple(bool(each.any()) for each in gathered(np.asarray(flags)).T)
 
 
 def total(count: int) -> int:
-    """Returns the sum of every process's count, in every process.
+    """Returns the sum of every process's count, in every process."""
+    return int(gathered(np.asarray(count)).sum())
 
-    Raises:
-      UserError: another process ended.
+
+def lost_another(error: BaseException) -> bool:
+    """Tells whether an error of a collective operation says that another process is gone.
+
+    JAX has no type for it, and raises a ValueError where the operation begins after that; but the library is named.
     """
-    if jax.process_count() == 1:
-        return count
-    from jax.experimental import multihost_utils
-
-    with _all_there():
-        return int(multihost_utils.process_allgather(np.asarray(count)).sum())
+    of_jax = isinstance(error, jax.errors.JaxRuntimeError | ValueError)
+    return of_jax and re.search("gloo|nccl|coordination service", str(error), re.IGNORECASE) is not None
 
 
 @contextlib.contextmanager
 def _all_there() -> Iterator[None]:
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
-        raise UserError(
-            "another process of this run ended or could not be reached; its own message says why; rerun the command to resume."
-        ) from error
+    except (jax.errors.JaxRuntimeError, ValueError) as error:
+        if isinstance(error, ValueError) and not lost_another(error):
+            raise
+        raise TryAgain(OTHERS_GONE) from error

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import gc
 import importlib.util
 import os
@@ -21,7 +22,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, NoReturn
@@ -192,7 +193,10 @@ def _join() -> None:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         where = f"at {found.coordinator}" if found.coordinator else f"of {found.launcher} ({PROCESSES}=1 keeps it alone)"
         raise UserError(f"process {found.process} could not join the others {where} ({reason}).") from error
+    global _renew
     sys.excepthook = _end_on_error
+    if threading.current_thread() is threading.main_thread():
+        _renew = _end_on_signal()
     progress.quiet = not is_first()
     # The libraries underneath announce their connections on stdout, which is the command's own.
     own = os.dup(1)
@@ -211,14 +215,14 @@ def _check_alike(settings: Mapping[str, object]) -> None:
     if jax.process_count() == 1:
         return
     import numpy as np
-    from jax.experimental import multihost_utils
 
     from bridgejax.identity import digest
+    from bridgejax.mesh import gathered
 
     def others(*values: object) -> npt.NDArray[np.int64]:
         """Returns, for each process that differs from the first, its number and the place of the first value that does."""
         own = np.array([list(bytes.fromhex(digest(value))) for value in values], np.uint8)
-        differs = (every := multihost_utils.process_allgather(own)) != every[:1]
+        differs = (every := gathered(own)) != every[:1]
         places = np.argwhere(differs.any(axis=2))
         return places[np.unique(places[:, 0], return_index=True)[1]]
 
@@ -259,21 +263,67 @@ def _number() -> int:
 # SIGTERM is how schedulers ask a process to end, SIGUSR1 what SLURM's `--signal=USR1@SECONDS` sends before.
 _ENDING = (signal.SIGTERM, signal.SIGUSR1)
 _came: list[str] = []
+_listens = False
+_leaving: int | None = None  # the code of one process of several that is about to end
+
+
+def _note(number: int, _: object) -> None:
+    _came.append(signal.Signals(number).name)
+
+
+def _end_on_signal() -> Callable[[], object]:
+    """Has SIGTERM and SIGUSR1 end this process of several, with the exit code on which schedulers retry.
+
+    A thread does it: Python calls no handler while a collective operation waits for the others. What is half-made does not
+    count, as after a kill. The others find this process gone where they meet next.
+
+    Returns:
+      What has to be called after other event loops (Orbax's) took the descriptor to which signals are told.
+    """
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    for number in _ENDING:
+        signal.signal(number, _note)  # without a handler of Python's the descriptor gets nothing
+
+    def wait() -> None:
+        while number := os.read(reading, 1):
+            if number[0] in _ENDING and not _listens:
+                if _leaving is not None:
+                    _exit(_leaving)
+                name = signal.Signals(number[0]).name
+                leave_failed(os.EX_TEMPFAIL, f"bridgejax: ended by {name}; what is finished is kept, run the command again.")
+
+    threading.Thread(target=wait, daemon=True).start()
+    renew = functools.partial(signal.set_wakeup_fd, writing, warn_on_full_buffer=False)
+    renew()
+    return renew
+
+
+_renew: Callable[[], object] = lambda: None  # noqa: E731
 
 
 @contextlib.contextmanager
 def listening() -> Iterator[None]:
-    """While the block lasts, SIGTERM and SIGUSR1 are noted for `end_asked` instead of ending the process at once."""
-    handlers = {}
-    if threading.current_thread() is threading.main_thread():
-        note = lambda number, frame: _came.append(signal.Signals(number).name)  # noqa: E731
-        handlers = {number: signal.signal(number, note) for number in _ENDING}
+    """While the block lasts, SIGTERM and SIGUSR1 are noted for `end_asked` instead of ending the process at once.
+
+    A signal on which the block did not end is sent again after it.
+    """
+    global _listens
+    main = threading.current_thread() is threading.main_thread()
+    handlers = {number: signal.signal(number, _note) for number in _ENDING} if main else {}
+    _listens, late = True, []
     try:
         yield
+        late = list(_came)
     finally:
         _came.clear()
+        _listens = False
         for number, handler in handlers.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        if main:
+            _renew()
+        for name in late[:1]:
+            os.kill(os.getpid(), signal.Signals[name])
 
 
 def end_asked() -> str | None:
@@ -288,7 +338,12 @@ def leave_failed(code: int, message: str) -> int:
     before the others do, and a launcher that then ends them keeps the sentence single. A command that is to be started again
     (`os.EX_TEMPFAIL`) ended in all of them; there the first one alone speaks, and ends last, since its end aborts the others.
     """
+    global _leaving
     number = _number()
+    if _is_one_of_several():
+        if _leaving is not None:
+            threading.Event().wait()  # another thread ends the process
+        _leaving = code
     if not number:
         print(message, file=sys.stderr, flush=True)
     if code == os.EX_TEMPFAIL:
@@ -310,6 +365,10 @@ def _is_one_of_several() -> bool:
 
 def _end_on_error(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> NoReturn:
     """Prints an error that nobody expected and ends this process at once, for the same reason as `leave_failed`."""
+    from bridgejax.mesh import OTHERS_GONE, lost_another
+
+    if _leaving is not None or lost_another(error):
+        leave_failed(os.EX_TEMPFAIL, f"bridgejax: {OTHERS_GONE}")
     with contextlib.suppress(OSError):
         sys.__excepthook__(kind, error, trace)
         sys.stderr.flush()

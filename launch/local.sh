@@ -45,9 +45,17 @@ for ((i = 0; i < processes; i++)); do
 done
 
 # Whoever ends with an error decides. Of several that ended since the last look, the highest code does: one that was killed
-# (128 + signal) takes along those that waited for it. An abort decides last: the end of process 0, where all meet, makes JAX
-# abort the others, and may be seen after theirs. `wait -n` would tell the first, but the bash of macOS has none.
-aborted=$((128 + 6)) # 128 + ABRT
+# (128 + signal) takes along those that waited for it. Those end with 75, or abort where process 0 is gone, where all meet; both
+# may be seen before what caused it, so any other code goes before 75, and 75 before an abort. `wait -n` would tell the first,
+# but the bash of macOS has none.
+rank() { # of an exit code
+  case $1 in
+    $((128 + 6))) echo 1 ;; # ABRT
+    75) echo 2 ;;
+    0) echo 0 ;;
+    *) echo $(($1 + 2)) ;;
+  esac
+}
 left=("${pids[@]}") worst=0 looks=0
 while ((${#left[@]})); do
   still=()
@@ -58,10 +66,10 @@ while ((${#left[@]})); do
     fi
     wait "$pid" 2>/dev/null
     code=$?
-    if ((code && (worst == 0 || worst == aborted || (code != aborted && code > worst)))); then worst=$code; fi
+    if (($(rank "$code") > $(rank "$worst"))); then worst=$code; fi
   done
   left=(${still[@]+"${still[@]}"})
-  if ((worst && worst != aborted || looks == 20)); then break; fi
+  if (($(rank "$worst") > 2 || looks == 20)); then break; fi
   if ((worst)); then looks=$((looks + 1)); fi
   ((${#left[@]})) && sleep 0.1
 done

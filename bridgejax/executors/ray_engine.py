@@ -19,7 +19,7 @@ from bridgejax.studies.work_units import WorkUnit
 
 try:
     import ray
-    from ray.exceptions import RayError
+    from ray.exceptions import RayError, RayTaskError
 except ImportError as error:
     raise UserError("executor is 'ray', but Ray is not installed; `pip install 'bridgejax[ray]'`.") from error
 
@@ -52,7 +52,8 @@ def engine(job: UnitJob, queue: collections.deque[WorkUnit]) -> Iterator[tuple[W
                     outcome: UnitOutcome = ray.get(reference)
                 except RayError as error:
                     late = options.unit_seconds is not None and time.monotonic() - began > options.unit_seconds
-                    reason = f"it took longer than {options.unit_seconds} s." if late else str(error).strip().splitlines()[0]
+                    said = str(error).strip().splitlines()[-1 if isinstance(error, RayTaskError) else 0]  # after a traceback
+                    reason = f"it took longer than {options.unit_seconds} s." if late else said
                     outcome = UnitOutcome(AGAIN, reason)
                 yield unit, outcome
             for reference, (_, began) in running.items():

@@ -46,13 +46,19 @@ def open_workdir(workdir: Path, settings: Settings) -> Iterator[None]:
     opened = workdirs.open_workdir(workdir, plain_settings(settings), differences) if is_first() else contextlib.nullcontext()
     with shown_in(workdir, is_first()), opened:
         if is_first():
-            for leftover in (workdir / RUNS_FOLDER).glob(f"*/*/{TEMPORARY_PREFIX}*"):  # of a command that was killed
-                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+            _remove_leftovers(workdir)  # of a command that was killed
         barrier("bridgejax: workdir open")
         workdirs.check_shared(workdir)
         yield
+        if is_first():
+            _remove_leftovers(workdir)  # of a worker that was killed and its run made by another
         with spent("wait"):
             barrier("bridgejax: workdir done")
+
+
+def _remove_leftovers(workdir: Path) -> None:
+    for leftover in (workdir / RUNS_FOLDER).glob(f"*/*/{TEMPORARY_PREFIX}*"):
+        shutil.rmtree(leftover, ignore_errors=True) if leftover.is_dir() else leftover.unlink(missing_ok=True)
 
 
 def plain_settings(settings: Settings) -> dict[str, object]:

@@ -372,7 +372,7 @@ class Store:
     # The end
 
     def finish(self) -> bool:
-        """Writes the TFDS files once every shard of every process is there (process 0 only).
+        """Writes the TFDS files once every shard of every process is there, and removes leftovers (process 0 only).
 
         Returns:
           Whether the set is complete.
@@ -388,6 +388,8 @@ class Store:
             sizes.append(sidecar["files"][tfds_files.shard_name(shard, first)]["bytes"])
         if self.process == 0:
             with writing(self.directory):
+                if not self.beside_others:
+                    self._remove_leftovers()  # of a worker that was killed and its shard made by another
                 self.write_identity()
                 tfds_files.write_tfds_files(
                     self.directory,

@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
-from bridgejax.errors import UserError
+from bridgejax.errors import TryAgain, UserError
+from bridgejax.mesh import OTHERS_GONE, lost_another
 from bridgejax.training.early_stop import BestArrays, EarlyStopNotes
 from bridgejax.training.run_record import HistoryEntry, RunMetrics
 from bridgejax.training.state import TrainState
@@ -170,6 +171,8 @@ def _write_errors(directory: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError) as error:  # TensorStore reports a full disk as a ValueError
+        if lost_another(error):
+            raise TryAgain(OTHERS_GONE) from error
         reason = getattr(error, "strerror", None) or str(error).split("\n")[0][:160]
         raise UserError(
             f"checkpoints cannot be written to {directory} ({reason}); free space or choose another --workdir."

@@ -11,11 +11,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "training"))
 import jax
 import numpy as np
 from flax import nnx
-from sharded_program import batch, net
+from sharded_program import net, train
 
 from bridgejax import runtime
-from bridgejax.mesh import any_process, bytes_per_device, local_rows, make_mesh
-from bridgejax.training import TrainState, make_optimizer, make_train_step
+from bridgejax.mesh import any_process, bytes_per_device, make_mesh
+from bridgejax.training import TrainState, make_optimizer
 from bridgejax.training.checkpoints import Checkpoints
 
 
@@ -27,16 +27,11 @@ def main(folder: str) -> None:
     runtime.start()
     mesh = make_mesh((("fsdp", -1),))
     state = TrainState.create(net(), make_optimizer("sgd", 0.05), mesh=mesh)
-    told: dict = {"losses": [], "bytes": bytes_per_device((state.params, state.opt_state))}
+    told: dict = {"bytes": bytes_per_device((state.params, state.opt_state))}
     checkpoints = Checkpoints(Path(folder) / "checkpoints")
     if checkpoints.latest_step() is not None:
         told["restored"] = numbers(checkpoints.restore(3, state))
-    step = make_train_step(mesh=mesh)
-    for number in range(3):
-        whole = batch(number)
-        rows = local_rows(mesh, len(whole["label"]))
-        state, metrics = step(state, {name: part[rows] for name, part in whole.items()})
-        told["losses"].append(float(metrics["loss"]))
+    state, told["losses"] = train(mesh, make_optimizer("sgd", 0.05), steps=3, state=state)
     told["model"] = numbers(state)
     checkpoints.save(3, state, {})
     checkpoints.close()

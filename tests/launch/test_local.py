@@ -68,6 +68,8 @@ def leftovers(workdir: Path) -> list[str]:
         ("kill -ABRT $$", "exec sleep 50", 128 + signal.SIGABRT),
         ("exit 1", "kill -KILL $$", 128 + signal.SIGKILL),
         ("exec sleep 50", "exit 3", 3),
+        ("exit 75", "sleep 1; exit 2", 2),  # the first had waited for the second
+        ("exit 75", "exec sleep 50", 75),
         ("exit 0", "sleep 0.5; exit 0", 0),
     ],
 )

@@ -16,6 +16,7 @@ from bridgejax.errors import UserError
 
 PROGRAM = Path(__file__).with_name("place_program.py")
 SPLIT = Path(__file__).with_name("split_program.py")
+LOSSES = Path(__file__).with_name("loss_program.py")
 SLURM = {"SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2", "SLURM_PROCID": "1"}
 KUBERNETES = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "JOB_COMPLETION_INDEX": "3"}
 
@@ -130,3 +131,19 @@ def test_a_state_split_over_processes_trains_and_goes_on_elsewhere(tmp_path):
     assert alone["restored"] == pytest.approx(told["model"], rel=1e-6)
     assert told["bytes"] < 0.55 * alone["bytes"]
     assert told["ended"] == [True, False]
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+def test_one_two_and_four_processes_have_the_same_losses_replicated_and_split():
+    def curves(processes: int) -> dict[str, list[float]]:
+        ended = together([[]] * processes, own_variables(processes) if processes > 1 else [{}], LOSSES)
+        assert [code for code, _, _ in ended] == [0] * processes, ended
+        return json.loads(ended[0][1])
+
+    alone = curves(1)
+    assert len(alone["data"]) == 50
+    assert alone["data"][-1] < 0.8 * alone["data"][0]
+    for found in (alone, curves(2), curves(4)):
+        for axis in ("data", "fsdp"):
+            assert found[axis] == pytest.approx(alone["data"], rel=1e-5), axis

@@ -52,6 +52,19 @@ def test_images_do_not_depend_on_batch_or_class_order(tmp_path, fake):
         assert (left["prompt"], left["seed"]) == (right["prompt"], right["seed"])
 
 
+def test_what_a_lost_worker_left_of_a_shard_is_gone_from_the_finished_set(tmp_path, fake):
+    folder = tmp_path / "set"
+
+    def carry_out(shards):
+        for place in (folder, folder / "sidecars"):  # one worker is killed, another makes all
+            (place / ".tmp-half").write_bytes(b"half")
+        generate_set(folder, pipeline=fake, **OPTIONS, shards=shards)
+
+    assert generate_set(folder, pipeline=fake, **OPTIONS, carry_out=carry_out).images_made == 10
+    generate_set(tmp_path / "alone", pipeline=fake, **OPTIONS)
+    assert content(folder) == content(tmp_path / "alone")
+
+
 def test_a_finished_set_is_not_made_again(tmp_path, fake):
     generate_set(tmp_path, pipeline=fake, **OPTIONS)
     before = content(tmp_path)

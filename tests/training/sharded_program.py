@@ -11,12 +11,15 @@ import numpy as np
 from flax import nnx
 from jax.sharding import PartitionSpec
 
-from bridgejax.mesh import bytes_per_device, make_mesh
+from bridgejax.mesh import bytes_per_device, local_rows, make_mesh
 from bridgejax.training import TrainState, make_eval_step, make_optimizer, make_train_step
 from bridgejax.training.checkpoints import Checkpoints
 
 MESHES = {
     "data 2": (("data", 2),),
+    "data 4": (("data", 4),),
+    "data 8": (("data", 8),),
+    "fsdp 2": (("fsdp", 2),),
     "data 2, fsdp 2": (("data", 2), ("fsdp", 2)),
     "fsdp 8": (("fsdp", 8),),
     "data 2, fsdp 2, model 2": (("data", 2), ("fsdp", 2), ("model", 2)),
@@ -60,7 +63,9 @@ def train(mesh, optimizer, *, steps=STEPS, state=None, batch_norm=True, **option
     state = state or TrainState.create(net(batch_norm), optimizer, mesh=mesh)
     step, losses = make_train_step(mesh=mesh, **options), []
     for number in range(steps):
-        state, metrics = step(state, batch(number))
+        whole = batch(number)
+        rows = local_rows(mesh, len(whole["label"]))
+        state, metrics = step(state, {name: part[rows] for name, part in whole.items()})
         losses.append(float(metrics["loss"]))
     return state, losses
 

@@ -15,6 +15,7 @@ import pytest
 from flax import nnx
 from training_fixtures import PlainNet, Streams, TinyNet, examples, task
 
+from bridgejax import runtime
 from bridgejax.errors import TryAgain, UserError
 from bridgejax.mesh import make_mesh
 from bridgejax.recipes import recipe_from_config
@@ -241,6 +242,20 @@ def test_a_schedulers_signal_saves_the_step_and_the_run_goes_on_from_it(tmp_path
     result = run(stages, directory=tmp_path / "run", streams=streams)
     assert 5 <= streams.calls[0]["start_step"] <= 9
     assert result.history == run(stages).history
+
+
+def test_a_signal_after_the_last_step_is_not_forgotten():
+    came = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: came.append(number))
+    try:
+        with runtime.listening():
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert runtime.end_asked() == "SIGTERM"
+            assert came == []
+        assert came == [signal.SIGTERM]
+        assert runtime.end_asked() is None
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_a_truncated_last_checkpoint_is_not_taken_for_the_latest(tmp_path, capsys):

@@ -30,7 +30,7 @@ def test_fifty_steps_have_the_same_losses_on_every_mesh(printed):
     expected = np.array(printed["plain"])
     assert len(expected) == 50
     assert expected[-1] < 0.8 * expected[0]
-    assert len(printed["losses"]) == 4
+    assert len(printed["losses"]) == 7
     for name, losses in printed["losses"].items():
         np.testing.assert_allclose(losses, expected, rtol=1e-5, err_msg=name)
         np.testing.assert_allclose(printed["logits"][name], printed["logits"]["plain"], rtol=1e-3, atol=1e-4, err_msg=name)
