@@ -38,6 +38,8 @@ def decisions(spec: GeneratorSpec) -> str:
     ]
     parts = ("unet", "vae", *TEXT_ENCODERS[: len(spec.text_encoders)])
     lines.append("dtype            " + ", ".join(f"{part} {dtype_of(spec, part)}" for part in parts))
+    if spec.tokenizers and (words := spec.tokenizers[0].added):
+        lines.append(f"words            {', '.join(words)}")
     ignored = dict(spec.ignored)
     for part in parts:
         if spec.held(part) is None:

@@ -34,7 +34,7 @@ _OTHERS: tuple[tuple[str, str], ...] = (
     (r"(.*\.)?(temporal_transformer|motion_modules|time_stack)\..*", "a video model (AnimateDiff or Stable Video Diffusion)"),
     (r"(control_model|controlnet_cond_embedding|input_hint_block)\..*", "a ControlNet"),
     (
-        r".*\.lora_(down|up|A|B)\..*|.*lora\.(down|up)\.weight|lora_(unet|te\d?)_.*|.*\.(hada_w|lokr_w)\d.*|bundle_emb\..*",
+        r".*\.lora_(down|up|A|B)\..*|.*lora\.(down|up)\.weight|(lora_(unet|te\d?)|lycoris)_.*|.*\.(hada_w|lokr_w)\d.*|bundle_emb\..*",
         "a LoRA, which goes into `loras`",
     ),
     (r"emb_params|clip_[lg]", "a textual-inversion embedding, which goes into `embeddings`"),

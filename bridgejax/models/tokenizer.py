@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from bridgejax import disk_cache
+from bridgejax.config import nfc
 from bridgejax.errors import UserError
 from bridgejax.identity import digest, folder_digest
 
@@ -193,7 +194,7 @@ class Tokenizer:
                 raise UserError(f"prompt {text!r} is not a string; give a list of strings.")
         if not texts:
             return np.zeros((0, self.max_tokens), np.int32)
-        texts = [self._expand(text) for text in texts]
+        texts = [self._expand(nfc(text)) for text in texts]  # as CLIP's tokenizer reads them, and as words are added
         rows = np.full((len(texts), self.max_tokens), self._pad_id, np.int32)
         for row, text, encoding in zip(rows, texts, self._backend.encode_batch(texts), strict=True):
             ids = encoding.ids
