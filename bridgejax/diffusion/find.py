@@ -70,7 +70,9 @@ def find_generator(
         spec = read_folder(path, own_vae=vae is None)
         if prediction_type is not None:
             scheduler = {**spec.scheduler, "prediction_type": prediction_type}
-            spec = dataclasses.replace(spec, scheduler=scheduler, extras={"prediction_type": prediction_type})
+            spec = dataclasses.replace(
+                spec, scheduler=scheduler, extras={"prediction_type": prediction_type}, prediction="as asked for"
+            )
     else:
         spec = read_single_file(path, prediction_type, model_config, own_vae=vae is None)
         spec = with_tokenizers(spec, tokenizer) if tokenizers else spec

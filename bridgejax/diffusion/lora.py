@@ -39,7 +39,7 @@ from bridgejax.diffusion.lora_changes import (
     other_change,
 )
 from bridgejax.errors import UserError
-from bridgejax.files import JSONObject, expanded
+from bridgejax.files import JSONObject, check_link, expanded
 from bridgejax.models.original_layout import unet_table_of_config
 from bridgejax.models.safetensors_files import read_metadata, read_tensors
 
@@ -129,7 +129,10 @@ def weights_file(path: Path, what: str, names: Sequence[str]) -> Path:
     Raises:
       UserError: there is none.
     """
+    check_link(path)
     if path.is_dir():
+        for name in names:
+            check_link(path / name)
         file = next((path / name for name in names if (path / name).is_file()), None)
         if file is None:
             raise UserError(f"{path} holds no {what}; expected {' or '.join(names)} in it, or give the file.")

@@ -78,7 +78,9 @@ def read_single_file(
     if strange:
         raise layout.no_place(where, strange)
 
-    scheduler = configs.scheduler_config(family, tensors, prediction_type, where) | overlay["scheduler"]
+    predicted, shown = (prediction_type, "as asked for") if prediction_type else configs.prediction_type(family, tensors)
+    scheduler = configs.scheduler_config(family, tensors, predicted, where) | overlay["scheduler"]
+    shown = "of the model config" if "prediction_type" in overlay["scheduler"] else shown
     velocity = scheduler["prediction_type"] == "v_prediction"
 
     texts = []
@@ -99,8 +101,8 @@ def read_single_file(
     if own_vae:
         if not inside[layout.VAE_PREFIX]:
             raise UserError(
-                f"{where} holds no autoencoder ({layout.VAE_PREFIX}…); give vae=FOLDER, a folder with an autoencoder of "
-                f"{FAMILY_NAMES[family]}."
+                f"{where} holds no autoencoder ({layout.VAE_PREFIX}…); give one of {FAMILY_NAMES[family]}, a folder or a file, "
+                "with vae= or --vae."
             )
         held = inside[layout.VAE_PREFIX]
         vae, parts["vae"], spelling["vae"] = _vae(held, layout.VAE_PREFIX, where, family, unet)
@@ -124,6 +126,7 @@ def read_single_file(
         parts=parts,
         spelling=spelling,
         facts=found.facts,
+        prediction=shown,
         ignored=ignored,
     )
 

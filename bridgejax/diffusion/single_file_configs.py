@@ -311,10 +311,15 @@ def open_clip_encoder(tensors: Tensors, prefix: str, where: str, family: str, wa
     return TextEncoderFile(config, renamed, lambda name: prefix + (layout.open_clip_original(name, layers) or name), ignored)
 
 
+def _in_eight_bits(array: np.ndarray) -> bool:
+    """Returns whether a number of training was cast to 8 bits with the weights, which keep one digit of it."""
+    return array.dtype.name.startswith("float8")
+
+
 def scaling_factor(tensors: Tensors, where: str) -> float | None:
     """Returns the scaling factor of the latents if the file holds it."""
     array = tensors.get("scale_factor")
-    if array is None or array.size != 1:
+    if array is None or array.size != 1 or _in_eight_bits(array):
         return None
     value = float(array.reshape(()))
     if not 0 < value < np.inf:
@@ -322,13 +327,22 @@ def scaling_factor(tensors: Tensors, where: str) -> float | None:
     return value
 
 
-def scheduler_config(family: str, tensors: Tensors, prediction: str | None, where: str) -> JSONObject:
-    """Returns the published scheduler config of a family, with the noise levels of the file if it holds others."""
-    default = "v_prediction" if family == "sd2" or "v_pred" in tensors else "epsilon"
+def prediction_type(family: str, tensors: Tensors) -> tuple[str, str]:
+    """Returns what the UNet of a file predicts, and what shows it."""
+    if "v_pred" in tensors:
+        return "v_prediction", "shown by tensor v_pred"
+    if family != "sd2":
+        return "epsilon", "the family's; no tensor shows another"
     step = tensors.get("global_step")
-    if family == "sd2" and step is not None and step.size == 1 and int(step.reshape(())) == _SD2_BASE_STEP:
-        default = "epsilon"
-    common = {**_BETAS, **_SAMPLERS, "prediction_type": prediction or default, "steps_offset": 1, "timestep_spacing": "leading"}
+    # Files in half precision keep three digits of it.
+    if step is not None and step.size == 1 and abs(float(step.reshape(())) / _SD2_BASE_STEP - 1) < 0.005:
+        return "epsilon", "shown by tensor global_step, which is that of the 512-pixel base"
+    return "v_prediction", "the family's; no tensor shows it, so of a 512-pixel base say prediction_type=epsilon"
+
+
+def scheduler_config(family: str, tensors: Tensors, prediction: str, where: str) -> JSONObject:
+    """Returns the published scheduler config of a family, with the noise levels of the file if it holds others."""
+    common = {**_BETAS, **_SAMPLERS, "prediction_type": prediction, "steps_offset": 1, "timestep_spacing": "leading"}
     config: JSONObject = {
         "sd1": {"_class_name": "PNDMScheduler", **common},
         "sd2": {"_class_name": "DDIMScheduler", **common},
@@ -338,7 +352,7 @@ def scheduler_config(family: str, tensors: Tensors, prediction: str | None, wher
         config |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
         if family == "sd1":  # PNDM cannot start from pure noise
             config["_class_name"] = "DDIMScheduler"
-    if "betas" in tensors:
+    if "betas" in tensors and not _in_eight_bits(tensors["betas"]):
         betas = np.asarray(tensors["betas"], np.float64).reshape(-1)
         expected = np.linspace(_BETAS["beta_start"] ** 0.5, _BETAS["beta_end"] ** 0.5, len(betas)) ** 2  # type: ignore[operator]
         if not np.all((betas > 0) & (betas < 1)):

@@ -18,6 +18,7 @@ import numpy as np
 from bridgejax import disk_cache
 from bridgejax.config import nfc
 from bridgejax.errors import UserError
+from bridgejax.files import check_link
 from bridgejax.identity import digest, folder_digest
 
 
@@ -131,6 +132,8 @@ class Tokenizer:
         source = folder if isinstance(folder, TokenizerSource) else TokenizerSource(Path(folder))
         self.folder, self.max_tokens = source.folder, max_tokens
         if not holds_tokenizer(self.folder):
+            for name in ("vocab.json", "merges.txt", "tokenizer.json"):
+                check_link(self.folder / name)
             raise UserError(f"{self.folder} holds no tokenizer; expected vocab.json and merges.txt, or tokenizer.json.")
 
         def read() -> bytes:
