@@ -66,9 +66,7 @@ def check_link(path: Path) -> None:
     """
     for place in (path, *path.parents):
         if place.is_symlink() and not place.exists():
-            raise UserError(
-                f"{place} is a link to {os.readlink(place)}, which is missing; restore it, or put a copy in the link's place."
-            )
+            raise UserError(f"{place} is a link to {os.readlink(place)}, which is missing; restore it, or replace the link.")
 
 
 def read_json(path: Path, hint: str = "fetch it again") -> object:

@@ -51,7 +51,7 @@ _ELSEWHERE: tuple[tuple[str, str, str], ...] = (
     (r"(encoder|decoder)\.mid\..*", "an autoencoder", "give it beside a generator, as vae or after --vae"),
     (
         r"(down_blocks|encoder\.down_blocks|text_model)\..*",
-        "one part of a folder in the diffusers layout",
+        "one part of a diffusers folder",
         "give the folder that holds model_index.json",
     ),
 )

@@ -33,7 +33,7 @@ from bridgejax.diffusion.spec import GeneratorSpec
 from bridgejax.errors import UserError, choices
 from bridgejax.files import JSONObject, expanded, read_json
 from bridgejax.models import original_layout as layout
-from bridgejax.models.safetensors_files import read_tensors
+from bridgejax.models.safetensors_files import read_metadata, read_tensors
 from bridgejax.models.tokenizer import TokenizerSource, holds_tokenizer
 
 PARTS = ("unet", "vae", "text_encoder", "text_encoder_2", "scheduler")
@@ -78,9 +78,11 @@ def read_single_file(
     if strange:
         raise layout.no_place(where, strange)
 
-    predicted, shown = (prediction_type, "as asked for") if prediction_type else configs.prediction_type(family, tensors)
+    if asked := overlay["scheduler"].get("prediction_type", prediction_type):
+        predicted, shown = asked, "as asked for"
+    else:
+        predicted, shown = configs.prediction_type(family, tensors, read_metadata(path), where)
     scheduler = configs.scheduler_config(family, tensors, predicted, where) | overlay["scheduler"]
-    shown = "of the model config" if "prediction_type" in overlay["scheduler"] else shown
     velocity = scheduler["prediction_type"] == "v_prediction"
 
     texts = []

@@ -26,6 +26,7 @@ _BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_lin
 
 READ = ("betas", "v_pred", "ztsnr", "scale_factor", "global_step")  # numbers of training that the configs are read from
 _SD2_BASE_STEP = 875000  # at which SD 2.0 base, which predicts noise, was saved; diffusers knows it by this number too
+_PREDICTION = "modelspec.prediction_type"
 
 
 class TextEncoderFile(NamedTuple):
@@ -327,17 +328,39 @@ def scaling_factor(tensors: Tensors, where: str) -> float | None:
     return value
 
 
-def prediction_type(family: str, tensors: Tensors) -> tuple[str, str]:
-    """Returns what the UNet of a file predicts, and what shows it."""
-    if "v_pred" in tensors:
-        return "v_prediction", "shown by tensor v_pred"
-    if family != "sd2":
-        return "epsilon", "the family's; no tensor shows another"
+def prediction_type(family: str, tensors: Tensors, metadata: Mapping[str, str], where: str) -> tuple[str, str]:
+    """Returns what the UNet of a file predicts, and what shows it.
+
+    Args:
+      family: of the file.
+      tensors: all of the file.
+      metadata: of the file; training programs write what a model predicts there, as Stability's specification has it.
+      where: the file, for messages.
+
+    Raises:
+      UserError: a tensor and the metadata do not say the same.
+    """
     step = tensors.get("global_step")
+    shown: list[tuple[str, str]] = []
+    if "v_pred" in tensors:
+        shown.append(("v_prediction", "tensor v_pred"))
     # Files in half precision keep three digits of it.
-    if step is not None and step.size == 1 and abs(float(step.reshape(())) / _SD2_BASE_STEP - 1) < 0.005:
-        return "epsilon", "shown by tensor global_step, which is that of the 512-pixel base"
-    return "v_prediction", "the family's; no tensor shows it, so of a 512-pixel base say prediction_type=epsilon"
+    elif family == "sd2" and step is not None and step.size == 1 and abs(float(step.reshape(())) / _SD2_BASE_STEP - 1) < 0.005:
+        shown.append(("epsilon", "tensor global_step, which is that of the 512-pixel base"))
+    said = {"epsilon": "epsilon", "v": "v_prediction"}.get(metadata.get(_PREDICTION, ""))
+    if said is not None:
+        shown.append((said, f"metadata {_PREDICTION}"))
+    if len({kind for kind, _ in shown}) > 1:
+        (one, by), (other, besides) = shown
+        raise UserError(
+            f"{where} does not agree with itself: it predicts {one} by its {by}, but {other} by its {besides}; say which with "
+            f"prediction_type={one} or {other}."
+        )
+    if shown:
+        return shown[0][0], f"shown by {' and '.join(by for _, by in shown)}"
+    if family == "sd2":
+        return "v_prediction", "the family's; nothing in the file shows it, so of a 512-pixel base say prediction_type=epsilon"
+    return "epsilon", "the family's; nothing in the file shows another"
 
 
 def scheduler_config(family: str, tensors: Tensors, prediction: str, where: str) -> JSONObject:

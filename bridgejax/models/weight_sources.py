@@ -51,8 +51,8 @@ class WeightSources:
         check_link(path)
         if path.is_dir():
             # Where a config is passed over, images differ; of weights, those that are wanted are looked at when they are read.
-            for file in (file for pattern in ("*", "*/*") for file in path.glob(f"{pattern}.json")):
-                check_link(file)
+            for config in (config for pattern in ("*.json", "*/*.json") for config in path.glob(pattern)):
+                check_link(config)
             return path
         if path.suffix in PICKLES:
             raise UserError(

@@ -92,7 +92,10 @@ def _eight_bits(tensors: Tensors) -> None:
     tensors |= {name: array.astype(ml_dtypes.float8_e4m3fn) for name, array in tensors.items() if array.dtype == np.float16}
 
 
-EPSILON, VELOCITY = "epsilon (the family's; no tensor shows another)", "v_prediction (the family's; no tensor shows it"
+EPSILON, VELOCITY = (
+    "epsilon (the family's; nothing in the file shows another)",
+    "v_prediction (the family's; nothing in the file shows it",
+)
 CLIP_L, CLIP_H = (
     "text_encoder     2 layers of width 64, quick_gelu, without projection",
     "text_encoder     2 layers of width 64, gelu",
@@ -146,6 +149,33 @@ def test_a_file_of_every_family_is_told(whole: Path, tmp_path: Path, name: str, 
         assert words in text
     assert "ignored          model_ema.decay, model_ema.diffusion_modelinput_blocks00weight: averaged weights" in text
     assert "float16" in text or "float8" in text
+
+
+@pytest.mark.parametrize(
+    ("family", "change", "said", "expected"),
+    [
+        ("sd1", _published, "v", "v_prediction (shown by metadata modelspec.prediction_type)"),
+        ("sd2", _published, "epsilon", "epsilon (shown by metadata modelspec.prediction_type)"),
+        ("sd2", _base, "epsilon", "512-pixel base and metadata modelspec.prediction_type)"),
+        ("sd2", _published, "flow", VELOCITY),
+        ("xl", _velocity, "v", "v_prediction (shown by tensor v_pred and metadata modelspec.prediction_type)"),
+        ("xl", _velocity, "epsilon", ""),
+        ("sd2", _base, "v", ""),
+    ],
+)
+def test_what_is_predicted_may_stand_in_metadata(
+    whole: Path, tmp_path: Path, family: str, change: Any, said: str, expected: str, capfd: Any
+) -> None:
+    """Training programs write it as Stability's model specification has it; where a tensor shows another, both are named."""
+    file = changed(whole, family, tmp_path, change)
+    save_file(load_file(file), file, metadata={"modelspec.prediction_type": said})
+    if expected:
+        assert expected in told(capfd, file)
+    else:
+        assert re.search(
+            r"by its tensor (v_pred|global_step).*by its metadata modelspec\.prediction_type", refused(capfd, file)
+        )
+        assert find_generator(file, prediction_type="epsilon", tokenizers=False).prediction == "as asked for"
 
 
 @pytest.mark.parametrize("family", originals.FAMILIES)
@@ -211,7 +241,7 @@ def test_where_the_autoencoder_comes_from_is_told(whole: Path, tmp_path: Path, f
         ("lycoris_mid_block_attentions_0_proj_in.lokr_w1", "is a LoRA .* in loras or after --lora"),
         ("emb_params", "is a textual-inversion embedding .* in embeddings or after --embedding"),
         ("<neon>", "is a textual-inversion embedding .* in embeddings or after --embedding"),
-        ("down_blocks.0.resnets.0.conv1.weight", "is one part of a folder in the diffusers layout .* holds model_index.json"),
+        ("down_blocks.0.resnets.0.conv1.weight", "is one part of a diffusers folder .* holds model_index.json"),
         ("joint_blocks.0.x_block.attn.qkv.weight", "is Stable Diffusion 3 .* not supported as a single file"),
     ],
 )
