@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bridgejax.diffusion.folder import read_folder
-from bridgejax.diffusion.lora import LoraFiles, lora_file, lora_list, read_lora
+from bridgejax.diffusion.lora import LoraFiles, lora_digest, lora_list, read_lora
 from bridgejax.diffusion.lora_changes import Change
 from bridgejax.diffusion.single_file import ModelConfig, read_single_file, with_tokenizers, with_vae_file
 from bridgejax.diffusion.spec import TEXT_ENCODERS, GeneratorSpec
@@ -112,7 +112,7 @@ def _with_loras(spec: GeneratorSpec, pairs: Sequence[tuple[Path, float]]) -> Gen
         for part, weights in read_lora(path, scale, tensors, spec.unet).items():
             for weight, found in weights.items():
                 deltas.setdefault(part, {}).setdefault(weight, []).extend(found)
-    listed = [[file_digest(lora_file(path)), scale] for path, scale in pairs]
+    listed = [[lora_digest(path), scale] for path, scale in pairs]
     return dataclasses.replace(spec, deltas=deltas, extras={**spec.extras, "loras": listed})
 
 

@@ -9,6 +9,7 @@ These ways of naming the tensors are read:
 - kohya: `lora_unet_…`, `lora_te_…`, `lora_te1_…`, `lora_te2_…` with `.lora_down.weight`, `.lora_up.weight`, `.alpha`;
 - kohya on SDXL: the same with the blocks of the original layout (`lora_unet_input_blocks_4_1_…`);
 - LyCORIS by itself: `lycoris_…` with the UNet's names;
+- PEFT by itself: `base_model.model.…` with the names of one network, `adapter_config.json` beside the file;
 - the program ComfyUI: `diffusion_model.…` (either layout) and `text_encoders.clip_l.transformer.…`.
 
 Besides LoRA, LyCORIS' LoCon (with a core too), LoHa, LoKr, differences of whole weights and trained norms are read, and DoRA
@@ -39,7 +40,8 @@ from bridgejax.diffusion.lora_changes import (
     other_change,
 )
 from bridgejax.errors import UserError
-from bridgejax.files import JSONObject, check_link, expanded
+from bridgejax.files import JSONObject, check_link, expanded, read_json_object
+from bridgejax.identity import digest, file_digest
 from bridgejax.models.original_layout import unet_table_of_config
 from bridgejax.models.safetensors_files import read_metadata, read_tensors
 
@@ -65,10 +67,10 @@ _OTHER_KINDS = (
     (r"lora_(B|up)\.bias$", "a LoRA with biases"),
     (r"lora_embedding_[AB]", "a LoRA of token embeddings"),
     (r"vera_lambda|randlora_|hra_u|\.lora_(E|ranknum)$", "an adapter that is no LoRA"),
-    (r"^(base_model\.model\.)", "a bare PEFT adapter, which does not say what it changes"),
 )
 BUNDLED = "bundle_emb."  # what the names of a learned word's tensors begin with
-_METADATA = "lora_adapter_metadata"
+_METADATA, _BARE, _BARE_CONFIG = "lora_adapter_metadata", "base_model.model.", "adapter_config.json"
+_PLAIN_STARTS = ("gaussian", "eva", "orthogonal")  # of PEFT's ways to begin a LoRA, those that leave the base as it was
 
 
 LoraFile: TypeAlias = str | Path | tuple[str | Path, float]  # a file, with the scale of its changes if not 1
@@ -143,8 +145,15 @@ def weights_file(path: Path, what: str, names: Sequence[str]) -> Path:
 
 
 def lora_file(path: Path) -> Path:
-    """Returns the safetensors file of a LoRA: the path, or the file of diffusers' name in a folder."""
-    return weights_file(path, "LoRA", ("pytorch_lora_weights.safetensors",))
+    """Returns the safetensors file of a LoRA: the path, or the file of diffusers' or PEFT's name in a folder."""
+    return weights_file(path, "LoRA", ("pytorch_lora_weights.safetensors", "adapter_model.safetensors"))
+
+
+def lora_digest(path: Path) -> str:
+    """Returns the SHA-256 of a LoRA's file, and of PEFT's config beside it where that says the alpha."""
+    file = lora_file(path)
+    bare = any(name.startswith(_BARE) for name in read_tensors(file))
+    return digest([file_digest(file), file_digest(file.with_name(_BARE_CONFIG))]) if bare else file_digest(file)
 
 
 def read_lora(
@@ -153,7 +162,7 @@ def read_lora(
     """Reads a LoRA file.
 
     Args:
-      path: a safetensors file, or a folder with `pytorch_lora_weights.safetensors`.
+      path: a safetensors file, or a folder with `pytorch_lora_weights.safetensors` or `adapter_model.safetensors`.
       scale: of the whole change; 0 leaves the generator as it is (but for a DoRA's lengths), negative ones subtract.
       tensors: the generator's: part → name (text encoders without `text_model.`) → array.
       unet_config: the UNet's `config.json`.
@@ -175,8 +184,8 @@ def read_lora(
                     f"{file} is {kind} (tensor {name}), which is not supported; LoRA, DoRA, LoCon, LoHa, LoKr and trained "
                     "norms are."
                 )
-    settings = _settings(file)
-    layers = _Layers(tensors, unet_config)
+    settings, said = _settings(file, bare=any(name.startswith(_BARE) for name in content))
+    layers = _Layers(tensors, unet_config, file)
 
     slots: dict[tuple[str, str], dict[str, str]] = {}
     adapters: dict[bool, str] = {}
@@ -204,12 +213,12 @@ def read_lora(
 
     result: dict[str, dict[str, list[Change]]] = {}
     for (part, layer), names in slots.items():
-        _check_dora(file, settings.get(part, {}).get("use_dora"), names)
+        _check_dora(file, said, settings.get(part, {}).get("use_dora"), names)
         found = {slot: content[name] for slot, name in names.items()}
         alpha = float(found["alpha"].astype(np.float32).reshape(())) if "alpha" in found else None
 
         def factor(rank: int, part: str = part, layer: str = layer, alpha: float | None = alpha) -> float:
-            return scale * _factor(settings.get(part), layer, rank, alpha, file)
+            return scale * _factor(settings.get(part), layer, rank, alpha, said)
 
         for weight, change in _changes(file, layer, names, found, tensors[part], scale, factor):
             result.setdefault(part, {}).setdefault(weight, []).append(change)
@@ -327,17 +336,17 @@ def _changes(
         yield weight, Decomposed(change, lengths)
 
 
-def _check_dora(file: Path, asked: object, names: Mapping[str, str]) -> None:
-    """Refuses a layer of which the file's metadata and its tensors do not say the same."""
+def _check_dora(file: Path, said: str, asked: object, names: Mapping[str, str]) -> None:
+    """Refuses a layer of which the settings (`said` names where they stand) and its tensors do not say the same."""
     if asked is True and "down" in names and "lengths" not in names:
         raise UserError(
-            f"{file}: its metadata asks for DoRA (use_dora), but tensor {names['down']} comes without a lora_magnitude_vector; "
-            "the file is not complete, get it again."
+            f"{said} asks for DoRA (use_dora), but tensor {names['down']} of {file} comes without a lora_magnitude_vector; the "
+            "file is not complete, get it again."
         )
     if asked is False and "lengths" in names:
         raise UserError(
-            f"{file} does not agree with itself: its metadata says use_dora false, but it holds tensor "
-            f"{names['lengths']}; save the LoRA again."
+            f"{file} does not agree with itself: {said} says use_dora false, but it holds tensor {names['lengths']}; save the "
+            "LoRA again."
         )
 
 
@@ -363,7 +372,8 @@ def _check_shapes(file: Path, names: Mapping[str, str], down: np.ndarray, up: np
 class _Layers:
     """The layers of a generator that a LoRA may change, under the names that files give them."""
 
-    def __init__(self, tensors: Mapping[str, Mapping[str, np.ndarray]], unet_config: JSONObject):
+    def __init__(self, tensors: Mapping[str, Mapping[str, np.ndarray]], unet_config: JSONObject, file: Path):
+        self._file = file
         self._layers: dict[str, set[str]] = {}
         self._named: dict[str, tuple[str, str]] = {}
         table = unet_table_of_config(unet_config)
@@ -386,35 +396,64 @@ class _Layers:
                     self._named[dotted + spelling] = (part, layer)
 
     def find(self, name: str) -> tuple[str, str] | None:
-        """Returns (part, layer) of a layer's name in the file, or None."""
+        """Returns (part, layer) of a layer's name in the file, or None.
+
+        Raises:
+          UserError: it may be of either text encoder.
+        """
         if name in self._named:
             return self._named[name]
+        if name.startswith(_BARE):
+            bare = name.removeprefix(_BARE)
+            found = [(part, own) for part in self._layers if (own := _own_name(part, bare)) in self._layers[part]]
+            if len(found) > 1:
+                raise UserError(
+                    f"{self._file}: layer {name} is in both text encoders, and an adapter of PEFT does not say which it is "
+                    "for; save the LoRA with diffusers' save_lora_weights."
+                )
+            return found[0] if found else None
         part, _, inner = name.partition(".")
         if part not in self._layers:
             part, inner = "unet", name  # attention processors of old were saved without the part
-        inner = inner.replace(".processor.", ".")
-        if part != "unet":
-            inner = inner.removeprefix("text_model.")
+        inner = _own_name(part, inner.replace(".processor.", "."))
         return (part, inner) if inner in self._layers[part] else None
 
 
-def _settings(file: Path) -> dict[str, JSONObject]:
-    """Returns the PEFT settings in a file's metadata, by part."""
-    text = read_metadata(file).get(_METADATA)
-    if not text:
-        return {}
-    try:
-        values = json.loads(text)
-        settings: dict[str, JSONObject] = {}
-        for key, value in values.items():
-            part, _, name = key.partition(".")
-            settings.setdefault(part, {})[name] = value
-    except (ValueError, AttributeError) as error:
-        raise UserError(f"{file}: its metadata {_METADATA} is not a JSON object; save the LoRA again.") from error
-    return settings
+def _own_name(part: str, name: str) -> str:
+    """Returns a layer's name as the generator has it: text encoders' without `text_model.`."""
+    return name if part == "unet" else name.removeprefix("text_model.")
 
 
-def _factor(settings: JSONObject | None, layer: str, rank: int, alpha: float | None, file: Path) -> float:
+def _settings(file: Path, bare: bool) -> tuple[dict[str, JSONObject], str]:
+    """Returns PEFT's settings of a file by part, and where they stand: in the metadata, or beside a bare adapter."""
+    settings: dict[str, JSONObject] = {}
+    if bare:
+        place = file.with_name(_BARE_CONFIG)
+        values = read_json_object(place, "PEFT saves it beside the adapter, and it says the alpha")
+        if values.get("peft_type", "LORA") != "LORA":
+            raise UserError(
+                f"{place}: an adapter of kind {values['peft_type']!r} is not supported as PEFT saves it; a LORA is."
+            )
+        settings, said = dict.fromkeys(("unet", "text_encoder", "text_encoder_2"), values), str(place)
+    else:
+        said = f"{file}: its metadata {_METADATA}"
+        try:
+            for key, value in json.loads(read_metadata(file).get(_METADATA) or "{}").items():
+                part, _, name = key.partition(".")
+                settings.setdefault(part, {})[name] = value
+        except (ValueError, AttributeError) as error:
+            raise UserError(f"{said} is not a JSON object; save the LoRA again.") from error
+    for values in settings.values():
+        start = values.get("init_lora_weights")
+        if isinstance(start, str) and start.lower() not in _PLAIN_STARTS:
+            raise UserError(
+                f"{said} says that this LoRA began by changing the base's weights (init_lora_weights {start!r}), which are not "
+                "in the file; have PEFT convert it to a plain LoRA when it is saved."
+            )
+    return settings, said
+
+
+def _factor(settings: JSONObject | None, layer: str, rank: int, alpha: float | None, said: str) -> float:
     """Returns alpha / rank by PEFT's rules (`LoraConfig`) or kohya's; 1 if the file says nothing."""
     if alpha is not None or not settings or not rank:
         return 1.0 if alpha is None or not rank else alpha / rank
@@ -426,7 +465,5 @@ def _factor(settings: JSONObject | None, layer: str, rank: int, alpha: float | N
         pattern = next(fits, None)
         value = float(patterns[pattern] if pattern is not None else settings.get("lora_alpha", 8))
     except (TypeError, ValueError, re.error) as error:
-        raise UserError(
-            f"{file}: its metadata {_METADATA} has an alpha or a pattern that is none ({error}); save it again."
-        ) from error
+        raise UserError(f"{said} has an alpha or a pattern that is none ({error}); save it again.") from error
     return value / math.sqrt(rank) if settings.get("use_rslora") else value / rank

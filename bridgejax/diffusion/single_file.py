@@ -7,7 +7,7 @@ The architecture is read off the tensors' names and shapes. What no tensor shows
 | attention heads of the UNet | 8 | channels / 64 | channels / 64 |
 | attention heads of a text encoder | width / 64 | width / 64 | width / 64 |
 | groups of a normalisation | 32 | 32 | 32 |
-| what the UNet predicts | noise | velocity | noise (velocity if there is a tensor `v_pred`) |
+| what the UNet predicts (unless tensor `v_pred` or metadata says) | noise | velocity | noise |
 | size of an image | 512 | 768, or 512 when it predicts noise | 1024 |
 | scaling factor of the latents | 0.18215 | 0.18215 | 0.13025 |
 | scheduler | PNDM | DDIM | Euler |

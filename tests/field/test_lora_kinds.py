@@ -19,6 +19,7 @@ from safetensors.numpy import save_file
 
 from bridgejax.diffusion.decisions import decisions
 from bridgejax.diffusion.find import find_generator
+from bridgejax.diffusion.spec import content_digest
 from bridgejax.errors import UserError
 from tests import original_files as originals
 
@@ -211,7 +212,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "OFT of kohya": ({f"{START}.oft_diag": numbers(4, 4, 4)}, r"is an OFT \(tensor .*oft_diag"),
     "BOFT of PEFT": ({f"base_model.model.{ATTENTION}.boft_R.default": numbers(4, 4)}, "is an OFT"),
     "VeRA": ({f"base_model.model.{ATTENTION}.vera_lambda_b": numbers(16)}, "is an adapter that is no LoRA"),
-    "a bare PEFT adapter": ({f"base_model.model.{ATTENTION}.lora_A.weight": numbers(2, 16)}, "does not say what it changes"),
+    "a bare PEFT adapter without its config": (
+        {f"base_model.model.{ATTENTION}.lora_A.weight": numbers(2, 16)},
+        r"adapter_config\.json is missing; PEFT saves it beside the adapter",
+    ),
     "biases": ({f"unet.{ATTENTION}.lora_B.bias": numbers(16)}, "with biases"),
     "a generator": ({"model.diffusion_model.time_embed.0.weight": numbers(4, 4)}, "none of those that LoRA files have"),
     "a norm elsewhere": ({"lora_unet_down_blocks_9_norm.w_norm": numbers(16)}, r"w_norm has no place in this generator"),
@@ -349,6 +353,29 @@ def test_alphas_in_metadata_find_their_layer_under_every_name(tiny_generator: Pa
     np.testing.assert_allclose(after - before, 3 * b @ a, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.parametrize("start", ["pissa", "pissa_niter_4", "olora", "corda", "loftq"])
+def test_a_lora_that_began_by_changing_the_base_is_refused(tiny_generator: Path, tmp_path: Path, start: str) -> None:
+    """The kind: PEFT's ways to begin that take a part out of the base's weights, which the file does not hold."""
+    tensors = {f"unet.{ATTENTION}.lora_A.weight": numbers(2, 16), f"unet.{ATTENTION}.lora_B.weight": numbers(16, 2)}
+    metadata = {"lora_adapter_metadata": json.dumps({"unet.init_lora_weights": start, "unet.lora_alpha": 2})}
+    save_file(tensors, tmp_path / "x.safetensors", metadata=metadata)
+    with pytest.raises(UserError, match=rf"init_lora_weights '{start}'"):
+        find_generator(tiny_generator, loras=[tmp_path / "x.safetensors"])
+
+
+def test_a_bare_adapter_of_another_kind_or_of_both_text_encoders_is_refused(tiny_generator: Path, tmp_path: Path) -> None:
+    halves = {f"base_model.model.text_model.{TEXT}.lora_{s}.weight": numbers(*(2, 64) if s == "A" else (64, 2)) for s in "AB"}
+    save_file(halves, tmp_path / "adapter_model.safetensors")
+    config = tmp_path / "adapter_config.json"
+    config.write_text(json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 2}))
+    file = originals.write_single_file(tmp_path / "xl", "xl")
+    with pytest.raises(UserError, match=r"fc1 is in both text encoders|q_proj is in both text encoders"):
+        find_generator(file, loras=[tmp_path])
+    config.write_text(json.dumps({"peft_type": "LOHA"}))
+    with pytest.raises(UserError, match=r"adapter_config\.json: an adapter of kind 'LOHA' is not supported"):
+        find_generator(tiny_generator, loras=[tmp_path])
+
+
 def test_two_adapters_in_a_file_are_named(tiny_generator: Path, tmp_path: Path) -> None:
     tensors = {}
     for adapter, layer, shape in (("one", ATTENTION, (16, 16)), ("two", WIDE, (128, 16))):
@@ -411,3 +438,28 @@ def test_a_dora_is_that_of_peft(tiny_generator: Path, tmp_path: Path, convolutio
     adapted.set_scale("default", SCALE)
     adapted.merge()
     np.testing.assert_allclose(found, adapted.get_base_layer().weight.detach().numpy(), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("part", ["unet", "text_encoder"])
+def test_a_folder_of_peft_is_that_of_peft(tiny_generator: Path, tmp_path: Path, part: str) -> None:
+    """`save_pretrained` of an adapter of one network; its alphas stand in `adapter_config.json`, which the digest covers."""
+    peft = pytest.importorskip("peft")
+    diffusers, transformers = pytest.importorskip("diffusers"), pytest.importorskip("transformers")
+    kind = diffusers.UNet2DConditionModel if part == "unet" else transformers.CLIPTextModel
+    targets, special = (["to_q", "conv1"], "attn1.to_q") if part == "unet" else (["q_proj", "fc1"], "self_attn.q_proj")
+    config = peft.LoraConfig(
+        r=3, lora_alpha=6, alpha_pattern={special: 2}, target_modules=targets, init_lora_weights=False, use_dora=part == "unet"
+    )
+    adapted = peft.get_peft_model(kind.from_pretrained(tiny_generator / part), config)
+    adapted.save_pretrained(tmp_path / "adapter")
+    spec = find_generator(tiny_generator, loras=[tmp_path / "adapter"])
+    theirs = {name.removeprefix("text_model."): array for name, array in adapted.merge_and_unload().state_dict().items()}
+    before, ours = find_generator(tiny_generator).tensors(part), spec.tensors(part)
+    differences = 0
+    for name, array in ours.items():
+        np.testing.assert_allclose(array, theirs[name].numpy(), rtol=1e-3, atol=1e-5, err_msg=name)
+        differences += bool(np.abs(array - before[name]).max() > 1e-4)
+    assert differences >= 4
+    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps({"lora_alpha": 3, "use_dora": part == "unet"}))
+    assert content_digest(find_generator(tiny_generator, loras=[tmp_path / "adapter"])) != content_digest(spec)
