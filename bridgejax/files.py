@@ -58,6 +58,17 @@ def expanded(path: str | Path) -> Path:
         raise UserError(f"{path} begins with a home folder that is not known; give the whole path, or set HOME.") from error
 
 
+def check_link(path: Path) -> None:
+    """Checks that no part of a path is a symbolic link to what is not there.
+
+    Raises:
+      UserError: one is; the link and its target are named.
+    """
+    for place in (path, *path.parents):
+        if place.is_symlink() and not place.exists():
+            raise UserError(f"{place} is a link to {os.readlink(place)}, which is missing; restore it, or replace the link.")
+
+
 def read_json(path: Path, hint: str = "fetch it again") -> object:
     """Returns the content of a JSON file.
 
@@ -73,6 +84,7 @@ def read_json(path: Path, hint: str = "fetch it again") -> object:
             raise UserError(f"{path} holds {size} bytes, more than the {MAX_JSON_BYTES} that a JSON file may hold; {hint}.")
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
+        check_link(path)
         raise UserError(f"{path} is missing; {hint}.") from error
     except UserError:
         raise

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from bridgejax.errors import UserError
-from bridgejax.files import TEMPORARY_PREFIX, remove_temporary_files, write_json
+from bridgejax.files import TEMPORARY_PREFIX, check_link, remove_temporary_files, write_json
 
 CONFIG_FILE = "config.json"
 LOCK_FILE = ".lock"
@@ -29,6 +29,7 @@ def check_workdir(path: Path, config: Mapping[str, object], differences: Differe
     Raises:
       UserError: not a folder, not writable, no space, someone else's files, or the work of another config.
     """
+    check_link(path)
     if path.exists() and not path.is_dir():
         raise UserError(f"--workdir {path} is a file; give a folder.")
     existing = path

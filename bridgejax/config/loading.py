@@ -12,6 +12,7 @@ from bridgejax.config.config_dict import check_config, set_value
 from bridgejax.config.settings import KEYS, Settings
 from bridgejax.errors import UserError, choices
 from bridgejax.fields import groups_of
+from bridgejax.files import check_link
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -42,6 +43,7 @@ def _call_get_config(path: Path, arg: str | None) -> ConfigDict:
     from ml_collections import ConfigDict
 
     if not path.is_file():
+        check_link(path)
         raise UserError(f"config file {path} was not found; give --config FILE.py, for instance configs/quickstart.py.")
     module_spec = importlib.util.spec_from_file_location(f"bridgejax_config_{path.stem}", path)
     if module_spec is None or module_spec.loader is None:

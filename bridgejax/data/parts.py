@@ -10,6 +10,7 @@ from pathlib import Path
 from bridgejax.config import nfc
 from bridgejax.data.images import SUFFIXES
 from bridgejax.errors import UserError
+from bridgejax.files import check_link
 from bridgejax.prompts import display_name
 from bridgejax.workdir import read_config
 
@@ -36,7 +37,7 @@ def entries(folder: Path) -> tuple[list[Path], list[Path]]:
     """Returns the folders and the files in a folder, each sorted by name, without what systems and bridgejax itself put there.
 
     Raises:
-      UserError: the folder cannot be read.
+      UserError: the folder cannot be read, or holds a link to what is not there.
     """
     folders: list[Path] = []
     files: list[Path] = []
@@ -44,6 +45,8 @@ def entries(folder: Path) -> tuple[list[Path], list[Path]]:
         with os.scandir(folder) as found:
             for entry in sorted(found, key=lambda entry: entry.name):
                 if not entry.name.startswith(".") and entry.name.lower() not in _SYSTEM:
+                    if entry.is_symlink():
+                        check_link(folder / entry.name)
                     (folders if entry.is_dir() else files).append(folder / entry.name)
     except OSError as error:
         raise UserError(f"{folder} could not be read ({error.strerror}); check its permissions.") from error
@@ -108,6 +111,7 @@ def split_folders(root: Path, wanted: Sequence[str] | None = None) -> tuple[Path
         folders that look like parts and do not say which.
     """
     if not root.exists():
+        check_link(root)
         raise UserError(f"folder {root} was not found; give task.source=folder:PATH with one folder of images per class.")
     if not root.is_dir():
         raise UserError(f"{root} is a file; give task.source=folder:PATH with one folder of images per class.")

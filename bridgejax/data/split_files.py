@@ -13,6 +13,7 @@ from bridgejax.data.folders import match_names
 from bridgejax.data.images import check_files
 from bridgejax.data.stored import FileImages
 from bridgejax.errors import UserError
+from bridgejax.files import check_link
 from bridgejax.prompts import check_class_names
 
 PARTS = ("train", "test")
@@ -86,6 +87,7 @@ def _examples(root: Path, rows: Sequence[_Row], chosen: Sequence[int]) -> Exampl
     paths = [root / path for path, _, _ in ordered]
     missing = next((path for path in paths if not path.is_file()), None)
     if missing is not None:
+        check_link(missing)
         raise UserError(f"{missing}, which the split file lists, was not found; set task.data_dir to the folder of the images.")
     check_files(paths)
     labels = np.asarray([chosen.index(label) for _, label, _ in ordered], np.int32)

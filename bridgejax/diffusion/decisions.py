@@ -18,11 +18,14 @@ def decisions(spec: GeneratorSpec) -> str:
 
     Names, shapes and configs are looked at; no array is read.
     """
-    unet, vae = spec.unet, spec.vae
+    unet, vae, scheduler = spec.unet, spec.vae, spec.scheduler
+    says = "scheduler_config.json" if "prediction_type" in scheduler else "the default, since scheduler_config.json names none"
+    shown = spec.prediction or says
     lines = [
         f"family           {FAMILY_NAMES[family_of(spec)]}",
-        *(f"                 {fact}" for fact in spec.facts),
-        f"prediction type  {spec.scheduler.get('prediction_type', 'epsilon')}; scheduler {spec.scheduler.get('_class_name')}",
+        *(f"                 {fact}" for fact in spec.facts or _facts(spec)),
+        f"prediction type  {scheduler.get('prediction_type', 'epsilon')} ({shown})",
+        f"scheduler        {scheduler.get('_class_name')}",
     ]
     for name, config, projection in zip(TEXT_ENCODERS, spec.text_encoders, spec.projections, strict=False):
         text = config.get("text_config", config)
@@ -38,11 +41,26 @@ def decisions(spec: GeneratorSpec) -> str:
     ]
     parts = ("unet", "vae", *TEXT_ENCODERS[: len(spec.text_encoders)])
     lines.append("dtype            " + ", ".join(f"{part} {dtype_of(spec, part)}" for part in parts))
+    if spec.tokenizers and (words := spec.tokenizers[0].added):
+        lines.append(f"words            {', '.join(words)}")
     ignored = dict(spec.ignored)
     for part in parts:
         if spec.held(part) is None:
             ignored |= {f"{part}: {name}": what for name, what in spec.part_file(part).ignored.items()}
     return "\n".join([*lines, *_grouped(ignored)])
+
+
+def _facts(spec: GeneratorSpec) -> list[str]:
+    """Returns what shows a folder's family, one phrase each."""
+    matrices = bool(spec.unet.get("use_linear_projection"))
+    added = {"text_time": "sizes and the pooled text", "text": "the text as a whole"}.get(
+        str(spec.unet.get("addition_embed_type"))
+    )
+    return [
+        f"its pipeline is {spec.index.get('_class_name')} (model_index.json)",
+        f"its UNet's projections are {'matrices' if matrices else '1×1 convolutions'} (use_linear_projection)",
+        f"its UNet takes {added or 'nothing but tokens'} (addition_embed_type)",
+    ]
 
 
 def dtype_of(spec: GeneratorSpec, part: str) -> str:
@@ -61,7 +79,7 @@ def _grouped(ignored: Mapping[str, str]) -> list[str]:
     """Returns a line for each kind of what is ignored, with the first names."""
     lines = []
     for what in dict.fromkeys(ignored.values()):
-        names = [name for name, other in ignored.items() if other == what]
+        names = sorted(name for name, other in ignored.items() if other == what)
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         lines.append(f"ignored          {', '.join(names[:3])}{more}: {what}")
     return lines

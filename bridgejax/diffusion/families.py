@@ -33,15 +33,27 @@ _OTHERS: tuple[tuple[str, str], ...] = (
     (r"txt_in\.individual_token_refiner\..*", "HunyuanVideo"),
     (r"(.*\.)?(temporal_transformer|motion_modules|time_stack)\..*", "a video model (AnimateDiff or Stable Video Diffusion)"),
     (r"(control_model|controlnet_cond_embedding|input_hint_block)\..*", "a ControlNet"),
-    (
-        r".*\.lora_(down|up|A|B)\..*|.*lora\.(down|up)\.weight|lora_(unet|te\d?)_.*|.*\.(hada_w|lokr_w)\d.*|bundle_emb\..*",
-        "a LoRA, which goes into `loras`",
-    ),
-    (r"emb_params|clip_[lg]", "a textual-inversion embedding, which goes into `embeddings`"),
     (r"edm_mean", "Playground 2.5"),
     (r"conditioner\.embedders\.0\.model\..*", "the SDXL refiner"),
-    (r"(down_blocks|encoder\.down_blocks|text_model)\..*", "one part of a diffusers folder; give the folder that holds it"),
-    (r"(encoder|decoder)\.mid\..*", "an autoencoder alone, which goes into `vae` as a folder"),
+)
+# What is read, but not as a generator: the name, what it is, and what to do with it.
+_ELSEWHERE: tuple[tuple[str, str, str], ...] = (
+    (
+        r".*\.lora_(down|up|A|B)\..*|.*lora\.(down|up)\.weight|(lora_(unet|te\d?)|lycoris)_.*|.*\.(hada_w|lokr_w)\d.*|bundle_emb\..*",
+        "a LoRA",
+        "give it beside a generator, in loras or after --lora",
+    ),
+    (
+        r"emb_params|clip_[lg]|<.*>",
+        "a textual-inversion embedding",
+        "give it beside a generator, in embeddings or after --embedding",
+    ),
+    (r"(encoder|decoder)\.mid\..*", "an autoencoder", "give it beside a generator, as vae or after --vae"),
+    (
+        r"(down_blocks|encoder\.down_blocks|text_model)\..*",
+        "one part of a diffusers folder",
+        "give the folder that holds model_index.json",
+    ),
 )
 
 
@@ -187,6 +199,9 @@ def _refuse_others(tensors: Tensors, where: str) -> None:
             continue
         if found := next((name for name in tensors if re.fullmatch(pattern, name)), None):
             raise UserError(f"{where} is {kind} (it holds {found}), which is not supported as a single file; {SUPPORTED} are.")
+    for pattern, kind, advice in _ELSEWHERE:
+        if found := next((name for name in tensors if re.fullmatch(pattern, name)), None):
+            raise UserError(f"{where} is {kind} (it holds {found}), not a generator; {advice}.")
     if not has(layout.UNET_PREFIX):
         ema = " but averaged ones (model_ema); get the file with the plain weights" if has("model_ema.") else ""
         raise UserError(

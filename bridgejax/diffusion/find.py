@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bridgejax.diffusion.folder import read_folder
-from bridgejax.diffusion.lora import LoraFiles, lora_list, read_lora
+from bridgejax.diffusion.lora import LoraFiles, lora_digest, lora_list, read_lora
 from bridgejax.diffusion.lora_changes import Change
 from bridgejax.diffusion.single_file import ModelConfig, read_single_file, with_tokenizers, with_vae_file
 from bridgejax.diffusion.spec import TEXT_ENCODERS, GeneratorSpec
-from bridgejax.diffusion.textual_inversion import extend_vocabulary
+from bridgejax.diffusion.textual_inversion import Word, bundled_words, extend_vocabulary, read_embedding
 from bridgejax.errors import UserError, choices
 from bridgejax.files import expanded, read_json_object
 from bridgejax.identity import file_digest
@@ -70,15 +70,17 @@ def find_generator(
         spec = read_folder(path, own_vae=vae is None)
         if prediction_type is not None:
             scheduler = {**spec.scheduler, "prediction_type": prediction_type}
-            spec = dataclasses.replace(spec, scheduler=scheduler, extras={"prediction_type": prediction_type})
+            spec = dataclasses.replace(
+                spec, scheduler=scheduler, extras={"prediction_type": prediction_type}, prediction="as asked for"
+            )
     else:
         spec = read_single_file(path, prediction_type, model_config, own_vae=vae is None)
         spec = with_tokenizers(spec, tokenizer) if tokenizers else spec
     pairs = lora_list(loras)
     if pairs:
         spec = _with_loras(spec, pairs)
-    if embeddings:
-        spec = _with_embeddings(spec, embeddings)
+    if pairs or embeddings:
+        spec = _with_words(spec, embeddings or {}, [path for path, _ in pairs])
     return spec if vae is None else with_vae(spec, vae)
 
 
@@ -110,12 +112,12 @@ def _with_loras(spec: GeneratorSpec, pairs: Sequence[tuple[Path, float]]) -> Gen
         for part, weights in read_lora(path, scale, tensors, spec.unet).items():
             for weight, found in weights.items():
                 deltas.setdefault(part, {}).setdefault(weight, []).extend(found)
-    listed = [[file_digest(_only_file(path, "pytorch_lora_weights.safetensors")), scale] for path, scale in pairs]
+    listed = [[lora_digest(path), scale] for path, scale in pairs]
     return dataclasses.replace(spec, deltas=deltas, extras={**spec.extras, "loras": listed})
 
 
-def _with_embeddings(spec: GeneratorSpec, embeddings: Mapping[str, str | Path]) -> GeneratorSpec:
-    """Returns a spec whose text encoders know more words."""
+def _with_words(spec: GeneratorSpec, embeddings: Mapping[str, str | Path], loras: Sequence[Path]) -> GeneratorSpec:
+    """Returns a spec whose text encoders know more words: those given, then those that LoRA files bundle."""
     names = TEXT_ENCODERS[: len(spec.text_encoders)]
     files = {word: expanded(path) for word, path in embeddings.items()}
     tables = []
@@ -124,14 +126,20 @@ def _with_embeddings(spec: GeneratorSpec, embeddings: Mapping[str, str | Path]) 
         if TOKEN_TABLE not in tensors:
             raise UserError(f"{spec.where(part)}: tensor {TOKEN_TABLE} is missing; the file is not complete, get it again.")
         tables.append(tensors[TOKEN_TABLE])
-    tokenizers, bigger, configs = extend_vocabulary(spec.tokenizers, tables, spec.text_encoders, files)
+    widths = [table.shape[1] for table in tables]
+    words = [Word(word, read_embedding(path, widths)) for word, path in files.items()]
+    # A word that is given by itself is the one that counts.
+    words += [word for path in loras for word in bundled_words(path, widths) if word.text not in files]
+    if not words:
+        return spec
+    tokenizers, bigger, configs = extend_vocabulary(spec.tokenizers, tables, spec.text_encoders, words)
     digests = {word: file_digest(_only_file(path, "learned_embeds.safetensors")) for word, path in files.items()}
     return dataclasses.replace(
         spec,
         tokenizers=tokenizers,
         text_encoders=configs,
         tables=dict(zip(names, bigger, strict=True)),
-        extras={**spec.extras, "embeddings": digests},
+        extras={**spec.extras, "embeddings": digests} if digests else spec.extras,
     )
 
 

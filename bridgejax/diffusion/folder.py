@@ -11,7 +11,7 @@ from pathlib import Path
 from bridgejax.diffusion.networks import Networks, vae_class
 from bridgejax.diffusion.spec import TEXT_ENCODERS, GeneratorSpec
 from bridgejax.errors import UserError
-from bridgejax.files import TEMPORARY_PREFIX, JSONObject, read_json_object, write_json
+from bridgejax.files import TEMPORARY_PREFIX, JSONObject, check_link, read_json_object, write_json
 from bridgejax.models.clip_text import CLIP_TEXT_RULES
 from bridgejax.models.safetensors_files import save_tensors
 from bridgejax.models.tokenizer import TokenizerSource
@@ -43,10 +43,18 @@ def read_folder(folder: Path, *, own_vae: bool = True) -> GeneratorSpec:
     if not (folder / "model_index.json").exists() and (folder / "config.json").is_file():
         config = _object(folder / "config.json")
         kind = config.get("_class_name") or (config.get("architectures") or [config.get("model_type")])[0]
+        advice = "; beside a generator it is given as vae" if str(kind).startswith("Autoencoder") else ""
         raise UserError(
-            f"{folder} holds one network ({kind}) and no model_index.json; a generator is a folder in the diffusers layout "
-            "with unet/, vae/, text_encoder/, tokenizer/ and scheduler/."
+            f"{folder} holds one network ({kind or config.get('architecture')}) and no model_index.json; a generator is a "
+            f"folder in the diffusers layout with unet/, vae/, text_encoder/, tokenizer/ and scheduler/{advice}."
         )
+    check_link(folder / "model_index.json")
+    if not (folder / "model_index.json").exists():
+        inner = [path.name for path in sorted(folder.iterdir()) if (path / "model_index.json").is_file()]
+        inner = inner or [path.name for path in sorted(folder.glob("*.safetensors"))]
+        if inner:
+            more = f" and {len(inner) - 3} more" if len(inner) > 3 else ""
+            raise UserError(f"{folder} has no model_index.json, but holds {', '.join(inner[:3])}{more}; give the path of one.")
     index = _object(folder / "model_index.json")
     if index.get("_class_name") not in KINDS:
         raise UserError(
@@ -70,8 +78,9 @@ def read_folder(folder: Path, *, own_vae: bool = True) -> GeneratorSpec:
                 f"supported; it must be one of {', '.join(_TEXT_CLASSES)}."
             )
         projections.append(_TEXT_CLASSES[kind])
+    check_link(folder / "vae")
     if own_vae and not (folder / "vae").is_dir():
-        raise UserError(f"{folder} holds no autoencoder (vae/); give vae=FOLDER, or {_HINT}.")
+        raise UserError(f"{folder} holds no autoencoder (vae/); give one with vae= or --vae, or {_HINT}.")
     return GeneratorSpec(
         folder=folder,
         index=index,

@@ -1,17 +1,20 @@
 """Low-rank changes of weights (LoRA, Hu et al. 2021, arXiv:2106.09685), merged when a generator is loaded.
 
-A layer's weight W becomes W + scale · (alpha / rank) · up · down. These ways of naming the tensors are read:
+A layer's weight W becomes W + scale · (alpha / rank) · up · down; a DoRA gives the vectors of that weight lengths of their own.
+These ways of naming the tensors are read:
 
 - diffusers and PEFT: `unet.….to_q.lora_A.weight` / `lora_B`, `….lora.down.weight` / `up`, `….lora_linear_layer.down.weight`,
   and the attention processors of old, `….attn1.processor.to_q_lora.down.weight`. Alpha is the rank, unless the file's
   metadata (`lora_adapter_metadata`) says otherwise: `lora_alpha`, `alpha_pattern`, `use_rslora` with PEFT's meaning;
 - kohya: `lora_unet_…`, `lora_te_…`, `lora_te1_…`, `lora_te2_…` with `.lora_down.weight`, `.lora_up.weight`, `.alpha`;
-- kohya on SDXL: the same with the blocks of the original layout (`lora_unet_input_blocks_4_1_…`).
-
+- kohya on SDXL: the same with the blocks of the original layout (`lora_unet_input_blocks_4_1_…`);
+- LyCORIS by itself: `lycoris_…` with the UNet's names;
+- PEFT by itself: `base_model.model.…` with the names of one network, `adapter_config.json` beside the file;
 - the program ComfyUI: `diffusion_model.…` (either layout) and `text_encoders.clip_l.transformer.…`.
 
-Besides LoRA, LyCORIS' LoCon (with a core too), LoHa, LoKr, differences of whole weights and trained norms are read. Every
-tensor of a file must find its layer: a file for another base is refused, not half used; so are other adapters, by name.
+Besides LoRA, LyCORIS' LoCon (with a core too), LoHa, LoKr, differences of whole weights and trained norms are read, and DoRA
+over any of them. Every tensor of a file must find its layer: a file for another base is refused, not half used; so are other
+adapters, by name. Words that a file bundles (`bundle_emb.…`) are read by `bridgejax.diffusion.textual_inversion`.
 """
 
 from __future__ import annotations
@@ -25,9 +28,20 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-from bridgejax.diffusion.lora_changes import Change, Delta, fits, other_change
+from bridgejax.diffusion.lora_changes import (
+    Change,
+    Decomposed,
+    Delta,
+    Hadamard,
+    Kronecker,
+    Whole,
+    dora_lengths,
+    fits,
+    other_change,
+)
 from bridgejax.errors import UserError
-from bridgejax.files import JSONObject, expanded
+from bridgejax.files import JSONObject, check_link, expanded, read_json_object
+from bridgejax.identity import digest, file_digest
 from bridgejax.models.original_layout import unet_table_of_config
 from bridgejax.models.safetensors_files import read_metadata, read_tensors
 
@@ -35,7 +49,8 @@ from bridgejax.models.safetensors_files import read_metadata, read_tensors
 _ENDINGS = re.compile(
     r"(?P<layer>.+?)\.(?:lora_(?P<peft>[AB])(?:\.(?P<adapter>\w+))?\.weight|lora_(?P<kohya>down|up|mid)\.weight"
     r"|lora\.(?P<plain>down|up)\.weight|lora_linear_layer\.(?P<linear>down|up)\.weight"
-    r"|hada_(?P<hada>w[12]_[ab]|t[12])|lokr_(?P<lokr>w1|w2|w[12]_[ab]|t2)|(?P<whole>diff|diff_b|w_norm|b_norm)|(?P<alpha>alpha))"
+    r"|hada_(?P<hada>w[12]_[ab]|t[12])|lokr_(?P<lokr>w1|w2|w[12]_[ab]|t2)|(?P<whole>diff|diff_b|w_norm|b_norm)|(?P<alpha>alpha)"
+    r"|(?P<lengths>dora_scale|lora_magnitude_vector(?:\.(?!weight)(?P<dora_adapter>\w+))?(?:\.weight)?))"
 )
 _PROCESSOR = re.compile(r"(?P<layer>.+?)\.(?:processor\.)?to_(?P<what>q|k|v|out)_lora\.(?P<side>down|up)\.weight")
 _TEXT_PROCESSOR = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "out": "out_proj"}
@@ -46,21 +61,16 @@ _DOTTED_PREFIX = {
     "text_encoders.clip_g.transformer.": "text_encoder_2",
 }
 _OTHER_KINDS = (
-    (
-        r"^bundle_emb\.",
-        "a LoRA with a learned word in it",
-        "save that word as a file of its own for embeddings, and the rest as the LoRA",
-    ),
-    (r"dora_scale|lora_magnitude_vector", "a DoRA", ""),
-    (r"\.on_input$|ia3_l", "an IA3", ""),
-    (r"\.(a[12]|b[12]|bm[12])\.weight$", "a GLoRA", ""),
-    (r"oft_|boft_|\.rescale$", "an OFT", ""),
-    (r"lora_(B|up)\.bias$", "a LoRA with biases", ""),
-    (r"lora_embedding_[AB]", "a LoRA of token embeddings", ""),
-    (r"vera_lambda|randlora_|hra_u|\.lora_(E|ranknum)$", "an adapter that is no LoRA", ""),
-    (r"^(base_model\.model\.)", "a bare PEFT adapter, which does not say what it changes", ""),
+    (r"\.on_input$|ia3_l", "an IA3"),
+    (r"\.(a[12]|b[12]|bm[12])\.weight$", "a GLoRA"),
+    (r"oft_|boft_|\.rescale$", "an OFT"),
+    (r"lora_(B|up)\.bias$", "a LoRA with biases"),
+    (r"lora_embedding_[AB]", "a LoRA of token embeddings"),
+    (r"vera_lambda|randlora_|hra_u|\.lora_(E|ranknum)$", "an adapter that is no LoRA"),
 )
-_METADATA = "lora_adapter_metadata"
+BUNDLED = "bundle_emb."  # what the names of a learned word's tensors begin with
+_METADATA, _BARE, _BARE_CONFIG = "lora_adapter_metadata", "base_model.model.", "adapter_config.json"
+_PLAIN_STARTS = ("gaussian", "eva", "orthogonal")  # of PEFT's ways to begin a LoRA, those that leave the base as it was
 
 
 LoraFile: TypeAlias = str | Path | tuple[str | Path, float]  # a file, with the scale of its changes if not 1
@@ -81,7 +91,7 @@ class Merged(Mapping[str, np.ndarray]):
             return array
         total = array.astype(np.float32)
         for delta in deltas:
-            total = total + delta.matrix(array.shape)
+            total = total + delta.matrix(array)
         return total
 
     def __iter__(self) -> Iterator[str]:
@@ -121,7 +131,10 @@ def weights_file(path: Path, what: str, names: Sequence[str]) -> Path:
     Raises:
       UserError: there is none.
     """
+    check_link(path)
     if path.is_dir():
+        for name in names:
+            check_link(path / name)
         file = next((path / name for name in names if (path / name).is_file()), None)
         if file is None:
             raise UserError(f"{path} holds no {what}; expected {' or '.join(names)} in it, or give the file.")
@@ -131,14 +144,26 @@ def weights_file(path: Path, what: str, names: Sequence[str]) -> Path:
     return path
 
 
+def lora_file(path: Path) -> Path:
+    """Returns the safetensors file of a LoRA: the path, or the file of diffusers' or PEFT's name in a folder."""
+    return weights_file(path, "LoRA", ("pytorch_lora_weights.safetensors", "adapter_model.safetensors"))
+
+
+def lora_digest(path: Path) -> str:
+    """Returns the SHA-256 of a LoRA's file, and of PEFT's config beside it where that says the alpha."""
+    file = lora_file(path)
+    bare = any(name.startswith(_BARE) for name in read_tensors(file))
+    return digest([file_digest(file), file_digest(file.with_name(_BARE_CONFIG))]) if bare else file_digest(file)
+
+
 def read_lora(
     path: Path, scale: float, tensors: Mapping[str, Mapping[str, np.ndarray]], unet_config: JSONObject
 ) -> dict[str, dict[str, list[Change]]]:
     """Reads a LoRA file.
 
     Args:
-      path: a safetensors file, or a folder with `pytorch_lora_weights.safetensors`.
-      scale: of the whole change; 0 leaves the generator as it is, negative ones subtract.
+      path: a safetensors file, or a folder with `pytorch_lora_weights.safetensors` or `adapter_model.safetensors`.
+      scale: of the whole change; 0 leaves the generator as it is (but for a DoRA's lengths), negative ones subtract.
       tensors: the generator's: part → name (text encoders without `text_model.`) → array.
       unet_config: the UNet's `config.json`.
 
@@ -148,21 +173,25 @@ def read_lora(
     Raises:
       UserError: the file is missing, damaged, of another kind, or for another base; tensor and reason are named.
     """
-    file = weights_file(path, "LoRA", ("pytorch_lora_weights.safetensors",))
+    file = lora_file(path)
     content = read_tensors(file)
     if not content:
         raise UserError(f"{file} holds no tensors, so it is not a LoRA; get it again.")
     for name in content:
-        for pattern, kind, advice in _OTHER_KINDS:
-            if re.search(pattern, name):
-                advice = advice or "LoRA, LoCon, LoHa, LoKr and trained norms are read"
-                raise UserError(f"{file} is {kind} (tensor {name}), which is not supported; {advice}.")
-    settings = _settings(file)
-    layers = _Layers(tensors, unet_config)
+        for pattern, kind in _OTHER_KINDS:
+            if re.search(pattern, name) and not name.startswith(BUNDLED):
+                raise UserError(
+                    f"{file} is {kind} (tensor {name}), which is not supported; LoRA, DoRA, LoCon, LoHa, LoKr and trained "
+                    "norms are."
+                )
+    settings, said = _settings(file, bare=any(name.startswith(_BARE) for name in content))
+    layers = _Layers(tensors, unet_config, file)
 
     slots: dict[tuple[str, str], dict[str, str]] = {}
     adapters: dict[bool, str] = {}
     for name, array in content.items():
+        if name.startswith(BUNDLED):
+            continue
         form = _form(name)
         if form is None:
             raise UserError(
@@ -184,11 +213,12 @@ def read_lora(
 
     result: dict[str, dict[str, list[Change]]] = {}
     for (part, layer), names in slots.items():
+        _check_dora(file, said, settings.get(part, {}).get("use_dora"), names)
         found = {slot: content[name] for slot, name in names.items()}
         alpha = float(found["alpha"].astype(np.float32).reshape(())) if "alpha" in found else None
 
         def factor(rank: int, part: str = part, layer: str = layer, alpha: float | None = alpha) -> float:
-            return scale * _factor(settings.get(part), layer, rank, alpha, file)
+            return scale * _factor(settings.get(part), layer, rank, alpha, said)
 
         for weight, change in _changes(file, layer, names, found, tensors[part], scale, factor):
             result.setdefault(part, {}).setdefault(weight, []).append(change)
@@ -213,6 +243,8 @@ def _form(name: str) -> _Form | None:
         return None
     if match["peft"]:
         return _Form(match["layer"], {"A": "down", "B": "up"}[match["peft"]], match["adapter"] or "")
+    if match["lengths"]:
+        return _Form(match["layer"], "lengths", match["dora_adapter"] or "")
     if slot := next((match[key] for key in ("kohya", "plain", "linear", "alpha") if match[key]), None):
         return _Form(match["layer"], slot)
     if match["whole"]:
@@ -264,11 +296,12 @@ def _changes(
       factor: rank → what the product of the matrices is multiplied by.
     """
     present = next(iter(names.values()))
-    used = {"alpha"}
+    if set(found) <= {"alpha", "lengths"}:
+        what = "an alpha" if "alpha" in found else "a DoRA's lengths"
+        raise UserError(f"{file}: tensor {present} is {what} without weights; the file is not complete.")
     for kind, (needed, optional) in _KINDS.items():
         if not (have := set(found) & {*needed, *optional}):
             continue
-        used |= have
         if missing := [slot for slot in needed if slot not in have]:
             named = names[next(slot for slot in (*needed, *optional) if slot in have)]
             raise UserError(f"{file}: tensor {named} lacks its other half ({missing[0]}); the file is not complete.")
@@ -281,18 +314,40 @@ def _changes(
         shape = tensors[weight].shape
         if kind == "lora" and "mid" not in found:
             _check_shapes(file, names, found["down"], found["up"], shape)
-            yield weight, Delta(found["down"], found["up"], factor(found["down"].shape[0]))
+            change: Delta | Hadamard | Kronecker | Whole = Delta(found["down"], found["up"], factor(found["down"].shape[0]))
+        else:
+            other = other_change(kind, found, scale, factor)
+            if other is None or not fits(other, shape):
+                listed = ", ".join(f"{names[slot]} {list(found[slot].shape)}" for slot in sorted(have))
+                raise UserError(
+                    f"{file}: tensors {listed} make no change of shape {list(shape)}, which their layer has here, so it "
+                    "is a LoRA for another base, or not complete; load the generator that it was trained on."
+                )
+            change = other
+        if "lengths" not in found or kind == "bias":
+            yield weight, change
             continue
-        change = other_change(kind, found, scale, factor)
-        if change is None or not fits(change, shape):
-            listed = ", ".join(f"{names[slot]} {list(found[slot].shape)}" for slot in sorted(have))
+        lengths = dora_lengths(found["lengths"], shape, "lora_magnitude_vector" in names["lengths"])
+        if lengths is None:
             raise UserError(
-                f"{file}: tensors {listed} make no change of shape {list(shape)}, which their layer has here, so it "
-                "is a LoRA for another base, or not complete; load the generator that it was trained on."
+                f"{file}: tensor {names['lengths']} has shape {list(found['lengths'].shape)}, but its layer's weight in this "
+                f"generator {list(shape)}, so it is a LoRA for another base; load the generator that it was trained on."
             )
-        yield weight, change
-    if set(found) == {"alpha"}:
-        raise UserError(f"{file}: tensor {present} is an alpha without weights; the file is not complete.")
+        yield weight, Decomposed(change, lengths)
+
+
+def _check_dora(file: Path, said: str, asked: object, names: Mapping[str, str]) -> None:
+    """Refuses a layer of which the settings (`said` names where they stand) and its tensors do not say the same."""
+    if asked is True and "down" in names and "lengths" not in names:
+        raise UserError(
+            f"{said} asks for DoRA (use_dora), but tensor {names['down']} of {file} comes without a lora_magnitude_vector; the "
+            "file is not complete, get it again."
+        )
+    if asked is False and "lengths" in names:
+        raise UserError(
+            f"{file} does not agree with itself: {said} says use_dora false, but it holds tensor {names['lengths']}; save the "
+            "LoRA again."
+        )
 
 
 def _check_shapes(file: Path, names: Mapping[str, str], down: np.ndarray, up: np.ndarray, shape: tuple[int, ...]) -> None:
@@ -317,7 +372,8 @@ def _check_shapes(file: Path, names: Mapping[str, str], down: np.ndarray, up: np
 class _Layers:
     """The layers of a generator that a LoRA may change, under the names that files give them."""
 
-    def __init__(self, tensors: Mapping[str, Mapping[str, np.ndarray]], unet_config: JSONObject):
+    def __init__(self, tensors: Mapping[str, Mapping[str, np.ndarray]], unet_config: JSONObject, file: Path):
+        self._file = file
         self._layers: dict[str, set[str]] = {}
         self._named: dict[str, tuple[str, str]] = {}
         table = unet_table_of_config(unet_config)
@@ -329,6 +385,7 @@ class _Layers:
             for spelling in filter(None, (layer, original)):
                 self._named["lora_unet_" + spelling.replace(".", "_")] = ("unet", layer)
                 self._named[f"diffusion_model.{spelling}"] = ("unet", layer)
+            self._named["lycoris_" + layer.replace(".", "_")] = ("unet", layer)
         for part in ("text_encoder", "text_encoder_2"):
             kohya = [prefix for prefix, other in _KOHYA_PREFIX.items() if other == part]
             dotted = next(prefix for prefix, other in _DOTTED_PREFIX.items() if other == part)
@@ -339,38 +396,64 @@ class _Layers:
                     self._named[dotted + spelling] = (part, layer)
 
     def find(self, name: str) -> tuple[str, str] | None:
-        """Returns (part, layer) of a layer's name in the file, or None."""
+        """Returns (part, layer) of a layer's name in the file, or None.
+
+        Raises:
+          UserError: it may be of either text encoder.
+        """
         if name in self._named:
             return self._named[name]
+        if name.startswith(_BARE):
+            bare = name.removeprefix(_BARE)
+            found = [(part, own) for part in self._layers if (own := _own_name(part, bare)) in self._layers[part]]
+            if len(found) > 1:
+                raise UserError(
+                    f"{self._file}: layer {name} is in both text encoders, and an adapter of PEFT does not say which it is "
+                    "for; save the LoRA with diffusers' save_lora_weights."
+                )
+            return found[0] if found else None
         part, _, inner = name.partition(".")
         if part not in self._layers:
             part, inner = "unet", name  # attention processors of old were saved without the part
-        inner = inner.replace(".processor.", ".")
-        if part != "unet":
-            inner = inner.removeprefix("text_model.")
+        inner = _own_name(part, inner.replace(".processor.", "."))
         return (part, inner) if inner in self._layers[part] else None
 
 
-def _settings(file: Path) -> dict[str, JSONObject]:
-    """Returns the PEFT settings in a file's metadata, by part."""
-    text = read_metadata(file).get(_METADATA)
-    if not text:
-        return {}
-    try:
-        values = json.loads(text)
-        settings: dict[str, JSONObject] = {}
-        for key, value in values.items():
-            part, _, name = key.partition(".")
-            settings.setdefault(part, {})[name] = value
-    except (ValueError, AttributeError) as error:
-        raise UserError(f"{file}: its metadata {_METADATA} is not a JSON object; save the LoRA again.") from error
-    for part, values in settings.items():
-        if values.get("use_dora"):
-            raise UserError(f"{file}: its metadata asks for DoRA in {part}, which is not supported; only plain LoRA files are.")
-    return settings
+def _own_name(part: str, name: str) -> str:
+    """Returns a layer's name as the generator has it: text encoders' without `text_model.`."""
+    return name if part == "unet" else name.removeprefix("text_model.")
 
 
-def _factor(settings: JSONObject | None, layer: str, rank: int, alpha: float | None, file: Path) -> float:
+def _settings(file: Path, bare: bool) -> tuple[dict[str, JSONObject], str]:
+    """Returns PEFT's settings of a file by part, and where they stand: in the metadata, or beside a bare adapter."""
+    settings: dict[str, JSONObject] = {}
+    if bare:
+        place = file.with_name(_BARE_CONFIG)
+        values = read_json_object(place, "PEFT saves it beside the adapter, and it says the alpha")
+        if values.get("peft_type", "LORA") != "LORA":
+            raise UserError(
+                f"{place}: an adapter of kind {values['peft_type']!r} is not supported as PEFT saves it; a LORA is."
+            )
+        settings, said = dict.fromkeys(("unet", "text_encoder", "text_encoder_2"), values), str(place)
+    else:
+        said = f"{file}: its metadata {_METADATA}"
+        try:
+            for key, value in json.loads(read_metadata(file).get(_METADATA) or "{}").items():
+                part, _, name = key.partition(".")
+                settings.setdefault(part, {})[name] = value
+        except (ValueError, AttributeError) as error:
+            raise UserError(f"{said} is not a JSON object; save the LoRA again.") from error
+    for values in settings.values():
+        start = values.get("init_lora_weights")
+        if isinstance(start, str) and start.lower() not in _PLAIN_STARTS:
+            raise UserError(
+                f"{said} says that this LoRA began by changing the base's weights (init_lora_weights {start!r}), which are not "
+                "in the file; have PEFT convert it to a plain LoRA when it is saved."
+            )
+    return settings, said
+
+
+def _factor(settings: JSONObject | None, layer: str, rank: int, alpha: float | None, said: str) -> float:
     """Returns alpha / rank by PEFT's rules (`LoraConfig`) or kohya's; 1 if the file says nothing."""
     if alpha is not None or not settings or not rank:
         return 1.0 if alpha is None or not rank else alpha / rank
@@ -382,7 +465,5 @@ def _factor(settings: JSONObject | None, layer: str, rank: int, alpha: float | N
         pattern = next(fits, None)
         value = float(patterns[pattern] if pattern is not None else settings.get("lora_alpha", 8))
     except (TypeError, ValueError, re.error) as error:
-        raise UserError(
-            f"{file}: its metadata {_METADATA} has an alpha or a pattern that is none ({error}); save it again."
-        ) from error
+        raise UserError(f"{said} has an alpha or a pattern that is none ({error}); save it again.") from error
     return value / math.sqrt(rank) if settings.get("use_rslora") else value / rank

@@ -15,11 +15,11 @@ class Delta(NamedTuple):
     up: np.ndarray  # [out, rank] or [out, rank, 1, 1]
     factor: float  # scale · alpha / rank
 
-    def matrix(self, shape: tuple[int, ...]) -> np.ndarray:
-        """Returns the change as float32 of the weight's `shape`."""
+    def matrix(self, weight: np.ndarray) -> np.ndarray:
+        """Returns the change as float32 of the weight's shape."""
         rank = self.down.shape[0]
         product = self.up.astype(np.float32).reshape(-1, rank) @ self.down.astype(np.float32).reshape(rank, -1)
-        return np.float32(self.factor) * product.reshape(shape)
+        return np.float32(self.factor) * product.reshape(weight.shape)
 
 
 class Hadamard(NamedTuple):
@@ -29,9 +29,10 @@ class Hadamard(NamedTuple):
     w2: tuple[np.ndarray, ...]
     factor: float
 
-    def matrix(self, shape: tuple[int, ...]) -> np.ndarray:
-        """Returns the change as float32 of the weight's `shape`."""
-        return np.float32(self.factor) * (_product(*self.w1).reshape(shape) * _product(*self.w2).reshape(shape))
+    def matrix(self, weight: np.ndarray) -> np.ndarray:
+        """Returns the change as float32 of the weight's shape."""
+        product = _product(*self.w1).reshape(weight.shape) * _product(*self.w2).reshape(weight.shape)
+        return np.float32(self.factor) * product
 
 
 class Kronecker(NamedTuple):
@@ -41,10 +42,11 @@ class Kronecker(NamedTuple):
     w2: tuple[np.ndarray, ...]
     factor: float
 
-    def matrix(self, shape: tuple[int, ...]) -> np.ndarray:
-        """Returns the change as float32 of the weight's `shape`."""
+    def matrix(self, weight: np.ndarray) -> np.ndarray:
+        """Returns the change as float32 of the weight's shape."""
         first, second = _product(*self.w1), _product(*self.w2)
-        return np.float32(self.factor) * np.kron(first.reshape(*first.shape, *(1,) * (second.ndim - 2)), second).reshape(shape)
+        product = np.kron(first.reshape(*first.shape, *(1,) * (second.ndim - 2)), second)
+        return np.float32(self.factor) * product.reshape(weight.shape)
 
 
 class Whole(NamedTuple):
@@ -53,9 +55,27 @@ class Whole(NamedTuple):
     change: np.ndarray
     factor: float
 
-    def matrix(self, shape: tuple[int, ...]) -> np.ndarray:
-        """Returns the change as float32 of the parameter's `shape`."""
-        return np.float32(self.factor) * self.change.astype(np.float32).reshape(shape)
+    def matrix(self, weight: np.ndarray) -> np.ndarray:
+        """Returns the change as float32 of the parameter's shape."""
+        return np.float32(self.factor) * self.change.astype(np.float32).reshape(weight.shape)
+
+
+class Decomposed(NamedTuple):
+    """A DoRA change: the vectors of a changed weight get learned lengths (Liu et al. 2024, arXiv:2402.09353, formula 5).
+
+    The scale of a file multiplies the inner change alone, as in PEFT: at 0 the lengths stay.
+    """
+
+    change: Delta | Hadamard | Kronecker | Whole
+    lengths: np.ndarray  # [out, 1, …] or [1, in, 1, …], of the weight's number of dimensions
+
+    def matrix(self, weight: np.ndarray) -> np.ndarray:
+        """Returns the change as float32 of the weight's shape; the weight is the generator's own."""
+        own = weight.astype(np.float32)
+        changed = own + self.change.matrix(own)
+        others = tuple(axis for axis, size in enumerate(self.lengths.shape) if size == 1)
+        lengths = np.sqrt((changed * changed).sum(others, keepdims=True))
+        return changed * (self.lengths.astype(np.float32) / np.maximum(lengths, np.finfo(np.float32).tiny)) - own
 
 
 def _product(a: np.ndarray, b: np.ndarray | None = None, core: np.ndarray | None = None) -> np.ndarray:
@@ -67,10 +87,12 @@ def _product(a: np.ndarray, b: np.ndarray | None = None, core: np.ndarray | None
     return a @ b if core is None else np.einsum("rshw,ro,si->oihw", core.astype(np.float32), a, b)
 
 
-Change: TypeAlias = Delta | Hadamard | Kronecker | Whole
+Change: TypeAlias = Delta | Hadamard | Kronecker | Whole | Decomposed
 
 
-def other_change(kind: str, found: Mapping[str, np.ndarray], scale: float, factor: Callable[[int], float]) -> Change | None:
+def other_change(
+    kind: str, found: Mapping[str, np.ndarray], scale: float, factor: Callable[[int], float]
+) -> Hadamard | Kronecker | Whole | None:
     """Returns a change that is not the plain product of two halves; None if its tensors are not complete."""
     if kind in ("whole", "bias"):
         return Whole(found[kind], scale)
@@ -95,12 +117,29 @@ def other_change(kind: str, found: Mapping[str, np.ndarray], scale: float, facto
     return Kronecker(pairs[0], pairs[1], factor(ranks[-1]) if ranks else scale)
 
 
-def fits(change: Change, shape: tuple[int, ...]) -> bool:
+def dora_lengths(array: np.ndarray, shape: tuple[int, ...], peft: bool) -> np.ndarray | None:
+    """Returns a DoRA's lengths as they spread over a weight; None if they fit it neither by outputs nor by inputs.
+
+    Args:
+      array: PEFT's [out] or [1, out, 1, 1], always one for each output; LyCORIS' [out, 1, …], or [1, in, …] of its versions
+        before 3, or [out] as diffusers converts PEFT's.
+      shape: of the weight.
+      peft: which of the two it is.
+    """
+    if array.ndim == 0 or len(shape) < 2:
+        return None
+    out, into, *kernel = shape
+    if array.size == out == (array.shape[1] if peft and array.ndim == 4 else array.shape[0]):
+        return array.reshape(out, 1, *(1 for _ in kernel))
+    if not peft and array.ndim > 1 and array.size == into == array.shape[1]:
+        return array.reshape(1, into, *(1 for _ in kernel))
+    return None
+
+
+def fits(change: Hadamard | Kronecker | Whole, shape: tuple[int, ...]) -> bool:
     """Returns whether a change can be made into one of `shape`, by the shapes of its matrices."""
     if isinstance(change, Whole):
         return change.change.ndim >= 1 and _squeezed(change.change.shape) == _squeezed(shape)
-    if isinstance(change, Delta):
-        return True  # checked by `_check_shapes`
     first, second = _product_shape(change.w1), _product_shape(change.w2)
     if not first or not second:
         return False

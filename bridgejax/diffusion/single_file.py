@@ -7,7 +7,7 @@ The architecture is read off the tensors' names and shapes. What no tensor shows
 | attention heads of the UNet | 8 | channels / 64 | channels / 64 |
 | attention heads of a text encoder | width / 64 | width / 64 | width / 64 |
 | groups of a normalisation | 32 | 32 | 32 |
-| what the UNet predicts | noise | velocity | noise (velocity if there is a tensor `v_pred`) |
+| what the UNet predicts (unless tensor `v_pred` or metadata says) | noise | velocity | noise |
 | size of an image | 512 | 768, or 512 when it predicts noise | 1024 |
 | scaling factor of the latents | 0.18215 | 0.18215 | 0.13025 |
 | scheduler | PNDM | DDIM | Euler |
@@ -33,7 +33,7 @@ from bridgejax.diffusion.spec import GeneratorSpec
 from bridgejax.errors import UserError, choices
 from bridgejax.files import JSONObject, expanded, read_json
 from bridgejax.models import original_layout as layout
-from bridgejax.models.safetensors_files import read_tensors
+from bridgejax.models.safetensors_files import read_metadata, read_tensors
 from bridgejax.models.tokenizer import TokenizerSource, holds_tokenizer
 
 PARTS = ("unet", "vae", "text_encoder", "text_encoder_2", "scheduler")
@@ -78,7 +78,11 @@ def read_single_file(
     if strange:
         raise layout.no_place(where, strange)
 
-    scheduler = configs.scheduler_config(family, tensors, prediction_type, where) | overlay["scheduler"]
+    if asked := overlay["scheduler"].get("prediction_type", prediction_type):
+        predicted, shown = asked, "as asked for"
+    else:
+        predicted, shown = configs.prediction_type(family, tensors, read_metadata(path), where)
+    scheduler = configs.scheduler_config(family, tensors, predicted, where) | overlay["scheduler"]
     velocity = scheduler["prediction_type"] == "v_prediction"
 
     texts = []
@@ -99,8 +103,8 @@ def read_single_file(
     if own_vae:
         if not inside[layout.VAE_PREFIX]:
             raise UserError(
-                f"{where} holds no autoencoder ({layout.VAE_PREFIX}…); give vae=FOLDER, a folder with an autoencoder of "
-                f"{FAMILY_NAMES[family]}."
+                f"{where} holds no autoencoder ({layout.VAE_PREFIX}…); give one of {FAMILY_NAMES[family]}, a folder or a file, "
+                "with vae= or --vae."
             )
         held = inside[layout.VAE_PREFIX]
         vae, parts["vae"], spelling["vae"] = _vae(held, layout.VAE_PREFIX, where, family, unet)
@@ -124,6 +128,7 @@ def read_single_file(
         parts=parts,
         spelling=spelling,
         facts=found.facts,
+        prediction=shown,
         ignored=ignored,
     )
 

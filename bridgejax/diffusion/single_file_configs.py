@@ -26,6 +26,7 @@ _BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_lin
 
 READ = ("betas", "v_pred", "ztsnr", "scale_factor", "global_step")  # numbers of training that the configs are read from
 _SD2_BASE_STEP = 875000  # at which SD 2.0 base, which predicts noise, was saved; diffusers knows it by this number too
+_PREDICTION = "modelspec.prediction_type"
 
 
 class TextEncoderFile(NamedTuple):
@@ -311,10 +312,15 @@ def open_clip_encoder(tensors: Tensors, prefix: str, where: str, family: str, wa
     return TextEncoderFile(config, renamed, lambda name: prefix + (layout.open_clip_original(name, layers) or name), ignored)
 
 
+def _in_eight_bits(array: np.ndarray) -> bool:
+    """Returns whether a number of training was cast to 8 bits with the weights, which keep one digit of it."""
+    return array.dtype.name.startswith("float8")
+
+
 def scaling_factor(tensors: Tensors, where: str) -> float | None:
     """Returns the scaling factor of the latents if the file holds it."""
     array = tensors.get("scale_factor")
-    if array is None or array.size != 1:
+    if array is None or array.size != 1 or _in_eight_bits(array):
         return None
     value = float(array.reshape(()))
     if not 0 < value < np.inf:
@@ -322,13 +328,44 @@ def scaling_factor(tensors: Tensors, where: str) -> float | None:
     return value
 
 
-def scheduler_config(family: str, tensors: Tensors, prediction: str | None, where: str) -> JSONObject:
-    """Returns the published scheduler config of a family, with the noise levels of the file if it holds others."""
-    default = "v_prediction" if family == "sd2" or "v_pred" in tensors else "epsilon"
+def prediction_type(family: str, tensors: Tensors, metadata: Mapping[str, str], where: str) -> tuple[str, str]:
+    """Returns what the UNet of a file predicts, and what shows it.
+
+    Args:
+      family: of the file.
+      tensors: all of the file.
+      metadata: of the file; training programs write what a model predicts there, as Stability's specification has it.
+      where: the file, for messages.
+
+    Raises:
+      UserError: a tensor and the metadata do not say the same.
+    """
     step = tensors.get("global_step")
-    if family == "sd2" and step is not None and step.size == 1 and int(step.reshape(())) == _SD2_BASE_STEP:
-        default = "epsilon"
-    common = {**_BETAS, **_SAMPLERS, "prediction_type": prediction or default, "steps_offset": 1, "timestep_spacing": "leading"}
+    shown: list[tuple[str, str]] = []
+    if "v_pred" in tensors:
+        shown.append(("v_prediction", "tensor v_pred"))
+    # Files in half precision keep three digits of it.
+    elif family == "sd2" and step is not None and step.size == 1 and abs(float(step.reshape(())) / _SD2_BASE_STEP - 1) < 0.005:
+        shown.append(("epsilon", "tensor global_step, which is that of the 512-pixel base"))
+    said = {"epsilon": "epsilon", "v": "v_prediction"}.get(metadata.get(_PREDICTION, ""))
+    if said is not None:
+        shown.append((said, f"metadata {_PREDICTION}"))
+    if len({kind for kind, _ in shown}) > 1:
+        (one, by), (other, besides) = shown
+        raise UserError(
+            f"{where} does not agree with itself: it predicts {one} by its {by}, but {other} by its {besides}; say which with "
+            f"prediction_type={one} or {other}."
+        )
+    if shown:
+        return shown[0][0], f"shown by {' and '.join(by for _, by in shown)}"
+    if family == "sd2":
+        return "v_prediction", "the family's; nothing in the file shows it, so of a 512-pixel base say prediction_type=epsilon"
+    return "epsilon", "the family's; nothing in the file shows another"
+
+
+def scheduler_config(family: str, tensors: Tensors, prediction: str, where: str) -> JSONObject:
+    """Returns the published scheduler config of a family, with the noise levels of the file if it holds others."""
+    common = {**_BETAS, **_SAMPLERS, "prediction_type": prediction, "steps_offset": 1, "timestep_spacing": "leading"}
     config: JSONObject = {
         "sd1": {"_class_name": "PNDMScheduler", **common},
         "sd2": {"_class_name": "DDIMScheduler", **common},
@@ -338,7 +375,7 @@ def scheduler_config(family: str, tensors: Tensors, prediction: str | None, wher
         config |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
         if family == "sd1":  # PNDM cannot start from pure noise
             config["_class_name"] = "DDIMScheduler"
-    if "betas" in tensors:
+    if "betas" in tensors and not _in_eight_bits(tensors["betas"]):
         betas = np.asarray(tensors["betas"], np.float64).reshape(-1)
         expected = np.linspace(_BETAS["beta_start"] ** 0.5, _BETAS["beta_end"] ** 0.5, len(betas)) ** 2  # type: ignore[operator]
         if not np.all((betas > 0) & (betas < 1)):

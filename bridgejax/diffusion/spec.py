@@ -54,6 +54,7 @@ class GeneratorSpec:
       tables: token embeddings with learned words, by text encoder; they replace the generator's.
       extras: what `content_digest` takes in besides the files: LoRA files with scales, embeddings, options.
       facts: what showed a single file's family, one phrase each.
+      prediction: what showed what the UNet predicts; "": the scheduler's config does.
       ignored: tensors of a single file that are not read → what they are.
     """
 
@@ -73,6 +74,7 @@ class GeneratorSpec:
     tables: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     extras: JSONObject = dataclasses.field(default_factory=dict)
     facts: tuple[str, ...] = ()
+    prediction: str = ""
     ignored: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def tensors(self, part: str) -> Mapping[str, np.ndarray]:

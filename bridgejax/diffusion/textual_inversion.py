@@ -2,7 +2,8 @@
 
 A file holds one or more vectors per text encoder: `{token: [d] or [k, d]}` (diffusers), `emb_params` (A1111), or `clip_l`
 and `clip_g` for the two encoders of SDXL. A word of k vectors becomes k tokens, `<t>`, `<t>_1`, …, and the tokenizer writes
-`<t>` out as all of them, as diffusers does.
+`<t>` out as all of them, as diffusers does. A LoRA file may bundle words, each with the tensors of such a file under
+`bundle_emb.WORD.`; they come with the LoRA, whatever its scale.
 """
 
 from __future__ import annotations
@@ -14,13 +15,29 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike
 
-from bridgejax.diffusion.lora import weights_file
+from bridgejax.config import nfc
+from bridgejax.diffusion.lora import BUNDLED, lora_file, weights_file
 from bridgejax.errors import UserError
-from bridgejax.files import JSONObject, expanded
+from bridgejax.files import JSONObject
 from bridgejax.models.safetensors_files import read_tensors, save_tensors
 from bridgejax.models.tokenizer import Tokenizer, TokenizerSource
 
 _XL_NAMES = ("clip_l", "clip_g")
+
+
+@dataclasses.dataclass(frozen=True)
+class Word:
+    """A word to append.
+
+    Attributes:
+      text: as prompts hold it.
+      vectors: float32 [k, width] for each text encoder.
+      source: where it comes from, for messages: the option `embeddings`, or a file.
+    """
+
+    text: str
+    vectors: Sequence[np.ndarray]
+    source: str = "embeddings"
 
 
 def read_embedding(path: Path, widths: Sequence[int]) -> list[np.ndarray]:
@@ -37,35 +54,62 @@ def read_embedding(path: Path, widths: Sequence[int]) -> list[np.ndarray]:
       UserError: the file is missing, damaged, a pickle, of another kind, or for another text encoder; it is named.
     """
     file = weights_file(path, "textual-inversion embedding", ("learned_embeds.safetensors",))
-    content = read_tensors(file)
+    return _vectors(file, read_tensors(file), widths)
+
+
+def bundled_words(path: Path, widths: Sequence[int]) -> list[Word]:
+    """Reads the words that a LoRA file holds beside its changes.
+
+    Args:
+      path: of a LoRA, as for `bridgejax.diffusion.lora.read_lora`.
+      widths: of the generator's text encoders.
+
+    Raises:
+      UserError: a word's tensors are none, or are for another text encoder; they are named.
+    """
+    file = lora_file(path)
+    content: dict[str, dict[str, np.ndarray]] = {}
+    for name, array in read_tensors(file).items():
+        if name.startswith(BUNDLED):
+            word, _, inner = name.removeprefix(BUNDLED).partition(".")
+            content.setdefault(word, {})[inner] = array
+    return [Word(word, _vectors(file, tensors, widths, f"{BUNDLED}{word}."), str(file)) for word, tensors in content.items()]
+
+
+def _vectors(file: Path, content: Mapping[str, np.ndarray], widths: Sequence[int], start: str = "") -> list[np.ndarray]:
+    """Returns the vectors of one word; `start` is what stands before the names of its tensors in the file."""
     pair = set(content) == set(_XL_NAMES)
     if not pair and len(content) != 1:
         raise UserError(
-            f"{file} holds {len(content)} tensors ({', '.join(sorted(content)[:3])}{'…' * (len(content) > 3)}), so it is "
-            "not a textual-inversion embedding; expected one tensor, or clip_l and clip_g."
+            f"{file} holds {len(content)} tensors ({', '.join(start + name for name in sorted(content)[:3])}"
+            f"{'…' * (len(content) > 3)}), so {'they are' if start else 'it is'} not a textual-inversion embedding; expected "
+            "one tensor, or clip_l and clip_g."
         )
     if pair != (len(widths) == 2):
         holds, wants = ("clip_l and clip_g (SDXL)", "one text encoder") if pair else ("one tensor", "two text encoders (SDXL)")
-        raise UserError(f"{file} holds {holds}, but the generator has {wants}; it is an embedding for another base.")
+        raise UserError(
+            f"{file} holds {holds}{f' at {start}…' * bool(start)}, but the generator has {wants}; it is an embedding for "
+            "another base."
+        )
     rows = []
     for name, width in zip(_XL_NAMES if pair else content, widths, strict=True):
         array = content[name]
         if not np.issubdtype(array.dtype, np.floating) and array.dtype.name != "bfloat16":
             raise UserError(
-                f"{file}: tensor {name} has dtype {array.dtype}; an embedding must be float32, float16 or bfloat16."
+                f"{file}: tensor {start}{name} has dtype {array.dtype}; an embedding must be float32, float16 or bfloat16."
             )
         vectors = array.astype(np.float32)
         vectors = vectors[None] if vectors.ndim == 1 else vectors
         if vectors.ndim != 2 or vectors.shape[0] < 1 or vectors.shape[1] != width:
             raise UserError(
-                f"{file}: tensor {name} has shape {list(array.shape)}, but the text encoder's vectors have {width} numbers; "
-                "it is an embedding for another base."
+                f"{file}: tensor {start}{name} has shape {list(array.shape)}, but the text encoder's vectors have {width} "
+                "numbers; it is an embedding for another base."
             )
         if not np.isfinite(vectors).all():
-            raise UserError(f"{file}: tensor {name} holds NaN or infinity; the file is damaged, get it again.")
+            raise UserError(f"{file}: tensor {start}{name} holds NaN or infinity; the file is damaged, get it again.")
         rows.append(vectors)
     if len({len(vectors) for vectors in rows}) != 1:
-        raise UserError(f"{file}: clip_l has {len(rows[0])} vectors and clip_g {len(rows[1])}; they must be as many.")
+        raise UserError(f"{file}: {start}clip_l has {len(rows[0])} vectors and clip_g {len(rows[1])}; they must be as many.")
     return rows
 
 
@@ -73,7 +117,7 @@ def extend_vocabulary(
     sources: Sequence[TokenizerSource],
     tables: Sequence[np.ndarray],
     configs: Sequence[JSONObject],
-    embeddings: Mapping[str, Path],
+    words: Sequence[Word],
 ) -> tuple[tuple[TokenizerSource, ...], list[np.ndarray], tuple[JSONObject, ...]]:
     """Appends words to tokenizers and to the token tables of text encoders.
 
@@ -81,7 +125,7 @@ def extend_vocabulary(
       sources: one tokenizer per text encoder.
       tables: their token embeddings, [vocabulary, width].
       configs: their `config.json`.
-      embeddings: word → file.
+      words: what to append, in order; their texts are taken in NFC, as tokenizers read prompts.
 
     Returns:
       Sources with the words added; tables with their rows, in the tables' dtype; configs with the new size of the vocabulary.
@@ -89,26 +133,26 @@ def extend_vocabulary(
       words have larger ones.
 
     Raises:
-      UserError: a word stands in a vocabulary already, or is not a single word; a file does not fit.
+      UserError: a word stands in a vocabulary already, or is not a single word; a tokenizer does not fit its table.
     """
     tokenizers = [Tokenizer(source, 77) for source in sources]
-    read: list[tuple[list[str], list[np.ndarray]]] = []
+    read: list[tuple[list[str], Sequence[np.ndarray]]] = []
     taken: set[str] = set()
-    for word, path in embeddings.items():
+    for entry in words:
+        where, word = entry.source, entry.text
+        rename = "choose another word" if where == "embeddings" else f"rename its tensors {BUNDLED}{word}.… in the file"
         if not isinstance(word, str) or not word or word != word.strip() or any(letter.isspace() for letter in word):
-            raise UserError(f"embeddings: {word!r} is not a single word; give something like '<my-style>', without spaces.")
-        vectors = read_embedding(expanded(path), [table.shape[1] for table in tables])
-        words = [word, *(f"{word}_{i}" for i in range(1, len(vectors[0])))]
+            raise UserError(f"{where}: {word!r} is not a single word; {rename}: something like '<my-style>', without spaces.")
+        word = nfc(word)
+        names = [word, *(f"{word}_{i}" for i in range(1, len(entry.vectors[0])))]
         # `<t>_1` would make `<t>` a word of two vectors, even where `<t>` has one.
-        for name in {*words, f"{word}_1", word.lower()}:
+        for name in {*names, f"{word}_1", word.lower()}:
             if name in taken or any(tokenizer.id_of(name) is not None for tokenizer in tokenizers):
-                raise UserError(
-                    f"embeddings: {word!r} cannot be added, since {name!r} is in the vocabulary; choose another word."
-                )
-        taken |= set(words)
-        read.append((words, vectors))
+                raise UserError(f"{where}: {word!r} cannot be added, since {name!r} is in the vocabulary; {rename}.")
+        taken |= set(names)
+        read.append((names, entry.vectors))
 
-    added = tuple(name for words, _ in read for name in words)
+    added = tuple(name for names, _ in read for name in names)
     new_sources, new_tables, new_configs = [], [], []
     for number, (source, table, config, tokenizer) in enumerate(zip(sources, tables, configs, tokenizers, strict=True)):
         if tokenizer.size > len(table):

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from bridgejax.errors import UserError
-from bridgejax.files import JSONObject, read_json_object
+from bridgejax.files import JSONObject, check_link, read_json_object
 from bridgejax.models.clip_resnet import ModifiedResNetConfig, clip_resnet_layout
 from bridgejax.models.clip_text import TextConfig
 from bridgejax.models.config_values import positive_int, positive_number, require
@@ -82,6 +82,7 @@ def read_open_clip(folder: Path) -> OpenCLIPFolder:
     file, weights = folder / OPEN_CLIP_CONFIG, folder / OPEN_CLIP_WEIGHTS
     for part in (file, weights):
         if not part.is_file():
+            check_link(part)
             pickles = [other.name for other in folder.glob("open_clip_*") if other.suffix in PICKLES]
             note = f" ({pickles[0]} is a pickle, which is not read)" if pickles and part is weights else ""
             raise UserError(f"{part} is missing{note}; an OpenCLIP folder holds {_PARTS}.")

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from bridgejax.errors import UserError, choices
-from bridgejax.files import JSONObject, read_json_object
+from bridgejax.files import JSONObject, check_link, read_json_object
 from bridgejax.models import resnet, vit_layouts
 from bridgejax.models.classifier import Classifier, Preprocessing
 from bridgejax.models.clip import CLIP, TextTower, ZeroShot, ZeroShotSpec, image_side
@@ -64,6 +64,7 @@ def read_config(folder: Path) -> JSONObject:
     """
     file = folder / CONFIG_FILE
     if not file.exists():
+        check_link(file)
         raise UserError(f"{file} is missing; a classifier folder needs {CONFIG_FILE} beside {WEIGHTS_FILE}.")
     return _object(file)
 

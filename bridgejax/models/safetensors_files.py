@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from bridgejax.errors import UserError
-from bridgejax.files import JSONObject, read_json_object, write_atomic
+from bridgejax.files import JSONObject, check_link, read_json_object, write_atomic
 
 _NAMES = ("model", "diffusion_pytorch_model")
 _VARIANTS = ("", ".fp32", ".fp16", ".bf16", ".non_ema")
@@ -46,12 +46,14 @@ def find_weights(folder: Path) -> list[Path]:
             file = folder / f"{name}{variant}.safetensors"
             if file.is_file():
                 return [file]
+            check_link(file)
             for index in (
                 folder / f"{name}.safetensors.index{variant}.json",
                 folder / f"{name}{variant}.safetensors.index.json",
             ):
                 if index.is_file():
                     return [folder / part for part in sorted(set(_index_parts(index)))]
+                check_link(index)
     pickles = sorted(file.name for file in folder.glob("*") if file.suffix in PICKLES) if folder.is_dir() else []
     if pickles:
         raise UserError(
@@ -100,6 +102,7 @@ def _read_header(file: Path) -> tuple[int, JSONObject]:
             size = int.from_bytes(stream.read(8), "little")
             return size, json.loads(stream.read(size))
     except FileNotFoundError as error:
+        check_link(file)
         raise UserError(f"{file} is missing; fetch the folder again.") from error
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(f"{file} is cut short or not a safetensors file ({error}); fetch it again.") from error

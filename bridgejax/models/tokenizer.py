@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 
 from bridgejax import disk_cache
+from bridgejax.config import nfc
 from bridgejax.errors import UserError
+from bridgejax.files import check_link
 from bridgejax.identity import digest, folder_digest
 
 
@@ -130,6 +132,8 @@ class Tokenizer:
         source = folder if isinstance(folder, TokenizerSource) else TokenizerSource(Path(folder))
         self.folder, self.max_tokens = source.folder, max_tokens
         if not holds_tokenizer(self.folder):
+            for name in ("vocab.json", "merges.txt", "tokenizer.json"):
+                check_link(self.folder / name)
             raise UserError(f"{self.folder} holds no tokenizer; expected vocab.json and merges.txt, or tokenizer.json.")
 
         def read() -> bytes:
@@ -193,7 +197,7 @@ class Tokenizer:
                 raise UserError(f"prompt {text!r} is not a string; give a list of strings.")
         if not texts:
             return np.zeros((0, self.max_tokens), np.int32)
-        texts = [self._expand(text) for text in texts]
+        texts = [self._expand(nfc(text)) for text in texts]  # as CLIP's tokenizer reads them, and as words are added
         rows = np.full((len(texts), self.max_tokens), self._pad_id, np.int32)
         for row, text, encoding in zip(rows, texts, self._backend.encode_batch(texts), strict=True):
             ids = encoding.ids

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bridgejax.errors import UserError
-from bridgejax.files import asset, expanded
+from bridgejax.files import asset, check_link, expanded
 from bridgejax.models.safetensors_files import PICKLES
 
 
@@ -48,7 +48,11 @@ class WeightSources:
         if text.startswith("builtin:"):
             return asset(text, self.builtin, self.kind)
         path = expanded(name)
+        check_link(path)
         if path.is_dir():
+            # Where a config is passed over, images differ; of weights, those that are wanted are looked at when they are read.
+            for config in (config for pattern in ("*.json", "*/*.json") for config in path.glob(pattern)):
+                check_link(config)
             return path
         if path.suffix in PICKLES:
             raise UserError(

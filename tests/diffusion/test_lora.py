@@ -188,7 +188,7 @@ def _loha(tensors: dict) -> None:
 
 def _dora(tensors: dict) -> None:
     peft(tensors)
-    tensors[f"unet.{BLOCK}.attn1.to_q.lora_magnitude_vector"] = np.zeros(16, np.float32)
+    tensors[f"unet.{BLOCK}.attn1.to_q.lora_magnitude_vector"] = np.ones(17, np.float32)
 
 
 def _nan(tensors: dict) -> None:
@@ -212,7 +212,7 @@ def _model(tensors: dict) -> None:
         (_wide, r"to_q\.lora_A\.weight has shape \[2, 320\].*\[rank, 16\].*for another base"),
         (_half, r"to_q\.lora_A\.weight lacks its other half"),
         (_loha, r"hada_w1_a lacks its other half"),
-        (_dora, "is a DoRA"),
+        (_dora, r"lora_magnitude_vector has shape \[17\], but its layer's weight in this generator \[16, 16\]"),
         (_nan, r"to_q\.lora_A\.weight holds NaN"),
         (_integers, r"to_q\.lora_A\.weight has dtype int8"),
         (_model, r"conv_in\.weight has no place"),

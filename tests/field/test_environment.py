@@ -285,6 +285,16 @@ def test_signals_at_any_moment(config, tmp_path, number):
     assert not [path for path in work.rglob("*") if path.name.startswith((".tmp-", ".lock"))]
 
 
+def test_a_workdir_or_a_config_that_is_a_link_to_nothing_is_named(config, tmp_path, capfd):
+    """The kind: disks that are not mounted."""
+    for name in ("w", "c.py"):
+        (tmp_path / name).symlink_to(tmp_path / "gone")
+    for file, work in ((config, "w"), (tmp_path / "c.py", "new")):
+        assert main(["run", "--config", str(file), "--workdir", str(tmp_path / work)]) == 2
+        link = tmp_path / ("w" if work == "w" else "c.py")
+        assert f"{link} is a link to {tmp_path / 'gone'}, which is missing" in capfd.readouterr().err
+
+
 # -- names of recipes --------------------------------------------------------------------------------------------------------
 
 

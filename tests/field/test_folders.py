@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
+import shutil
 import unicodedata
 from pathlib import Path
 
@@ -200,6 +202,18 @@ def test_folders_whose_names_are_not_utf_8(tmp_path):
     fill(tmp_path, "dog", "cat")
     os.rename(tmp_path / "cat", os.fsencode(tmp_path) + b"/caf\xe9")
     assert r"'caf\udce9' is not UTF-8" in refused(tmp_path, shots=1)
+
+
+@pytest.mark.parametrize("place", [".", "train", "test", "train/cat", "train/fox", "train/cat/9.png"])
+def test_links_to_what_is_not_there_are_named(tmp_path, place):
+    """The kind: symbolic links of a task whose targets are gone: none of its parts, classes or images is passed over."""
+    root = parts(tmp_path / "task", "train", "test")
+    link = root / place
+    if link.is_dir():
+        shutil.rmtree(link)
+    link.symlink_to(tmp_path / "gone")
+    with pytest.raises(UserError, match=re.escape(f"{link} is a link to {tmp_path / 'gone'}, which is missing")):
+        load_task(f"folder:{root}")
 
 
 def test_names_are_matched_in_nfc(tmp_path):

@@ -1,8 +1,9 @@
 """Adapter files of every kind and every program: used with the numbers of their definition, or refused with the true reason.
 
 The kind: a file says by its tensors' names which change of which layer it holds. The kinds of changes are PEFT's (LoRA, LoHa,
-LoKr, DoRA, OFT, BOFT, IA3, VeRA) and of LyCORIS (LoCon with and without a core, LoHa, LoKr, full differences, norms, GLoRA,
-IA3, OFT); spellings are those of diffusers, PEFT, kohya, LyCORIS, ComfyUI and transformers 5, with PEFT's adapter names.
+LoKr, DoRA, OFT, BOFT, IA3, VeRA) and of LyCORIS (LoCon with and without a core, LoHa, LoKr, DoRA over these by outputs or
+inputs, full differences, norms, GLoRA, IA3, OFT); spellings are those of diffusers, PEFT, kohya, LyCORIS, ComfyUI and
+transformers 5, with PEFT's adapter names. A1111 and OneTrainer bundle learned words with a LoRA.
 """
 
 from __future__ import annotations
@@ -16,8 +17,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from bridgejax.diffusion.decisions import decisions
 from bridgejax.diffusion.find import find_generator
+from bridgejax.diffusion.spec import content_digest
 from bridgejax.errors import UserError
+from tests import original_files as originals
 
 ATTENTION = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"  # [16, 16]
 WIDE = "down_blocks.0.attentions.0.transformer_blocks.0.ff.net.0.proj"  # [128, 16]
@@ -149,13 +153,14 @@ SPELLINGS = {
     "lora_te_text_model_{T}.lora_down.weight": "lora_te_text_model_{T}.lora_up.weight",
     "lora_te1_text_model_{T}.lora_down.weight": "lora_te1_text_model_{T}.lora_up.weight",
     "lora_te_{T}.lora_down.weight": "lora_te_{T}.lora_up.weight",
+    "lycoris_{U}.lora_down.weight": "lycoris_{U}.lora_up.weight",
 }
 
 
 @pytest.mark.parametrize("down", SPELLINGS)
 def test_every_spelling_finds_its_layer(tiny_generator: Path, tmp_path: Path, down: str) -> None:
-    words = {"u": ATTENTION, "o": ORIGINAL[ATTENTION], "t": TEXT, "T": TEXT.replace(".", "_")}
-    part, layer, width = ("unet", ATTENTION, 16) if "{u}" in down or "{o}" in down else ("text_encoder", TEXT, 32)
+    words = {"u": ATTENTION, "o": ORIGINAL[ATTENTION], "t": TEXT, "T": TEXT.replace(".", "_"), "U": ATTENTION.replace(".", "_")}
+    part, layer, width = ("text_encoder", TEXT, 32) if "{t}" in down.lower() else ("unet", ATTENTION, 16)
     a, b = numbers(2, width), numbers(width, 2)
     save_file({down.format(**words): a, SPELLINGS[down].format(**words): b}, tmp_path / "x.safetensors")
     before = find_generator(tiny_generator).tensors(part)[f"{layer}.weight"]
@@ -165,11 +170,22 @@ def test_every_spelling_finds_its_layer(tiny_generator: Path, tmp_path: Path, do
 
 START = kohya(ATTENTION)
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "a bundled word": (
-        {"bundle_emb.neon.string_to_param.*": numbers(2, 32)},
-        r"learned word.*bundle_emb\.neon\.string_to_param",
+    "a bundled word of another width": (
+        {"bundle_emb.<neon>.string_to_param.*": numbers(2, 768)},
+        r"tensor bundle_emb\.<neon>\.string_to_param\.\* has shape \[2, 768\].*32 numbers.*another base",
     ),
-    "a bundled word of SDXL": ({"bundle_emb.neon.clip_l": numbers(2, 32)}, r"learned word.*bundle_emb\.neon\.clip_l"),
+    "a bundled word of SDXL": (
+        {"bundle_emb.<neon>.clip_l": numbers(2, 32), "bundle_emb.<neon>.clip_g": numbers(2, 32)},
+        r"clip_l and clip_g \(SDXL\) at bundle_emb\.<neon>\.…, but the generator has one text encoder",
+    ),
+    "a bundled word of three tensors": (
+        {f"bundle_emb.<neon>.{name}": numbers(2, 32) for name in "abc"},
+        r"3 tensors \(bundle_emb\.<neon>\.a, .*not a textual-inversion embedding",
+    ),
+    "a bundled word that is in the vocabulary": (
+        {"bundle_emb.a.emb_params": numbers(2, 32)},
+        r"x\.safetensors: 'a' cannot be added.*in the vocabulary; rename its tensors bundle_emb\.a\.…",
+    ),
     "GLoRA": (
         {f"{START}.{name}.weight": numbers(16, 2) for name in ("a1", "a2", "b1", "b2")},
         r"is a GLoRA \(tensor .*\.a1\.weight",
@@ -179,13 +195,27 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         r"is an IA3 \(tensor .*\.on_input",
     ),
     "IA3 of PEFT": ({f"base_model.model.{ATTENTION}.ia3_l": numbers(16, 1)}, "is an IA3"),
-    "DoRA of kohya": ({f"{START}.dora_scale": numbers(16, 1)}, r"is a DoRA \(tensor .*dora_scale"),
-    "DoRA of PEFT": ({f"unet.{ATTENTION}.lora_magnitude_vector": numbers(16)}, r"is a DoRA \(tensor .*lora_magnitude_vector"),
+    "lengths alone": ({f"{START}.dora_scale": numbers(16, 1)}, r"dora_scale is a DoRA's lengths without weights"),
+    "PEFT's lengths alone": (
+        {f"unet.{ATTENTION}.lora_magnitude_vector": numbers(16)},
+        r"lora_magnitude_vector is a DoRA's lengths without weights",
+    ),
+    "lengths of another base": (
+        {f"{kohya(WIDE)}.dora_scale": numbers(64, 1)},
+        r"dora_scale has shape \[64, 1\], but its layer's weight in this generator \[128, 16\]",
+    ),
+    "lengths by input under PEFT's name": (
+        {f"{kohya(WIDE)}.lora_magnitude_vector": numbers(1, 16)},
+        r"lora_magnitude_vector has shape \[1, 16\], but its layer's weight",
+    ),
     "OFT of LyCORIS": ({f"{START}.oft_blocks": numbers(4, 4, 4)}, r"is an OFT \(tensor .*oft_blocks"),
     "OFT of kohya": ({f"{START}.oft_diag": numbers(4, 4, 4)}, r"is an OFT \(tensor .*oft_diag"),
     "BOFT of PEFT": ({f"base_model.model.{ATTENTION}.boft_R.default": numbers(4, 4)}, "is an OFT"),
     "VeRA": ({f"base_model.model.{ATTENTION}.vera_lambda_b": numbers(16)}, "is an adapter that is no LoRA"),
-    "a bare PEFT adapter": ({f"base_model.model.{ATTENTION}.lora_A.weight": numbers(2, 16)}, "does not say what it changes"),
+    "a bare PEFT adapter without its config": (
+        {f"base_model.model.{ATTENTION}.lora_A.weight": numbers(2, 16)},
+        r"adapter_config\.json is missing; PEFT saves it beside the adapter",
+    ),
     "biases": ({f"unet.{ATTENTION}.lora_B.bias": numbers(16)}, "with biases"),
     "a generator": ({"model.diffusion_model.time_embed.0.weight": numbers(4, 4)}, "none of those that LoRA files have"),
     "a norm elsewhere": ({"lora_unet_down_blocks_9_norm.w_norm": numbers(16)}, r"w_norm has no place in this generator"),
@@ -210,6 +240,96 @@ def test_what_is_not_read_is_refused_by_its_own_name(tiny_generator: Path, tmp_p
         find_generator(tiny_generator, loras=[tmp_path / "x.safetensors"])
 
 
+def dora(weight: np.ndarray, change: np.ndarray, lengths: np.ndarray, axis: int) -> np.ndarray:
+    """A weight whose vectors, one for each index of `axis`, have lengths of their own."""
+    total = np.moveaxis((weight + change).astype(np.float64), axis, 0)
+    vectors = total.reshape(len(total), -1)
+    vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True) * lengths.reshape(-1, 1)
+    return np.moveaxis(vectors.reshape(total.shape), 0, axis)
+
+
+@pytest.mark.parametrize("axis", [0, 1], ids=["outputs", "inputs"])
+@pytest.mark.parametrize("kind", ["LoRA", "LoHa", "LoKr, both low-rank", "LoCon with a core", "LoHa of a convolution"])
+def test_a_dora_gives_its_vectors_their_lengths(tiny_generator: Path, tmp_path: Path, kind: str, axis: int) -> None:
+    """LyCORIS' `dora_scale` over each kind of change, by outputs or, of its older versions, by inputs."""
+    if kind == "LoRA":
+        layer, ratio, tensors = WIDE, RATIO, {"lora_down.weight": numbers(3, 16), "lora_up.weight": numbers(128, 3)}
+        change = tensors["lora_up.weight"] @ tensors["lora_down.weight"]
+    else:
+        layer, make, ratio = KINDS[kind]
+        tensors, change = make()
+    lengths = 1 + numbers(change.shape[axis])
+    spread = [1] * change.ndim
+    spread[axis] = -1
+    tensors |= {"dora_scale": lengths.reshape(spread), "alpha": np.array(ALPHA, np.float32)}
+    weight = find_generator(tiny_generator).tensors("unet")[f"{layer}.weight"]
+    found = changed(tiny_generator, tmp_path / "x.safetensors", {f"{kohya(layer)}.{name}": a for name, a in tensors.items()})
+    expected = dora(weight, SCALE * ratio * change, lengths, axis) - weight
+    np.testing.assert_allclose(found[f"{layer}.weight"], expected, rtol=1e-3, atol=1e-5)
+
+
+def test_two_doras_add_their_differences(tiny_generator: Path, tmp_path: Path) -> None:
+    """Each DoRA is taken of the generator's own weights, as PEFT runs them, so that their order is of no account."""
+    differences = []
+    for number in (1, 2):
+        tensors = {"lora_down.weight": numbers(3, 16, seed=number), "lora_up.weight": numbers(128, 3, seed=number)}
+        tensors["dora_scale"] = 1 + numbers(128, 1, seed=number)
+        file = tmp_path / f"{number}.safetensors"
+        differences.append(changed(tiny_generator, file, {f"{kohya(WIDE)}.{name}": array for name, array in tensors.items()}))
+    loras = [(tmp_path / f"{number}.safetensors", SCALE) for number in (2, 1)]
+    name = f"{WIDE}.weight"
+    both = (
+        find_generator(tiny_generator, loras=loras).tensors("unet")[name] - find_generator(tiny_generator).tensors("unet")[name]
+    )
+    np.testing.assert_allclose(both, differences[0][name] + differences[1][name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("asked", "sentence"), [(True, "asks for DoRA .use_dora., but"), (False, "use_dora false, but it holds")]
+)
+def test_metadata_and_tensors_must_both_say_dora(tiny_generator: Path, tmp_path: Path, asked: bool, sentence: str) -> None:
+    tensors = {f"unet.{ATTENTION}.lora_A.weight": numbers(2, 16), f"unet.{ATTENTION}.lora_B.weight": numbers(16, 2)}
+    metadata = {"lora_adapter_metadata": json.dumps({"unet.use_dora": asked, "unet.lora_alpha": 2})}
+    if not asked:
+        tensors[f"unet.{ATTENTION}.lora_magnitude_vector"] = numbers(16)
+    save_file(tensors, tmp_path / "x.safetensors", metadata=metadata)
+    with pytest.raises(UserError, match=sentence):
+        find_generator(tiny_generator, loras=[tmp_path / "x.safetensors"])
+
+
+@pytest.mark.parametrize("form", ["string_to_param.*", "emb_params", "<neon>"])
+def test_bundled_words_come_with_a_lora(tiny_generator: Path, tmp_path: Path, form: str) -> None:
+    """A word is the same whether a LoRA bundles it, under any of its forms, or it lies in a file of its own."""
+    halves = {f"{kohya(WIDE)}.lora_down.weight": numbers(2, 16), f"{kohya(WIDE)}.lora_up.weight": numbers(128, 2)}
+    vectors = numbers(2, 32)
+    save_file({f"bundle_emb.<neon>.{form}": vectors, **halves}, tmp_path / "both.safetensors")
+    save_file(halves, tmp_path / "lora.safetensors")
+    save_file({"<neon>": vectors}, tmp_path / "word.safetensors")
+    bundled = find_generator(tiny_generator, loras=[tmp_path / "both.safetensors"])
+    apart = find_generator(
+        tiny_generator, loras=[tmp_path / "lora.safetensors"], embeddings={"<neon>": tmp_path / "word.safetensors"}
+    )
+    assert bundled.tokenizers == apart.tokenizers
+    np.testing.assert_array_equal(bundled.tables["text_encoder"], apart.tables["text_encoder"])
+    np.testing.assert_array_equal(bundled.tensors("unet")[f"{WIDE}.weight"], apart.tensors("unet")[f"{WIDE}.weight"])
+    assert "words            <neon>, <neon>_1" in decisions(bundled)
+    # One that is given by itself goes before it.
+    save_file({"<neon>": 2 * vectors}, tmp_path / "other.safetensors")
+    other = find_generator(
+        tiny_generator, loras=[tmp_path / "both.safetensors"], embeddings={"<neon>": tmp_path / "other.safetensors"}
+    )
+    np.testing.assert_array_equal(other.tables["text_encoder"][-2:], 2 * vectors)
+
+
+def test_bundled_words_of_sdxl_come_with_a_lora(tmp_path: Path) -> None:
+    file = originals.write_single_file(tmp_path, "xl")
+    pair = {"clip_l": numbers(2, 64), "clip_g": numbers(2, 64, seed=1)}
+    save_file({f"bundle_emb.<neon>.{name}": array for name, array in pair.items()}, tmp_path / "x.safetensors")
+    tables = find_generator(file, loras=[tmp_path / "x.safetensors"]).tables
+    for part, array in zip(("text_encoder", "text_encoder_2"), pair.values(), strict=True):
+        np.testing.assert_array_equal(tables[part][-2:], array)
+
+
 @pytest.mark.parametrize("value", ["x", [], {"lora_alpha": "much"}, {"alpha_pattern": [1]}, {"alpha_pattern": {"(": 1}}])
 def test_broken_metadata_is_named(tiny_generator: Path, tmp_path: Path, value: Any) -> None:
     settings = {f"unet.{key}": item for key, item in value.items()} if isinstance(value, dict) else value
@@ -231,6 +351,29 @@ def test_alphas_in_metadata_find_their_layer_under_every_name(tiny_generator: Pa
     before = find_generator(tiny_generator).tensors("text_encoder")[f"{TEXT}.weight"]
     after = find_generator(tiny_generator, loras=[tmp_path / "x.safetensors"]).tensors("text_encoder")[f"{TEXT}.weight"]
     np.testing.assert_allclose(after - before, 3 * b @ a, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("start", ["pissa", "pissa_niter_4", "olora", "corda", "loftq"])
+def test_a_lora_that_began_by_changing_the_base_is_refused(tiny_generator: Path, tmp_path: Path, start: str) -> None:
+    """The kind: PEFT's ways to begin that take a part out of the base's weights, which the file does not hold."""
+    tensors = {f"unet.{ATTENTION}.lora_A.weight": numbers(2, 16), f"unet.{ATTENTION}.lora_B.weight": numbers(16, 2)}
+    metadata = {"lora_adapter_metadata": json.dumps({"unet.init_lora_weights": start, "unet.lora_alpha": 2})}
+    save_file(tensors, tmp_path / "x.safetensors", metadata=metadata)
+    with pytest.raises(UserError, match=rf"init_lora_weights '{start}'"):
+        find_generator(tiny_generator, loras=[tmp_path / "x.safetensors"])
+
+
+def test_a_bare_adapter_of_another_kind_or_of_both_text_encoders_is_refused(tiny_generator: Path, tmp_path: Path) -> None:
+    halves = {f"base_model.model.text_model.{TEXT}.lora_{s}.weight": numbers(*(2, 64) if s == "A" else (64, 2)) for s in "AB"}
+    save_file(halves, tmp_path / "adapter_model.safetensors")
+    config = tmp_path / "adapter_config.json"
+    config.write_text(json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 2}))
+    file = originals.write_single_file(tmp_path / "xl", "xl")
+    with pytest.raises(UserError, match=r"fc1 is in both text encoders|q_proj is in both text encoders"):
+        find_generator(file, loras=[tmp_path])
+    config.write_text(json.dumps({"peft_type": "LOHA"}))
+    with pytest.raises(UserError, match=r"adapter_config\.json: an adapter of kind 'LOHA' is not supported"):
+        find_generator(tiny_generator, loras=[tmp_path])
 
 
 def test_two_adapters_in_a_file_are_named(tiny_generator: Path, tmp_path: Path) -> None:
@@ -263,3 +406,60 @@ def test_the_changes_are_those_of_peft(tiny_generator: Path, tmp_path: Path, kin
     expected = adapted.get_delta_weight("default").detach().numpy()
     found = changed(tiny_generator, tmp_path / "x.safetensors", tensors)
     np.testing.assert_allclose(found[f"{layer}.weight"], SCALE * expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("place", ["unet", "kohya"])
+@pytest.mark.parametrize("convolution", [False, True], ids=["dense", "convolution"])
+def test_a_dora_is_that_of_peft(tiny_generator: Path, tmp_path: Path, convolution: bool, place: str) -> None:
+    """PEFT's own file, at a scale that diffusers' `set_adapters` gives it; and the same under the names of kohya."""
+    torch, peft = pytest.importorskip("torch"), pytest.importorskip("peft")
+    layer = CONVOLUTION if convolution else WIDE
+    weight = np.array(find_generator(tiny_generator).tensors("unet")[f"{layer}.weight"])
+    module = torch.nn.Conv2d(16, 16, 3) if convolution else torch.nn.Linear(16, 128)
+    module.weight.data = torch.from_numpy(weight)
+    config = peft.LoraConfig(r=3, lora_alpha=int(ALPHA), use_dora=True, target_modules=["0"], init_lora_weights=False)
+    model = peft.get_peft_model(torch.nn.Sequential(module), config)
+    adapted = model.base_model.model[0]
+    lengths = adapted.lora_magnitude_vector["default"].weight
+    lengths.data *= torch.linspace(0.5, 1.5, lengths.numel()).reshape(lengths.shape)
+    tensors = {}
+    for name, value in peft.get_peft_model_state_dict(model).items():
+        inner = name.removeprefix("base_model.model.0.")
+        if place == "kohya":
+            for ours, theirs in (("lora_A", "lora_down"), ("lora_B", "lora_up"), ("lora_magnitude_vector", "dora_scale")):
+                inner = inner.replace(ours, theirs)
+            value = value.flatten() if "dora" in inner else value
+        tensors[f"{kohya(layer) if place == 'kohya' else f'unet.{layer}'}.{inner}"] = value.detach().numpy()
+    assert len(tensors) == 3
+    metadata = {"lora_adapter_metadata": json.dumps({"unet.lora_alpha": ALPHA, "unet.r": 3, "unet.use_dora": True})}
+    save_file(tensors, tmp_path / "x.safetensors", metadata=metadata)
+    found = find_generator(tiny_generator, loras=[(tmp_path / "x.safetensors", SCALE)]).tensors("unet")[f"{layer}.weight"]
+    adapted.set_scale("default", SCALE)
+    adapted.merge()
+    np.testing.assert_allclose(found, adapted.get_base_layer().weight.detach().numpy(), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("part", ["unet", "text_encoder"])
+def test_a_folder_of_peft_is_that_of_peft(tiny_generator: Path, tmp_path: Path, part: str) -> None:
+    """`save_pretrained` of an adapter of one network; its alphas stand in `adapter_config.json`, which the digest covers."""
+    peft = pytest.importorskip("peft")
+    diffusers, transformers = pytest.importorskip("diffusers"), pytest.importorskip("transformers")
+    kind = diffusers.UNet2DConditionModel if part == "unet" else transformers.CLIPTextModel
+    targets, special = (["to_q", "conv1"], "attn1.to_q") if part == "unet" else (["q_proj", "fc1"], "self_attn.q_proj")
+    config = peft.LoraConfig(
+        r=3, lora_alpha=6, alpha_pattern={special: 2}, target_modules=targets, init_lora_weights=False, use_dora=part == "unet"
+    )
+    adapted = peft.get_peft_model(kind.from_pretrained(tiny_generator / part), config)
+    adapted.save_pretrained(tmp_path / "adapter")
+    spec = find_generator(tiny_generator, loras=[tmp_path / "adapter"])
+    theirs = {name.removeprefix("text_model."): array for name, array in adapted.merge_and_unload().state_dict().items()}
+    before, ours = find_generator(tiny_generator).tensors(part), spec.tensors(part)
+    differences = 0
+    for name, array in ours.items():
+        np.testing.assert_allclose(array, theirs[name].numpy(), rtol=1e-3, atol=1e-5, err_msg=name)
+        differences += bool(np.abs(array - before[name]).max() > 1e-4)
+    assert differences >= 4
+    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps({"lora_alpha": 3, "use_dora": part == "unet"}))
+    assert content_digest(find_generator(tiny_generator, loras=[tmp_path / "adapter"])) != content_digest(spec)

@@ -3,7 +3,8 @@
 The kind: any change that a download, a converter, a merge or an editor makes to one tensor's name, place, dtype or shape, to a
 file's bytes, or to a key of a config. Families: Stable Diffusion 1.x, 2.x and XL; as single file, folder, LoRA, learned word,
 autoencoder. What a file cannot show is left out: a square matrix transposed in place, a part of a LoRA that can stand alone
-(an alpha), and the projection of an OpenCLIP encoder of unpublished width, which alone says whether all layers are read.
+(an alpha, a DoRA's lengths), and the projection of an OpenCLIP encoder of unpublished width, which alone says whether all
+layers are read.
 """
 
 from __future__ import annotations
@@ -122,6 +123,7 @@ def _lora(spec: GeneratorSpec) -> Tensors:
     for part in ("text_encoder", "text_encoder_2")[: len(spec.text_encoders)]:
         start = f"{part}.text_model.encoder.layers.1.mlp.fc1"
         tensors |= {f"{start}.lora_A.weight": numbers(3, 64), f"{start}.lora_B.weight": numbers(128, 3)}
+        tensors[f"{start}.lora_magnitude_vector"] = 1 + numbers(128)
     return tensors
 
 
@@ -181,7 +183,7 @@ def mangle(tensors: Tensors, rng: np.random.Generator) -> str:
     array = tensors[name]
     if what in ("rename", "drop", "add"):
         # What stands alone may be absent: see the top.
-        if what == "drop" and name.endswith((".alpha", "text_projection")):
+        if what == "drop" and name.endswith((".alpha", ".lora_magnitude_vector", "text_projection")):
             return ""
         other = _other_name(name, rng)
         if what != "drop" and (other in tensors or (what == "rename" and name.endswith("text_projection"))):
