@@ -34,13 +34,13 @@ def ended(workdir: Path, pattern: str, which: int, *command: object, **variables
     return said
 
 
-@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize("which", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_signal_while_images_are_generated(config_file, tmp_path, which):
     command = ("generate", "--config", config_file, "--config.generator.steps=900")
     assert AGAIN.search(ended(tmp_path / "work", "synthetic/identity.json", which, *command))
 
 
-@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize("which", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_signal_while_a_classifier_is_evaluated(tmp_path, which):
     python, program = tmp_path / "python", Path(__file__).with_name("evaluation_program.py")
     python.write_text(f'#!/bin/sh\n[ "$1" = -c ] && exec {sys.executable} "$@"\nshift\nexec {sys.executable} {program} "$@"\n')
