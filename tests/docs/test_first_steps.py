@@ -31,9 +31,9 @@ def _run(cells: list[dict]) -> list[object]:
 def test_the_notebook_runs(tmp_path, monkeypatch, capsys):
     from bridgejax.improvement import budget, one_call
 
-    smallest = dataclasses.replace(budget.DESIGNS[-1], per_class=4, base_steps=2)
+    smallest = dataclasses.replace(budget.DESIGNS[-1], per_class=4)
     monkeypatch.setattr(budget, "DESIGNS", (smallest,))
-    monkeypatch.setattr(one_call, "_measured", lambda settings, task: budget.Rates(0.001, 0.001, 0.001))
+    monkeypatch.setattr(one_call, "_measured", lambda *_: budget.Rates(0.001, 0.001, 0.001, 0.001))
     monkeypatch.chdir(tmp_path)
     counts, _, _, (validation, accuracy, _), answers = _run(_code())
     assert counts == _shown_counts()
