@@ -36,7 +36,7 @@ def test_recipes_and_links_that_rows_name_are_there():
 
 
 def test_a_study_is_shown_the_rows_of_its_shots():
-    assert {row.shots for row in advice([1])} == {"1", "1 to 16"}
+    assert {row.shots for row in advice([1])} == {"1", "1 to 4", "1 to 16"}
     assert {row.shots for row in advice([None])} == {"17 or more"}
     assert {row.shots for row in advice([0, 8])} == {"0", "1 to 16", "4 to 8", "5 to 16"}
     assert all(advice([count]) for count in (*range(64), None))

@@ -61,5 +61,5 @@ def test_what_it_shows_came_from_a_run(number):
 def test_it_shows_the_finding_and_the_pictures():
     shown = "".join("".join(output["data"].get("text/html", "")) for output in _code()[2]["outputs"])
     assert "mean per-class accuracy on the test images" in shown
-    assert shown.count("data:image/jpeg") == 6  # three classes, real and generated
+    assert shown.count("data:image/jpeg") == 12  # six classes, real and generated
     assert NOTEBOOK.stat().st_size < 300_000
