@@ -62,6 +62,25 @@ def test_a_saved_folder_gives_the_same_model_back(folders: dict[str, Path], kind
     assert {".".join(map(str, path)): leaf.get_value().shape for path, leaf in abstract} == shapes
 
 
+def test_a_folder_that_was_loaded_before_gives_what_it_holds_now(folders: dict[str, Path], copied: Any) -> None:
+    first, second = KINDS[:2]
+    folder = copied(first)
+    before = load_classifier(folder)
+    shutil.rmtree(folder)
+    shutil.copytree(folders[second], folder)
+    assert nnx.graphdef(load_classifier(folder)) == nnx.graphdef(load_classifier(folders[second])) != nnx.graphdef(before)
+
+
+def test_two_loads_of_a_folder_share_nothing(folders: dict[str, Path]) -> None:
+    model, other = load_classifier(folders[KINDS[0]], 3), load_classifier(folders[KINDS[0]], 3)
+    expected, images = np.asarray(RUN(other, _images())), _images()
+    for _, leaf in nnx.to_flat_state(nnx.state(model)):
+        leaf[...] = 0 * leaf[...]
+    model.class_names = ("a", "b", "c")
+    np.testing.assert_array_equal(RUN(other, images), expected)
+    assert other.class_names == load_classifier(folders[KINDS[0]], 3).class_names != ("a", "b", "c")
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_another_number_of_classes_changes_the_head_alone(folders: dict[str, Path], kind: str) -> None:
     model, new = load_classifier(folders[kind]), load_classifier(folders[kind], num_classes=3, seed=1)
