@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,13 @@ def facts() -> dict[str, Any]:
         "commit": _commit(),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
     }
+
+
+def measured(run: Mapping[str, Any]) -> str:
+    """Returns by which command, on what machine and at what load a run was measured, for its page."""
+    machine, load = run["machine"], run["load"]
+    where = f"on {machine['cores']} CPU cores ({machine['cpu']}), commit {machine['commit'] or 'unknown'}"
+    return f"`{run['command']}`, {where}, load {load[0]:.1f} before and {load[1]:.1f} after.\n"
 
 
 def _cpu() -> str:

@@ -5,7 +5,7 @@
 The sampler takes its time asleep, as a host does whose accelerator works, and returns 512×512 pictures; everything else is the
 command's own: planning, PNGs, shards, checksums, syncs, and the engine. The bare sampler is the same calls in two processes
 that keep nothing. Both are timed from each worker's first shard to its last, so that loading and compiling count on neither
-side; what starting the workers takes is told beside. Sides take turns. Keeps docs/results/overhead.json and .md.
+side; the time that workers need to start is shown beside it. Sides take turns. Keeps docs/results/overhead.json and .md.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.machine import facts
+from benchmarks.machine import facts, measured
 from benchmarks.paired import Spread, ratio
 from benchmarks.result_tables import table
 from bridgejax import runtime
@@ -158,11 +158,9 @@ def page(run: dict[str, Any]) -> str:
         [name, Spread(**row["seconds"]).shown(), Spread(**row["ratio"]).shown(4), f"{LIMITS[name]:.2f}", f"{row['start']:.1f}"]
         for name, row in run["engines"].items()
     ]
-    machine = run["machine"]
     text = [
         "# What handing out shards costs\n",
-        f"`{run['command']}`, on {machine['cores']} CPU cores ({machine['cpu']}), commit {machine['commit'] or 'unknown'}, "
-        f"load {run['load'][0]:.1f} before and {run['load'][1]:.1f} after.\n",
+        measured(run),
         f"Two workers make {run['shards']} shards of {SHARD} images of {SIDE}×{SIDE}; the sampler sleeps {run['seconds']:g} s "
         f"an image. The same calls alone take {Spread(**run['bare']).shown(4)} s. Medians with the least and the greatest of "
         f"{run['repeats']} turns.\n",

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.machine import facts
+from benchmarks.machine import facts, measured
 from benchmarks.networks import NETWORKS, write_config
 from benchmarks.paired import Spread
 from benchmarks.result_tables import table
@@ -106,15 +106,14 @@ def measure(part: str, axes: str, network: str, folder: Path) -> dict[str, Any]:
 
 def page(run: dict[str, Any]) -> str:
     """Returns a run in Markdown."""
-    machine, saved = run["machine"], run["saved"]
+    saved = run["saved"]
     rows = [
         [axes.replace("=", " ").replace(",", ", "), f"{row['bytes'] / 2**20:.0f}", Spread(**row["seconds"]).shown()]
         for axes, row in run["restored"].items()
     ]
     text = [
         "# Restoring a training state onto another mesh\n",
-        f"`{run['command']}`, on {machine['cores']} CPU cores ({machine['cpu']}), commit {machine['commit'] or 'unknown'}, "
-        f"load {run['load'][0]:.1f} before and {run['load'][1]:.1f} after.\n",
+        measured(run),
         f"{NETWORKS[run['network']].title} with AdamW, {run['disk_bytes'] / 2**20:.0f} MiB on disk, saved on {SAVED_ON} in "
         f"{saved['seconds']:.1f} s, of which training waits {saved['copied']:.1f} s. Seconds are medians with the least and "
         f"the greatest of {run['repeats']}; at most {LIMIT:g}.\n",

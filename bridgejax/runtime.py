@@ -278,7 +278,7 @@ def _end_on_signal() -> Callable[[], object]:
     count, as after a kill. The others find this process gone where they meet next.
 
     Returns:
-      What has to be called after other event loops (Orbax's) took the descriptor to which signals are told.
+      A function that sets the wakeup descriptor again, to call after another event loop (Orbax's) has set its own.
     """
     reading, writing = os.pipe()
     os.set_blocking(writing, False)

@@ -61,7 +61,7 @@ SHOTS = (
         4,
         "the embedded CLIP",
         "`tuned_mix`",
-        "+1.5 (0.0 to +3.3), +0.7 (−0.7 to +2.3) at 4 shots",
+        "+1.5 (0.0 to +3.3) above `tuned_real`, +0.7 (−0.7 to +2.3) at 4 shots",
         f"{RESULTS}he2023_embedded.md",
     ),
     ShotRow(1, 1, _HEADS, "`mixed_50`", "+15.5 (+9.4 to +21.5), +9.0 (+1.1 to +17.1) on another task", _TWO_TASKS),

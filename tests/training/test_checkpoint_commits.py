@@ -45,12 +45,18 @@ def fail_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     return fail
 
 
-def test_a_commit_that_failed_does_not_count_in_the_process_that_goes_on(tmp_path, fail_at):
-    checkpoints = Checkpoints(tmp_path / "run")
+def second_failed(folder: Path, fail_at: Callable[[int], None]) -> Checkpoints:
+    """Checkpoints of which step 1 was committed, and step 2 cannot be."""
+    checkpoints = Checkpoints(folder)
     checkpoints.save(1, state(1), {})
     checkpoints.wait()
     fail_at(2)
     checkpoints.save(2, state(2), {})
+    return checkpoints
+
+
+def test_a_commit_that_failed_does_not_count_in_the_process_that_goes_on(tmp_path, fail_at):
+    checkpoints = second_failed(tmp_path / "run", fail_at)
     with pytest.raises(UserError, match="checkpoints cannot be written"):
         checkpoints.latest_step()
     assert checkpoints.latest_step() == 1
@@ -64,11 +70,7 @@ def test_a_commit_that_failed_does_not_count_in_the_process_that_goes_on(tmp_pat
 
 
 def test_a_commit_that_failed_is_told_by_the_next_save(tmp_path, fail_at):
-    checkpoints = Checkpoints(tmp_path / "run")
-    checkpoints.save(1, state(1), {})
-    checkpoints.wait()
-    fail_at(2)
-    checkpoints.save(2, state(2), {})
+    checkpoints = second_failed(tmp_path / "run", fail_at)
     with pytest.raises(UserError, match="checkpoints cannot be written"):
         checkpoints.save(3, state(3), {})
     assert checkpoints.latest_step() == 1
