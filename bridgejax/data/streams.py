@@ -117,9 +117,16 @@ def train_positions(
     tf = import_tensorflow()
     # Places of the stream are numbered through, so that one large batch holds the places of many.
     sampler = Sampler(sizes, weights, seed, batch_size * _MANY)
-    for block in itertools.count(start_step // _MANY):
-        positions = sampler(tf.constant(block, tf.int64))[0].numpy().reshape(_MANY, batch_size)
-        yield from positions[max(start_step - block * _MANY, 0) :]
+
+    def positions(block: int) -> npt.NDArray[np.int64]:
+        placed: npt.NDArray[np.int64] = sampler(tf.constant(block, tf.int64))[0].numpy().reshape(_MANY, batch_size)
+        return placed[max(start_step - block * _MANY, 0) :]
+
+    with concurrent.futures.ThreadPoolExecutor(max_workers=1) as pool:
+        ahead = pool.submit(positions, start_step // _MANY)
+        for block in itertools.count(start_step // _MANY + 1):
+            ready, ahead = ahead.result(), pool.submit(positions, block)
+            yield from ready
 
 
 def transformed(

@@ -26,7 +26,7 @@ from bridgejax.training.early_stop import EarlyStop, arrays_of
 from bridgejax.training.evaluator import Evaluator
 from bridgejax.training.event_log import EventLog
 from bridgejax.training.feature_cache import FeatureStreams, caches_features
-from bridgejax.training.feed import started
+from bridgejax.training.feed import peeked, started
 from bridgejax.training.run_options import RunInputs, RunOptions, Streams, Teacher, TrainStreamSettings
 from bridgejax.training.run_record import HISTORY_POINTS, RunRecord, RunResult
 from bridgejax.training.stages import StagePlan
@@ -67,6 +67,7 @@ class RunDriver:
         self.feeds: dict[int, Iterator[StreamBatch]] = {}
         self._teachers: dict[str, Teacher] = dict(inputs.teachers)
         self._state: TrainState | None = None
+        self._caching: dict[int, bool] = {}  # by the number of the stage
         self._cached: tuple[int, FeatureStreams] | None = None  # of the stage of that number
         self._entered: int | None = None  # the number of the stage that the state belongs to
         self._early: EarlyStop | None = None
@@ -120,7 +121,15 @@ class RunDriver:
 
     def caches_features(self, plan: StagePlan) -> bool:
         """Returns whether the stage trains on cached features (`bridgejax.training.feature_cache`)."""
-        return caches_features(plan.stage, self.inputs.model)
+        if plan.number not in self._caching:
+            self._caching[plan.number] = caches_features(plan.stage, self.inputs.model)
+        return self._caching[plan.number]
+
+    def takes_blocks(self, plan: StagePlan) -> bool:
+        """Returns whether the stage's steps are so short, and its device the only one, that several are sent at a time."""
+        options = self.options
+        alone = options.mesh is None or options.mesh.size == 1
+        return alone and options.accumulate == 1 and self.caches_features(plan)
 
     def _features(self, plan: StagePlan) -> FeatureStreams:
         """Returns the streams of features of a stage that the run is in."""
@@ -174,12 +183,21 @@ class RunDriver:
         return settings
 
     def batches(self, plan: StagePlan) -> Iterator[dict[str, Array]]:
-        """Yields this process's part of what is left of a stage's batches, ready for the step."""
+        """Returns this process's part of what is left of a stage's batches, ready for the step.
+
+        A stage that trains on features has its images encoded first.
+        """
+        if self.caches_features(plan):
+            began = time.monotonic()
+            _, stream = peeked(self._features(plan).train_batches(**self.stream_settings(plan)))
+            self.feeds[plan.number] = stream
+            self.record.seconds["encode"] = self.record.seconds.get("encode", 0.0) + time.monotonic() - began
+        return self._batches(plan)
+
+    def _batches(self, plan: StagePlan) -> Iterator[dict[str, Array]]:
         stage = plan.stage
         sources, _ = stages.sources_of(stage, self.inputs.task.train, self.inputs.synthetic_sets)
         teacher = self._teacher_of(plan)
-        if self.caches_features(plan):
-            self.feeds[plan.number] = self._features(plan).train_batches(**self.stream_settings(plan))
         self.start_stream(plan)
         settings = self.stream_settings(plan)
         views = started(lambda: self.streams.train_batches(**settings, view=1)) if stage.contrasts else None
@@ -204,10 +222,10 @@ class RunDriver:
 
     # -- after steps -----------------------------------------------------------------------------------------------------------
 
-    def advance(self) -> None:
-        """Counts a step that was sent to the device."""
-        self.record.step += 1
-        self.record.stage_steps[-1] += 1
+    def advance(self, steps: int) -> None:
+        """Counts steps that were sent to the device."""
+        self.record.step += steps
+        self.record.stage_steps[-1] += steps
 
     def add_metrics(self, plan: StagePlan, steps: Sequence[Mapping[str, float]]) -> None:
         """Checks the metrics of the last steps and adds them to the record.
@@ -331,11 +349,14 @@ class RunDriver:
             self._early = EarlyStop(plan.stage.early_stop)
             self._early.resume(notes["early"], checkpoints.restore_best(step, arrays_of(self.state)))
 
-    @property
-    def saves_by_steps(self) -> bool:
-        """Whether the step just done is one after which a checkpoint is asked for."""
+    def saves_after(self, step: int) -> bool:
+        """Returns whether a checkpoint is asked for after a step."""
         every = self.options.checkpoint_every
-        return every is not None and self.step % every == 0
+        return every is not None and step % every == 0
+
+    def pauses_after(self, plan: StagePlan, step: int) -> bool:
+        """Returns whether anything but the next step is asked for after a step."""
+        return step in plan.validation_checks or step in self.evaluation_steps or self.saves_after(step)
 
     def checkpoint_is_due(self, plan: StagePlan) -> bool:
         """Returns whether so much time has passed that a checkpoint is worth it."""

@@ -27,6 +27,7 @@ from bridgejax.recipes import Stage
 from bridgejax.training.batches import Array
 from bridgejax.training.eval_step import make_eval_step
 from bridgejax.training.run_options import EvalStreamSettings, RunOptions, Streams, Teacher
+from bridgejax.training.state import Structure
 
 CHUNK = 512  # images of one entry on disk; they are decoded together
 # Of a classifier what its head is made of; of a layer its mode, since features are those of evaluation; NNX's own bookkeeping.
@@ -35,6 +36,7 @@ _TABLES = 4  # encoders whose features stay in memory for the next run
 _LISTED = 32  # sets of images whose digests do
 
 Table = dict[str, npt.NDArray[np.float32]]  # image digest → its row
+_built: dict[Structure, list[object]] = {}  # how a model's encoder is built: the walk takes longer than hashing
 _tables: OrderedDict[str, Table] = OrderedDict()
 _listed: OrderedDict[int, tuple[Sequence[bytes], tuple[str, ...]]] = OrderedDict()
 
@@ -54,16 +56,23 @@ def _any(model: nnx.Module, kind: type[nnx.Module]) -> bool:
 
 def encoder_digest(model: nnx.Module) -> str:
     """Returns the SHA-256 of what makes a classifier's features of images: all weights but the head's, and how it is built."""
+    structure, arrays, _, keys = Structure.of(model)
     parts: list[object] = [bridgejax.__version__]
-    for path, leaf in nnx.to_flat_state(nnx.state(model, (nnx.Param, nnx.BatchStat))):
-        if path[0] != "head":
-            array = np.ascontiguousarray(leaf[...])
-            parts.append([list(map(str, path)), str(array.dtype), list(array.shape), hashlib.sha256(array.data).hexdigest()])
-    for place, module in nnx.iter_modules(model):
-        if place[:1] != ("head",):
-            stated = {name: _text(value) for name, value in vars(module).items() if name not in _NOT_ENCODER}
-            parts.append([list(map(str, place)), type(module).__qualname__, stated])
-    return digest(parts)
+    for name in sorted(arrays.keys() - keys):
+        if not f"{name}.".startswith("head."):
+            array = np.ascontiguousarray(arrays[name])
+            parts.append([name, str(array.dtype), list(array.shape), hashlib.sha256(array.data).hexdigest()])
+    if structure not in _built:
+        _built[structure] = [
+            [list(map(str, place)), type(module).__qualname__, _attributes(module)]
+            for place, module in nnx.iter_modules(model)
+            if place[:1] != ("head",)
+        ]
+    return digest([*parts, *_built[structure]])
+
+
+def _attributes(module: nnx.Module) -> dict[str, str]:
+    return {name: _text(value) for name, value in vars(module).items() if name not in _NOT_ENCODER}
 
 
 def _text(value: object) -> str:

@@ -27,10 +27,12 @@ class PlacedBatch:
     Attributes:
       parts: what the step uses of it, on the device.
       given: the same as it came; labels on the host are checked against it once the number of classes is known.
+      steps: how many steps it is for; of more than one, the parts are stacked (`bridgejax.training.step_block`).
     """
 
     parts: dict[str, jax.Array]
     given: Batch
+    steps: int = 1
 
 
 def started(make: Callable[[], Iterator[T]]) -> Iterator[T]:
@@ -51,6 +53,12 @@ def started(make: Callable[[], Iterator[T]]) -> Iterator[T]:
         yield from begun.result()
 
     return stream()
+
+
+def peeked(stream: Iterator[T]) -> tuple[T, Iterator[T]]:
+    """Returns a stream's first item, and the stream with it."""
+    first = next(stream)
+    return first, itertools.chain([first], stream)
 
 
 class Feed(Generic[T]):

@@ -26,11 +26,12 @@ from bridgejax.jax_defaults import under_jax_defaults
 from bridgejax.progress import stage_heading
 from bridgejax.recipes import Recipe
 from bridgejax.training.driver import RunDriver
+from bridgejax.training.feed import peeked
 from bridgejax.training.loop import train_run, train_stage
 from bridgejax.training.memory import free_bytes
 from bridgejax.training.run_options import RunInputs, RunOptions, Streams
 from bridgejax.training.run_record import RunResult
-from bridgejax.training.shared_pipelines import SharedPipelines, peeked
+from bridgejax.training.shared_pipelines import SharedPipelines
 from bridgejax.training.stacked import StackedStep, StackedStepper
 from bridgejax.training.stages import StagePlan
 

@@ -22,6 +22,7 @@ from bridgejax.training.feed import Feed, PlacedBatch
 from bridgejax.training.run_options import RunInputs, RunOptions, Streams
 from bridgejax.training.run_record import RunResult
 from bridgejax.training.stages import StagePlan
+from bridgejax.training.step_block import BlockStepper
 from bridgejax.training.train_step import Metrics
 
 # Metrics stay on the device for this many steps at most, so that the host runs ahead but not away.
@@ -41,8 +42,8 @@ class Stepper(Protocol[T]):
     runs: Sequence[RunDriver]
     title: str
 
-    def batches(self) -> Iterator[T]:
-        """Yields what is left of the stage's batches, one of every run at a time."""
+    def batches(self, stop: int) -> Iterator[T]:
+        """Yields what is left of the stage's batches up to step `stop`, one of every run at a time."""
 
     def place(self, batch: T) -> PlacedBatch:
         """Checks a batch and begins its transfer to the device."""
@@ -73,30 +74,32 @@ def train_stage(stepper: Stepper[T], plan: StagePlan, stop: int, following: Stag
       TryAgain: a signal asked the process to end; checkpoints are on their way.
     """
     runs, lead = stepper.runs, stepper.runs[0]
-    feed = Feed(itertools.islice(stepper.batches(), stop - lead.step), stepper.place)
+    feed = Feed(stepper.batches(stop), stepper.place)
     pending: list[Metrics] = []
+    sent = 0  # steps that these are of
     clock = _Clock(runs)
     with progress(plan.stage.steps, stepper.title, "step", initial=lead.step - plan.start) as bar:
         for batch in feed:
             pending.append(stepper.step(batch))
             feed.fill(pending[-1]["loss"])
+            sent += batch.steps
             for run in runs:
-                run.advance()
-            if following is not None and plan.end - lead.step == FETCH_EVERY:
+                run.advance(batch.steps)
+            if following is not None and plan.end - lead.step <= FETCH_EVERY:
                 for run in runs:
                     run.start_stream(following)
+            clock.charge("train")
+            yield  # other runs send theirs while this one's step is under way
+            clock.restart()
             checks, evaluates = lead.step in plan.validation_checks, lead.step in lead.evaluation_steps
-            saves, at_stop = lead.saves_by_steps, lead.step == stop
+            saves, at_stop = lead.saves_after(lead.step), lead.step == stop
             # Several processes look at their signals together, where they meet anyway.
-            asked = runtime.end_asked() if jax.process_count() == 1 or len(pending) >= FETCH_EVERY else None
-            if not (checks or evaluates or saves or at_stop or asked or len(pending) >= FETCH_EVERY):
-                clock.charge("train")
-                yield
-                clock.restart()
+            asked = runtime.end_asked() if jax.process_count() == 1 or sent >= FETCH_EVERY else None
+            if not (checks or evaluates or saves or at_stop or asked or sent >= FETCH_EVERY):
                 continue
-            bar.update(len(pending))
+            bar.update(sent)
             fetched = jax.device_get(pending)
-            pending = []
+            pending, sent = [], 0
             clock.charge("train")
             for number, run in enumerate(runs):
                 run.add_metrics(plan, stepper.metrics_of(number, fetched))
@@ -119,8 +122,6 @@ def train_stage(stepper: Stepper[T], plan: StagePlan, stop: int, following: Stag
             clock.charge("train")
             if ends:
                 raise TryAgain(_end_of(lead))
-            yield
-            clock.restart()
             if lead.step == plan.end:
                 break
     if lead.step not in (stop, plan.end):
@@ -145,8 +146,8 @@ class SingleStepper:
         self.title = run.title(plan)
         self._run, self._plan, self._step = run, plan, run.step_of(plan)
 
-    def batches(self) -> Iterator[dict[str, Array]]:
-        return self._run.batches(self._plan)
+    def batches(self, stop: int) -> Iterator[dict[str, Array]]:
+        return itertools.islice(self._run.batches(self._plan), stop - self._run.step)
 
     def place(self, batch: dict[str, Array]) -> PlacedBatch:
         return self._step.place(batch)
@@ -175,7 +176,11 @@ def train_run(run: RunDriver, end: int | None = None, *, starts_next: bool = Fal
         if run.step < stop:
             run.start_stream(plan)
             run.enter(plan)
-            yield from train_stage(SingleStepper(run, plan), plan, stop, following if starts_next else None)
+            following = following if starts_next else None
+            if run.takes_blocks(plan):
+                yield from train_stage(BlockStepper(run, plan), plan, stop, following)
+            else:
+                yield from train_stage(SingleStepper(run, plan), plan, stop, following)
 
 
 @under_jax_defaults

@@ -31,7 +31,7 @@ class RunResult:
         "per_class_accuracy", "confusion", "correct" (0 or 1 per test image), "train_steps" (done in
         all), "stage_steps" (done in each stage; of them those after the best validation check of an early stop were undone),
         and "seconds": {"train", "evaluate", "input_stall"}, of which the last is the part of "train" in which the loop waited
-        for images.
+        for batches, and "encode" where a stage trained on features.
     """
 
     state: TrainState

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import concurrent.futures
 import functools
-import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import TypeVar
 
 from bridgejax.data import Batch as StreamBatch
 from bridgejax.training.driver import RunDriver
+from bridgejax.training.feed import peeked
 from bridgejax.training.stages import StagePlan, eval_part
-
-T = TypeVar("T")
 
 
 class SharedPipelines:
@@ -76,9 +73,3 @@ def _maker(plan: StagePlan, runs: Sequence[RunDriver]) -> Callable[[], list[Iter
     common = {key: value for key, value in settings[0].items() if key not in ("sources", "seed")}
     sources, seeds = ([each[key] for each in settings] for key in ("sources", "seed"))
     return lambda: shared(sources, seeds=seeds, **common)
-
-
-def peeked(stream: Iterator[T]) -> tuple[T, Iterator[T]]:
-    """Returns a stream's first item, and the stream with it."""
-    first = next(stream)
-    return first, itertools.chain([first], stream)

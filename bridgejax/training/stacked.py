@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
 import jax
@@ -137,8 +138,8 @@ class StackedStepper:
         self._states = stack([run.state for run in runs])
         self._release_states()
 
-    def batches(self) -> Iterator[tuple[dict[str, Array], ...]]:
-        return zip(*self._streams, strict=True)
+    def batches(self, stop: int) -> Iterator[tuple[dict[str, Array], ...]]:
+        return itertools.islice(zip(*self._streams, strict=True), stop - self.runs[0].step)
 
     def place(self, batch: tuple[dict[str, Array], ...]) -> PlacedBatch:
         return self._step.place(batch)
