@@ -44,7 +44,7 @@ _ENTRIES = (
     Entry("train_step", "two small networks, three repeats", keeps_json=True),
     Entry("inference", "two small networks, three repeats", keeps_json=True),
     Entry("generation", "the embedded generator, a small batch and few steps", keeps_json=True),
-    Entry("language", "a T5 of one block, 20 sentences"),
+    Entry("language", "a T5 of one block, 20 sentences", keeps_json=True),
     Entry("attention", "three shapes"),
     Entry("convolutions", "few shapes"),
     Entry("cold_start", "the embedded generator alone, two steps"),

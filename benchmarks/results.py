@@ -21,6 +21,7 @@ TITLES = {
     "train_step": "A train step",
     "inference": "A forward pass",
     "generation": "Generating images",
+    "language": "Sentences of a language model",
 }
 Run = Mapping[str, Any]
 

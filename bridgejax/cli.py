@@ -246,7 +246,11 @@ def _doctor(options: argparse.Namespace, overrides: Overrides) -> str:
         raise UserError("--weights and --config are two questions; give one of them.")
     if options.weights is not None:
         return about_weights(options.weights, vae=options.vae)
-    return report() if options.config is None else report(load_config(options.config, overrides))
+    text, refused = report(None if options.config is None else load_config(options.config, overrides))
+    if refused:
+        print(text)
+        raise UserError("`bridgejax run` would refuse this config, for the reason given above after '!'.")
+    return text
 
 
 def _export_arguments(parser: argparse.ArgumentParser) -> None:

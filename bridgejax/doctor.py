@@ -41,11 +41,14 @@ _HEAD_SIZES = (40, 64, 80, 128, 160)
 _MEMORY_FRACTION = 0.75  # of a GPU's memory, which JAX takes unless told otherwise
 
 
-def report(config: ConfigDict | None = None) -> str:
+def report(config: ConfigDict | None = None) -> tuple[str, bool]:
     """Returns a text: versions, devices and how they compute, memory, disk, embedded assets, and a sentence for each problem.
 
     Args:
       config: a checked config; then the text also has its mesh, what each device will hold, and what `run` would refuse.
+
+    Returns:
+      The text, and whether `run` would refuse the config.
     """
     lines = [f"bridgejax {__version__}, Python {platform.python_version()} on {platform.system()} {platform.machine()}"]
     problems: list[str] = []
@@ -68,10 +71,11 @@ def report(config: ConfigDict | None = None) -> str:
         lines.append(f"asset   builtin:{name:<22}{'whole' if problem is None else 'damaged'}")
         if problem:
             problems.append(problem)
+    of_machine = len(problems)
     if config is not None:
         lines += _plan(config, problems)
     lines += [f"! {problem}" for problem in problems] or ["all is well"]
-    return "\n".join(lines)
+    return "\n".join(lines), len(problems) > of_machine
 
 
 def about_weights(path: str, *, vae: str | None = None) -> str:

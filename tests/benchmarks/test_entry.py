@@ -162,3 +162,8 @@ def test_a_damaged_record_is_named(tmp_path: Path) -> None:
     (tmp_path / "inference.json").write_text(json.dumps([1]))
     with pytest.raises(UserError, match=r"inference\.json"):
         page.performance(tmp_path)
+
+
+def test_every_benchmark_that_keeps_its_rows_has_a_heading_on_the_page():
+    assert {each.name for each in entries() if each.keeps_json} == set(results.TITLES)
+    assert all("comparison.run(" not in each.file.read_text() for each in entries() if not each.keeps_json)
