@@ -283,7 +283,7 @@ def _detect_arguments(parser: argparse.ArgumentParser) -> None:
     add("--steps", type=int, default=500, metavar="N", help="updates; default 500")
     add("--batch-size", type=int, default=16, metavar="N", help="images in one; default 16")
     add("--side", type=int, default=128, metavar="PIXELS", help="of the images, a multiple of 32; default 128")
-    add("--learning-rate", type=float, default=0.001, metavar="RATE", help="default 0.001")
+    add("--learning-rate", type=float, default=0.002, metavar="RATE", help="default 0.002")
     add("--seed", type=int, default=0, metavar="K", help="of the head and of the images' order; default 0")
     add("--part", choices=("test", "validation"), default="test", help="what is scored; default test")
 

@@ -16,11 +16,12 @@ import numpy as np
 from flax import nnx
 
 from bridgejax.errors import UserError
+from bridgejax.models.batch_norm import BatchNorm
 from bridgejax.models.boxes import best_boxes
 from bridgejax.models.classifier import Classifier
 from bridgejax.models.efficientnet_lite import EfficientNetLite
 from bridgejax.models.layers import Conv2d, GroupNorm, upsample_nearest
-from bridgejax.models.resnet import ResNet
+from bridgejax.models.resnet import BATCH_NORM_MOMENTUM, ResNet
 
 LEVELS = 3  # strides 8, 16 and 32
 MULTIPLE = 32  # of the images' sides
@@ -102,7 +103,8 @@ def make_detector(backbone: Classifier, num_classes: int, seed: int = 0) -> Dete
     """Returns a detector with a new head.
 
     Args:
-      backbone: a ResNet or an EfficientNet-Lite0, which becomes part of the detector.
+      backbone: a ResNet or an EfficientNet-Lite0, which becomes part of the detector; its batch norms' running statistics then
+        move at least as fast as PyTorch's.
       num_classes: at least 1.
       seed: of the head.
 
@@ -113,6 +115,9 @@ def make_detector(backbone: Classifier, num_classes: int, seed: int = 0) -> Dete
         raise UserError(
             f"a {type(backbone).__name__} cannot be the trunk of a detector here; give a ResNet or an EfficientNet-Lite0."
         )
+    for _, module in nnx.iter_modules(backbone):
+        if isinstance(module, BatchNorm):  # EfficientNet's own 0.99 would lag behind the weights for hundreds of steps
+            module.momentum = min(module.momentum, BATCH_NORM_MOMENTUM)
     return Detector(backbone, num_classes, rngs=nnx.Rngs(seed))
 
 

@@ -57,7 +57,7 @@ class DetectionOptions:
     steps: int = 500
     batch_size: int = 16
     side: int = 128
-    learning_rate: float = 0.001
+    learning_rate: float = 0.002
     weight_decay: float = 0.0001
     seed: int = 0
 
