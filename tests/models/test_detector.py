@@ -23,7 +23,7 @@ def test_cells_lie_an_eighth_of_the_side_apart(kind, tmp_path):
     maps = nnx.eval_shape(levels, backbone, jax.ShapeDtypeStruct((2, 96, 96, 3), jnp.float32))
     sides = [24, 12, 6] if kind == "transformers resnet" else [12, 6, 3]  # that one has three stages
     assert [each.shape[1] for each in maps] == sides
-    model = nnx.eval_shape(lambda: make_detector(backbone, 5))
+    model = make_detector(backbone, 5)
     out = nnx.eval_shape(lambda net, images: net(images), model, jax.ShapeDtypeStruct((2, 96, 96, 3), jnp.float32))
     assert out.shape == (2, sides[0] ** 2, 9)
 

@@ -31,7 +31,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def options(tmp_path_factory):
     weights = str(write_backbone("timm resnet", tmp_path_factory.mktemp("weights")))
-    return DetectionOptions(weights, steps=150, batch_size=4, side=64, learning_rate=0.005)
+    return DetectionOptions(weights, steps=60, batch_size=4, side=64, learning_rate=0.005)
 
 
 def test_four_images_are_learned(folder, options):
