@@ -101,9 +101,9 @@ def train_detector(data: BoxedImages, options: DetectionOptions) -> Detector:
       UserError: the weights cannot be the trunk of a detector, or do not load.
       Diverged: the loss is no longer finite.
     """
-    backbone = load_classifier(
-        options.weights, pretrained=not options.random, seed=derive_seed(options.seed, "backbone"), image_size=options.side
-    )
+    # Of one class, since its head is not used: so networks without a head load as well.
+    seed = derive_seed(options.seed, "backbone")
+    backbone = load_classifier(options.weights, 1, seed, pretrained=not options.random, image_size=options.side)
     model = make_detector(backbone, len(data.categories), derive_seed(options.seed, "head"))
     schedule = LearningRateSchedule.make(
         "cosine", options.learning_rate, total=options.steps, warmup=min(50, options.steps // 10)
