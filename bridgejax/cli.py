@@ -277,6 +277,34 @@ def _merge(options: argparse.Namespace, _: Overrides) -> str:
     return str(merge_sets(options.to, options.sets).directory)
 
 
+def _detect_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("set", type=Path, metavar="SET", help="a folder with train and test in COCO's format (annotations.json and its images)")
+    add("--workdir", required=True, type=Path, metavar="DIR", help="the folder for the results; again: reads them")
+    add("--weights", default="builtin:efficientnet_lite0", metavar="NAME", help="of the backbone, as classifier.weights")
+    add("--random", action="store_true", help="start the backbone from random values instead")
+    add("--frozen", action="store_true", help="train what follows the backbone alone")
+    add("--steps", type=int, default=500, metavar="N", help="updates; default 500")
+    add("--batch-size", type=int, default=16, metavar="N", help="images in one; default 16")
+    add("--side", type=int, default=128, metavar="PIXELS", help="of the images, a multiple of 32; default 128")
+    add("--learning-rate", type=float, default=0.002, metavar="RATE", help="default 0.002")
+    add("--seed", type=int, default=0, metavar="K", help="of the head and of the images' order; default 0")
+    add("--part", choices=("test", "validation"), default="test", help="what is scored; default test")
+
+
+def _detect(options: argparse.Namespace, _: Overrides) -> str:
+    from bridgejax import runtime
+    from bridgejax.training.detection_run import RESULT, DetectionOptions, detect
+
+    names = {field.name for field in dataclasses.fields(DetectionOptions)}
+    chosen = DetectionOptions(**{name: value for name, value in vars(options).items() if name in names})
+    runtime.start(alone=True)
+    result = detect(options.set, options.workdir, chosen, options.part)
+    known = {**result["average_precision"], "mean (AP50)": result["ap50"]}
+    lines = [f"{name:<24}{'no boxes' if value is None else f'{100 * value:6.1f}'}" for name, value in known.items()]
+    return "\n".join([*lines, str(options.workdir / RESULT)])
+
+
 COMMANDS = {
     "run": Command("everything the config asks for: generate, train every arm, report", _workdir_arguments, _in_workdir(_run)),
     "generate": Command("a synthetic set only; --verify checks what is there", _generate_arguments, _in_workdir(_generate)),
@@ -292,6 +320,7 @@ COMMANDS = {
     "import-weights": Command("published weights to a local folder, checked", _import_arguments, _import_weights),
     "export": Command("a synthetic set as WebDataset, ImageFolder or Parquet", _export_arguments, _export),
     "merge": Command("several synthetic sets as one", _merge_arguments, _merge),
+    "detect": Command("train a detector on a backbone and score its boxes (VOC's AP50)", _detect_arguments, _detect),
     "config": Command("every key of a config, with its default and its meaning", _config_arguments, _config),
     "doctor": Command("what this machine can do, and why not; whether a config is right", _doctor_arguments, _doctor),
 }

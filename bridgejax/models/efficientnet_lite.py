@@ -153,6 +153,10 @@ class EfficientNetLite(Classifier):
         self.bn1 = _batch_norm(HEAD_CHANNELS, rngs)
         self.head = nnx.Linear(HEAD_CHANNELS, num_classes, rngs=rngs)
 
+    def stem(self, images: jax.Array) -> jax.Array:
+        """Returns what the first block takes, [n, ⌈h / 2⌉, ⌈w / 2⌉, 32], of images as `features` takes them."""
+        return relu6(self.bn0(self.conv_stem(normalised(images))))
+
     def features(self, images: jax.Array) -> jax.Array:
         """Returns the pooled features that the head sees.
 
@@ -162,7 +166,7 @@ class EfficientNetLite(Classifier):
         Returns:
           Float32 [n, 1280] in [0, 6].
         """
-        x = relu6(self.bn0(self.conv_stem(normalised(images))))
+        x = self.stem(images)
         for block in self.blocks:
             x = block(x)
         x = relu6(self.bn1(self.conv_head(x)))

@@ -170,9 +170,13 @@ class ResNet(Classifier):
         self.blocks = nnx.List(blocks)
         self.head = nnx.Linear(channels, num_classes, rngs=rngs)
 
+    def stem(self, images: jax.Array) -> jax.Array:
+        """Returns what the first block takes, [n, ⌈h / 4⌉, ⌈w / 4⌉, config.stem], of images as `features` takes them."""
+        return max_pool(ACTIVATIONS[self.config.activation](self.bn1(self.conv1(normalised(images)))))
+
     def features(self, images: jax.Array) -> jax.Array:
         """Returns the pooled features, float32 [n, widths[-1]], of normalised images, float [n, h, w, 3]."""
-        x = max_pool(ACTIVATIONS[self.config.activation](self.bn1(self.conv1(normalised(images)))))
+        x = self.stem(images)
         for block in self.blocks:
             x = block(x)
         return jnp.mean(x, (1, 2), dtype=jnp.promote_types(x.dtype, jnp.float32))

@@ -16,6 +16,8 @@ from PIL import Image
 
 from bridgejax.cli import COMMANDS, main
 from bridgejax.synthesis import generate_set
+from tests.small_backbones import write_backbone
+from tests.small_boxed_set import write_boxed_set
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -23,7 +25,7 @@ BLOCKS = re.findall(r"```bash\n(.+?)```", README, re.DOTALL)
 PAGES = (ROOT / "README.md", *(ROOT / "docs").rglob("*.md"))
 # What no test can run: it changes the environment that the tests run in, or takes minutes.
 NOT_RUN = ("python3 -m venv .venv", ".venv/bin/pip install", ".venv/bin/pytest")
-WITHOUT_CONFIG = ("config", "doctor", "export", "import-weights", "merge", "report")
+WITHOUT_CONFIG = ("config", "detect", "doctor", "export", "import-weights", "merge", "report")
 SMALL = (
     *("synthetic.per_class=2", "generator.steps=2", "classifier.image_size=32"),
     *("training.steps=2", "training.evaluations=1", "arms=vanilla,bridged", "study.seeds=1", "study.baseline=vanilla"),
@@ -77,6 +79,8 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, own_classes: Path, sets: list[Path]) -> Callable[[str], Path]:
     """Runs a command of README, placeholders filled in, on small settings; returns its workdir or output folder."""
+    boxed = write_boxed_set(tmp_path_factory.mktemp("boxed") / "set")
+    small_of = {"detect": ["--side", "64", "--weights", str(write_backbone("timm resnet", tmp_path_factory.mktemp("small")))]}
     finished: list[Path] = []
 
     def start(command: str) -> Path:
@@ -88,6 +92,8 @@ def run(tmp_path_factory: pytest.TempPathFactory, own_classes: Path, sets: list[
             "SOURCE": "builtin:tiny_diffusion",
             "FOLDER": folder,
             "PATH": own_classes,
+            "BOXED_SET": boxed,
+            "N": "2",
             "SET": sets[0],
             "OTHER_SET": sets[1],
             "DIR": folder,
@@ -97,6 +103,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, own_classes: Path, sets: list[
         for placeholder, value in filled.items():
             command = re.sub(rf"\b{placeholder}\b", str(value), command)
         _, name, *options = shlex.split(command)
+        options += small_of.get(name, [])
         if name not in WITHOUT_CONFIG:
             if "--config" not in options:
                 options += ["--config", "configs/quickstart.py"]
@@ -140,6 +147,7 @@ def test_the_commands_run(command, run, monkeypatch):
         "tune": "tuning.json",
         "train": "runs/vanilla",
         "work": "synthetic/sidecars/00000.json",
+        "detect": "detection.json",
         "report": "report.html",
         "import-weights": "SHA256SUMS",
     }
