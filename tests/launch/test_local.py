@@ -74,15 +74,42 @@ def leftovers(workdir: Path) -> list[str]:
     ],
 )
 def test_the_exit_code_is_that_of_the_one_that_failed(tmp_path, first, second, code):
-    program = tmp_path / "python"
+    began = time.monotonic()
+    assert finish(start(LOCAL, 2, 1, "doctor", PYTHON=stand_in(tmp_path, first, second)))[0] == code
+    assert time.monotonic() - began < 30  # the sleeper is not waited for
+
+
+def stand_in(folder: Path, first: str, second: str) -> Path:
+    """Writes a program in Python's place that runs one of two commands by the process's number; returns it."""
+    program = folder / "python"
     program.write_text(
         f'#!/usr/bin/env bash\n[[ "$1" == -c ]] && exec {sys.executable} "$@"\n'
         f'if [[ "$BRIDGEJAX_PROCESS_ID" == 0 ]]; then {first}; else {second}; fi\n'
     )
     program.chmod(0o755)
-    began = time.monotonic()
-    assert finish(start(LOCAL, 2, 1, "doctor", PYTHON=program))[0] == code
-    assert time.monotonic() - began < 30  # the sleeper is not waited for
+    return program
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("code", [75, 0])
+def test_a_signal_to_the_launcher_reaches_all_and_none_is_cut_short(tmp_path, number, code):
+    works = "while :; do sleep 0.1; done"
+    saves = f"trap 'sleep 6; touch {tmp_path}/saved; exit {code}' {number.name}; touch {tmp_path}/up; {works}"
+    ends = f"trap 'exit {code}' {number.name}; touch {tmp_path}/up2; {works}"
+    process = start(LOCAL, 2, 1, "train", PYTHON=stand_in(tmp_path, saves, ends))
+    while not ((tmp_path / "up").exists() and (tmp_path / "up2").exists()):
+        time.sleep(0.01)
+    process.send_signal(number)
+    assert finish(process) == (code, "", "")
+    assert (tmp_path / "saved").exists()
+
+
+def test_a_process_that_a_signal_ends_before_it_listens_is_to_be_started_again(tmp_path):
+    process = start(LOCAL, 2, 1, "train", PYTHON=stand_in(tmp_path, f"touch {tmp_path}/up; exec sleep 50", "exec sleep 50"))
+    while not (tmp_path / "up").exists():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    assert finish(process)[0] == 75
 
 
 @pytest.fixture(scope="module")
