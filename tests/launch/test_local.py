@@ -190,6 +190,24 @@ def test_a_study_of_two_processes_ends_with_the_numbers_of_one(config_file, tmp_
 
 
 @pytest.mark.slow
+def test_the_quick_start_of_two_processes_with_four_devices_each_ends_with_the_numbers_of_one(tmp_path):
+    words = ("run", "--config", f"{ROOT}/configs/quickstart.py:1", "--config.study.seeds=1", "--config.synthetic.per_class=8")
+    for name, launcher in (("one", (sys.executable, "-m", "bridgejax")), ("two", (LOCAL, 2, 4))):
+        code, output, errors = finish(start(*launcher, *words, "--workdir", tmp_path / name))
+        assert code == 0, errors
+        assert output.split() == [str(tmp_path / name / "report.html")]
+    one, two = (
+        [json.loads(line) for line in (tmp_path / name / "results.jsonl").read_text().splitlines()] for name in ("one", "two")
+    )
+    assert [line["arm"] for line in two] == [line["arm"] for line in one] == ["vanilla_long", "mixed_50", "bridged"]
+    for ours, theirs in zip(one, two, strict=True):
+        assert ours["test_ids"] == theirs["test_ids"]
+        # An image between two classes may fall to the other one, no more.
+        assert abs(ours["test_accuracy"] - theirs["test_accuracy"]) <= 1.5 / ours["test_images"]
+        assert ours["test_loss"] == pytest.approx(theirs["test_loss"], rel=1e-3)
+
+
+@pytest.mark.slow
 def test_processes_learn_the_word_of_one_though_one_is_killed(config_file, tmp_path):
     settings = ("steps=40", "batch_size=2", "checkpoint_every=1", "initial=random")
     options = [f"--config.inversion.{setting}" for setting in settings]
