@@ -20,7 +20,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from types import FrameType
-from typing import NoReturn
 
 from bridgejax import runtime
 from bridgejax.errors import UserError
@@ -62,7 +61,7 @@ class _StoreCopy(WorkingCopy):
         self._known: dict[str, _Stamp] = {}  # what the store has of this copy, by its name there
         self._begun: set[PurePosixPath] = set()  # folders that count as a whole, of which the store may have a part
         self._refused = False
-        self._ended = threading.Event()
+        self.ended = threading.Event()
         self._uploader = threading.Thread(target=self._go_on, daemon=True)
 
     def named(self, text: str) -> str:
@@ -105,7 +104,7 @@ class _StoreCopy(WorkingCopy):
             self._known[name] = _stamp(target)
 
     def _go_on(self) -> None:
-        while not self._ended.wait(_SECONDS_BETWEEN):
+        while not self.ended.wait(_SECONDS_BETWEEN):
             try:
                 self._upload(time.time() - _SETTLED_SECONDS)
                 self._refused = False
@@ -177,7 +176,7 @@ class _StoreCopy(WorkingCopy):
         Raises:
           OSError: the store refuses; the copy stays.
         """
-        self._ended.set()
+        self.ended.set()
         if self._uploader.ident is not None:
             self._uploader.join()
             self._upload(float("inf"))
@@ -240,17 +239,17 @@ def working_copy(workdir: str | Path, executor: str = "local") -> Iterator[Worki
             f"--workdir {store} cannot be used ({error.strerror or error}); see that the bucket is there, and that you may "
             "read, write and delete in it."
         ) from error
-    try:
-        with _heeding_signals():
+    with _heeding_signals(copy):
+        try:
             yield copy
-    except UserError as error:
-        error.args = (copy.named(str(error)),)
-        raise
-    finally:
-        _ended(copy, store)
+        except UserError as error:
+            error.args = (copy.named(str(error)),)
+            raise
+        finally:
+            _end(copy, store)
 
 
-def _ended(copy: _StoreCopy, store: StoreObject) -> None:
+def _end(copy: _StoreCopy, store: StoreObject) -> None:
     try:
         copy.end()
     except OSError as error:
@@ -261,13 +260,17 @@ def _ended(copy: _StoreCopy, store: StoreObject) -> None:
 
 
 @contextlib.contextmanager
-def _heeding_signals() -> Iterator[None]:
-    """While the block lasts, a scheduler's signal leaves it as an error would, and not the process at once."""
+def _heeding_signals(copy: _StoreCopy) -> Iterator[None]:
+    """While the block lasts, a scheduler's signal leaves it as an error would, and lets the last upload come to its end."""
 
-    def leave(number: int, _: FrameType | None) -> NoReturn:
-        name = signal.Signals(number).name
-        print(f"bridgejax: ended by {name}; what is finished is kept, run the command again.", file=sys.stderr, flush=True)
-        raise SystemExit(os.EX_TEMPFAIL)
+    def leave(number: int, _: FrameType | None) -> None:
+        if copy.ended.is_set():
+            return
+        sentence = f"ended by {signal.Signals(number).name}; what is finished is kept, run the command again."
+        print(f"bridgejax: {sentence}", file=sys.stderr, flush=True)
+        ending = SystemExit(sentence)
+        ending.code = os.EX_TEMPFAIL
+        raise ending
 
     main = threading.current_thread() is threading.main_thread()
     before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGUSR1)} if main else {}
