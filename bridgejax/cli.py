@@ -50,7 +50,9 @@ def _workdir_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _report_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="the folder to work in; again: continues")
+    parser.add_argument(
+        "--workdir", required=True, metavar="DIR", help="the folder to work in, or a URL (gs://…, s3://…); again: continues"
+    )
 
 
 def _seed_arguments(parser: argparse.ArgumentParser) -> None:
@@ -87,8 +89,12 @@ def _in_workdir(
         from bridgejax import runtime
 
         runtime.start(alone, dataclasses.asdict(settings))
-        made = work(settings, options)
-        return str(made) if runtime.is_first() else ""
+        from bridgejax.studies.stored_workdir import working_copy
+
+        with working_copy(options.workdir, settings.executor) as copy:
+            options.workdir = copy.folder
+            made = copy.named(str(work(settings, options)))
+        return made if runtime.is_first() else ""
 
     return run
 
@@ -166,8 +172,10 @@ def _train(settings: Settings, options: argparse.Namespace) -> Path:
 
 def _report(options: argparse.Namespace, _: Overrides) -> str:
     from bridgejax.report.write import write_report
+    from bridgejax.studies.stored_workdir import working_copy
 
-    return str(write_report(options.workdir))
+    with working_copy(options.workdir) as copy:
+        return copy.named(str(write_report(copy.folder)))
 
 
 # -- elsewhere -----------------------------------------------------------------------------------------------------------------

@@ -200,6 +200,12 @@ class StoreObject:
                 return []
         return [self / name for name in names if fnmatch.fnmatchcase(name, pattern)]
 
+    def names(self) -> list[str]:
+        """Returns the names of all objects below, relative to this one."""
+        root = f"{self.url.partition('://')[2]}/"
+        with self._asking():
+            return sorted(str(path).partition(root)[2] for path in self._store.find(self.url))
+
     def size(self) -> int:
         with self._asking():
             return int(self._store.info(self.url)["size"])

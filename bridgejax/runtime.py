@@ -178,6 +178,9 @@ def _join() -> None:
         os.environ[PROCESSES] = "1"
         progress.stage_heading("  this pod works alone: its indexed job's others are found by the package `kubernetes`")
         return
+    global _renew
+    if threading.current_thread() is threading.main_thread():
+        _renew = _end_on_signal()
     import jax
 
     # It would catch SIGTERM, which `listening` does where there is something to save.
@@ -193,10 +196,7 @@ def _join() -> None:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         where = f"at {found.coordinator}" if found.coordinator else f"of {found.launcher} ({PROCESSES}=1 keeps it alone)"
         raise UserError(f"process {found.process} could not join the others {where} ({reason}).") from error
-    global _renew
     sys.excepthook = _end_on_error
-    if threading.current_thread() is threading.main_thread():
-        _renew = _end_on_signal()
     progress.quiet = not is_first()
     # The libraries underneath announce their connections on stdout, which is the command's own.
     own = os.dup(1)
@@ -274,8 +274,8 @@ def _note(number: int, _: object) -> None:
 def _end_on_signal() -> Callable[[], object]:
     """Has SIGTERM and SIGUSR1 end this process of several, with the exit code on which schedulers retry.
 
-    A thread does it: Python calls no handler while a collective operation waits for the others. What is half-made does not
-    count, as after a kill. The others find this process gone where they meet next.
+    A thread does it: Python calls no handler while joining, or a collective operation, waits for the others. What is half-made
+    does not count, as after a kill. The others find this process gone where they meet next.
 
     Returns:
       A function that sets the wakeup descriptor again, to call after another event loop (Orbax's) has set its own.

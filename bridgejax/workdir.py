@@ -7,6 +7,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -29,6 +30,11 @@ def check_workdir(path: Path, config: Mapping[str, object], differences: Differe
     Raises:
       UserError: not a folder, not writable, no space, someone else's files, or the work of another config.
     """
+    if re.match(r"[a-z][a-z0-9+]+:/", str(path)):
+        raise UserError(
+            f"--workdir {path} is a URL in place of a folder; from Python, take the folder that "
+            "`bridgejax.studies.stored_workdir.working_copy` gives for it."
+        )
     check_link(path)
     if path.exists() and not path.is_dir():
         raise UserError(f"--workdir {path} is a file; give a folder.")

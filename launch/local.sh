@@ -6,7 +6,7 @@
 # Where this machine has N × M NVIDIA GPUs, process i gets the i-th M of them; elsewhere, or with JAX_PLATFORMS=cpu, the
 # devices are virtual CPU ones. The processes meet on a free port of this machine. When one fails, the others are ended and
 # its exit code is forwarded; nothing else is changed: output is the command's own. Ctrl-C ends all of them; the same command
-# continues, with any other N and M.
+# continues, with any other N and M. SIGTERM and SIGUSR1 go to all of them, which save what they train and end with 75.
 set -uo pipefail
 
 if [[ $# -lt 3 || ! "$1" =~ ^[1-9][0-9]*$ || ! "$2" =~ ^[1-9][0-9]*$ ]]; then
@@ -32,7 +32,14 @@ end_all() { # TERM, and KILL for those that are still there after five seconds
   done
   for pid in "${pids[@]}"; do kill -KILL "$pid" 2>/dev/null; done
 }
-trap 'trap "" INT TERM; end_all; echo "launch/local.sh: interrupted; the same command continues where it stopped." >&2; exit 130' INT TERM
+trap 'trap "" INT TERM; end_all; echo "launch/local.sh: interrupted; the same command continues where it stopped." >&2; exit 130' INT
+asked=
+pass_on() { # a signal, to all: they may take as long as they are given to save what they train
+  asked=$1
+  kill -"$1" ${pids[@]+"${pids[@]}"} 2>/dev/null
+}
+trap 'pass_on TERM' TERM
+trap 'pass_on USR1' USR1
 
 for ((i = 0; i < processes; i++)); do
   export BRIDGEJAX_COORDINATOR="127.0.0.1:$port" BRIDGEJAX_PROCESSES=$processes BRIDGEJAX_PROCESS_ID=$i
@@ -42,6 +49,7 @@ for ((i = 0; i < processes; i++)); do
     JAX_PLATFORMS=cpu XLA_FLAGS="${XLA_FLAGS:-} --xla_force_host_platform_device_count=$devices" "$python" -m bridgejax "$@" &
   fi
   pids+=($!)
+  if [[ -n $asked ]]; then kill -"$asked" "$!"; fi # the signal came between two of them
 done
 
 # Whoever ends with an error decides. Of several that ended since the last look, the highest code does: one that was killed
@@ -66,10 +74,12 @@ while ((${#left[@]})); do
     fi
     wait "$pid" 2>/dev/null
     code=$?
+    # Ended before it listened to the signal: it had begun nothing.
+    if [[ -n $asked && $code == $((128 + $(kill -l "$asked"))) ]]; then code=75; fi
     if (($(rank "$code") > $(rank "$worst"))); then worst=$code; fi
   done
   left=(${still[@]+"${still[@]}"})
-  if (($(rank "$worst") > 2 || looks == 20)); then break; fi
+  if [[ -z $asked ]] && (($(rank "$worst") > 2 || looks == 20)); then break; fi
   if ((worst)); then looks=$((looks + 1)); fi
   ((${#left[@]})) && sleep 0.1
 done

@@ -17,6 +17,8 @@ from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING
 
+from tqdm import tqdm
+
 from bridgejax.executors.unit_calls import AGAIN, UnitJob, UnitOutcome, make_unit
 from bridgejax.studies.work_units import WorkUnit
 
@@ -100,6 +102,7 @@ def _start_worker(devices: SimpleQueue[str]) -> None:
     """Gives a worker its GPU, and has it end when the process that hands out the work ends."""
     if gpu := devices.get():
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+    tqdm.set_lock(threading.RLock())  # its own would be left over as a semaphore where a worker is killed
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its workers
     parent = mp.parent_process()
     if parent is not None:

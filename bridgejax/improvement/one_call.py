@@ -84,6 +84,8 @@ def improve(
     began, seconds = time.monotonic(), seconds_of(budget)
     builtin, place = str(photos).startswith("builtin:"), expanded(photos)
     source = str(photos) if builtin else f"folder:{place}"
+    if "://" in str(workdir):
+        raise UserError(f"workdir {workdir} is a URL; give a folder of this machine.")
     name = str(photos).partition(":")[2] if builtin else place.resolve().name or PHOTOS_FOLDER
     folder = expanded(workdir) if workdir is not None else Path(f"{name}-improved")
     if not builtin and folder.resolve().is_relative_to(place.resolve()):

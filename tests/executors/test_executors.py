@@ -5,10 +5,13 @@ from __future__ import annotations
 import collections
 import dataclasses
 import importlib.util
+import multiprocessing
 import os
 import signal
 import threading
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import resource_tracker
 from pathlib import Path
 
 import pytest
@@ -17,7 +20,7 @@ from bridgejax import progress
 from bridgejax.cli import main
 from bridgejax.config import Settings, load_config
 from bridgejax.errors import UserError
-from bridgejax.executors import UnitJob, UnitOutcome, make_unit
+from bridgejax.executors import UnitJob, UnitOutcome, make_unit, process_engine
 from bridgejax.executors.hand_out import carry_out
 from bridgejax.executors.unit_calls import AGAIN, DONE, WRONG
 from bridgejax.studies.work_units import SHARD, WorkUnit
@@ -111,8 +114,6 @@ def test_tries_are_counted_and_wrong_inputs_end_at_once(settings, tmp_path, capf
 
 
 def test_a_unit_that_hangs_is_ended_and_tried_again(settings, tmp_path, monkeypatch):
-    from bridgejax.executors import process_engine
-
     monkeypatch.setattr(process_engine, "make_unit", _hang_once)
     options = dataclasses.replace(settings.executor_options, workers=1, unit_seconds=2.0)
     job = UnitJob(dataclasses.replace(settings, executor_options=options), tmp_path)
@@ -124,6 +125,22 @@ def test_a_unit_that_hangs_is_ended_and_tried_again(settings, tmp_path, monkeypa
             assert outcome.sentence == "it took longer than 2 s."
             queue.append(unit)
     assert codes == [AGAIN, DONE]
+
+
+def test_a_worker_leaves_no_semaphore_of_a_bar():
+    context = multiprocessing.get_context("spawn")
+    devices = context.SimpleQueue()
+    devices.put("")
+    with ProcessPoolExecutor(1, context, process_engine._start_worker, (devices,)) as pool:
+        assert pool.submit(_semaphores_of_a_bar).result() == []
+
+
+def _semaphores_of_a_bar() -> list[str]:
+    found: list[str] = []
+    resource_tracker.register = lambda name, kind: found.append(name)
+    with progress.progress(1, "train", "step") as bar:
+        bar.update()
+    return found
 
 
 def _hang_once(job: UnitJob, unit: WorkUnit) -> UnitOutcome:

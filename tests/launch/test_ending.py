@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
+import socket
+import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,14 +21,30 @@ pytestmark = pytest.mark.multiprocess
 AGAIN = re.compile("run the command again|rerun the command to resume")
 
 
-def ended(workdir: Path, pattern: str, which: int, *command: object, **variables: object) -> str:
-    """Sends SIGTERM to one of two processes once a path is there; returns what was said of the end that is to be retried."""
+def ended(workdir: Path, pattern: str, which: int | None, *command: object, **variables: object) -> str:
+    """Sends SIGTERM to one of two processes once a path is there; returns what was said of the end that is to be retried.
+
+    Args:
+      workdir: of the command.
+      pattern: of the path, in the workdir.
+      which: the process; None sends it to the launcher.
+      command: what the processes run.
+      variables: of their environment.
+    """
     process = start(LOCAL, 2, 1, *command, "--workdir", workdir, **variables)
+    until(process, lambda: bool(list(workdir.glob(pattern))))
+    return asked_to_end(process, which)
+
+
+def until(process: subprocess.Popen, condition: Callable[[], bool]) -> None:
     limit = time.monotonic() + 300
-    while not list(workdir.glob(pattern)) and process.poll() is None and time.monotonic() < limit:
+    while not condition() and process.poll() is None and time.monotonic() < limit:
         time.sleep(0.005)
     assert process.poll() is None, process.communicate()
-    os.kill(children(process)[which], signal.SIGTERM)
+
+
+def asked_to_end(process: subprocess.Popen, which: int | None) -> str:
+    os.kill(process.pid if which is None else children(process)[which], signal.SIGTERM)
     began = time.monotonic()
     code, _, errors = finish(process)
     assert code == os.EX_TEMPFAIL, errors
@@ -34,7 +54,28 @@ def ended(workdir: Path, pattern: str, which: int, *command: object, **variables
     return said
 
 
-@pytest.mark.parametrize("which", [pytest.param(0, marks=pytest.mark.slow), 1])
+def test_a_signal_while_a_process_waits_for_another_to_join(config_file, tmp_path):
+    python = tmp_path / "python"
+    alone = '[ "$1" != -c ] && [ "$BRIDGEJAX_PROCESS_ID" = 1 ] && exec sleep 300'
+    python.write_text(f'#!/bin/sh\n{alone}\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    process = start(LOCAL, 2, 1, "generate", "--config", config_file, "--workdir", tmp_path / "work", PYTHON=python)
+
+    def waits() -> bool:
+        for first in children(process):
+            with contextlib.suppress(OSError, AttributeError):
+                environment = Path(f"/proc/{first}/environ").read_bytes()
+                port = int(re.search(rb"BRIDGEJAX_COORDINATOR=127.0.0.1:(\d+)", environment)[1])
+                socket.create_connection(("127.0.0.1", port)).close()
+                return True
+        return False
+
+    until(process, waits)
+    time.sleep(1.0)  # from listening to waiting
+    assert AGAIN.search(asked_to_end(process, 0))
+
+
+@pytest.mark.parametrize("which", [None, pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_signal_while_images_are_generated(config_file, tmp_path, which):
     command = ("generate", "--config", config_file, "--config.generator.steps=900")
     assert AGAIN.search(ended(tmp_path / "work", "synthetic/identity.json", which, *command))
@@ -49,8 +90,9 @@ def test_a_signal_while_a_classifier_is_evaluated(tmp_path, which):
 
 
 @pytest.mark.slow
-def test_in_training_every_process_saves_the_same_step_and_ends(config_file, tmp_path):
+@pytest.mark.parametrize("which", [None, 1])
+def test_in_training_every_process_saves_the_same_step_and_ends(config_file, tmp_path, which):
     settings = ("--config.training.steps=4000", "--config.training.checkpoint_seconds=0")
-    said = ended(tmp_path / "work", "runs/*/*/checkpoints/*", 1, "train", "--config", config_file, *settings)
-    assert "a signal to another process ended the training of" in said
+    said = ended(tmp_path / "work", "runs/*/*/checkpoints/*", which, "train", "--config", config_file, *settings)
+    assert f"{'SIGTERM' if which is None else 'a signal to another process'} ended the training of" in said
     assert "its checkpoint is written, run the command again to go on." in said

@@ -74,15 +74,42 @@ def leftovers(workdir: Path) -> list[str]:
     ],
 )
 def test_the_exit_code_is_that_of_the_one_that_failed(tmp_path, first, second, code):
-    program = tmp_path / "python"
+    began = time.monotonic()
+    assert finish(start(LOCAL, 2, 1, "doctor", PYTHON=stand_in(tmp_path, first, second)))[0] == code
+    assert time.monotonic() - began < 30  # the sleeper is not waited for
+
+
+def stand_in(folder: Path, first: str, second: str) -> Path:
+    """Writes a program in Python's place that runs one of two commands by the process's number; returns it."""
+    program = folder / "python"
     program.write_text(
         f'#!/usr/bin/env bash\n[[ "$1" == -c ]] && exec {sys.executable} "$@"\n'
         f'if [[ "$BRIDGEJAX_PROCESS_ID" == 0 ]]; then {first}; else {second}; fi\n'
     )
     program.chmod(0o755)
-    began = time.monotonic()
-    assert finish(start(LOCAL, 2, 1, "doctor", PYTHON=program))[0] == code
-    assert time.monotonic() - began < 30  # the sleeper is not waited for
+    return program
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("code", [75, 0])
+def test_a_signal_to_the_launcher_reaches_all_and_none_is_cut_short(tmp_path, number, code):
+    works = "while :; do sleep 0.1; done"
+    saves = f"trap 'sleep 6; touch {tmp_path}/saved; exit {code}' {number.name}; touch {tmp_path}/up; {works}"
+    ends = f"trap 'exit {code}' {number.name}; touch {tmp_path}/up2; {works}"
+    process = start(LOCAL, 2, 1, "train", PYTHON=stand_in(tmp_path, saves, ends))
+    while not ((tmp_path / "up").exists() and (tmp_path / "up2").exists()):
+        time.sleep(0.01)
+    process.send_signal(number)
+    assert finish(process) == (code, "", "")
+    assert (tmp_path / "saved").exists()
+
+
+def test_a_process_that_a_signal_ends_before_it_listens_is_to_be_started_again(tmp_path):
+    process = start(LOCAL, 2, 1, "train", PYTHON=stand_in(tmp_path, f"touch {tmp_path}/up; exec sleep 50", "exec sleep 50"))
+    while not (tmp_path / "up").exists():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    assert finish(process)[0] == 75
 
 
 @pytest.fixture(scope="module")
@@ -160,6 +187,24 @@ def test_a_study_of_two_processes_ends_with_the_numbers_of_one(config_file, tmp_
     rounding = np.abs(numbers(four) - numbers(one)).max()
     assert rounding < 1e-3
     assert np.abs(numbers(two) - numbers(one)).max() <= 16 * rounding + 1e-6
+
+
+@pytest.mark.slow
+def test_the_quick_start_of_two_processes_with_four_devices_each_ends_with_the_numbers_of_one(tmp_path):
+    words = ("run", "--config", f"{ROOT}/configs/quickstart.py:1", "--config.study.seeds=1", "--config.synthetic.per_class=8")
+    for name, launcher in (("one", (sys.executable, "-m", "bridgejax")), ("two", (LOCAL, 2, 4))):
+        code, output, errors = finish(start(*launcher, *words, "--workdir", tmp_path / name))
+        assert code == 0, errors
+        assert output.split() == [str(tmp_path / name / "report.html")]
+    one, two = (
+        [json.loads(line) for line in (tmp_path / name / "results.jsonl").read_text().splitlines()] for name in ("one", "two")
+    )
+    assert [line["arm"] for line in two] == [line["arm"] for line in one] == ["vanilla_long", "mixed_50", "bridged"]
+    for ours, theirs in zip(one, two, strict=True):
+        assert ours["test_ids"] == theirs["test_ids"]
+        # An image between two classes may fall to the other one, no more.
+        assert abs(ours["test_accuracy"] - theirs["test_accuracy"]) <= 1.5 / ours["test_images"]
+        assert ours["test_loss"] == pytest.approx(theirs["test_loss"], rel=1e-3)
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_loop import tiny
 from training_fixtures import Streams, task
 
@@ -50,6 +51,10 @@ def test_the_event_files_hold_what_the_history_tells(tmp_path):
     assert [values[0] for values in found["train/learning_rate"].values()] == pytest.approx([0.01] * len(found["train/loss"]))
     assert all(value > 0 for values in found["train/images_per_second"].values() for value in values)
     assert set(found) >= {"test/mean_per_class_accuracy", "test/loss"}
+    shown = EventAccumulator(str(tmp_path / "whole" / "tensorboard"))  # TensorBoard's own reader
+    shown.Reload()
+    assert set(shown.Tags()["tensors"]) == set(found)
+    assert [event.step for event in shown.Tensors("train/loss")] == list(found["train/loss"])
 
     def stop(step: int) -> None:
         if step == 20:
