@@ -330,9 +330,12 @@ def _check_recipes(
         }
         for recipe in recipes
     }
+    per_class = min(settings.study.per_class or (settings.synthetic.per_class,))
     for recipe in recipes:
+        # As many as there will be before filters, of any classes.
+        to_come = dict.fromkeys(recipe.synthetic_stages, range(per_class * len(names)))
         for task in tasks:
-            stages.check_sources(recipe, task, dict.fromkeys(recipe.synthetic_stages, (0,)), others=others[recipe.name])
+            stages.check_sources(recipe, task, to_come, others=others[recipe.name])
         load_teachers(recipe, names, settings.classifier.weights, settings.classifier.templates)
     # Any classifier has a head; only for recipes that ask for more is it loaded.
     plain = {("none", ("all",)), ("head", ("all",)), ("none", ("head",)), ("head", ("head",))}

@@ -7,13 +7,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bridgejax.cli import main
 from bridgejax.config import Settings, default_config
 from bridgejax.data import synthetic_examples
+from bridgejax.models import load_classifier
 from bridgejax.studies.label_space import class_names_of
-from tests.small_backbones import write_backbone
+from bridgejax.training.stages import fit_head
+from tests.small_backbones import write_backbone, write_clip
 from tests.small_study import write_study
 
 OTHERS = ("a boat", "a hill", "a cup")
@@ -88,7 +91,7 @@ def test_pretrained_on_other_classes_and_killed_on_the_way(config_file, tmp_path
 
 def test_the_classes_decide_the_result(config_file, tmp_path):
     workdir = tmp_path / "work"
-    shorter = ["--config.training.base_steps=2", "--config.training.evaluations=1"]
+    shorter = ["--config.training.base_steps=2", "--config.study.seeds=2", "--config.study.parallel_seeds=2"]
     arguments = ["run", "--config", str(config_file), "--workdir", str(workdir), *shorter]
     assert main(arguments) == 0
     text = config_file.read_text()
@@ -129,6 +132,16 @@ def test_what_does_not_go_with_other_classes_is_said(config_file, tmp_path, caps
     assert message in error
     assert "Traceback" not in error
     assert not (tmp_path / "work").exists()
+
+
+def test_a_head_of_texts_is_made_of_the_names_of_each_stage(tmp_path):
+    folder, task, templates = write_clip(tmp_path / "clip"), ("cat", "dog"), ("a photo of a {}.", "a {}.")
+    model = load_classifier(folder, class_names=task, templates=templates)
+    for names in (OTHERS, task):
+        fit_head(model, names, task, 0)
+        made = load_classifier(folder, class_names=names, templates=templates)
+        np.testing.assert_array_equal(model.head.kernel[...], made.head.kernel[...])
+        assert model.class_names == names
 
 
 def test_where_class_names_come_from(tmp_path):
