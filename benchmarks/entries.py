@@ -63,6 +63,7 @@ _ENTRIES = (
     Entry("inversion", why_not="it learns ten words in full, and a few steps of that say nothing"),
     Entry("minimum_design", why_not="it trains fourteen arms on three tasks in full"),
     Entry("paper_embedded", why_not="it trains the arms of every table in full"),
+    Entry("he2023", why_not="it trains ten seeds of every arm; --only and --set make it smaller"),
     Entry("two_tasks", why_not="it trains ten seeds of four arms on two tasks; --seeds and --shots make it smaller"),
     Entry("detection", why_not="it trains every arm in full, on a set that tools/build_boxed_set.py makes first"),
     Entry("tuning", why_not="it trains every candidate in full, on a task that tools/build_emoji_task.py makes first"),

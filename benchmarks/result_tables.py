@@ -21,4 +21,4 @@ def level(found: Mapping[str, Any]) -> str:
 def points(found: Mapping[str, Any]) -> str:
     """Returns a difference of accuracies, with keys as in `level`, as "−3.2 (−5.0 to −1.4)"."""
     ends = "" if found["low"] is None else f" ({100 * found['low']:+.1f} to {100 * found['high']:+.1f})"
-    return f"{100 * found['mean']:+.1f}{ends}".replace("-", "−")
+    return f"{100 * found['mean']:+.1f}{ends}".replace("-", "−").replace("+0.0", "0.0").replace("−0.0", "0.0")

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
     from bridgejax.config import Settings
+    from bridgejax.recipes import Stage
 
 _PACKAGES = {
     "jax": "everything",
@@ -251,18 +252,24 @@ def _training(settings: Settings, mesh: Mesh) -> list[str]:
     from bridgejax.mesh import bytes_per_device, data_size, own_rules
     from bridgejax.mesh_axes import FSDP_AXIS
     from bridgejax.models.registry import abstract_classifier
+    from bridgejax.studies.label_space import class_names_of
     from bridgejax.training.stages import fresh_state, stage_plans
 
-    model = abstract_classifier(settings.classifier.weights, len(settings.task.class_names) or None)
+    def classes(stage: Stage) -> int | None:
+        names = settings.task.class_names
+        elsewhere = stage.data == "synthetic" and not stage.contrasts
+        return len(class_names_of(settings.of_set(stage.synthetic_set), names) if elsewhere else names) or None
+
     recipes = [settings.recipe(name) for name in settings.arms]
     plans = {
-        (plan.stage.optimizer, plan.stage.momentum > 0, plan.stage.trainable): plan
+        (plan.stage.optimizer, plan.stage.momentum > 0, plan.stage.trainable, classes(plan.stage)): plan
         for recipe in recipes
         if all(stage.head == "keep" for stage in recipe.stages)  # a head of another kind is made of images
         for plan in stage_plans(recipe)
     }
     rules, training = own_rules(settings.mesh_rules), settings.training
-    states = [fresh_state(plan, model, 0, mesh, rules) for plan in plans.values()]
+    models = {count: abstract_classifier(settings.classifier.weights, count) for *_, count in plans}
+    states = [fresh_state(plan, models[key[-1]], 0, mesh, rules) for key, plan in plans.items()]
     if not states:
         return []
     state = max(states, key=bytes_per_device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from bridgejax.config.names import check_file_name
-from bridgejax.config.sections import FilterSettings, InversionSettings, PromptSettings, TaskSettings
+from bridgejax.config.sections import FilterSettings, InversionSettings, PromptSettings, SyntheticSettings, TaskSettings
 from bridgejax.errors import UserError, choices
 from bridgejax.mesh_axes import DATA_AXIS, FSDP_AXIS, MODEL_AXIS, axis_names, axis_rules
 from bridgejax.recipes import Recipe, filter_rules
@@ -31,6 +31,18 @@ def check_prompts(prompts: PromptSettings, inversion: InversionSettings) -> None
             raise UserError(
                 f"prompts.source is {prompts.source!r}, whose sentences fill the prompts, but {key} fills them too; unset one "
                 "of the two."
+            )
+
+
+def check_synthetic(synthetic: SyntheticSettings, inversion: InversionSettings) -> None:
+    """Checks that images of other classes than the task's are not made from the task's."""
+    if not synthetic.class_names:
+        return
+    for key, value in (("synthetic.real_guidance", synthetic.real_guidance), ("inversion.mode", inversion.mode)):
+        if value is not None:
+            raise UserError(
+                f"{key} is {value!r}, which goes by the task's images or classes, but synthetic.class_names names other "
+                "classes; unset one of the two."
             )
 
 

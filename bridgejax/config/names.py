@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from bridgejax.errors import UserError, choices
 
 PLACEHOLDER = "{}"  # in a template, where the class goes
+CLASS_SOURCES = ("file:PATH", "builtin:tux_photos", "folder:PATH", "split:FILE.json", "task:NAME", "tfds:NAME")
 SENTENCE_SOURCES = {"file": "PATH", "builtin": "NAME", "t5": "FOLDER", "endpoint": "URL"}
 
 
@@ -70,6 +71,22 @@ def check_class_names(class_names: Iterable[str]) -> tuple[str, ...]:
     if repeated:
         raise UserError(f"class name {repeated[0]!r} is given more than once; name each class once.")
     return tuple(composed(names, "class_names"))
+
+
+def check_class_source(where: str, stated: str | Sequence[str]) -> None:
+    """Checks where class names come from: a list of them, a file or a task.
+
+    Raises:
+      UserError: the list is wrong, or a text names no source.
+    """
+    if isinstance(stated, str):
+        kind, _, place = stated.partition(":")
+        if not place or kind not in {form.partition(":")[0] for form in CLASS_SOURCES}:
+            raise UserError(
+                f"{where} is {stated!r}, neither a list of names nor a source of some; {choices(stated, CLASS_SOURCES)}"
+            )
+    elif stated:
+        check_class_names(stated)
 
 
 def check_phrases(class_name: str, phrases: Sequence[str]) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from bridgejax.config.file_pairs import scaled_files, word_files
 from bridgejax.config.names import (
     check_class_names,
+    check_class_source,
     check_phrases,
     check_sentence_source,
     check_templates,
@@ -192,7 +193,14 @@ class InversionSettings:
 class SyntheticSettings:
     """How many images are generated, and how they lie on disk."""
 
-    per_class: int = setting(100, "Synthetic images per class.", at_least=1)
+    per_class: int = setting(100, "Synthetic images per class of the task.", at_least=1)
+    class_names: str | tuple[str, ...] = setting(
+        (),
+        "What the images are of, if not of the task's classes: names, file:PATH with a name a line, or a source such as "
+        "task:imagenet, whose names are taken; a stage on them has a head of its own (docs/recipes.md). () is the task's.",
+        form="a list of names, or a text such as 'file:PATH' or 'task:NAME'",
+        check=check_class_source,
+    )
     seed: int | None = setting(None, "None derives it from seed.", at_least=0)
     shard_size: int | None = setting(None, "Images in a shard; None chooses.", at_least=1)
     real_guidance: float | str | None = setting(

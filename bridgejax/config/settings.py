@@ -13,6 +13,7 @@ from bridgejax.config.checks import (
     check_mesh,
     check_prompts,
     check_set_names,
+    check_synthetic,
     check_task,
 )
 from bridgejax.config.sections import (
@@ -139,6 +140,7 @@ class Settings:
         try:
             check_inversion(changed.inversion, changed.task)
             check_prompts(changed.prompts, changed.inversion)
+            check_synthetic(changed.synthetic, changed.inversion)
         except UserError as error:
             raise UserError(f"in synthetic_sets.{name}: {error}") from error
         return changed
@@ -147,6 +149,7 @@ class Settings:
         check_task(self.task)
         check_inversion(self.inversion, self.task)
         check_prompts(self.prompts, self.inversion)
+        check_synthetic(self.synthetic, self.inversion)
         check_mesh(self.mesh, self.mesh_rules)
         check_arms(self.arms, self.study.baseline, self.recipes)
         # A recipe of the library that no arm uses may measure itself against another that this config changed.

@@ -33,12 +33,21 @@ class Sampler:
       seed: of orders and augmentations.
       batch_size: images per step.
       view: another number gives the same positions and other uniform numbers.
+      repeats: how many places in a row show an example.
 
     Raises:
       UserError: there are no examples, or the shares do not fit the sources.
     """
 
-    def __init__(self, sizes: Sequence[int], weights: Sequence[float] | None, seed: int, batch_size: int, view: int = 0):
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        weights: Sequence[float] | None,
+        seed: int,
+        batch_size: int,
+        view: int = 0,
+        repeats: int = 1,
+    ):
         if weights is None:
             if sum(sizes) < 1:
                 raise UserError("there are no training images; give at least one source with images.")
@@ -49,7 +58,7 @@ class Sampler:
         tf = import_tensorflow()
         orders = [derive_seed(seed, "order", number) for number in range(len(parts))]
         self._seeds = tf.constant([derive_seed(seed, "augment", *([view] if view else [])), *orders], tf.int64)
-        self._plan = _plan(tuple(parts), batch_size)
+        self._plan = _plan(tuple(parts), batch_size, repeats)
 
     def __call__(self, step: Tensor) -> tuple[Tensor, Tensor]:
         """Returns positions, int64 [b], and uniform numbers in [0, 1), float32 [b, DRAWS], of a step (int64 scalar)."""
@@ -57,12 +66,14 @@ class Sampler:
 
 
 @functools.cache
-def _plan(parts: tuple[tuple[int, int, float], ...], batch_size: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+def _plan(
+    parts: tuple[tuple[int, int, float], ...], batch_size: int, repeats: int
+) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """Returns the graph of all samplers of such parts (start, size and share): step and seeds → positions and draws."""
     tf = import_tensorflow()
 
     def plan(step: Tensor, seeds: Tensor) -> tuple[Tensor, Tensor]:
-        places = step * batch_size + tf.range(batch_size, dtype=tf.int64)
+        places = (step * batch_size + tf.range(batch_size, dtype=tf.int64)) // repeats
         free = tf.ones([batch_size], tf.bool)
         positions = tf.zeros([batch_size], tf.int64)
         left = sum(share for _, _, share in parts)

@@ -40,6 +40,7 @@ def shared_train_batches(
     augment: bool = True,
     crop: float = EVAL_CROP,
     memory_bytes: int = MEMORY_BYTES,
+    repeats: int = 1,
 ) -> list[Iterator[Batch]]:
     """Returns for each run the stream that `train_batches` gives for its sources and seed, bit for bit.
 
@@ -50,7 +51,8 @@ def shared_train_batches(
     Args:
       runs: each run's sources, as `train_batches` takes them.
       seeds: each run's seed.
-      weights, batch_size, image_size, start_step, augment, crop, memory_bytes: as `train_batches` takes them, for every run.
+      weights, batch_size, image_size, start_step, augment, crop, memory_bytes, repeats: of every run, as `train_batches` takes
+        them.
 
     Raises:
       UserError: as `train_batches`.
@@ -69,13 +71,15 @@ def shared_train_batches(
                 augment=augment,
                 crop=crop,
                 memory_bytes=memory_bytes,
+                repeats=repeats,
             )
             for run, seed in zip(runs, seeds, strict=True)
         ]
     tf = import_tensorflow()
     starts = dict(zip((id(source.images) for source in sources), np.cumsum([0, *map(len, sources)]), strict=False))
     samplers = [
-        Sampler([len(source) for source in run], weights, seed, batch_size) for run, seed in zip(runs, seeds, strict=True)
+        Sampler([len(source) for source in run], weights, seed, batch_size, repeats=repeats)
+        for run, seed in zip(runs, seeds, strict=True)
     ]
     # Each run's positions in its own sources → positions in the table of all.
     tables = [

@@ -52,6 +52,7 @@ def train_batches(
     memory_bytes: int = MEMORY_BYTES,
     rows: slice | None = None,
     view: int = 0,
+    repeats: int = 1,
 ) -> Iterator[Batch]:
     """Yields training batches without end. Batch k depends on (sources, seed, k) alone.
 
@@ -71,6 +72,8 @@ def train_batches(
       memory_bytes: hold the decoded images in memory if they take no more.
       rows: which rows of each batch to make and yield, for one process of several; None means all b.
       view: another number augments the same images otherwise.
+      repeats: rows in a row that show an image, each augmented by itself (repeated augmentation, Hoffer et al. 2020,
+        arXiv 1901.09335); the rows of an image may lie in two batches if they do not divide these.
 
     Yields:
       {"image": uint8 [b, s, s, 3], "label": int32 [b], "source": int32 [b], which of the sources each image comes from}.
@@ -80,7 +83,7 @@ def train_batches(
     """
     _check_sizes(batch_size, image_size)
     tf = import_tensorflow()
-    sampler = Sampler([len(source) for source in sources], weights, seed, batch_size, view)
+    sampler = Sampler([len(source) for source in sources], weights, seed, batch_size, view, repeats)
     part = slice(*(slice(None) if rows is None else rows).indices(batch_size))
 
     def own_rows(step: Tensor) -> tuple[Tensor, Tensor]:

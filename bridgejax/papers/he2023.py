@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 EMBEDDED = "embedded"
 SENTENCES = "sentences"  # the synthetic set of language enhancement
 GUIDED = "guided"  # the synthetic set of real guidance
+OTHERS = "others"  # the synthetic set of other classes than the task's
 
 # The paper's data sets.
 DATA_SETS: dict[str, CatalogTask] = {
@@ -59,6 +60,11 @@ CLIP, CLIP_RN50 = "openai/clip-vit-base-patch16", "timm/resnet50_clip.openai"
 T5 = "mrm8488/t5-base-finetuned-common_gen"
 # The released code's, where they are not the paper's.
 SENTENCE_TEMPLATES = {"eurosat": "a centered satellite photo of {}", "imagenet_sketch": "sketch of {}"}
+# What the embedded generator draws besides the classes of the embedded task.
+OTHER_NAMES: tuple[str, ...] = (
+    *("airplane", "banana", "bicycle", "butterfly", "carrot", "elephant", "giraffe", "guitar"),
+    *("hammer", "penguin", "pineapple", "sailboat", "scissors", "tomato", "trumpet", "zebra"),
+)
 PER_CLASS = 800  # synthetic images per class that the head trains on, after the filter
 EPOCHS = 30  # passes over the synthetic images
 _SYNTHETIC_BATCH, _EMBEDDED_BATCH = 512, 64
@@ -134,6 +140,27 @@ def add_guidance(config: ConfigDict) -> None:
     """Gives a config of `paper_config` the set `GUIDED`, which starts from the shots, and the arm `tuned_mix_guided`."""
     config.synthetic_sets[GUIDED] = {"synthetic": {"real_guidance": "paper"}}
     config.recipes.tuned_mix_guided = ({**config.recipes.tuned_mix[0], "synthetic_set": GUIDED},)
+
+
+def add_other_classes(config: ConfigDict) -> None:
+    """Gives a config of `paper_config` the set `OTHERS` of other classes than the task's: in full, ImageNet's."""
+    config.synthetic_sets[OTHERS] = {"synthetic": {"class_names": "task:imagenet" if is_full(config) else OTHER_NAMES}}
+
+
+def add_few_shot_arms(config: ConfigDict) -> None:
+    """Sets the arms of the few-shot figures in a config of `paper_config`; all that train take as many steps.
+
+    The filter keeps half of the images, and the phases are half as long as `tuned_mix` each.
+    """
+    add_guidance(config)
+    kept = f"real_top:{config.synthetic.per_class // 2}"
+    config.recipes.tuned_mix_filtered = ({**config.recipes.tuned_mix[0], "synthetic_filter": (kept,)},)
+    for name, phases in (("synthetic_then_real", "tuned_synthetic_real"), ("real_then_synthetic", "tuned_real_synthetic")):
+        config.recipes[name] = tuple({**stage, "length": 0.5} for stage in config.recipes[phases])
+    others = ("zero_shot", "linear_probe", "tuned_real", "tip_adapter", "tip_adapter_f", "coop")
+    mixed = ("tuned_mix", "tuned_mix_filtered", "tuned_mix_guided")
+    config.arms = (*others, *mixed, "synthetic_then_real", "real_then_synthetic")
+    config.study.baseline = "tuned_real"
 
 
 def steps(images: int, batch_size: int) -> int:

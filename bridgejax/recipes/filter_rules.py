@@ -16,11 +16,13 @@ _NUMBERS: dict[str, tuple[str, float, float, bool, float | None]] = {
     # Ours: the paper gives no threshold, and removes no near duplicates. In the features of EfficientNet-Lite0, pairs of
     # generated images above a cosine of 0.95 look like one picture drawn twice; those at 0.9 differ in parts or colours.
     "real": ("difference of cosines", -2, 2, False, 0.0),
+    "real_top": ("images per class", 1, math.inf, True, None),
     "distinct": ("cosine", 0.001, 1, False, 0.95),
 }
 SCORED = ("above_chance", "quota", "top", "percentile")  # these need the scores of `filter.classifier`
-NAMES = (*SCORED, "real", "distinct")
-FORM = "a list of rules: 'above_chance', 'quota:N', 'top:N', 'percentile:Q', 'real:MARGIN' or 'distinct:COSINE'"
+BY_SHOTS = ("real", "real_top")  # these compare with the real training images
+NAMES = (*SCORED, *BY_SHOTS, "distinct")
+FORM = "a list of rules: 'above_chance', 'quota:N', 'top:N', 'percentile:Q', 'real:MARGIN', 'real_top:N' or 'distinct:COSINE'"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +41,11 @@ class FilterRule:
     def needs_scores(self) -> bool:
         """Whether it goes by a classifier's scores; else by features."""
         return self.name in SCORED
+
+    @property
+    def needs_shots(self) -> bool:
+        """Whether it compares with the real training images."""
+        return self.name in BY_SHOTS
 
 
 def filter_rules(where: str, texts: str | Iterable[str]) -> tuple[FilterRule, ...]:

@@ -138,6 +138,8 @@ def _stage(
     for key in ("synthetic_share", "synthetic_loss"):
         if getattr(stage, key) is not None and stage.data != "mixed":
             raise UserError(f"{where}.{key} is set, but data is {stage.data!r}; set data='mixed' or leave it out.")
+    if stage.repeats > 1 and not stage.augment:
+        raise UserError(f"{where}.repeats is {stage.repeats}, but nothing is augmented; set augment=True or leave it out.")
     if stage.soft_images != "all" and (stage.data != "mixed" or stage.loss != "soft_target"):
         raise UserError(
             f"{where}.soft_images is {stage.soft_images!r}, but data is {stage.data!r} and loss {stage.loss!r}; set "
@@ -148,7 +150,7 @@ def _stage(
             f"{where}.reset is {stage.reset!r}, but training.batch_norm is 'frozen', and new blocks have no running statistics "
             "to keep; state batch_norm='train' in the stage."
         )
-    unfit = {"head": "keep", "mixup_alpha": 0.0, "early_stop": None, "synthetic_loss": None, "augment": True}
+    unfit = {"head": "keep", "mixup_alpha": 0.0, "early_stop": None, "synthetic_loss": None, "augment": True, "repeats": 1}
     unfit |= {"cutmix_alpha": 0.0, "erasing": 0.0, "randaugment": 0.0, "stochastic_depth": 0.0}
     for key, value in unfit.items() if stage.contrasts else ():
         if getattr(stage, key) != value:

@@ -25,7 +25,7 @@ _LATER = (
     *("head", "cache_weight", "cache_sharpness", "context_tokens"),
     *("contrast_temperature", "recolour", "key_momentum", "queue_size", "projection_width", "norm_groups"),
     *("cutmix_alpha", "cutmix_share", "erasing", "erasing_fill", "randaugment", "randaugment_layers", "stochastic_depth"),
-    "synthetic_side",
+    *("synthetic_side", "repeats"),
 )
 
 
@@ -172,6 +172,9 @@ class Stage(Optimization):
     restart_optimizer: bool = setting(True, "Moments start at zero; else those of the stage before go on.")
     restart_schedule: bool = setting(True, "The schedule starts afresh; else it goes on over the steps of both stages.")
     augment: bool = setting(True, "Random resized crops and flips.")
+    repeats: int = setting(
+        1, "How often each drawn image is in a batch, every time augmented anew; steps then see fewer images.", at_least=1
+    )
 
     @property
     def synthetic_source(self) -> str:

@@ -16,7 +16,16 @@ from bridgejax.report.choosing import SHOTS_HEADS, advice
 from bridgejax.report.config_text import ConfigJson, config_file
 from bridgejax.report.filter_section import filters_html
 from bridgejax.report.gain_table import gain_note, gain_table
-from bridgejax.report.phrases import baseline_differences, counted, duration, findings, recipe_words, stall, timed
+from bridgejax.report.phrases import (
+    baseline_differences,
+    counted,
+    duration,
+    findings,
+    recipe_words,
+    sets_of_other_classes,
+    stall,
+    timed,
+)
 from bridgejax.report.price_chart import price_chart
 from bridgejax.report.set_sections import synthetic_html
 from bridgejax.report.stylesheet import CSS
@@ -77,7 +86,8 @@ def render(
       pictures: of the workdir's `filter_images.npz`, one for each of the summary's `filters`.
     """
     recipes = config.get("recipes") or {}
-    words = {arm: recipe_words(stages) for arm, stages in recipes.items()}
+    others = sets_of_other_classes(config)
+    words = {arm: recipe_words(stages, others) for arm, stages in recipes.items()}
     stages = {
         arm: [str(stage.get("data", "")) for stage in stages]
         for arm, stages in recipes.items()

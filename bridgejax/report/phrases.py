@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
+from bridgejax.report.config_text import ConfigJson
 from bridgejax.report.statistics import Estimate
 from bridgejax.report.summary import Difference, Summary
 from bridgejax.studies.run_results import MEAN_PER_CLASS
@@ -213,6 +214,12 @@ _DETAILS: tuple[str, ...] = (
 _DETAILS = (*_DETAILS, "batch_statistics", "restart_schedule")
 
 
+def sets_of_other_classes(config: ConfigJson) -> set[str]:
+    """Returns the names of a config's synthetic sets that state classes of their own."""
+    stated = {"": config, **(config.get("synthetic_sets") or {})}
+    return {name for name, groups in stated.items() if (groups.get("synthetic") or {}).get("class_names")}
+
+
 def recipe_line(stages: object) -> str:
     """A recipe in a line: its `recipe_words`, and of each stage what else it states."""
     words = recipe_words(stages)
@@ -225,8 +232,11 @@ def recipe_line(stages: object) -> str:
     return f"{words} ({', '.join(dict.fromkeys(stated))})" if stated else words
 
 
-def recipe_words(stages: object) -> str:
-    """A recipe's stages in a few words: "synthetic with Mixup → new head → real"; empty if they cannot be read."""
+def recipe_words(stages: object, others: Collection[str] = ()) -> str:
+    """A recipe's stages in a few words: "synthetic with Mixup → new head → real"; empty if they cannot be read.
+
+    `others` are the names of the synthetic sets that are of other classes than the task's.
+    """
     if not isinstance(stages, (list, tuple)) or not all(isinstance(stage, Mapping) for stage in stages):
         return ""
     parts: list[str] = [] if stages else ["the classifier as it is"]
@@ -236,6 +246,8 @@ def recipe_words(stages: object) -> str:
         share = stage.get("synthetic_share")
         words = {"mixed": "real + synthetic"}.get(str(stage.get("data")), str(stage.get("data", "")))
         words += f" ({100 * share:.0f}{SPACE}% synthetic)" if share else ""
+        elsewhere = stage.get("data") == "synthetic" and str(stage.get("synthetic_set", "")) in others
+        words += " of other classes" if elsewhere else ""
         mixes = [name for key, name in (("mixup_alpha", "Mixup"), ("cutmix_alpha", "CutMix")) if stage.get(key)]
         words += f" with {' and '.join(mixes)}" if mixes else ""
         words += " with soft targets" if stage.get("loss") == "soft_target" else ""

@@ -19,7 +19,7 @@ SIZE = 96
 
 
 def write_examples(plan: StudyPlan, workdir: Path) -> None:
-    """Writes the first images of each class: those that the first run trains on, and those of the first synthetic set.
+    """Writes the first images of each class: those that the first run trains on, and those of the task's first synthetic set.
 
     With the latter goes the prompt and the seed of each, text [classes, k].
     """
@@ -27,8 +27,8 @@ def write_examples(plan: StudyPlan, workdir: Path) -> None:
 
     first = plan.runs[0]
     arrays = {"real": contact_sheet(plan.task(first.shots, first.seed).train, len(plan.class_names))}
-    if plan.sets:
-        shown = plan.sets.get("") or next(iter(plan.sets.values()))
+    if of_task := {name: each for name, each in plan.sets.items() if each.is_of_task}:
+        shown = of_task.get("") or next(iter(of_task.values()))
         folder = workdir / shown.folder(first.shots, first.seed)
         examples = synthetic_examples(folder, class_names=plan.class_names, per_class=min(PER_CLASS, plan.per_class))
         arrays["synthetic"] = contact_sheet(examples, len(plan.class_names))

@@ -114,7 +114,8 @@ def generate_set_of(
     folder, options = study_set.folder(shots, seed), study_set.options
     directory = workdir / folder
     named = f" of set {study_set.name!r}" if study_set.name else ""
-    images = f"{plan.per_class * len(plan.class_names)} images of {len(plan.class_names)} classes{named}"
+    classes, per_class = len(options.class_names), study_set.count(plan.per_class)
+    images = f"{per_class * classes} images of {classes} classes{named}"
     if shards is None:
         stage_heading(f"generate: {images}, {options.sampling.steps} steps each")
     if is_first():
@@ -125,7 +126,7 @@ def generate_set_of(
         shards=shards,
         carry_out=None if carry_out is None else functools.partial(carry_out, folder),
         mesh=plan.generation_mesh,
-        per_class=plan.per_class,
+        per_class=per_class,
         batch_size=study_set.settings.generator.batch_size,
         shard_size=study_set.settings.synthetic.shard_size,
         class_names=options.class_names,

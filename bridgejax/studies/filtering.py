@@ -55,7 +55,8 @@ def filter_sets(settings: Settings, workdir: Path) -> FilterOutcome:
     plan = plan_study(settings, trains=False)
     if not plan.sets:
         raise UserError("none of the config's arms uses synthetic images; name one that does in arms, for instance 'bridged'.")
-    plan.filter.check(rules)
+    for name in plan.sets:
+        plan.filter(name).check(rules)
     outcomes = []
     with open_workdir(workdir, settings):
         generate_sets(plan, workdir, plan.runs)
@@ -97,9 +98,10 @@ def _judged(
 ) -> tuple[SetSelection, SelectionPictures, str | None]:
     """Returns what rules keep of a set as a run sees it, with pictures, and which class has nothing left."""
     folder, task = workdir / plan.sets[name].folder(run.shots, run.seed), plan.task(run.shots, run.seed)
-    selection = plan.filter.select(folder, rules, task, run.per_class)
+    names, count = plan.sets[name].options.class_names, plan.sets[name].count(run.per_class)
+    selection = plan.filter(name).select(folder, rules, task, count)
     classes = []
-    for label, class_name in enumerate(plan.class_names):
+    for label, class_name in enumerate(names):
         mine = selection.labels == label
         values = selection.values[mine].astype(np.float64)
         highest, lowest = values[np.argsort(values)[[-1, 0]]].tolist()
@@ -108,8 +110,8 @@ def _judged(
     judge = plan.settings.filter.classifier if selection.meaning == PROBABILITY else plan.settings.classifier.weights
     written = tuple(rule.text for rule in filter_rules("filter", rules))
     figures = SetSelection(name, arms, written, judge or "", selection.meaning, run.shots, tuple(classes))
-    examples = synthetic_examples(folder, class_names=plan.class_names, per_class=run.per_class)
+    examples = synthetic_examples(folder, names, count)
     order = selection.best_first
     kept_first, dropped_first = order[selection.kept[order]], order[::-1][~selection.kept[order[::-1]]]
-    sheets = [contact_sheet(examples.select(rows), len(plan.class_names)) for rows in (kept_first, dropped_first)]
+    sheets = [contact_sheet(examples.select(rows), len(names)) for rows in (kept_first, dropped_first)]
     return figures, SelectionPictures(sheets[0], sheets[1]), selection.fault

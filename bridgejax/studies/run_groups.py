@@ -67,13 +67,14 @@ def train_seeds(
     settings = plan.settings
     recipe = plan.recipes[runs[0].arm]
     options, teachers = run_options(settings, plan.mesh, plan.eval_split), plan.teachers(recipe)
+    others = plan.other_classes(recipe)
     members = []
     for run, folder, synthetic in zip(runs, folders, images, strict=True):
         seed = derive_seed(settings.seed, "train", run.seed)
         model = initial_classifier(settings, plan.class_names, seed)
         events = folder / EVENTS if settings.training.tensorboard else None
         members.append(
-            RunInputs(model, plan.task(run.shots, run.seed), seed, synthetic, folder / CHECKPOINTS, teachers, events)
+            RunInputs(model, plan.task(run.shots, run.seed), seed, synthetic, folder / CHECKPOINTS, teachers, events, others)
         )
     try:
         if len(members) > 1:

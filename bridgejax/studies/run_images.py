@@ -38,7 +38,8 @@ class RunImages:
         if key not in self._sets:
             from bridgejax.data import synthetic_examples
 
-            self._sets[key] = synthetic_examples(folder, class_names=plan.class_names, per_class=run.per_class)
+            of = plan.sets[stage.synthetic_set]
+            self._sets[key] = synthetic_examples(folder, of.options.class_names, of.count(run.per_class))
         if not stage.synthetic_filter:
             return self._sets[key]
         chosen = self._key(run, stage)
@@ -55,14 +56,14 @@ class RunImages:
         key = self._key(run, stage)
         if key not in self._selections:
             task = self._plan.task(run.shots, run.seed)
-            rules, judge = stage.synthetic_filter, self._plan.filter
-            self._selections[key] = judge.select(self._folder(run, stage), rules, task, run.per_class)
+            judge, count = self._plan.filter(stage.synthetic_set), self._plan.sets[stage.synthetic_set].count(run.per_class)
+            self._selections[key] = judge.select(self._folder(run, stage), stage.synthetic_filter, task, count)
         return self._selections[key]
 
     def _key(self, run: StudyRun, stage: Stage) -> tuple[object, ...]:
         """Returns what tells selections apart: the images, the rules and, for one that compares with them, the shots."""
         rules = filter_rules("filter", stage.synthetic_filter)
-        shots = self._plan.task(run.shots, run.seed).digest if any(rule.name == "real" for rule in rules) else None
+        shots = self._plan.task(run.shots, run.seed).digest if any(rule.needs_shots for rule in rules) else None
         return (self._folder(run, stage), run.per_class, stage.synthetic_filter, shots)
 
     def _folder(self, run: StudyRun, stage: Stage) -> Path:

@@ -64,12 +64,14 @@ def comparison_is_due(plan: StudyPlan, workdir: Path) -> bool:
 def _identity(plan: StudyPlan) -> str | None:
     """Returns the digest of what decides the figures that the config asks for, or None if it asks for none."""
     settings = plan.settings
-    if not plan.sets or not (settings.report.synthetic_set or settings.report.leep):
+    if not any(each.is_of_task for each in plan.sets.values()) or not (settings.report.synthetic_set or settings.report.leep):
         return None
     shots, task = _largest_split(plan)
     first = [(arm, recipe.stages[0]) for arm, recipe in _first_stages(plan).items()]
     stages = {arm: stage.to_dict() for arm, stage in first}
-    filters = [plan.filter.identity(stage.synthetic_filter) for _, stage in first if stage.synthetic_filter]
+    filters = [
+        plan.filter(stage.synthetic_set).identity(stage.synthetic_filter) for _, stage in first if stage.synthetic_filter
+    ]
     lowered = [] if settings.training.dtype == "float32" else [settings.training.dtype]
     return digest(
         [
@@ -94,6 +96,7 @@ def write_comparison(plan: StudyPlan, workdir: Path) -> None:
     sets = {
         name: synthetic_examples(workdir / each.folder(shots, 0), class_names=plan.class_names, per_class=plan.per_class)
         for name, each in plan.sets.items()
+        if each.is_of_task
     }
     comparison = SetComparison(settings.classifier.weights, shots)
     pictures: list[SetPictures] = []
@@ -285,7 +288,7 @@ def _first_stages(plan: StudyPlan) -> dict[str, Recipe]:
         arm: dataclasses.replace(recipe, stages=recipe.stages[:1])
         for arm, recipe in plan.recipes.items()
         if len(recipe.stages) > 1 and recipe.stages[0].data == "synthetic" and recipe.stages[1].restart_schedule
-        if not recipe.stages[0].contrasts
+        if not recipe.stages[0].contrasts and plan.sets[recipe.stages[0].synthetic_set].is_of_task
     }
 
 

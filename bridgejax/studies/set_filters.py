@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 VERSION = 1
 # What the rules go by: the name of the column, in words.
 PROBABILITY, MARGIN, COSINE = "probability of its class", "margin to real images", "cosine to an earlier image"
-_OWN_COLUMNS = {"real": MARGIN, "distinct": COSINE}
+_OWN_COLUMNS = {"real": MARGIN, "real_top": MARGIN, "distinct": COSINE}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,24 +72,32 @@ class SetFilter:
 
     Attributes:
       settings: the config.
-      class_names: of the task.
+      class_names: of the set.
       backbone: the digest of the pretrained classifier.
       mesh: devices of this process.
+      is_of_task: whether the set's classes are the task's.
     """
 
     settings: Settings
     class_names: tuple[str, ...]
     backbone: str
     mesh: Mesh
+    is_of_task: bool = True
 
     def check(self, rules: Sequence[str]) -> None:
         """Checks that what rules go by can be had, as far as that goes without images.
 
         Raises:
-          UserError: the classifier that scores cannot be read, or has other classes.
+          UserError: the classifier that scores cannot be read, or has other classes; or there are no real images of the set's.
         """
-        if any(rule.needs_scores for rule in filter_rules("filter", rules)):
+        parsed = filter_rules("filter", rules)
+        if any(rule.needs_scores for rule in parsed):
             self._scorer()
+        if not self.is_of_task and (compared := [rule.text for rule in parsed if rule.needs_shots]):
+            raise UserError(
+                f"the filter rule {compared[0]!r} compares with real images, but the synthetic set has other classes than "
+                f"the task ({', '.join(self.class_names[:3])}, …); leave the rule out."
+            )
 
     def identity(self, rules: Sequence[str]) -> list[object]:
         """Returns what decides which images of a set are kept, besides the images and the real ones."""
@@ -135,7 +143,9 @@ class SetFilter:
         counts = None if rule.number is None or rule.name == "percentile" else int(rule.number)
         percentile = rule.number if rule.name == "percentile" else None
         classes = len(self.class_names)
-        return select(values, labels, rule.name, counts, percentile=percentile, classes=classes, seed=self._seed)
+        return select(
+            values, labels, rule.name.removeprefix("real_"), counts, percentile=percentile, classes=classes, seed=self._seed
+        )
 
     def _fault(
         self,
@@ -152,7 +162,10 @@ class SetFilter:
                 needed = f"more than {1 / len(self.class_names):.4g} (chance)"
                 advice = "use 'quota:N', which fills up with the best, or another filter.classifier"
                 if rule.name == "real":
-                    needed, advice = f"at least {rule.number:g}", "use a lower margin, or leave the rule out"
+                    needed, advice = (
+                        f"at least {rule.number:g}",
+                        "use 'real_top:N', which leaves N of each class, or a lower margin",
+                    )
                 return (
                     f"the filter rule {rule.text!r} leaves no image of class {name!r}: the best {meaning} of its "
                     f"{mine.sum():,} images is {values[mine].max():.4g}, but it takes {needed}; {advice}."
@@ -206,8 +219,8 @@ class SetFilter:
             return kept_column(directory, "earlier", self._view, cosines, alone=False)
         if not len(task.train):
             raise UserError(
-                f"the filter rule 'real' compares with real training images, but task {task.name!r} has none; give it shots, "
-                "or leave the rule out."
+                f"the filter rules 'real' and 'real_top' compare with real training images, but task {task.name!r} has none; "
+                "give it shots, or leave the rule out."
             )
 
         def margins(examples: Examples) -> Values:

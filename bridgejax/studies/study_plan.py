@@ -15,6 +15,7 @@ from bridgejax.data import Task
 from bridgejax.errors import UserError
 from bridgejax.identity import derive_seed, digest
 from bridgejax.recipes import Recipe
+from bridgejax.studies.label_space import class_names_of
 from bridgejax.studies.set_filters import SetFilter
 from bridgejax.studies.study_sets import StudySet, load_sets
 from bridgejax.studies.tuned_rates import TuningScope, check_scope, study_recipes
@@ -108,10 +109,15 @@ class StudyPlan:
         """The largest number of synthetic images per class that a run sees."""
         return max(run.per_class for run in self.runs)
 
-    @property
-    def filter(self) -> SetFilter:
-        """What judges synthetic images."""
-        return SetFilter(self.settings, self.class_names, self.classifier_digest, self.generation_mesh)
+    def filter(self, name: str) -> SetFilter:
+        """Returns what judges the images of a synthetic set."""
+        of, weights = self.sets[name], self.classifier_digest
+        return SetFilter(self.settings, of.options.class_names, weights, self.generation_mesh, of.is_of_task)
+
+    def other_classes(self, recipe: Recipe) -> dict[str, tuple[str, ...]]:
+        """Returns the class names of a recipe's synthetic images that are not of the task's, by `Stage.synthetic_source`."""
+        sets = {source: self.sets[stage.synthetic_set] for source, stage in recipe.synthetic_stages.items()}
+        return {source: each.options.class_names for source, each in sets.items() if not each.is_of_task}
 
     def task(self, shots: int | None, seed: int) -> Task:
         """Returns the task with the real images that this seed selects."""
@@ -153,8 +159,11 @@ class StudyPlan:
             parts["synthetic"] = {
                 name: self.sets[name].identity(task, run.shots, run.seed, run.per_class) for name in recipe.synthetic_sets
             }
-        if kept := dict.fromkeys(rules for stage in recipe.stages if (rules := stage.synthetic_filter)):
-            parts["filters"] = [self.filter.identity(rules) for rules in kept]
+        filters = [
+            (stage.synthetic_filter, self.filter(stage.synthetic_set)) for stage in recipe.stages if stage.synthetic_filter
+        ]
+        if kept := {(rules, judge.class_names): judge.identity(rules) for rules, judge in filters}:
+            parts["filters"] = list(kept.values())
         return digest(parts)
 
 
@@ -215,18 +224,18 @@ def plan_study(settings: Settings, load_generators: bool = True, trains: bool = 
     splits = TaskSplits(settings)
     tasks = [splits.load(count, 0) for count in shots]  # a wrong folder or too many shots shows now, not after generation
     class_names = tasks[0].class_names
+    names = dict.fromkeys(name for recipe in recipes.values() for name in recipe.synthetic_sets)
     if trains:
         run_options(settings, mesh)
         if settings.training.tensorboard:
             check_installed()
         if settings.training.tuned is not None:
             check_scope(settings.training.tuned, tuning_scope(settings, tasks[0], weights))
-        _check_recipes(settings, recipes.values(), tasks)
-        judge = SetFilter(settings, class_names, weights, own_mesh)
-        for recipe in recipes.values():
-            for stage in recipe.stages:
-                judge.check(stage.synthetic_filter)
-    names = dict.fromkeys(name for recipe in recipes.values() for name in recipe.synthetic_sets)
+        classes = {name: class_names_of(settings.of_set(name), class_names) for name in names}
+        _check_recipes(settings, recipes.values(), tasks, classes)
+        for stage in (stage for recipe in recipes.values() for stage in recipe.synthetic_stages.values()):
+            own = classes[stage.synthetic_set]
+            SetFilter(settings, own, weights, own_mesh, own == class_names).check(stage.synthetic_filter)
     sets = load_sets(settings, names, class_names, own_mesh, load_generators)
     for each in sets.values():
         for count, task in zip(shots, tasks, strict=True):
@@ -298,32 +307,53 @@ def _no_shots(_: Classifier) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.in
     return np.ones((1, 1), np.float32), np.zeros(1, np.int32)
 
 
-def _check_recipes(settings: Settings, recipes: Collection[Recipe], tasks: Sequence[Task]) -> None:
-    """Checks that the tasks and the classifier have what the recipes ask for; the synthetic images are yet to be made."""
+def _check_recipes(
+    settings: Settings, recipes: Collection[Recipe], tasks: Sequence[Task], classes: Mapping[str, tuple[str, ...]]
+) -> None:
+    """Checks that the tasks and the classifier have what the recipes ask for; the synthetic images are yet to be made.
+
+    `classes` are the class names of the synthetic sets.
+    """
     from flax import nnx
 
     from bridgejax.training import stages
     from bridgejax.training.state import Structure, select_parameters
     from bridgejax.training.teachers import load_teachers
 
-    model = initial_classifier(settings, tasks[0].class_names) if settings.classifier.templates else None
+    names = tasks[0].class_names
+    model = initial_classifier(settings, names) if settings.classifier.templates else None
+    others = {
+        recipe.name: {
+            source: classes[stage.synthetic_set]
+            for source, stage in recipe.synthetic_stages.items()
+            if classes[stage.synthetic_set] != names
+        }
+        for recipe in recipes
+    }
+    per_class = min(settings.study.per_class or (settings.synthetic.per_class,))
     for recipe in recipes:
+        # As many as there will be before filters, of any classes.
+        to_come = dict.fromkeys(recipe.synthetic_stages, range(per_class * len(names)))
         for task in tasks:
-            stages.check_sources(recipe, task, dict.fromkeys(recipe.synthetic_stages, (0,)))
-        load_teachers(recipe, tasks[0].class_names, settings.classifier.weights, settings.classifier.templates)
+            stages.check_sources(recipe, task, to_come, others=others[recipe.name])
+        load_teachers(recipe, names, settings.classifier.weights, settings.classifier.templates)
     # Any classifier has a head; only for recipes that ask for more is it loaded.
     plain = {("none", ("all",)), ("head", ("all",)), ("none", ("head",)), ("head", ("head",))}
     asking = [
         recipe
         for recipe in recipes
-        if any((stage.reset, stage.trainable) not in plain or stage.head != "keep" for stage in recipe.stages)
+        if others[recipe.name]
+        or any((stage.reset, stage.trainable) not in plain or stage.head != "keep" for stage in recipe.stages)
     ]
     if not asking:
         return
-    model = model or initial_classifier(settings, tasks[0].class_names)
+    model = model or initial_classifier(settings, names)
     for recipe in asking:
-        stages.check_model(recipe, model)
+        stages.check_model(recipe, model, bool(others[recipe.name]))
         trial = nnx.clone(model)
         for stage in recipe.stages:
-            stages.make_head(stage, trial, tasks[0].class_names, _no_shots, 0)
+            own = stages.class_names_of(stage, names, others[recipe.name])
+            if others[recipe.name]:
+                stages.fit_head(trial, own, names, 0)
+            stages.make_head(stage, trial, own, _no_shots, 0)
             select_parameters(Structure.of(trial)[2], stage.trainable)

@@ -22,6 +22,7 @@ from bridgejax.inversion.tokens import token_prompts
 from bridgejax.mesh import barrier
 from bridgejax.prompts.language_enhancement import SentencePlan, plan_sentences
 from bridgejax.runtime import is_first
+from bridgejax.studies.label_space import class_names_of
 
 if TYPE_CHECKING:
     from bridgejax.diffusion.pipeline import Pipeline
@@ -77,6 +78,7 @@ class StudySet:
       settings: the study's, with this set's changes.
       options: what decides its images.
       mesh: the devices that generate.
+      task_names: the task's class names; the set's own are in its options.
       pipeline: the loaded generator; None where each split has its own, or where generators are not loaded.
       vocabulary: of the generator, where tokens are learned.
       sentences: where they come from, of prompts made of sentences that are not there yet; else None.
@@ -86,6 +88,7 @@ class StudySet:
     settings: Settings
     options: SetOptions
     mesh: Mesh
+    task_names: tuple[str, ...]
     pipeline: Pipeline | None = None
     vocabulary: Vocabulary | None = None
     sentences: SentencePlan | None = None
@@ -95,6 +98,15 @@ class StudySet:
     def learns(self) -> bool:
         """Whether its prompts hold tokens learned from the real images."""
         return self.vocabulary is not None
+
+    @property
+    def is_of_task(self) -> bool:
+        """Whether its images are of the task's classes."""
+        return self.options.class_names == self.task_names
+
+    def count(self, per_class: int) -> int:
+        """Returns its images per class where the task's have `per_class`: of other classes as many in all, or a few more."""
+        return -(-per_class * len(self.task_names) // len(self.options.class_names))
 
     @property
     def by_split(self) -> bool:
@@ -130,7 +142,7 @@ class StudySet:
         return TokenLearner(self._token_plan(task, shots, seed), folder, self.mesh)
 
     def identity(self, task: Task, shots: int | None, seed: int, per_class: int) -> list[object]:
-        """Returns what decides the first `per_class` images of each class that a run on this split sees.
+        """Returns what decides the images that a run on this split sees, which has `per_class` of each class of the task.
 
         Of tokens that are yet to be learned, what decides them stands for them; the generator is in it.
         """
@@ -139,7 +151,7 @@ class StudySet:
         made_by = self._token_plan(task, shots, seed).identity if self.learns else self._loaded.digest
         guidance = self.guidance(task, shots)
         started = [] if guidance is None else [guidance.identity]
-        return [made_by, self.settings.generator.dtype, self.options.to_dict(), per_class, *started]
+        return [made_by, self.settings.generator.dtype, self.options.to_dict(), self.count(per_class), *started]
 
     def guidance(self, task: Task, shots: int | None) -> RealGuidance | None:
         """Returns the real images that those of a run on this split start from, None where they start from noise alone.
@@ -158,7 +170,8 @@ class StudySet:
                     f"synthetic.real_guidance starts images from real ones, but class {name!r} of task {task.name!r} has no "
                     "training image; give it shots, or set synthetic.real_guidance to None."
                 )
-        strength = paper_strength(shots) if isinstance(stated, str) else stated
+        learned_from = None if shots is None else shots - self.settings.task.validation_per_class
+        strength = paper_strength(learned_from) if isinstance(stated, str) else stated
         if self.pipeline is not None:
             self.pipeline.model_calls(self.options.sampling.steps, self.options.sampling.scheduler, strength)
         return RealGuidance(task.train, strength)
@@ -195,11 +208,12 @@ def plan_set(settings: Settings, name: str, class_names: tuple[str, ...], mesh: 
     """
     own = settings.of_set(name)
     vocabulary = Vocabulary(own) if own.inversion.mode in LEARNED_MODES else None
-    options = SetOptions.from_config(own, class_names)
-    sentences = plan_sentences(own.prompts, class_names, own.seed)
+    names = class_names_of(own, class_names)
+    options = SetOptions.from_config(own, names)
+    sentences = plan_sentences(own.prompts, names, own.seed)
     if sentences is not None and sentences.ready is not None:
         options, sentences = dataclasses.replace(options, variants=sentences.ready), None
-    return StudySet(name, own, options, mesh, vocabulary=vocabulary, sentences=sentences)
+    return StudySet(name, own, options, mesh, class_names, vocabulary=vocabulary, sentences=sentences)
 
 
 def load_sets(

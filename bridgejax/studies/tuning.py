@@ -272,9 +272,9 @@ def _table(settings: Settings, results: Iterable[CandidateResult], best: Collect
 
 def _check_follows(arm: str, recipes: Mapping[str, Recipe], candidates: Sequence[Candidate]) -> None:
     """Checks that every stage of an arm follows the rate, and its recipe the length, that tuning sets."""
-    if not recipes[candidates[0].name].stages:
-        return  # there is nothing to tune about a classifier as it is
     first = candidates[0]
+    if not any(stage.learning_rate for stage in recipes[first.name].stages):
+        return  # there is nothing to tune about a classifier as it is
     by_rate = [recipes[candidate.name] for candidate in candidates if candidate.length == first.length]
     for number in range(len(by_rate[0].stages)):
         if len({recipe.stages[number].learning_rate for recipe in by_rate}) < len(by_rate):

@@ -90,14 +90,14 @@ def set_shards(plan: StudyPlan, workdir: Path) -> list[SetShards]:
         for run in users:
             splits.setdefault(study_set.folder(run.shots, run.seed), (run.shots, run.seed))
         for folder, (shots, seed) in splits.items():
-            count = -(-_images(plan) // _shard_size(plan, study_set, workdir / folder))
+            count = -(-_images(plan, study_set) // _shard_size(plan, study_set, workdir / folder))
             found.append(SetShards(study_set, shots, seed, folder, first, count))
             first += count
     return found
 
 
-def _images(plan: StudyPlan) -> int:
-    return plan.per_class * len(plan.class_names)
+def _images(plan: StudyPlan, study_set: StudySet) -> int:
+    return study_set.count(plan.per_class) * len(study_set.options.class_names)
 
 
 def _shard_size(plan: StudyPlan, study_set: StudySet, directory: Path) -> int:
@@ -105,7 +105,7 @@ def _shard_size(plan: StudyPlan, study_set: StudySet, directory: Path) -> int:
     stored, settings = stored_set(directory), study_set.settings
     if stored is not None:
         return stored["shard_size"]
-    return settings.synthetic.shard_size or default_shard_size(_images(plan), settings.generator.batch_size)
+    return settings.synthetic.shard_size or default_shard_size(_images(plan, study_set), settings.generator.batch_size)
 
 
 class UnitWorker:

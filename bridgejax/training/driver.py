@@ -51,15 +51,15 @@ class RunDriver:
     """
 
     def __init__(self, recipe: Recipe, inputs: RunInputs, options: RunOptions, streams: Streams) -> None:
-        stages.check_sources(recipe, inputs.task, inputs.synthetic_sets, options.eval_split)
-        stages.check_model(recipe, inputs.model)
+        stages.check_sources(recipe, inputs.task, inputs.synthetic_sets, options.eval_split, inputs.other_classes)
+        stages.check_model(recipe, inputs.model, bool(inputs.other_classes))
         self.recipe, self.inputs, self.options, self.streams = recipe, inputs, options, streams
         self.plans = stages.stage_plans(recipe)
         for plan in self.plans:
             if plan.stage.batch_size is not None:
                 where = f"the batch_size of stage {plan.number + 1} of recipe {recipe.name!r}"
                 options.check_batch(where, plan.stage.batch_size, options.accumulate)
-        self.evaluation_steps = options.evaluation_steps(self.plans)
+        self.evaluation_steps = options.evaluation_steps(self.plans, inputs.other_classes)
         self.record = RunRecord()
         crop = options.crop or getattr(getattr(inputs.model, "preprocessing", None), "crop", None)
         self.crop: float | None = crop
@@ -142,7 +142,8 @@ class RunDriver:
         """Makes the state with which the stage starts, unless the run is already in it."""
         if self._entered != plan.number:
             mesh, rules = self.options.mesh, self.options.mesh_rules
-            self.state = stages.enter(plan, self._state, self.inputs.model, self.inputs.seed, self._change_head, mesh, rules)
+            initial, seed = self.inputs.model, self.inputs.seed
+            self.state = stages.enter(plan, self._state, initial, seed, self._change_head, mesh, rules, self._fit_classes)
             self.record.stage_steps.append(0)
             self._early, self._entered = None, plan.number
 
@@ -151,7 +152,14 @@ class RunDriver:
             real = self.inputs.task.train
             return FeatureStreams(self.streams, classifier, self.options, self.crop, None).features(real), real.labels
 
-        stages.make_head(stage, model, self.inputs.task.class_names, shots, self.inputs.seed)
+        stages.make_head(stage, model, self._class_names(stage), shots, self.inputs.seed)
+
+    def _fit_classes(self, stage: Stage, model: nnx.Module, seed: int) -> None:
+        if self.inputs.other_classes:
+            stages.fit_head(model, self._class_names(stage), self.inputs.task.class_names, seed)
+
+    def _class_names(self, stage: Stage) -> tuple[str, ...]:
+        return stages.class_names_of(stage, self.inputs.task.class_names, self.inputs.other_classes)
 
     def step_of(self, plan: StagePlan) -> TrainStep:
         """Returns the jitted step of a stage."""
@@ -175,6 +183,8 @@ class RunDriver:
             "start_step": max(self.step - plan.start, 0),
             "augment": plan.stage.augment,
         }
+        if plan.stage.repeats > 1:
+            settings["repeats"] = plan.stage.repeats
         rows = local_rows(options.mesh, batch_size)
         if rows != slice(0, batch_size):
             settings["rows"] = rows
@@ -333,6 +343,7 @@ class RunDriver:
         plan = self.plans[notes["stage"]]
         model = nnx.clone(self.inputs.model)
         for each in self.plans[: plan.number + 1]:
+            self._fit_classes(each.stage, model, 0)
             self._change_head(each.stage, model)
         fresh = stages.fresh_state(plan, model, self.inputs.seed, self.options.mesh, self.options.mesh_rules)
         self.state = checkpoints.restore(step, fresh)

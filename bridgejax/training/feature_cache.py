@@ -124,10 +124,11 @@ class FeatureStreams:
         rows: slice | None = None,
         crop: float | None = None,
         view: int = 0,
+        repeats: int = 1,
     ) -> Iterator[StreamBatch]:
         """Yields batches as `bridgejax.data.train_batches`, and "teacher_logits" if the teacher takes images.
 
-        Features have one `view`.
+        Features have one `view`, and no stage with `repeats` trains on them.
         """
         features = np.concatenate([self.features(each) for each in sources])
         labels = np.concatenate([each.labels for each in sources]).astype(np.int32)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NotRequired, Protocol, TypedDict
 
 from flax import nnx
@@ -94,8 +95,13 @@ class RunOptions:
         """`dtype` by its name."""
         return self.dtype or "float32"
 
-    def evaluation_steps(self, plans: Sequence[StagePlan]) -> frozenset[int]:
-        """Returns the steps after which a run of these stages is evaluated on the test split."""
+    def evaluation_steps(
+        self, plans: Sequence[StagePlan], others: Mapping[str, object] = MappingProxyType({})
+    ) -> frozenset[int]:
+        """Returns the steps after which a run of these stages is evaluated on the test split.
+
+        `others` are as `RunInputs.other_classes`.
+        """
         total = plans[-1].end if plans else 0
         if self.eval_every is not None:
             steps = set(range(self.eval_every, total + 1, self.eval_every))
@@ -103,8 +109,10 @@ class RunOptions:
             steps = {plan.end for plan in plans}
         else:
             steps = {round(total * k / self.evaluations) for k in range(1, self.evaluations + 1)} - {0}
-        # No classes come of a stage that contrasts views.
-        apart = {step for plan in plans if plan.stage.contrasts for step in range(plan.start + 1, plan.end + 1)}
+        # No classes, or other ones, come of these stages.
+        trained = [(plan, plan.stage.data != "real" and plan.stage.synthetic_source in others) for plan in plans]
+        without = [plan for plan, elsewhere in trained if elsewhere or plan.stage.contrasts]
+        apart = {step for plan in without for step in range(plan.start + 1, plan.end + 1)}
         return frozenset({*steps, total} - apart)
 
 
@@ -121,6 +129,8 @@ class RunInputs:
       directory: where checkpoints lie; None writes none.
       teachers: by the name by which stages call them (`Stage.teacher`). A name that is not there is that of a classifier's
         weights, or "pretrained", which is `model` as it is given.
+      other_classes: the class names of synthetic images that are of other classes than the task's, by the name under which
+        `synthetic` has these. A stage on them has a head of its own, and so has the stage after it.
       events: where TensorBoard's event files of the run go, written by the first process; None writes none.
     """
 
@@ -131,6 +141,7 @@ class RunInputs:
     directory: Path | None = None
     teachers: Mapping[str, Teacher] = dataclasses.field(default_factory=dict)
     events: Path | None = None
+    other_classes: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
     @property
     def synthetic_sets(self) -> Mapping[str, Examples]:
@@ -152,6 +163,7 @@ class TrainStreamSettings(TypedDict):
     augment: bool
     rows: NotRequired[slice]
     crop: NotRequired[float]
+    repeats: NotRequired[int]
 
 
 class EvalStreamSettings(TypedDict):
@@ -182,6 +194,7 @@ class Streams(Protocol):
         rows: slice | None = None,
         crop: float = ...,
         view: int = ...,
+        repeats: int = ...,
     ) -> Iterator[StreamBatch]: ...
 
     def eval_batches(

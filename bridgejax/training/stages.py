@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence, Sized
+from types import MappingProxyType
 from typing import cast
 
 import jax
@@ -20,6 +21,7 @@ from bridgejax.identity import derive_seed
 from bridgejax.mesh import ParameterRule
 from bridgejax.models.cache_head import add_cache
 from bridgejax.models.classifier import Classifier
+from bridgejax.models.clip import ZeroShot, set_classes
 from bridgejax.models.projection_head import add_projection, drop_projection
 from bridgejax.models.prompt_head import learn_prompts
 from bridgejax.models.reset import linear_heads
@@ -73,7 +75,25 @@ def stage_plans(recipe: Recipe) -> list[StagePlan]:
     return plans
 
 
-def check_sources(recipe: Recipe, task: Task, synthetic: Mapping[str, Sized], eval_split: str = "test") -> None:
+def class_names_of(stage: Stage, task_names: Sequence[str], others: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    """Returns the classes that a stage's head has: the task's, or those of its synthetic images.
+
+    Args:
+      stage: the stage.
+      task_names: the task's.
+      others: as `RunInputs.other_classes`. They say nothing to a stage that learns without labels.
+    """
+    trains_on = others.get(stage.synthetic_source) if stage.data != "real" and not stage.contrasts else None
+    return tuple(task_names if trains_on is None else trains_on)
+
+
+def check_sources(
+    recipe: Recipe,
+    task: Task,
+    synthetic: Mapping[str, Sized],
+    eval_split: str = "test",
+    others: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> None:
     """Checks that every image that a recipe asks for is there, and that its stages name the teachers that they need.
 
     Args:
@@ -81,6 +101,7 @@ def check_sources(recipe: Recipe, task: Task, synthetic: Mapping[str, Sized], ev
       task: the task.
       synthetic: the synthetic examples by the `Stage.synthetic_source` of the stages that train on them.
       eval_split: what the run is evaluated on, "test" or "validation".
+      others: as `RunInputs.other_classes`.
 
     Raises:
       UserError: something is missing; the sentence names the stage.
@@ -115,7 +136,31 @@ def check_sources(recipe: Recipe, task: Task, synthetic: Mapping[str, Sized], ev
                 f"{where} stops early by validation images, but task {task.name!r} has none; set "
                 "task.validation_per_class to at least 1 (they are taken out of the training part)."
             )
+        if class_names_of(stage, task.class_names, others) != task.class_names:
+            _check_other_classes(f"{where} trains on synthetic images of other classes than the task's", stage, recipe, number)
+        elif (
+            number
+            and not stage.restart_optimizer
+            and (class_names_of(recipe.stages[number - 1], task.class_names, others) != task.class_names)
+        ):
+            raise UserError(
+                f"{where} has another head than the stage before, whose moments do not fit; set restart_optimizer=True."
+            )
     eval_part(task, eval_split)
+
+
+def _check_other_classes(what: str, stage: Stage, recipe: Recipe, number: int) -> None:
+    """Checks that nothing in a stage on other classes than the task's, which `what` says, goes by the task's."""
+    unfit = {"head": "keep", "teacher": None, "early_stop": None, "restart_optimizer": True}
+    for key, value in unfit.items():
+        if getattr(stage, key) != value:
+            raise UserError(f"{what}, with which {key}={getattr(stage, key)!r} does not go; leave it out.")
+    if stage.data == "mixed":
+        raise UserError(f"{what}, which do not mix with real ones; set data='synthetic'.")
+    if number + 1 == len(recipe.stages):
+        raise UserError(
+            f"{what}, and is the last, so that nothing could be evaluated; let a stage on the task's classes follow."
+        )
 
 
 def eval_part(task: Task, split: str) -> Examples:
@@ -130,8 +175,8 @@ def eval_part(task: Task, split: str) -> Examples:
     return part
 
 
-def check_model(recipe: Recipe, model: nnx.Module) -> None:
-    """Checks that the model has what the recipe resets or skips.
+def check_model(recipe: Recipe, model: nnx.Module, changes_classes: bool = False) -> None:
+    """Checks that the model has what the recipe resets or skips, or what is made new where a stage has other classes.
 
     Raises:
       UserError: it has no linear `head`, or too few blocks; the sentence names the recipe. Or none that can be skipped.
@@ -143,11 +188,12 @@ def check_model(recipe: Recipe, model: nnx.Module) -> None:
             raise UserError(
                 f"recipe {recipe.name!r} changes the head, but a {type(model).__name__} is no Classifier; leave it out."
             )
-        if stage.reset == "none":
+        if stage.reset == "none" and not changes_classes:
             continue
         if not linear_heads(model):
             raise UserError(
-                f"recipe {recipe.name!r} resets the head, but the model has no nnx.Linear named `head`; set reset='none'."
+                f"recipe {recipe.name!r} resets the head, but the model has no nnx.Linear named `head`; set reset='none', and "
+                "train on the task's classes alone."
             )
         count = reset_depth(stage.reset)
         blocks = len(getattr(model, "blocks", ()))
@@ -188,6 +234,7 @@ def enter(
     change_head: Callable[[Stage, nnx.Module], None] = lambda *_: None,
     mesh: Mesh | None = None,
     rules: Sequence[ParameterRule] = (),
+    fit_classes: Callable[[Stage, nnx.Module, int], None] = lambda *_: None,
 ) -> TrainState:
     """Returns the state with which a stage starts.
 
@@ -198,10 +245,13 @@ def enter(
       seed: the run's.
       change_head: makes of a model's head, in place, what a stage's `head` says: `make_head`.
       mesh, rules: as `TrainState.create` takes them.
+      fit_classes: gives a model, in place, a head of a stage's classes, new ones drawn from a seed: `fit_head`.
     """
     stage = plan.stage
     model = nnx.clone(initial) if before is None else before.model
-    reset(model, stage.reset, derive_seed(seed, "head", plan.number))
+    head_seed = derive_seed(seed, "head", plan.number)
+    fit_classes(stage, model, head_seed)
+    reset(model, stage.reset, head_seed)
     change_head(stage, model)
     state = fresh_state(plan, model, seed, mesh, rules)
     if before is None:
@@ -230,6 +280,26 @@ def reset(model: nnx.Module, what: str, seed: int) -> None:
         models.reset_head(classifier, key)
 
 
+def fit_head(model: nnx.Module, class_names: Sequence[str], task_names: Sequence[str], seed: int) -> None:
+    """Gives a model whose head is of other classes a head of these, in place: of texts as before, or a new one of `seed`.
+
+    Args:
+      model: a `Classifier`; one whose classes have no names is taken to have the task's.
+      class_names: in order.
+      task_names: the task's.
+      seed: of what is drawn.
+    """
+    classifier, names = cast(Classifier, model), tuple(class_names)
+    drop_projection(model)
+    if names == (classifier.class_names or tuple(task_names)):
+        return
+    if isinstance(classifier, ZeroShot) and classifier.templates:
+        set_classes(classifier, names, classifier.templates)
+    else:
+        models.reset_head(classifier, jax.random.key(seed), len(names))
+        classifier.class_names = names
+
+
 def make_head(
     stage: Stage,
     model: nnx.Module,
@@ -242,7 +312,7 @@ def make_head(
     Args:
       stage: the stage.
       model: a `Classifier`.
-      class_names: the task's.
+      class_names: the stage's.
       shots: gives the features, float32 [k, d], and labels, int32 [k], of the real training images.
       seed: of what is drawn.
 

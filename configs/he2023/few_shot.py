@@ -10,16 +10,18 @@ tuned with synthetic images 63.8, 65.5, 67.5, 70.6, 72.2, on real ones alone 62.
 84.8, zero-shot 37.4.
 
 `tuned_mix_guided` is the paper's method: its synthetic images start from the shots (real guidance). `tuned_mix` makes them from
-the class names alone, and `tuned_real` is the paper's "CT w. init". Every arm that trains takes as many steps, and the result
-is that of the last; nothing is augmented. At full size: not run; each count of shots and seed has 800 guided images per class
-of its own, which take a half to a seventh of the time of images from noise.
+the class names alone. Of these, `tuned_mix_filtered` keeps the half that is most like the shots of its class (real filtering,
+docs/filter.md); `synthetic_then_real` and `real_then_synthetic` train on them before or after the shots, half of the steps each
+(phase-wise). `tuned_real` is the paper's "CT w. init". Every arm that trains takes as many steps, and the result is that of the
+last; nothing is augmented. At full size: not run; each count of shots and seed has 800 guided images per class of its own,
+which take a half to a seventh of the time of images from noise.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from bridgejax.papers.he2023 import FEW_SHOT, add_guidance, paper_config, shots
+from bridgejax.papers.he2023 import FEW_SHOT, add_few_shot_arms, paper_config, shots
 
 FULL = FEW_SHOT
 
@@ -27,9 +29,6 @@ FULL = FEW_SHOT
 def get_config(arg: str | None = None) -> Any:
     """Returns the config; `arg` is a data set of `FULL`, "embedded" (the default) or a `task.source`."""
     config = paper_config(arg)
-    add_guidance(config)
-    others = ("zero_shot", "linear_probe", "tuned_real", "tip_adapter", "tip_adapter_f", "coop")
-    config.arms = (*others, "tuned_mix", "tuned_mix_guided")
-    config.study.baseline = "tuned_real"
+    add_few_shot_arms(config)
     config.study.shots = shots(config)
     return config

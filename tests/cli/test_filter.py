@@ -63,9 +63,9 @@ def test_a_set_is_scored_and_its_page_shows_what_is_kept(made, config_file, clip
 
 
 def test_rules_follow_each_other(made, config_file, clip_folder, capsys):
-    rules = "--config.filter.rule=top:6,real:-2,distinct:1"
+    rules = "--config.filter.rule=top:6,real:-2,real_top:4,distinct:1"
     assert run("filter", config_file, made, rules, f"--config.filter.classifier={clip_folder}") == 0
-    assert "by top:6, then real:-2, then distinct:1" in capsys.readouterr().out
+    assert "12 of 24 images are kept by top:6, then real:-2, then real_top:4, then distinct:1" in capsys.readouterr().out
     assert {path.name.partition("-")[0] for path in (made / "synthetic" / "columns").iterdir()} >= {"score", "real", "earlier"}
 
 
@@ -98,7 +98,7 @@ def test_real_filtering_without_shots_is_said(tmp_path, tiny_generator, capsys):
         "    config.filter.rule = ('real',)\n    return config\n"
     )
     assert run("filter", config, tmp_path / "work") == 2
-    assert "the filter rule 'real' compares with real training images" in capsys.readouterr().err
+    assert "the filter rules 'real' and 'real_top' compare with real" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ def runs():
 @pytest.mark.parametrize("memory_bytes", [1 << 30, 0])
 @pytest.mark.parametrize(("weights", "augment", "start"), [(None, True, 0), ([0.5, 0.5], True, 3), (None, False, 1)])
 def test_each_run_gets_its_own_batches(runs, memory_bytes, weights, augment, start):
-    options = {**SIZES, "weights": weights, "augment": augment, "start_step": start}
+    options = {**SIZES, "weights": weights, "augment": augment, "start_step": start, "repeats": 1 + start}
     together = shared_train_batches(runs, seeds=[3, 4, 5], memory_bytes=memory_bytes, **options)
     given = list(itertools.islice(zip(*together, strict=True), 5))
     for number, (sources, seed) in enumerate(zip(runs, (3, 4, 5), strict=True)):

@@ -256,6 +256,32 @@ def test_another_view_has_the_same_images_augmented_otherwise(make_examples):
         assert (left["image"] != right["image"]).any()
 
 
+@pytest.mark.parametrize(
+    ("repeats", "batch_size", "weights", "rows"),
+    [(3, 12, None, None), (3, 8, None, None), (2, 6, [0.5, 0.5], None), (4, 8, [0.75, 0.25], slice(4, 8))],
+)
+@pytest.mark.parametrize("memory_bytes", [1 << 30, 0])
+def test_repeats_show_what_is_drawn_so_often_augmented_each_time(
+    make_examples, memory_bytes, repeats, batch_size, weights, rows
+):
+    sources, epochs = [make_examples(9, 50, 60, classes=9), make_examples(3, 50, 60, first=9)], 4
+    options = {"weights": weights, "seed": 5, "image_size": 16, "memory_bytes": memory_bytes}
+    count = epochs * 12 * repeats // batch_size
+    stream = train_batches(sources, batch_size=batch_size, repeats=repeats, rows=rows, **options)
+    batches = list(itertools.islice(stream, count))
+    shown = np.concatenate([batch["image"] for batch in batches]).reshape(-1, 16 * 16 * 3)
+    places = [np.concatenate([batch[key] for batch in batches]) for key in ("source", "label")]
+    if rows is None:  # the images drawn one after another are those of a stream without repeats
+        single = train_batches(sources, batch_size=12, **options)
+        drawn = list(itertools.islice(single, epochs))
+        for key, found in zip(("source", "label"), places, strict=True):
+            np.testing.assert_array_equal(found, np.repeat(np.concatenate([batch[key] for batch in drawn]), repeats))
+    for copies in shown.reshape(-1, repeats, shown.shape[1]):
+        assert len(np.unique(copies, axis=0)) == repeats
+    later = next(train_batches(sources, batch_size=batch_size, repeats=repeats, rows=rows, start_step=count - 1, **options))
+    np.testing.assert_array_equal(later["image"], batches[-1]["image"])
+
+
 @pytest.mark.parametrize("memory_bytes", [1 << 30, 0])
 def test_reduced_images_are_those_of_low_resolution_brought_back(memory_bytes):
     large = [picture(number, 40, 48) for number in range(6)]

@@ -31,13 +31,14 @@ def test_the_page_names_every_recipe_and_no_other():
     assert _named() - {*STAGE_KEYS, *LENGTH_KEYS} == set(all_recipes())
 
 
-def test_the_example_of_a_recipe_is_a_recipe():
+def test_the_examples_of_recipes_are_recipes():
     config = default_config()
-    (block,) = [block for block in BLOCKS if "config.recipes" in block]
-    exec(compile(block, "recipes.md", "exec"), {"config": config})
-    check_config(config)
-    recipe = recipe_from_config("gentle", config.to_dict()["recipes"], config.training.to_dict())
-    assert [stage.reset for stage in recipe.stages] == ["none", "blocks:2"]
+    for block in (block for block in BLOCKS if "config.recipes" in block):
+        exec(compile(block, "recipes.md", "exec"), {"config": config})
+        check_config(config)
+    recipes = {name: recipe_from_config(name, config.to_dict()["recipes"]) for name in ("gentle", "pretrained")}
+    assert [stage.reset for stage in recipes["gentle"].stages] == ["none", "blocks:2"]
+    assert [stage.synthetic_set for stage in recipes["pretrained"].stages] == ["others", ""]
 
 
 def test_the_example_of_a_step_runs(capsys):

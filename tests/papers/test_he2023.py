@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bridgejax.config import load_config, to_plain
+from bridgejax.config import Settings, load_config, to_plain
 from bridgejax.errors import UserError
 from bridgejax.papers import he2023 as paper
 from bridgejax.papers.bridged_transfer import full_arguments
@@ -55,10 +55,12 @@ def test_eurosat_is_tuned_as_in_the_paper():
 
 def test_deit_is_trained_as_by_its_authors():
     config = load_config(f"{FILES[0].parent / 'table9_deit.py'}:cifar100")
-    first, second = recipes(config)["synthetic_random"].stages
+    first, second = recipes(config)["others_random"].stages
+    assert Settings.of(config).of_set(first.synthetic_set).synthetic.class_names == "task:imagenet"
     assert first.steps == round(300 * 1_200_000 / 1024)
     assert (first.optimizer, first.learning_rate, first.weight_decay, first.warmup_steps) == ("adamw", 0.001, 0.05, 5859)
     assert (first.mixup_alpha, first.cutmix_alpha, first.cutmix_share, first.label_smoothing) == (0.8, 1.0, 0.5, 0.1)
     assert (first.erasing, first.erasing_fill, first.randaugment, first.randaugment_layers) == (0.25, "pixel", 9.0, 2)
+    assert (first.repeats, second.repeats) == (3, 1)
     assert (first.stochastic_depth, config.training.batch_size, config.synthetic.per_class) == (0.1, 1024, 12_000)
     assert (second.steps, second.batch_size) == (round(1000 * 50_000 / 768), 768)

@@ -17,7 +17,7 @@ def test_a_rule_is_a_name_and_its_number():
         FilterRule("percentile", 12.5),
         FilterRule("real", -0.1),
     )
-    assert [rule.text for rule in filter_rules("here", ("real", "distinct", "top:5"))] == ["real:0", "distinct:0.95", "top:5"]
+    assert [rule.text for rule in filter_rules("here", ("real", "real_top:3", "top:5"))] == ["real:0", "real_top:3", "top:5"]
 
 
 @pytest.mark.parametrize(
