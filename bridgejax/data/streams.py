@@ -30,6 +30,7 @@ SCALE, RATIO = (0.35, 1.0), (3 / 4, 4 / 3)  # of random crops: share of the area
 # The most images that one graph crops, so that it is built quickly, and their pixels, so that its buffers stay in the caches.
 _PART, _PART_PIXELS = 16, 1 << 14
 _MANY = 64  # batches whose places are worked out at once
+_AHEAD = 16  # times so many at most, before they are asked for
 
 # (TensorFlow's module, shapes int32 [n, 2], draws float32 [n, DRAWS]) → corners and sides, int32 [n, 2], mirrored, bool [n]
 Windows: TypeAlias = "Callable[[ModuleType, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]"
@@ -110,9 +111,18 @@ def train_batches(
 
 
 def train_positions(
-    sizes: Sequence[int], *, weights: Sequence[float] | None, batch_size: int, seed: int, start_step: int = 0
+    sizes: Sequence[int],
+    *,
+    weights: Sequence[float] | None,
+    batch_size: int,
+    seed: int,
+    start_step: int = 0,
+    end_step: int | None = None,
 ) -> Iterator[npt.NDArray[np.int64]]:
     """Yields which images `train_batches` takes, int64 [b]: positions in the concatenation of sources of these sizes.
+
+    A thread works ahead, since TensorFlow takes its time for sources of few images (it draws from 2¹⁶ places until one is of an
+    image): far ahead where it is known at which step the caller stops, `end_step`.
 
     Raises:
       UserError: as `train_batches`.
@@ -125,11 +135,17 @@ def train_positions(
         placed: npt.NDArray[np.int64] = sampler(tf.constant(block, tf.int64))[0].numpy().reshape(_MANY, batch_size)
         return placed[max(start_step - block * _MANY, 0) :]
 
+    blocks = iter(range(start_step // _MANY, ENDLESS if end_step is None else -(-end_step // _MANY)))
     with concurrent.futures.ThreadPoolExecutor(max_workers=1) as pool:
-        ahead = pool.submit(positions, start_step // _MANY)
-        for block in itertools.count(start_step // _MANY + 1):
-            ready, ahead = ahead.result(), pool.submit(positions, block)
-            yield from ready
+        started = (pool.submit(positions, block) for block in blocks)
+        ahead = collections.deque(itertools.islice(started, 1 if end_step is None else _AHEAD))
+        try:
+            while ahead:
+                ready = ahead.popleft().result()
+                ahead.extend(itertools.islice(started, 1))
+                yield from ready
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def transformed(

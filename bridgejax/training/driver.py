@@ -199,7 +199,8 @@ class RunDriver:
         """
         if self.caches_features(plan):
             began = time.monotonic()
-            _, stream = peeked(self._features(plan).train_batches(**self.stream_settings(plan)))
+            settings = self.stream_settings(plan)
+            _, stream = peeked(self._features(plan).train_batches(**settings, end_step=plan.stage.steps))
             self.feeds[plan.number] = stream
             self.record.seconds["encode"] = self.record.seconds.get("encode", 0.0) + time.monotonic() - began
         return self._batches(plan)

@@ -125,17 +125,20 @@ class FeatureStreams:
         crop: float | None = None,
         view: int = 0,
         repeats: int = 1,
+        end_step: int | None = None,
     ) -> Iterator[StreamBatch]:
         """Yields batches as `bridgejax.data.train_batches`, and "teacher_logits" if the teacher takes images.
 
-        Features have one `view`, and no stage with `repeats` trains on them.
+        Features have one `view`, and no stage with `repeats` trains on them. No batch is asked for from `end_step` on.
         """
         features = np.concatenate([self.features(each) for each in sources])
         labels = np.concatenate([each.labels for each in sources]).astype(np.int32)
         source = np.repeat(np.arange(len(sources), dtype=np.int32), [len(each) for each in sources])
         logits = None if self._teacher is None else np.concatenate([self._soft(each, self._teacher) for each in sources])
         sizes, own = [len(each) for each in sources], slice(None) if rows is None else rows
-        positions = data.train_positions(sizes, weights=weights, batch_size=batch_size, seed=seed, start_step=start_step)
+        positions = data.train_positions(
+            sizes, weights=weights, batch_size=batch_size, seed=seed, start_step=start_step, end_step=end_step
+        )
         for every in positions:
             chosen = every[own]
             batch: StreamBatch = {"image": features[chosen], "label": labels[chosen], "source": source[chosen]}

@@ -62,7 +62,9 @@ def test_a_batch_depends_on_seed_and_step_alone(make_examples, memory_bytes):
 def test_positions_alone_are_those_of_the_batches(start, weights):
     sources = [numbered(5), numbered(9, start=5)]
     options = {"weights": weights, "seed": 3, "start_step": start}
-    positions = itertools.islice(train_positions([5, 9], batch_size=4, **options), 3)
+    positions = list(itertools.islice(train_positions([5, 9], batch_size=4, **options), 3))
+    until = train_positions([5, 9], batch_size=4, **options, end_step=options.get("start_step", 0) + 3)
+    np.testing.assert_array_equal(list(itertools.islice(until, 3)), positions)
     for batch, found in zip(first(3, sources, augment=False, **options), positions, strict=True):
         np.testing.assert_array_equal(batch["image"][:, 0, 0, 0], found)
 
