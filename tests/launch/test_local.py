@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -35,8 +36,12 @@ def finish(process: subprocess.Popen) -> tuple[int, str, str]:
 
 def children(process: subprocess.Popen) -> list[int]:
     """The launcher's Python processes, in the order in which they were started."""
-    found = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    return sorted(int(pid) for pid in found if b"bridgejax" in Path(f"/proc/{pid}/cmdline").read_bytes())
+    found = []
+    for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # the launcher's own short ones come and go
+            if b"bridgejax" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(int(pid))
+    return sorted(found)
 
 
 def records(workdir: Path) -> list[dict]:
