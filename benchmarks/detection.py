@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RECORD = ROOT / "docs" / "results" / "detection.json"
 RATES = (0.001, 0.002, 0.004, 0.008)
 TUNING_SEED = 1000
-CONTROL = "random"
+CONTROL, WEIGHTS = "random", "weights"
 _LEVEL = 0.95
 
 
@@ -40,7 +40,7 @@ def backbones(named: Sequence[str]) -> dict[str, dict[str, Any]]:
     Raises:
       UserError: one has another form, or a name is there twice.
     """
-    arms: dict[str, dict[str, Any]] = {CONTROL: {"random": True}, "weights": {}}
+    arms: dict[str, dict[str, Any]] = {CONTROL: {"random": True}, WEIGHTS: {}}
     for text in named:
         name, equals, weights = text.partition("=")
         if not (name and equals and weights) or name in arms:
@@ -70,11 +70,13 @@ def figures(runs: Mapping[str, Sequence[Mapping[str, Any]]], tuning: Mapping[str
     """
     found: dict[str, Any] = {}
     for arm, results in runs.items():
-        values, control = ([result["ap50"] for result in runs[name]] for name in (arm, CONTROL))
+        values, *others = ([result["ap50"] for result in runs[name]] for name in (arm, CONTROL, WEIGHTS))
+        gains = [estimate([a - b for a, b in zip(values, other, strict=True)]) for other in others]
         classes = results[0]["average_precision"]
         found[arm] = {
             "ap50": estimate(values),
-            "minus_random": None if arm == CONTROL else estimate([a - b for a, b in zip(values, control, strict=True)]),
+            "minus_random": None if arm == CONTROL else gains[0],
+            "minus_weights": None if arm in (CONTROL, WEIGHTS) else gains[1],
             "by_class": {name: sum(result["average_precision"][name] for result in results) / len(results) for name in classes},
             "rate": results[0]["settings"]["learning_rate"],
             "validation": dict(tuning[arm]),
@@ -117,21 +119,23 @@ def run(boxed: Path, workdirs: Path, arms: Mapping[str, Mapping[str, Any]], aske
     }
 
 
+def _verdict(gain: Mapping[str, float | None]) -> str:
+    low, high = gain["low"], gain["high"]
+    if low is None or high is None:
+        return ""
+    return ", significantly better" if low > 0 else ", significantly worse" if high < 0 else ", not shown to be better or worse"
+
+
 def page(record: Mapping[str, Any]) -> str:
     """Returns the page of a record."""
     arms = record["arms"]
-    verdicts = []
-    for arm, told in arms.items():
-        if arm == CONTROL:
-            continue
-        gain = told["minus_random"]
-        sure = "" if gain["low"] is None else ", an interval that leaves out zero" if gain["low"] > 0 else ", not significantly"
-        verdicts.append(f"`{arm}` is {points(gain)} points above `{CONTROL}`{sure}.")
+    gains = [(arm, other, told[f"minus_{other}"]) for arm, told in arms.items() for other in (CONTROL, WEIGHTS)]
+    verdicts = [f"`{arm}` − `{other}`: {points(gain)} points{_verdict(gain)}." for arm, other, gain in gains if gain]
     rows = [
         [
             arm,
             level(told["ap50"]),
-            "" if told["minus_random"] is None else points(told["minus_random"]),
+            *("" if told[f"minus_{other}"] is None else points(told[f"minus_{other}"]) for other in (CONTROL, WEIGHTS)),
             f"{told['rate']:g}",
             ", ".join(f"{float(rate):g}: {100 * value:.1f}" for rate, value in told["validation"].items()),
         ]
@@ -152,7 +156,7 @@ def page(record: Mapping[str, Any]) -> str:
         "All layers train. The rate was chosen on the validation part by a seed of its own. Intervals are Student's at 95 % "
         "over seeds, which share the test images; differences are paired by seed.",
         "",
-        *table(["backbone", "AP50, %", f"points above {CONTROL}", "rate", "validation AP50, % by rate"], rows),
+        *table(["backbone", "AP50, %", f"− {CONTROL}", f"− {WEIGHTS}", "rate", "validation AP50, % by rate"], rows),
         "",
         "Average precision by class, means over seeds in %:",
         "",
