@@ -288,7 +288,7 @@ def _merge(options: argparse.Namespace, _: Overrides) -> str:
 def _detect_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("set", type=Path, metavar="SET", help="a folder with train and test in COCO's format (annotations.json and its images)")
-    add("--workdir", required=True, type=Path, metavar="DIR", help="the folder for the results; again: reads them")
+    add("--workdir", required=True, metavar="DIR", help="the folder for the results, or a URL; again: reads them")
     add("--weights", default="builtin:efficientnet_lite0", metavar="NAME", help="of the backbone, as classifier.weights")
     add("--random", action="store_true", help="start the backbone from random values instead")
     add("--frozen", action="store_true", help="train what follows the backbone alone")
@@ -302,15 +302,18 @@ def _detect_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _detect(options: argparse.Namespace, _: Overrides) -> str:
     from bridgejax import runtime
+    from bridgejax.studies.stored_workdir import working_copy
     from bridgejax.training.detection_run import RESULT, DetectionOptions, detect
 
     names = {field.name for field in dataclasses.fields(DetectionOptions)}
     chosen = DetectionOptions(**{name: value for name, value in vars(options).items() if name in names})
     runtime.start(alone=True)
-    result = detect(options.set, options.workdir, chosen, options.part)
+    with working_copy(options.workdir) as copy:
+        result = detect(options.set, copy.folder, chosen, options.part)
+        written = copy.named(str(copy.folder / RESULT))
     known = {**result["average_precision"], "mean (AP50)": result["ap50"]}
     lines = [f"{name:<24}{'no boxes' if value is None else f'{100 * value:6.1f}'}" for name, value in known.items()]
-    return "\n".join([*lines, str(options.workdir / RESULT)])
+    return "\n".join([*lines, written])
 
 
 COMMANDS = {
