@@ -115,7 +115,8 @@ def figures(summary: Mapping[str, Any], tuning: Mapping[str, Any], validation: i
     counts = [arm["test_images"] for arm in summary["arms"].values()]
     told |= {"over": summary["bootstrap"]["over"], "test_images": [min(counts), max(counts)], "rows": rows}
     if tuning:
-        told["rates"] = {arm: chosen["learning_rate"] for arm, chosen in tuning["chosen"].items()}
+        learning = {row["arm"] for row in tuning["candidates"] if row["train_steps"] > 1}  # the others have nothing to choose
+        told["rates"] = {arm: each["learning_rate"] for arm, each in tuning["chosen"].items() if arm in learning}
         told["budget"] = {key: tuning["budget"][key] for key in ("learning_rates", "seeds", "validation_per_class")}
     return told
 
@@ -181,6 +182,9 @@ def _section(name: str, told: Mapping[str, Any]) -> list[str]:
             f" Each arm's rate is the best of {rates} on the validation photographs, {budget['validation_per_class']} of each "
             f"class in each of {budget['seeds']} seeds."
         )
+        edge = sum(rate == min(budget["learning_rates"]) for rate in told["rates"].values())
+        if edge:
+            lines[-1] += f" The lowest was the best for {edge} of {len(told['rates'])} arms; lower ones were not tried."
     several = any(row["shots"] is not None for row in told["rows"])
     heads = [*(["shots"] if several else []), "arm", *(["rate"] if "rates" in told else []), "mean per class", "top-1"]
     heads += [f"mean per class − {told['baseline']}", f"top-1 − {told['baseline']}"]
@@ -188,7 +192,7 @@ def _section(name: str, told: Mapping[str, Any]) -> list[str]:
     for row in told["rows"]:
         cells = [f"{row['shots']:g}"] if several else []
         cells.append(row["arm"].replace("_", r"\_"))
-        cells += [f"{told['rates'][row['arm']]:g}"] if "rates" in told else []
+        cells += [f"{rate:g}" if (rate := told["rates"].get(row["arm"])) else "–"] if "rates" in told else []
         cells += [level(row["mean_per_class"]), level(row["top1"])]
         cells += [points(row[key]) if key in row else "" for key in ("mean_per_class_above", "top1_above")]
         rows.append(cells)

@@ -29,13 +29,17 @@ def _summary() -> dict[str, Any]:
 def test_the_page_says_what_was_run_what_differs_and_which_rates_were_chosen() -> None:
     budget = {"learning_rates": [0.002, 0.008], "lengths": [1.0], "seeds": 5, "validation_per_class": 1}
     chosen = {"tuned_real": {"learning_rate": 0.008}, "tuned_mix": {"learning_rate": 0.002}}
-    told = he2023.figures(_summary(), {"budget": budget, "chosen": chosen}, 1, ["study.seeds=10"])
+    candidates = [{"arm": "tuned_real", "train_steps": 1}, {"arm": "tuned_mix", "train_steps": 165}]
+    tuning = {"budget": budget, "chosen": chosen, "candidates": candidates}
+    told = he2023.figures(_summary(), tuning, 1, ["study.seeds=10"])
     text = he2023.page(json.loads(json.dumps({"few_shot_tuned": told})))
     assert "from `tuned_real`: `tuned_mix` (1 shot) +5.0 (+3.0 to +7.0)." in text
     assert "Not run: `table2_losses.py`, `few_shot.py`, `combined.py`." in text
     assert "--workdir W --config.study.seeds=10 --config.training.tuned=T/tuning.json" in text
     assert "10 seeds, 235 to 238 test images" in text
     assert "best of 0.002, 0.008 on the validation photographs, 1 of each class in each of 5 seeds" in text
+    assert "The lowest was the best for 1 of 1 arms" in text
+    assert r"| 4 | tuned\_real | – | 50.0" in text
     assert r"| 4 | tuned\_mix | 0.002 | 51.0 (49.0 to 53.0) | 51.0 (49.0 to 53.0) | +1.0 (−1.0 to +3.0)" in text
 
 
