@@ -3,8 +3,9 @@
     bridgejax run --config configs/he2023/table11_moco.py --workdir W            # the embedded task
     bridgejax run --config configs/he2023/table11_moco.py:cifar100 --workdir W   # in full, transferred to CIFAR-100
 
-The paper transfers to detection on VOC, whose images are not here (`bridgejax detect` trains on a folder like it); AP50 of ResNet-50 with 0, 1.2 and 2.4 million synthetic images of
-ImageNet's classes: from a random network 66.08, 81.55, 82.13; from weights of ImageNet-1k 82.44, -, 82.47.
+The paper transfers to detection on VOC, whose images are not here (`bridgejax detect` trains on a folder like it); AP50 of
+ResNet-50 with 0, 1.2 and 2.4 million synthetic images of ImageNet's classes: from a random network 66.08, 81.55, 82.13; from
+weights of ImageNet-1k 82.44, -, 82.47.
 
 `others_random` and `others_weights` contrast views of synthetic images of other classes than the task's (ImageNet's at full
 size), without their labels; `moco_random` and `moco_weights` as many of the task's own. All are then fine-tuned on real images
