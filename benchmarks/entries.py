@@ -55,6 +55,7 @@ _ENTRIES = (
     Entry("planning", "a hundredth of the images; the results are left as they are"),
     Entry("pod", "all of it; the page is left as it is"),
     Entry("overhead", "processes alone, two shards once; the results are left as they are"),
+    Entry("cached_features", "a tenth of the images, once; the results are left as they are"),
     Entry("restore", "a ResNet-18, onto two devices, once; the results are left as they are"),
     Entry("faults", "24 faults; the page is left as it is"),
     Entry("paper_cost", "all of it; the page is left as it is"),
