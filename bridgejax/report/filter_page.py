@@ -6,7 +6,7 @@ from html import escape
 from pathlib import Path
 
 from bridgejax.files import write_atomic
-from bridgejax.report.filter_section import HEADING, HEADS, filters_html, selection_note, selection_rows
+from bridgejax.report.filter_section import HEADS, filters_html, selection_note, selection_rows
 from bridgejax.report.page import document
 from bridgejax.studies.filtering import FilterOutcome
 
@@ -16,9 +16,11 @@ FILTER_PAGE = "filter.html"
 def write_filter_page(outcome: FilterOutcome, workdir: Path) -> Path:
     """Writes filter.html into a workdir and returns its path."""
     fault = f'<p class="finding">{escape(outcome.fault)}</p>' if outcome.fault else ""
-    header = f'<header><p class="kicker">bridgejax filter</p><h1>{HEADING}</h1>{fault}</header>\n'
+    kept, images = (sum(getattr(each, part) for each in outcome.selections) for part in ("kept", "images"))
+    title = f"{kept:,} of {images:,} generated images kept"
+    header = f'<header><p class="kicker">bridgejax filter</p><h1>{title}</h1>{fault}</header>\n'
     body = header + filters_html(outcome.selections, outcome.pictures)
-    write_atomic(workdir / FILTER_PAGE, document(f"{HEADING} – bridgejax", body))
+    write_atomic(workdir / FILTER_PAGE, document(f"{title} – bridgejax", body))
     return workdir / FILTER_PAGE
 
 
