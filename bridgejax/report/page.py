@@ -165,13 +165,10 @@ def _differences(summary: Summary) -> str:
 
 
 def _convergence(summary: Summary, stages: Mapping[str, list[str]]) -> str:
-    curves = [point for entry in summary.order for point in summary.arms[entry].curve]
-    if not curves:
-        return '<section><h2>Convergence</h2><p class="note">The runs have no test accuracies along the way.</p></section>'
-    if all(len(summary.arms[entry].curve) < 2 for entry in summary.order):
-        note = "Each run was tested once, at its end; set training.evaluations to 2 or more for curves."
-        return f'<section><h2>Convergence</h2><p class="note">{note}</p></section>'
-    metric = "Mean per-class" if curves[0].metric == MEAN_PER_CLASS else "Top-1"
+    curves = [summary.arms[entry].curve for entry in summary.order]
+    if all(len(curve) < 2 for curve in curves):
+        return ""
+    metric = "Mean per-class" if next(filter(None, curves))[0].metric == MEAN_PER_CLASS else "Top-1"
     note = f"{metric} test accuracy in percent while training"
     note += "; shaded: one standard deviation over seeds" if len(summary.seeds) > 1 else ""
     note += f'. <span class="key" role="img" aria-label="dashed line"></span>{escape(summary.baseline)}.'
