@@ -25,13 +25,13 @@ LIMIT = 5.0  # seconds
 
 
 def measure(images: int, repeats: int) -> dict[str, Any]:
-    """Returns the steps of a run, and what each of `repeats` runs after one that compiles took: "train" and its "input_stall"."""
+    """Returns the steps of a run, and the seconds that `repeats` runs after the first one took, which compiles."""
     from flax import nnx
 
     from bridgejax.data.examples import Examples, Task
     from bridgejax.data.images import encode_png
     from bridgejax.models.classifier import Preprocessing
-    from bridgejax.models.vit import ViTConfig, VisionTransformer
+    from bridgejax.models.vit import VisionTransformer, ViTConfig
     from bridgejax.recipes import all_recipes, recipe_from_config
     from bridgejax.training import RunInputs, RunOptions, train_recipe
 
