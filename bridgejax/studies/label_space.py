@@ -43,6 +43,6 @@ def _read(source: str, data_dir: str | None) -> tuple[str, ...]:
         return check_class_names(line.strip() for line in lines if line.strip())
     if kind == "task":
         if place not in TASKS:
-            raise UserError(f"synthetic.class_names={source!r} is no task of the catalogue; {choices(place, TASKS)}")
+            raise UserError(f"synthetic.class_names={source!r} is not a task of the catalogue; {choices(place, TASKS)}")
         return check_class_names(TASKS[place].class_names)
     return load_task(source, data_dir=data_dir).class_names

@@ -122,7 +122,7 @@ def test_the_classes_decide_the_result(config_file, tmp_path):
             ("--config.synthetic_sets.others.synthetic.class_names=boats",),
             "neither a list of names nor a source of some",
         ),
-        ("({0}, {1})", ("--config.synthetic_sets.others.synthetic.class_names=task:cifar",), "is no task of the catalogue"),
+        ("({0}, {1})", ("--config.synthetic_sets.others.synthetic.class_names=task:cifar",), "is not a task of the catalogue"),
         ("({0}, {1})", ("--config.synthetic_sets.others.synthetic.class_names=file:none.txt",), "cannot be read"),
     ],
 )
