@@ -66,9 +66,8 @@ STUDIES = {
         "The two families",
         "One CLIP model, one generator, 3 photographs of each class to train on and one for validation, and as many steps for "
         "every arm that trains: classifier tuning (`tuned_…`) trains the head, bridged transfer and its control `vanilla_long` "
-        "all of the network, `bridged_tuned` first all of it and then the head. The config takes 330 steps an arm "
-        "(`training.base_steps` twice); with fewer, `bridged_plus_plus`, which starts the head and the last blocks anew, has "
-        "not learnt them.",
+        "all of the network, `bridged_tuned` first all of it and then the head. `bridged_plus_plus` starts the head and the "
+        "last blocks anew. An arm takes twice `training.base_steps`.",
         tuned=True,
     ),
 }

@@ -26,7 +26,7 @@ from bridgejax.training.early_stop import EarlyStop, arrays_of
 from bridgejax.training.evaluator import Evaluator
 from bridgejax.training.event_log import EventLog
 from bridgejax.training.feature_cache import FeatureStreams, caches_features
-from bridgejax.training.feed import peeked, started
+from bridgejax.training.feed import started
 from bridgejax.training.run_options import RunInputs, RunOptions, Streams, Teacher, TrainStreamSettings
 from bridgejax.training.run_record import HISTORY_POINTS, RunRecord, RunResult
 from bridgejax.training.stages import StagePlan
@@ -200,8 +200,7 @@ class RunDriver:
         if self.caches_features(plan):
             began = time.monotonic()
             settings = self.stream_settings(plan)
-            _, stream = peeked(self._features(plan).train_batches(**settings, end_step=plan.stage.steps))
-            self.feeds[plan.number] = stream
+            self.feeds[plan.number] = self._features(plan).train_batches(**settings, end_step=plan.stage.steps)
             self.record.seconds["encode"] = self.record.seconds.get("encode", 0.0) + time.monotonic() - began
         return self._batches(plan)
 

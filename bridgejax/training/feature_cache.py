@@ -127,9 +127,10 @@ class FeatureStreams:
         repeats: int = 1,
         end_step: int | None = None,
     ) -> Iterator[StreamBatch]:
-        """Yields batches as `bridgejax.data.train_batches`, and "teacher_logits" if the teacher takes images.
+        """Encodes the images, and returns batches as `bridgejax.data.train_batches`.
 
-        Features have one `view`, and no stage with `repeats` trains on them. No batch is asked for from `end_step` on.
+        They have "teacher_logits" if the teacher takes images. Features have one `view`, and no stage with `repeats` trains
+        on them. No batch is asked for from `end_step` on.
         """
         features = np.concatenate([self.features(each) for each in sources])
         labels = np.concatenate([each.labels for each in sources]).astype(np.int32)
@@ -139,12 +140,14 @@ class FeatureStreams:
         positions = data.train_positions(
             sizes, weights=weights, batch_size=batch_size, seed=seed, start_step=start_step, end_step=end_step
         )
-        for every in positions:
-            chosen = every[own]
-            batch: StreamBatch = {"image": features[chosen], "label": labels[chosen], "source": source[chosen]}
+
+        def batch(chosen: npt.NDArray[np.int64]) -> StreamBatch:
+            rows: StreamBatch = {"image": features[chosen], "label": labels[chosen], "source": source[chosen]}
             if logits is not None:
-                batch["teacher_logits"] = logits[chosen]
-            yield batch
+                rows["teacher_logits"] = logits[chosen]
+            return rows
+
+        return (batch(every[own]) for every in positions)
 
     def eval_batches(
         self, examples: Examples, *, batch_size: int, image_size: int, crop: float | None = None
