@@ -232,7 +232,8 @@ def contact_sheet(
         return ""
     names = [display_name(str(name)) for name in examples["class_names"]]
     kinds = [(kind, label) for kind, label in kinds if kind in examples]
-    most = max(np.shape(examples[kind])[1] for kind, _ in kinds)
+    # Blank ones come last: as many columns as the fullest class has images.
+    counts = {kind: max(1, *(sum(image.min() != image.max() for image in row) for row in examples[kind])) for kind, _ in kinds}
     cells = ['<div class="head"></div>', *(f'<div class="head">{label}</div>' for _, label in kinds)]
     for index, name in enumerate(names[:SHEET_CLASSES]):
         cells.append(f"<h3>{escape(name)}</h3>")
@@ -244,9 +245,10 @@ def contact_sheet(
                 for image, caption in zip(images, captions, strict=False)
                 if image.min() != image.max()
             )
-            strip = f'<div class="strip" style="--k:{most}">{tags}</div>' if tags else '<div class="strip empty">none</div>'
+            strip = f'<div class="strip" style="--k:{counts[kind]}">{tags}</div>' if tags else '<div class="strip empty">none</div>'
             cells.append(f'<div><span class="label">{label}</span>{strip}</div>')
-    return f'<div class="sheet{" one" if len(kinds) == 1 else ""}">{"".join(cells)}</div>'
+    columns = " ".join(f"minmax(0,{count}fr)" for count in counts.values())
+    return f'<div class="sheet" style="--columns:{columns}">{"".join(cells)}</div>'
 
 
 def picture(image: np.ndarray, alt: str, caption: str = "") -> str:

@@ -71,7 +71,7 @@ box-shadow:0 0 0 2px var(--card)}
 figure{margin:0;min-width:0}
 figcaption{display:flex;justify-content:space-between;gap:10px;font-size:.88rem;margin-bottom:6px;align-items:baseline}
 figcaption b{font-weight:600;overflow-wrap:anywhere;min-width:0}
-figcaption span{white-space:nowrap}
+figcaption span{white-space:nowrap}.pairs figcaption span{white-space:normal}
 .plot{position:relative;height:132px;margin:0 6px 22px 34px}
 .plot svg{position:absolute;inset:0;width:100%;height:100%;overflow:visible;display:block}
 .plot svg *{vector-effect:non-scaling-stroke}
@@ -122,8 +122,7 @@ display:inline-block}
 .confusion tbody th{max-width:9rem;white-space:nowrap;overflow:hidden;text-overflow:ellipsis;padding:0 10px 0 0;
 font-size:.8rem}
 .confusion td.same{box-shadow:inset 0 0 0 1px var(--base)}
-.sheet{display:grid;grid-template-columns:minmax(7rem,1fr) repeat(2,minmax(0,4fr));gap:10px 26px;align-items:center}
-.sheet.one{grid-template-columns:minmax(7rem,1fr) minmax(0,8fr)}
+.sheet{display:grid;grid-template-columns:minmax(7rem,1fr) var(--columns);gap:10px 26px;align-items:center}
 .sheet h3{margin:0;overflow-wrap:anywhere}
 .sheet .head{color:var(--muted);font-size:.85rem}
 .strip{display:grid;grid-template-columns:repeat(var(--k),minmax(0,96px));gap:6px}
@@ -149,11 +148,11 @@ grid-column:2;align-self:end}
 .axis .name,.axis .range{display:none}
 table{font-size:.84rem}th,td{padding-right:9px}thead th{font-size:.76rem}.forest,.seeds{display:none}
 .panels{grid-template-columns:1fr}.plot{height:150px}
-.sheet,.sheet.one{grid-template-columns:minmax(0,1fr);gap:6px}.sheet .head{display:none}.sheet h3{margin-top:14px}
+.sheet{grid-template-columns:minmax(0,1fr);gap:6px}.sheet .head{display:none}.sheet h3{margin-top:14px}
 .label{display:block;font-size:.8rem;color:var(--muted)}
-.heat th:first-child{max-width:7.5rem;min-width:5.5rem}.classes th:first-child{width:5.8rem}
-.classes table{min-width:calc(5.8rem + var(--arms)*2.5rem)}.classes td{padding:6px 5px;font-size:.76rem;white-space:nowrap}
-.classes thead th+th{writing-mode:vertical-rl;transform:rotate(180deg);text-align:left;height:11em;padding:8px 10px 0 0;
+.heat th:first-child{max-width:7.5rem;min-width:5.5rem}.classes th:first-child{width:5.3rem;font-size:.76rem}
+.classes table{min-width:calc(5.3rem + var(--arms)*2.2rem)}.classes td{padding:6px 5px;font-size:.76rem;white-space:nowrap}
+.classes thead th+th{writing-mode:vertical-rl;transform:rotate(180deg);text-align:left;height:12.8em;padding:8px 10px 0 0;
 font-size:.74rem}
 .plot.price{margin-right:49%}.price .tag{width:104%;font-size:.76rem;padding-left:6px}
 .figures tr{display:grid;grid-template-columns:6.5rem 1fr;border-bottom:1px solid var(--line);padding:6px 0}
@@ -163,8 +162,10 @@ font-size:.74rem}
 .advice tr{display:grid;grid-template-columns:4.4rem 1fr}.advice tr>*{border:0;padding:1px 0}
 .advice tr>th{grid-row:1/span 4}.advice td{grid-column:2}.advice td:last-child{color:var(--muted)}
 .panels.pairs{grid-template-columns:1fr 1fr;gap:16px 18px}
-.confusion table{font-size:.66rem;width:100%}.confusion td{min-width:17px;height:22px}
-.confusion tbody th{max-width:5.2rem;min-width:0;font-size:.7rem;padding-right:6px}
+.confusion table{font-size:.6rem;width:100%}.confusion td{min-width:0;height:22px}
+.confusion tbody th{max-width:3.9rem;min-width:0;font-size:.66rem;padding-right:4px}
+.gains th,.gains td{padding-right:4px}.gains th{font-size:.74rem}.gains td small{font-size:.6rem;letter-spacing:-.02em}
+.gains tr>:nth-child(2){display:none}
 .cost table{font-size:.74rem;table-layout:fixed}.cost th,.cost td{padding-right:4px}.cost thead th{font-size:.66rem}
 .cost th:first-child{width:32%;overflow-wrap:anywhere}
 }
