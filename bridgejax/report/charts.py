@@ -233,19 +233,21 @@ def contact_sheet(
     names = [display_name(str(name)) for name in examples["class_names"]]
     kinds = [(kind, label) for kind, label in kinds if kind in examples]
     # Blank ones come last: as many columns as the fullest class has images.
-    counts = {kind: max(1, *(sum(image.min() != image.max() for image in row) for row in examples[kind])) for kind, _ in kinds}
+    sheets = {kind: np.asarray(examples[kind]) for kind, _ in kinds}
+    counts = {kind: max(1, *(np.ptp(sheet, axis=(2, 3, 4)) > 0).sum(axis=1)) for kind, sheet in sheets.items()}
     cells = ['<div class="head"></div>', *(f'<div class="head">{label}</div>' for _, label in kinds)]
     for index, name in enumerate(names[:SHEET_CLASSES]):
         cells.append(f"<h3>{escape(name)}</h3>")
         for kind, label in kinds:
-            images = np.asarray(examples[kind])[index]
+            images = sheets[kind][index]
             captions = examples[f"{kind}_captions"][index] if f"{kind}_captions" in examples else [""] * len(images)
             tags = "".join(
                 picture(image, f"{name}, {label}", str(caption))
                 for image, caption in zip(images, captions, strict=False)
                 if image.min() != image.max()
             )
-            strip = f'<div class="strip" style="--k:{counts[kind]}">{tags}</div>' if tags else '<div class="strip empty">none</div>'
+            filled = f'<div class="strip" style="--k:{counts[kind]}">{tags}</div>'
+            strip = filled if tags else '<div class="strip empty">none</div>'
             cells.append(f'<div><span class="label">{label}</span>{strip}</div>')
     columns = " ".join(f"minmax(0,{count}fr)" for count in counts.values())
     return f'<div class="sheet" style="--columns:{columns}">{"".join(cells)}</div>'

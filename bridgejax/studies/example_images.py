@@ -20,8 +20,8 @@ SIZE = 96
 
 
 def write_examples(plan: StudyPlan, workdir: Path) -> None:
-    """Writes the first images of each class: those that the first seed trains on, of the most shots that the study has, and those
-    of the task's first synthetic set.
+    """Writes the first images of each class: those that the first seed trains on, at the study's most shots, and those of the
+    task's first synthetic set.
 
     With the latter goes the prompt and the seed of each, text [classes, k].
     """
