@@ -87,12 +87,15 @@ class BlockStep:
 
     @under_jax_defaults
     def place(self, positions: Sequence[npt.NDArray[np.int64]]) -> PlacedBatch:
-        """Begins the transfer of a block's batches, at most `BLOCK_STEPS`, and before the first that of the table."""
+        """Returns a block of at most `BLOCK_STEPS` batches: the table, whose transfer begins here, and the positions, int32.
+
+        These are few, and go to the device with the call: a transfer of their own would take longer.
+        """
         if not self._table:
             self._table = jax.device_put(self._given)
         block = np.zeros((BLOCK_STEPS, len(positions[0])), np.int32)
         block[: len(positions)] = positions
-        return PlacedBatch({"positions": jax.device_put(block)}, {}, len(positions))
+        return PlacedBatch(self._table, {"positions": block}, len(positions))
 
     @under_jax_defaults
     def __call__(self, state: TrainState, block: PlacedBatch) -> tuple[TrainState, Metrics]:
@@ -102,13 +105,13 @@ class BlockStep:
           UserError: a label of the table is out of range.
         """
         state.check_alive()
-        positions = block.parts["positions"]
+        table, positions = block.parts, block.given["positions"]
         mixup = no_mixup(positions.shape[1], self._step.settings.mesh, 1) if self._step.mixes else None
-        arguments = state, self._table, positions, np.int32(block.steps), self._step.objective, mixup
+        arguments = state, table, positions, np.int32(block.steps), self._step.objective, mixup
         program = _jitted(self._step.program, self._step.settings)
         if not self._labels_checked and "label" in self._given:
-            image = self._table["image"]
-            key = shape_key(state, jax.ShapeDtypeStruct((positions.shape[1], *image.shape[1:]), image.dtype))
+            image = jax.ShapeDtypeStruct((positions.shape[1], *table["image"].shape[1:]), table["image"].dtype)
+            key = shape_key(state, image)
             if key not in self._step.program.widths:
                 program.trace(*arguments)  # the call reuses it
             batches.check_labels(self._given, self._step.program.widths[key])
