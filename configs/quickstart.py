@@ -17,6 +17,7 @@ from bridgejax.config import default_config
 
 ARMS = ("vanilla_long", "mixed_50", "bridged")  # the step-matched control first; mixed_50 is half synthetic in every batch
 LEARNING_RATE = 0.003
+RATES = {"vanilla_long": 0.001}  # of arms that have another
 HEAD = {"trainable": ("head",), "augment": False}  # without augmentation, an image's features are the same at every step
 
 
@@ -36,7 +37,7 @@ def get_config(arg: str | None = None) -> Any:
     config.classifier.image_size = 160
     config.training.batch_size = 16
     config.training.eval_batch_size = 32
-    config.training.base_steps = 160
+    config.training.base_steps = 640
     config.training.evaluations = 8
     config.training.learning_rate = LEARNING_RATE
     config.arms = ARMS
@@ -44,5 +45,6 @@ def get_config(arg: str | None = None) -> Any:
     for arm, stages in list(config.recipes.items()):
         # Other arms that are chosen on the command line compare alike; layers that start anew must train.
         if all(stage.get("reset", "none") in ("none", "head") and "batch_norm" not in stage for stage in stages):
-            config.recipes[arm] = tuple({**HEAD, **stage} for stage in stages)
+            rate = {"learning_rate": RATES[arm]} if arm in RATES else {}
+            config.recipes[arm] = tuple({**HEAD, **rate, **stage} for stage in stages)
     return config

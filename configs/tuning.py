@@ -22,7 +22,7 @@ from typing import Any
 
 RATES = (0.001, 0.003, 0.01)
 SEEDS = {None: 10, "layers": 2, "inputs": 5, "images": 10}
-BASE_STEPS = (40, 160)  # of a stage of length 1
+BASE_STEPS = (40, 160, 320, 640)  # of a stage of length 1
 # A step of more layers takes a hundred times as long as one of the head on cached features.
 MORE = {"augment": True, "base_steps": 40}
 LAST_BLOCKS = r"^(?!conv_stem|bn0\.|blocks\.(\d|1[01])\.)"
