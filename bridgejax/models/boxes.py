@@ -53,5 +53,4 @@ def best_boxes(corners: jax.Array, labels: jax.Array, overlap: float) -> jax.Arr
     def judge(rank: jax.Array, stays: jax.Array) -> jax.Array:
         return stays & ~(covers[rank] & stays[rank])
 
-    stays: jax.Array = jax.lax.fori_loop(0, len(labels), judge, jnp.ones(labels.shape, bool))
-    return stays
+    return jax.lax.fori_loop(0, len(labels), judge, jnp.ones(labels.shape, bool))

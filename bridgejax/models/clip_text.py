@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.typing import DTypeLike
 
 from bridgejax.errors import UserError
 from bridgejax.files import JSONObject
@@ -226,10 +225,8 @@ class CLIPTextModel(TextNetwork):
         config: JSONObject,
         *,
         projection: bool = False,
-        dtype: DTypeLike = jnp.float32,
-        param_dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
         where: str = "text encoder config",
+        **options: Unpack[LayerOptions],
     ):
         """Builds the network of a transformers `config.json` (CLIPTextModel, or …WithProjection if `projection`).
 
@@ -238,7 +235,6 @@ class CLIPTextModel(TextNetwork):
         """
         c = TextConfig.read(config, where)
         width = c.layer.hidden_size
-        options: LayerOptions = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.embeddings = Embeddings(c, **options)
         self.encoder = Transformer(c, **options)
         self.final_layer_norm = layer_norm(width, epsilon=c.layer.epsilon, **options)

@@ -146,14 +146,7 @@ def depthwise_conv(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> 
 
 
 class DepthwiseConv2d(nnx.Module):
-    """A convolution of every channel with a filter of its own, without bias and with TensorFlow's SAME padding.
-
-    Args:
-      features: channels in and out.
-      kernel: side of the square kernel.
-      stride: of both axes.
-      rngs: source of the kernel's initial values.
-    """
+    """A convolution of every channel with a filter of its own, without bias and with TensorFlow's SAME padding."""
 
     def __init__(self, features: int, kernel: int, stride: int, *, rngs: nnx.Rngs) -> None:
         self.kernel = nnx.Param(he_depthwise(rngs.params(), (kernel, kernel, 1, features)))

@@ -44,14 +44,7 @@ def levels(trunk: ResNet | EfficientNetLite, images: jax.Array) -> list[jax.Arra
 
 
 class DetectionHead(nnx.Module):
-    """Sums the levels from the coarsest down, and maps each cell of the finest to scores and a box.
-
-    Args:
-      channels: of the levels, the finest first.
-      classes: how many.
-      width: of the layers within; a multiple of 8.
-      rngs: source of the initial values.
-    """
+    """Sums the levels, whose `channels` are given finest first, from the coarsest down; maps each cell to scores and a box."""
 
     def __init__(self, channels: Sequence[int], classes: int, width: int = 96, *, rngs: nnx.Rngs) -> None:
         self.lateral = nnx.List([Conv2d(each, width, 1, rngs=rngs) for each in channels])

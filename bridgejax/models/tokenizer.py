@@ -60,11 +60,7 @@ def holds_tokenizer(folder: Path) -> bool:
 
 
 def _published(source: TokenizerSource) -> Any:
-    """Returns transformers' tokenizer of a source, added words included.
-
-    Raises:
-      UserError: transformers is missing, or the files cannot be read.
-    """
+    """Returns transformers' tokenizer of a source, added words included."""
     CLIPTokenizer = _tokenizer_class()
     try:
         tokenizer = CLIPTokenizer.from_pretrained(str(source.folder), local_files_only=True)
@@ -80,11 +76,6 @@ def _published(source: TokenizerSource) -> Any:
 
 
 def _tokenizer_class() -> Any:
-    """Returns transformers' CLIPTokenizer.
-
-    Raises:
-      UserError: transformers is missing.
-    """
     try:
         with quiet_transformers():
             from transformers import CLIPTokenizer

@@ -19,6 +19,7 @@ from flax import nnx
 from bridgejax.errors import UserError
 from bridgejax.models.classifier import Classifier, Preprocessing, normalised
 from bridgejax.models.clip_text import Layer, LayerConfig, Mlp, SelfAttention
+from bridgejax.models.convolution import widened
 from bridgejax.models.dense import dense
 from bridgejax.models.initializers import NORM_INITIALIZERS, Initializer, normal, uniform, zeros
 from bridgejax.models.layers import layer_norm
@@ -96,13 +97,7 @@ def check(config: ViTConfig, where: str) -> ViTConfig:
 
 
 class PatchEmbedding(nnx.Module):
-    """A convolution whose kernel and stride are one patch, as a matrix product.
-
-    Args:
-      size: side of a patch in pixels.
-      features: outputs.
-      use_bias: adds a bias.
-    """
+    """A convolution whose kernel and stride are one patch, as a matrix product."""
 
     def __init__(self, size: int, features: int, use_bias: bool) -> None:
         self.size = size
@@ -124,11 +119,6 @@ class MeanHead(nnx.Module):
     """The two linear heads of a distilled DeiT, one for each token: their mean, as the network is used and tuned.
 
     Two layers, though one on both tokens could give the same logits: a step moves each as far as in the original.
-
-    Args:
-      width: of each token.
-      num_classes: outputs.
-      rngs: source of the initial values.
     """
 
     def __init__(self, width: int, num_classes: int, *, rngs: nnx.Rngs) -> None:
@@ -147,12 +137,7 @@ class MeanHead(nnx.Module):
 
 
 class AttentionPool(nnx.Module):
-    """A learned query's attention over all tokens, and an MLP on it, residual (Zhai et al. 2021, arXiv:2106.04560).
-
-    Args:
-      config: of a transformer layer.
-      rngs: source of the initial values.
-    """
+    """A learned query's attention over all tokens, and an MLP on it, residual (Zhai et al. 2021, arXiv:2106.04560)."""
 
     def __init__(self, config: LayerConfig, *, rngs: nnx.Rngs) -> None:
         width = config.hidden_size
@@ -196,11 +181,8 @@ class VisionTransformer(Classifier):
         self.blocks = nnx.List([Layer(config.layer, rngs=rngs) for _ in range(config.layers)])
         self.norm = layer_norm(width, epsilon=config.epsilon, rngs=rngs)
         self.pool = AttentionPool(config.layer, rngs=rngs) if config.pool == "attention" else None
-        self.head = (
-            MeanHead(width, num_classes, rngs=rngs)
-            if config.both_heads
-            else nnx.Linear(self.feature_width, num_classes, rngs=rngs)
-        )
+        kind, inputs = (MeanHead, width) if config.both_heads else (nnx.Linear, self.feature_width)
+        self.head = kind(inputs, num_classes, rngs=rngs)
 
     @property
     def feature_width(self) -> int:
@@ -249,7 +231,7 @@ class VisionTransformer(Classifier):
             seen = jnp.concatenate([tokens[:, 0], patches.mean(1)], axis=-1)
         else:
             seen = (tokens if self.config.both_heads else tokens[:, :1]).reshape(tokens.shape[0], -1)
-        return seen.astype(jnp.promote_types(seen.dtype, jnp.float32))
+        return widened(seen)
 
     def initializers(self) -> Sequence[Initializer]:
         """Returns the initial values of the library that published the layout.

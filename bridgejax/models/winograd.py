@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-Pads = tuple[tuple[int, int], tuple[int, int]]
+from bridgejax.models.unfolded import Pads
 
 # Transformed tiles beyond this many bytes are made strip by strip: whole, they would be four times as large as the images.
 STRIP_BYTES = 256 << 20
