@@ -1,7 +1,8 @@
 """The catalogue: tasks of the transfer-learning literature as data, with exact splits, class names, metric and templates.
 
-A task's class names are in `tables/NAME.tsv`, one line per label in the order of the labels: the name under which the data
-records the class, a tab, and the name as a person would say it (empty: not part of the task).
+The tasks are in `tables/tasks.json`, by the fields of `CatalogTask`. Their class names are in `tables/NAME.tsv`, one line per
+label in the order of the labels: the name under which the data records the class, a tab, and the name as a person would say it
+(empty: not part of the task).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bridgejax.errors import UserError, choices
-from bridgejax.files import expanded
+from bridgejax.files import JSONObject, expanded
 
 _TABLES = Path(__file__).resolve().parent / "tables"
 INFO_FILE = "dataset_info.json"  # makes a folder a TFDS set
@@ -64,209 +65,12 @@ class CatalogTask:
         return tuple(name for name in self.table.values() if name)
 
 
-_PHOTO = "a photo of a {}"
-TASKS: dict[str, CatalogTask] = {
-    task.name: task
-    for task in (
-        CatalogTask(
-            "aircraft",
-            "FGVC-Aircraft, variants",
-            classes=100,
-            images=(6667, 3333),
-            metric="mean per class",
-            template="a photo of a {}, a type of aircraft",
-            archive=(
-                "fgvc-aircraft-2013b",
-                "https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/archives/fgvc-aircraft-2013b.tar.gz",
-            ),
-            remark="trained on the published trainval list",
-        ),
-        CatalogTask(
-            "birdsnap",
-            "Birdsnap",
-            classes=500,
-            images=(47386, 2443),
-            metric="top-1",
-            template="a photo of a {}, a type of bird",
-            remark="published as a list of addresses, of which many are gone; the numbers are those of the list",
-        ),
-        CatalogTask(
-            "caltech101",
-            "Caltech-101",
-            classes=101,
-            images=(3030, 5647),
-            metric="mean per class",
-            template=_PHOTO,
-            tfds="caltech101",
-            version="3",
-            remark="30 training images per class; the background class is left out",
-        ),
-        CatalogTask(
-            "caltech256",
-            "Caltech-256",
-            classes=256,
-            images=(15360, 14420),
-            metric="top-1",
-            template=_PHOTO,
-            archive=("256_ObjectCategories", "https://data.caltech.edu/records/nyy15-4j048/files/256_ObjectCategories.tar"),
-            remark="no published split: 60 training images per class, those with the lowest SHA-256 of their path; no clutter",
-        ),
-        CatalogTask(
-            "cars",
-            "Stanford Cars",
-            classes=196,
-            images=(8144, 8041),
-            metric="top-1",
-            template=_PHOTO,
-            tfds="cars196",
-            version="2",
-        ),
-        CatalogTask(
-            "cifar10",
-            "CIFAR-10",
-            classes=10,
-            images=(50000, 10000),
-            metric="top-1",
-            template=_PHOTO,
-            tfds="cifar10",
-            version="3",
-        ),
-        CatalogTask(
-            "cifar100",
-            "CIFAR-100",
-            classes=100,
-            images=(50000, 10000),
-            metric="top-1",
-            template=_PHOTO,
-            tfds="cifar100",
-            version="3",
-        ),
-        CatalogTask(
-            "cub200",
-            "CUB-200-2011",
-            classes=200,
-            images=(5994, 5794),
-            metric="top-1",
-            template="a photo of a {}, a type of bird",
-            tfds="caltech_birds2011",
-            version="0",
-        ),
-        CatalogTask(
-            "dogs",
-            "Stanford Dogs",
-            classes=120,
-            images=(12000, 8580),
-            metric="top-1",
-            template="a photo of a {}, a type of dog",
-            tfds="stanford_dogs",
-            version="0",
-        ),
-        CatalogTask(
-            "dtd",
-            "Describable Textures, first split",
-            classes=47,
-            images=(3760, 1880),
-            metric="top-1",
-            template="a photo of a {} texture",
-            tfds="dtd",
-            version="3",
-            train="train+validation",
-        ),
-        CatalogTask(
-            "eurosat",
-            "EuroSAT, RGB",
-            classes=10,
-            images=(21600, 5400),
-            metric="top-1",
-            template="a centered satellite photo of {}",
-            tfds="eurosat/rgb",
-            version="2",
-            train="train[:21600]",
-            test="train[21600:]",
-            remark="no published split: as in the Visual Task Adaptation Benchmark, the last fifth is the test part",
-        ),
-        CatalogTask(
-            "flowers102",
-            "Oxford Flowers-102",
-            classes=102,
-            images=(2040, 6149),
-            metric="mean per class",
-            template="a photo of a {}, a type of flower",
-            tfds="oxford_flowers102",
-            version="2",
-            train="train+validation",
-        ),
-        CatalogTask(
-            "food101",
-            "Food-101",
-            classes=101,
-            images=(75750, 25250),
-            metric="top-1",
-            template="a photo of {}, a type of food",
-            tfds="food101",
-            version="2",
-            test="validation",
-            remark="TFDS calls the published test part validation",
-        ),
-        CatalogTask(
-            "imagenet",
-            "ImageNet (ILSVRC 2012)",
-            classes=1000,
-            images=(1281167, 50000),
-            metric="top-1",
-            template=_PHOTO,
-            tfds="imagenet2012",
-            version="5",
-            test="validation",
-            remark="tested on the validation part, for the test part has no labels",
-        ),
-        CatalogTask(
-            "imagenet_r",
-            "ImageNet-R",
-            classes=200,
-            images=(0, 30000),
-            metric="top-1",
-            template=_PHOTO,
-            tfds="imagenet_r",
-            version="0",
-            train="",
-            remark="art, cartoons and other renditions of 200 of ImageNet's classes, to test on alone",
-        ),
-        CatalogTask(
-            "imagenet_sketch",
-            "ImageNet-Sketch",
-            classes=1000,
-            images=(0, 50889),
-            metric="top-1",
-            template="a sketch of a {}",
-            tfds="imagenet_sketch",
-            version="1",
-            train="",
-            remark="drawings of ImageNet's classes, to test on alone",
-        ),
-        CatalogTask(
-            "pets",
-            "Oxford-IIIT Pets, breeds",
-            classes=37,
-            images=(3680, 3669),
-            metric="mean per class",
-            template="a photo of a {}, a type of pet",
-            tfds="oxford_iiit_pet",
-            version="4",
-            remark="trained on the published trainval list, which TFDS calls train",
-        ),
-        CatalogTask(
-            "sun397",
-            "SUN397, first partition",
-            classes=397,
-            images=(19850, 19850),
-            metric="top-1",
-            template=_PHOTO,
-            tfds="sun397/standard-part1-120k",
-            version="4",
-        ),
-    )
-}
+def _task(row: JSONObject) -> CatalogTask:
+    fields: JSONObject = {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
+    return CatalogTask(**fields)
+
+
+TASKS = {row["name"]: _task(row) for row in json.loads((_TABLES / "tasks.json").read_text(encoding="utf-8"))}
 
 
 def find_task(name: str) -> CatalogTask:

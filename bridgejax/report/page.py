@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from html import escape
+from pathlib import Path
 
 import numpy as np
 
@@ -28,11 +29,12 @@ from bridgejax.report.phrases import (
 )
 from bridgejax.report.price_chart import price_chart
 from bridgejax.report.set_sections import synthetic_html
-from bridgejax.report.stylesheet import CSS
 from bridgejax.report.summary import Summary
 from bridgejax.studies.comparison_results import SetPictures
 from bridgejax.studies.filter_results import SelectionPictures
 from bridgejax.studies.run_results import MEAN_PER_CLASS
+
+_CSS = Path(__file__).with_name("page.css").read_text(encoding="utf-8")  # light and dark; no font or image from elsewhere
 
 
 def title(summary: Summary, config: ConfigJson) -> str:
@@ -130,7 +132,7 @@ def document(title: str, body: str) -> str:
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<link rel="icon" href="data:,">\n'
-        f"<title>{escape(title)}</title>\n<style>{CSS}</style>\n</head>\n<body>\n<main>\n{body}</main>\n</body>\n</html>\n"
+        f"<title>{escape(title)}</title>\n<style>\n{_CSS}</style>\n</head>\n<body>\n<main>\n{body}</main>\n</body>\n</html>\n"
     )
 
 
