@@ -97,8 +97,7 @@ def flatten(config: ConfigDict | Mapping[str, object], prefix: str = "") -> Iter
 
 def to_plain(config: ConfigDict) -> dict[str, Any]:
     """Returns the config as JSON-able nested dictionaries (tuples become lists)."""
-    plain_config: dict[str, Any] = json.loads(canonical_json(config.to_dict() if hasattr(config, "to_dict") else dict(config)))
-    return plain_config
+    return json.loads(canonical_json(config.to_dict() if hasattr(config, "to_dict") else dict(config)))
 
 
 def differences(old: Mapping[str, object], new: Mapping[str, object]) -> list[str]:

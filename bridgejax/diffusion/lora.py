@@ -68,6 +68,7 @@ _OTHER_KINDS = (
     (r"lora_embedding_[AB]", "a LoRA of token embeddings"),
     (r"vera_lambda|randlora_|hra_u|\.lora_(E|ranknum)$", "an adapter that is no LoRA"),
 )
+_OTHER_BASE = "so it is a LoRA for another base; load the generator that it was trained on."
 BUNDLED = "bundle_emb."  # what the names of a learned word's tensors begin with
 _METADATA, _BARE, _BARE_CONFIG = "lora_adapter_metadata", "base_model.model.", "adapter_config.json"
 _PLAIN_STARTS = ("gaussian", "eva", "orthogonal")  # of PEFT's ways to begin a LoRA, those that leave the base as it was
@@ -203,10 +204,7 @@ def read_lora(
                 f"{file} holds two adapters, {adapters[True]!r} and {form.adapter!r} (tensor {name}); save each by itself."
             )
         if (place := layers.find(form.layer)) is None:
-            raise UserError(
-                f"{file}: tensor {name} has no place in this generator, so it is a LoRA for another base; "
-                "load the generator that it was trained on."
-            )
+            raise UserError(f"{file}: tensor {name} has no place in this generator, {_OTHER_BASE}")
         if (other := slots.setdefault(place, {}).setdefault(form.slot, name)) != name:
             raise UserError(f"{file}: tensors {other} and {name} are the same half of one layer; get it again.")
         _check_numbers(file, name, array, form.slot)
@@ -307,10 +305,7 @@ def _changes(
             raise UserError(f"{file}: tensor {named} lacks its other half ({missing[0]}); the file is not complete.")
         weight = f"{layer}.{'bias' if kind == 'bias' else 'weight'}"
         if weight not in tensors or (layer.startswith("embeddings.") and kind != "whole"):
-            raise UserError(
-                f"{file}: tensor {names[next(iter(have))]} has no place in this generator, so it is a LoRA for another base; "
-                "load the generator that it was trained on."
-            )
+            raise UserError(f"{file}: tensor {names[next(iter(have))]} has no place in this generator, {_OTHER_BASE}")
         shape = tensors[weight].shape
         if kind == "lora" and "mid" not in found:
             _check_shapes(file, names, found["down"], found["up"], shape)
@@ -331,7 +326,7 @@ def _changes(
         if lengths is None:
             raise UserError(
                 f"{file}: tensor {names['lengths']} has shape {list(found['lengths'].shape)}, but its layer's weight in this "
-                f"generator {list(shape)}, so it is a LoRA for another base; load the generator that it was trained on."
+                f"generator {list(shape)}, {_OTHER_BASE}"
             )
         yield weight, Decomposed(change, lengths)
 
@@ -360,12 +355,12 @@ def _check_shapes(file: Path, names: Mapping[str, str], down: np.ndarray, up: np
         expected = [f"rank, {shape[1]}", *map(str, kernel)]
         raise UserError(
             f"{file}: tensor {names['down']} has shape {list(down.shape)}, but its layer in this generator asks for "
-            f"[{', '.join(expected)}], so it is a LoRA for another base; load the generator that it was trained on."
+            f"[{', '.join(expected)}], {_OTHER_BASE}"
         )
     if not fits_up:
         raise UserError(
             f"{file}: tensor {names['up']} has shape {list(up.shape)}, but its layer in this generator asks for "
-            f"[{shape[0]}, {rank}], so it is a LoRA for another base; load the generator that it was trained on."
+            f"[{shape[0]}, {rank}], {_OTHER_BASE}"
         )
 
 

@@ -58,8 +58,7 @@ def per_class_accuracy(confusion: npt.ArrayLike) -> Floats:
     """
     table = _square(confusion)
     counts = table.sum(axis=1)
-    shares: Floats = np.divide(np.diag(table), counts, out=np.full(len(counts), np.nan), where=counts > 0)
-    return shares
+    return np.divide(np.diag(table), counts, out=np.full(len(counts), np.nan), where=counts > 0)
 
 
 def _square(confusion: npt.ArrayLike) -> Floats:

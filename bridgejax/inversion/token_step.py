@@ -204,8 +204,7 @@ class Inversion:
     def _split(self, array: np.ndarray) -> jax.Array:
         if self.mesh is None:
             return jnp.asarray(array)
-        placed: jax.Array = shard_batch(self.mesh, array[local_rows(self.mesh, self.batch_size + self._padding)])
-        return placed
+        return shard_batch(self.mesh, array[local_rows(self.mesh, self.batch_size + self._padding)])
 
 
 def draw(key: jax.Array, moments: jax.Array, channels: int, scale: float, count: int, steps: int) -> Draws:

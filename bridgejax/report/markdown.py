@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from html import escape
 
 from bridgejax.prompts.classes import display_name
@@ -88,7 +89,7 @@ def markdown(summary: Summary, config: ConfigJson) -> str:
         parts.append(f"Total: {', '.join(f'{_cell(name)} {duration(value)}' for name, value in summary.seconds.items())}.")
     if config:
         file = config_file(config)
-        fence = "`" * max(3, 1 + max((len(run) for run in _backticks(file)), default=0))
+        fence = "`" * max(3, 1 + max(map(len, re.findall("`+", file)), default=0))
         parts += ["## Run it again", "Save as `study.py`:", f"{fence}python\n{file.rstrip()}\n{fence}"]
         parts.append("```sh\nbridgejax run --config study.py --workdir study\n```")
     return "\n\n".join(parts) + "\n"
@@ -119,10 +120,6 @@ def _whole(value: float | None) -> str:
 
 def _steps(value: float | None) -> str:
     return "–" if value is None else f"{value:,.0f}"
-
-
-def _backticks(text: str) -> list[str]:
-    return "".join(sign if sign == "`" else " " for sign in text).split()
 
 
 def _cell(text: str) -> str:

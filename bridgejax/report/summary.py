@@ -37,10 +37,6 @@ class Accuracies:
     test_mean_per_class_accuracy: Estimate | None
     test_accuracy: Estimate | None
 
-    def metric(self, name: str) -> Estimate | None:
-        """Returns one of `METRICS`."""
-        return self.test_accuracy if name == ACCURACY else self.test_mean_per_class_accuracy
-
 
 @dataclass(frozen=True)
 class ArmSummary(Accuracies):

@@ -63,8 +63,7 @@ def _remove_leftovers(workdir: Path) -> None:
 
 def plain_settings(settings: Settings) -> dict[str, object]:
     """Returns the settings as `config.json` keeps them."""
-    plain: dict[str, object] = json.loads(canonical_json(dataclasses.asdict(settings)))
-    return plain
+    return json.loads(canonical_json(dataclasses.asdict(settings)))
 
 
 def generate_sets(plan: StudyPlan, workdir: Path, runs: Sequence[StudyRun], carry_out: CarryOut | None = None) -> None:

@@ -70,18 +70,14 @@ def export_set(
     with writing(target):
         target.mkdir(parents=True, exist_ok=True)
         if there is None:
-            _check_free(target)
+            entries = (entry.name for entry in target.glob("*") if not entry.name.startswith(TEMPORARY_PREFIX))
+            if other := next(entries, None):
+                raise UserError(f"{target} holds {other}, which is of no export; choose a new or an empty folder.")
             write_json(target / EXPORT_FILE, {**mark, "finished": False})
         with progress(len(source), f"export {file_format}", "img") as bar:
             _WRITERS[file_format](source, target, bar.update)
         write_json(target / EXPORT_FILE, {**mark, "finished": True})
     return target
-
-
-def _check_free(target: Place) -> None:
-    """Makes sure that nothing else is in a folder that is new to exports."""
-    if other := next((entry for entry in target.glob("*") if not entry.name.startswith(TEMPORARY_PREFIX)), None):
-        raise UserError(f"{target} holds {other.name}, which is of no export; choose a new or an empty folder.")
 
 
 def _shard_files(source: SyntheticSet, target: Place, name: str, advance: Advance) -> Iterator[tuple[int, Place]]:

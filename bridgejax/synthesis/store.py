@@ -23,7 +23,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO, NotRequired, TypedDict, cast
+from typing import NotRequired, TypedDict, cast
 
 from bridgejax.data.records import FRAME_HEADER, Span, frame_record
 from bridgejax.data.set_index import SIDECARS, SPANS_KEY, image_span, pack_spans, sidecar_path
@@ -354,7 +354,8 @@ class Store:
                     file.write(frame_record(record))
                     if extra is not None:
                         extra.write(record)
-                _sync(file)
+                file.flush()
+                os.fsync(file.fileno())
         finally:
             if extra is not None:
                 extra.close()
@@ -440,11 +441,6 @@ class _ArrayRecordFile:
             raise _unwritable(self._path.parent, error) from error
         if written != number:
             raise _unwritable(self._path.parent, "a file was cut short")
-
-
-def _sync(file: BinaryIO) -> None:
-    file.flush()
-    os.fsync(file.fileno())
 
 
 def _sync_folder(directory: Path) -> None:

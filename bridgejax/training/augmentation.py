@@ -79,14 +79,11 @@ def augmented(key: jax.Array, rows: jax.Array, images: jax.Array, model: nnx.Mod
     if images.ndim != 4:
         raise UserError(f"batch['image'] is {list(images.shape)}; erasing and randaugment take images [n, h, w, 3].")
     if how.randaugment:
-        keys, preprocessing = row_keys(key, rows, 0), getattr(model, "preprocessing", None)
-        if preprocessing is None:
-            raise UserError(f"randaugment changes pixels, but {type(model).__name__} has no `preprocessing` that tells them.")
-        mean, std = (jnp.asarray(values, jnp.float32) for values in (preprocessing.mean, preprocessing.std))
+        mean, std = batches.mean_and_std(model, "randaugment changes pixels", "that tells them.")
         if images.dtype != jnp.uint8:
             images = jnp.clip(jnp.round((images.astype(jnp.float32) * std + mean) * 255), 0, 255).astype(jnp.uint8)
         options = how.randaugment, how.randaugment_layers, jnp.round(255 * mean)
-        images = jax.vmap(lambda one, image: randaugment(one, image, *options))(keys, images)
+        images = jax.vmap(lambda one, image: randaugment(one, image, *options))(row_keys(key, rows, 0), images)
     images = batches.normalise(images, model)
     if how.erasing:
         images = jax.vmap(lambda one, image: erased(one, image, how.erasing, how.erasing_fill))(row_keys(key, rows, 1), images)

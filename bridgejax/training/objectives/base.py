@@ -106,8 +106,7 @@ class Objective(abc.ABC):
 
 def static(default: int) -> int:
     """Returns a field for an option, a whole number, for which the step's program is compiled: the size of an array."""
-    field: int = dataclasses.field(default=default, metadata={"static": True})
-    return field
+    return dataclasses.field(default=default, metadata={"static": True})
 
 
 def logits_of(model: nnx.Module, images: jax.Array) -> jax.Array:

@@ -58,5 +58,4 @@ def cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
     Returns:
       float32 [n].
     """
-    each: jax.Array = optax.losses.softmax_cross_entropy(logits.astype(jnp.float32), targets.astype(jnp.float32))
-    return each
+    return optax.losses.softmax_cross_entropy(logits.astype(jnp.float32), targets.astype(jnp.float32))

@@ -65,8 +65,7 @@ class MoCo(Objective):
         return {"keys": copies, "queue": _unit(noise), "count": jnp.zeros((), jnp.int32)}
 
     def companion(self, state: ObjectiveState) -> Mapping[str, jax.Array]:
-        parameters: Mapping[str, jax.Array] = state["keys"]
-        return parameters
+        return state["keys"]
 
     def outputs(
         self,
@@ -100,12 +99,7 @@ class MoCo(Objective):
 
     def _recoloured(self, key: jax.Array, images: jax.Array, model: nnx.Module) -> jax.Array:
         """Returns normalised images with their pixels recoloured."""
-        preprocessing = getattr(model, "preprocessing", None)
-        if preprocessing is None:
-            raise UserError(
-                f"moco recolours pixels, but {type(model).__name__} has no `preprocessing` that tells them; add one."
-            )
-        mean, std = (jnp.asarray(values, jnp.float32) for values in (preprocessing.mean, preprocessing.std))
+        mean, std = batches.mean_and_std(model, "moco recolours pixels", "that tells them; add one.")
         pixels = views.recoloured(key, images.astype(jnp.float32) * std + mean, self.recolour)
         return ((pixels - mean) / std).astype(images.dtype)
 
