@@ -7,8 +7,8 @@ import dataclasses
 import numpy as np
 import numpy.typing as npt
 
-from bridgejax.errors import UserError
-from bridgejax.evaluation.inputs import Floats, check_features, whole_number
+from bridgejax.errors import UserError, whole_number
+from bridgejax.evaluation.inputs import Floats, check_features
 
 
 def frechet_distance(a: npt.ArrayLike, b: npt.ArrayLike) -> float:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from bridgejax.errors import UserError
-from bridgejax.evaluation.inputs import Floats, real_numbers, whole_number, whole_numbers
+from bridgejax.errors import UserError, whole_number
+from bridgejax.evaluation.inputs import Floats, real_numbers, whole_numbers
 from bridgejax.evaluation.leep import leep
 
 _ROUNDS = 500

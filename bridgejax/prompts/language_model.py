@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from flax import nnx
 
-from bridgejax.errors import UserError
+from bridgejax.errors import UserError, whole_number
 from bridgejax.files import read_json_object
 from bridgejax.identity import folder_digest, keys_from_seeds
 from bridgejax.models.building import ShapesOnly
@@ -152,9 +152,8 @@ def _check(rows: list[str], seeds: list[int], max_tokens: int, temperature: floa
     for name, number in (("temperature", temperature), ("top_p", top_p)):
         if isinstance(number, bool) or not isinstance(number, int | float | np.integer | np.floating):
             raise UserError(f"{name} is {number!r}; give a number.")
-    for name, value, least in (("max_tokens", max_tokens, 1), ("top_k", top_k, 0)):
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-            raise UserError(f"{name} is {value!r}; give a whole number of at least {least}.")
+    whole_number("max_tokens", max_tokens, 1)
+    whole_number("top_k", top_k, 0)
     if not 0 < temperature < float("inf"):
         raise UserError(f"temperature is {temperature!r}; give a number above 0 (top_k=1 is greedy).")
     if not 0 < top_p <= 1:

@@ -7,8 +7,6 @@ from bridgejax.recipes.lengths import LENGTH_KEYS, StageLength
 from bridgejax.recipes.library import (
     CLASSIFIER_TUNING,
     CONTROLS,
-    METHODS,
-    MIXUP_ALPHA,
     all_recipes,
     control_recipes,
     default_recipes,
@@ -20,8 +18,6 @@ __all__ = [
     "CLASSIFIER_TUNING",
     "CONTROLS",
     "LENGTH_KEYS",
-    "METHODS",
-    "MIXUP_ALPHA",
     "STAGE_KEYS",
     "FilterRule",
     "Optimization",

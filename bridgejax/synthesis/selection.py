@@ -7,8 +7,8 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from bridgejax.errors import UserError, choices
-from bridgejax.evaluation.inputs import Booleans, Floats, Integers, real_numbers, whole_number, whole_numbers
+from bridgejax.errors import UserError, choices, whole_number
+from bridgejax.evaluation.inputs import Booleans, Floats, Integers, real_numbers, whole_numbers
 
 SCORE_RULES = ("above_chance", "quota", "top", "percentile")
 
@@ -53,8 +53,7 @@ def select(
     values, rows = _checked(scores, labels, classes)
     classes = classes or int(rows.max(initial=0)) + 1
     _check_rule(rule, count, percentile)
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
-        raise UserError(f"seed is {seed!r}; give a whole number of at least 0.")
+    whole_number("seed", seed, 0)
     given = np.asarray(scores).dtype
     # The float32 nearest to 1 / 10 is above it as a float64.
     above: Booleans = values > np.asarray(1.0 / classes, given if np.issubdtype(given, np.floating) else float)

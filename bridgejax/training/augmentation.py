@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from bridgejax.errors import UserError, choices
+from bridgejax.errors import UserError, choices, whole_number
 from bridgejax.known_names import ERASING_FILLS
 from bridgejax.training import batches
 from bridgejax.training.option_checks import check_number
@@ -47,9 +47,7 @@ class Augmentation:
         check_number("randaugment", self.randaugment, most=MOST)
         if self.erasing_fill not in ERASING_FILLS:
             raise UserError(f"erasing_fill is {self.erasing_fill!r}; {choices(self.erasing_fill, ERASING_FILLS)}")
-        layers = self.randaugment_layers
-        if isinstance(layers, bool) or not isinstance(layers, int) or layers < 1:
-            raise UserError(f"randaugment_layers is {layers!r}; give a whole number of at least 1.")
+        whole_number("randaugment_layers", self.randaugment_layers, 1)
 
     @property
     def changes(self) -> bool:

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from bridgejax.data.boxed_images import BoxedImages, boxed_batches, read_boxed_images
-from bridgejax.errors import Diverged, UserError
+from bridgejax.errors import Diverged, UserError, whole_number
 from bridgejax.evaluation import BoxSet, average_precisions
 from bridgejax.files import JSONObject, read_json_object, write_json
 from bridgejax.identity import derive_seed, folder_digest
@@ -68,8 +68,7 @@ class DetectionOptions:
           UserError: one is out of range.
         """
         for name, least in (("steps", 1), ("batch_size", 1), ("side", 2 * MULTIPLE), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise UserError(f"{name} is {getattr(self, name)}; give a whole number of at least {least}.")
+            whole_number(name, getattr(self, name), least)
         if self.side % MULTIPLE:
             raise UserError(f"side is {self.side}; give a multiple of {MULTIPLE}, the coarsest cell of the network.")
         check_number("learning_rate", self.learning_rate, above_zero=True)

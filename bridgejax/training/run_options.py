@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from bridgejax.data import Batch as StreamBatch
 from bridgejax.data import Examples, Task
-from bridgejax.errors import UserError
+from bridgejax.errors import UserError, whole_number
 from bridgejax.mesh import ParameterRule, data_size, nearest_multiples
 from bridgejax.training.batches import Array
 from bridgejax.training.stages import StagePlan
@@ -65,8 +65,7 @@ class RunOptions:
     accumulate: int = 1
 
     def __post_init__(self) -> None:
-        if self.accumulate < 1:
-            raise UserError(f"accumulate is {self.accumulate!r}; give a whole number of at least 1.")
+        whole_number("accumulate", self.accumulate, 1)
         for key in ("batch_size", "eval_batch_size"):
             self.check_batch(key, getattr(self, key), 1 if key == "eval_batch_size" else self.accumulate)
         if self.crop is not None and not 0 < self.crop <= 1:

@@ -18,7 +18,7 @@ import optax
 from jax.sharding import Mesh, Sharding
 
 from bridgejax.compilation import compiler_options
-from bridgejax.errors import UserError
+from bridgejax.errors import UserError, whole_number
 from bridgejax.jax_defaults import under_jax_defaults
 from bridgejax.mesh import context_of, data_sharding, data_size, replicated
 from bridgejax.training import batches, mixing, traced
@@ -379,8 +379,7 @@ def make_train_step(
     check_mesh(mesh)
     if not isinstance(remat, bool):
         raise UserError(f"remat is {remat!r}; give True or False.")
-    if isinstance(accumulate, bool) or not isinstance(accumulate, int) or accumulate < 1:
-        raise UserError(f"accumulate is {accumulate!r}; give a whole number of at least 1.")
+    whole_number("accumulate", accumulate, 1)
     if not augmentation.changes:
         augmentation = NO_AUGMENTATION  # one program, whatever the options of what is not done
     settings = StepSettings(
