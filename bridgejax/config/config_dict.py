@@ -65,11 +65,7 @@ def check_config(config: ConfigDict) -> None:
 
 
 def set_config(config: ConfigDict, name: str) -> ConfigDict:
-    """Returns a copy of the config with the changes of one of its `synthetic_sets`; the copy names no further sets.
-
-    Args:
-      config: a config.
-      name: of the set; "" is the config's own.
+    """Returns a copy of a config with the changes of one of its `synthetic_sets` ("" is its own); it names no further sets.
 
     Raises:
       UserError: there is no such set, or it changes what it may not or what does not exist; the key is named.
@@ -101,12 +97,9 @@ def to_plain(config: ConfigDict) -> dict[str, Any]:
 
 
 def differences(old: Mapping[str, object], new: Mapping[str, object]) -> list[str]:
-    """Returns "key: old → new" for every key that decides results and differs, sorted by key.
+    """Returns "key: old → new", by key, for each key that decides results and differs; configs are as of `to_plain`.
 
     A key that `old` lacks, from before there was such a key, had today's default.
-
-    Args:
-      old, new: configs as `to_plain` gives them.
     """
     defaults = {name: plain(key.default) for name, key in KEYS.items() if not key.is_open}
     before, after = {**defaults, **dict(flatten(old))}, dict(flatten(new))

@@ -110,11 +110,6 @@ def boxed_batches(data: BoxedImages, batch_size: int, seed: int) -> Iterator[Map
     """Yields batches without end, each a function of (data, seed, its number): "image", "boxes" and "box_label".
 
     Every pass takes the images in a new order; each is mirrored or not by a fair coin.
-
-    Args:
-      data: what to draw from.
-      batch_size: images in a batch.
-      seed: of orders and coins.
     """
     count, side = len(data.images), data.images.shape[1]
     labels = np.where(data.difficult, -1, data.labels)

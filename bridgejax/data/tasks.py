@@ -83,10 +83,7 @@ def load_task(
 
 
 def pool_digest(source: str, *, class_names: Sequence[str] | None = None, data_dir: str | Path | None = None) -> str:
-    """Returns a SHA-256 over the images that a task's training part is taken from (names, labels, content), whatever the split.
-
-    Args:
-      source, class_names, data_dir: as `load_task` takes them.
+    """Returns a SHA-256 over the images that the training part of a task is taken from (names, labels, content).
 
     Raises:
       UserError: as `load_task`.

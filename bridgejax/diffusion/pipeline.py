@@ -314,12 +314,7 @@ class Pipeline:
         return images if images.shape[0] == n else images[:n]
 
     def model_calls(self, steps: int, scheduler: str | None = None, strength: float | None = None) -> ModelCalls:
-        """Returns which model calls `steps` mean.
-
-        Args:
-          steps: of the scheduler.
-          scheduler: a name, or None for the folder's.
-          strength: of image-to-image; None means from noise.
+        """Returns which model calls `steps` of a scheduler, None for the folder's, mean; without `strength`, from noise.
 
         Raises:
           UserError: the scheduler, its config, the steps or the strength do not fit.

@@ -24,10 +24,7 @@ class ClassificationMetrics(TypedDict):
 
 
 def confusion_matrix(labels: npt.ArrayLike, predictions: npt.ArrayLike, classes: int) -> Integers:
-    """Returns int64 [classes, classes]: how often an image of the row's class was taken for the column's.
-
-    Args:
-      labels, predictions: int [n], each in [0, classes).
+    """Returns int64 [classes, classes]: how often an image of the row's class was taken for the column's; labels are int [n].
 
     Raises:
       UserError: the lengths differ, or a value is not a whole number or is out of range.

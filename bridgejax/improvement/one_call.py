@@ -179,11 +179,6 @@ def _measured(settings: Settings, task: Task, end: float) -> Rates:
     """Returns how fast this machine generates and trains; what it compiles for that, the work needs too.
 
     All layers are measured only if that leaves time for them: a step of them takes long, and so does its program.
-
-    Args:
-      settings: of all that is tried.
-      task: the photographs.
-      end: of the budget, by `time.monotonic`.
     """
     from bridgejax.diffusion.from_config import load_generator
     from bridgejax.mesh import generation_mesh, make_mesh

@@ -292,14 +292,7 @@ def _programs(graph: nnx.GraphDef, kind: str, count: int, mesh: Mesh | None) -> 
 
 
 def adamw_update(rows: Rows, gradient: Rows, moments: optax.OptState, adamw: AdamWSettings) -> tuple[Rows, optax.OptState]:
-    """Returns the rows and the moments after an update: torch's AdamW, then rows beyond the bound shortened to it.
-
-    Args:
-      rows: the token's vectors.
-      gradient: of the loss, like `rows`.
-      moments: of `InversionState`.
-      adamw: the hyperparameters.
-    """
+    """Returns the rows and the moments after an update: torch's AdamW, then rows beyond the bound shortened to it."""
     changes, moments = _ADAM.update(gradient, moments)
     updated: Rows = jax.tree.map(
         lambda row, change: row - adamw.learning_rate * (change + adamw.weight_decay * row), rows, changes

@@ -50,12 +50,7 @@ class TokenPrompts:
 
 
 def token_prompts(inversion: InversionSettings, class_names: Sequence[str]) -> TokenPrompts:
-    """Returns the prompts that the `inversion` keys of a checked config ask for.
-
-    Args:
-      inversion: those keys; its mode is set.
-      class_names: of the task.
-    """
+    """Returns the prompts that the `inversion` keys of a checked config ask for; the mode is set."""
     if inversion.mode == "none":
         return TokenPrompts((), _templates(inversion.plain_prompt, "", "{}"), {})
     prompt = inversion.prompt

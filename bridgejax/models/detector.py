@@ -129,14 +129,10 @@ def cell_centres(cells: int, side: int) -> jax.Array:
 
 
 def cell_boxes(outputs: jax.Array, side: int) -> jax.Array:
-    """Returns the corners of each cell's box, float32 [n, cells, 4] in pixels.
+    """Returns the corners of each cell's box, float32 [n, cells, 4] in pixels, of outputs [n, cells, classes + 4].
 
     The last four outputs are the box's middle, from the cell's centre and in cells, and the logarithm of its size, in four
     cells; above e⁵ of them, sizes stay and have no gradient.
-
-    Args:
-      outputs: float [n, cells, classes + 4].
-      side: of the square images in pixels.
     """
     cell = side / math.isqrt(outputs.shape[1])
     middle = cell_centres(outputs.shape[1], side) + cell * outputs[..., -4:-2]

@@ -271,10 +271,6 @@ class VisionTransformer(Classifier):
 def with_image_size(model: VisionTransformer, image_size: int) -> VisionTransformer:
     """Resamples a model's position embeddings for another image size, in place: training then starts from those.
 
-    Args:
-      model: with concrete weights.
-      image_size: side in pixels, at least one patch.
-
     Raises:
       UserError: `image_size` is below one patch.
     """

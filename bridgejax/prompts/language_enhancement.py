@@ -116,10 +116,7 @@ class SentencePlan:
         return folder / f"{kind}-{digest(self.about)[:12]}.jsonl"
 
     def make(self, folder: Path) -> Sentences:
-        """Returns the sentences of each class, made now as far as they are not there.
-
-        Args:
-          folder: where they are kept, made if absent.
+        """Returns the sentences of each class, made now in the folder as far as they are not there.
 
         Raises:
           UserError: the language model fails, or gives no sentence for a class; what was kept and how to go on is said.

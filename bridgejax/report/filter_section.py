@@ -62,12 +62,7 @@ def filters_html(selections: Sequence[SetSelection], pictures: Sequence[Selectio
 def filters_markdown(
     selections: Sequence[SetSelection], cell: Callable[[str], str], table: Callable[[list[str], list[list[str]]], str]
 ) -> list[str]:
-    """Returns the parts of report.md; none without filters.
-
-    Args:
-      selections: of `read_selections`.
-      cell, table: how report.md writes a cell and a table.
-    """
+    """Returns the parts of report.md, none without filters; `cell` and `table` write as report.md does."""
     parts = []
     for selection in selections:
         rows = [[cell(text) for text in row] for row in selection_rows(selection)]

@@ -31,12 +31,7 @@ class ClassGains:
 
 
 def class_gains(results: PairedResults, arm: str, against: str, classes: int) -> ClassGains | None:
-    """Returns the gains of `arm` over `against`.
-
-    Args:
-      results: the runs of one setting.
-      arm, against: two of its arms.
-      classes: how many there are.
+    """Returns the gains of `arm` over `against`, two arms of the runs of one setting.
 
     Returns:
       None if the runs do not say each test image's class and answer, or share no seed.

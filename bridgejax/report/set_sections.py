@@ -168,12 +168,7 @@ def _pairs_html(figures: SetFigures, pictures: SetPictures | None) -> str:
 def synthetic_markdown(
     comparison: SetComparison | None, cell: Callable[[str], str], table: Callable[[list[str], list[list[str]]], str]
 ) -> list[str]:
-    """Returns the parts of report.md; none without figures.
-
-    Args:
-      comparison: of `read_comparison`.
-      cell, table: how report.md writes a cell and a table.
-    """
+    """Returns the parts of report.md, none without figures; `cell` and `table` write as report.md does."""
     if comparison is None:
         return []
     parts = []

@@ -219,14 +219,7 @@ def _variety_from_dict(plain: Mapping[str, Any]) -> Variety:
 
 
 def write_comparison_files(workdir: Path, identity: str, comparison: SetComparison, pictures: Sequence[SetPictures]) -> None:
-    """Keeps a comparison in the workdir.
-
-    Args:
-      workdir: the folder.
-      identity: digest of what decides the figures.
-      comparison: the figures.
-      pictures: of each set.
-    """
+    """Keeps a comparison, and the pictures of each set, in the workdir; `identity` is a digest of what decides them."""
     if pictures:
         buffer = io.BytesIO()
         arrays = {f"pairs{number}": each.pairs for number, each in enumerate(pictures)}

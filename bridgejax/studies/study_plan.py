@@ -281,13 +281,7 @@ def study_runs(settings: Settings) -> tuple[StudyRun, ...]:
 
 
 def tuning_scope(settings: Settings, task: Task, weights: str) -> TuningScope:
-    """Returns what tuned rates hold for: the task, its images, the classifier, each arm's recipe but for what is tuned.
-
-    Args:
-      settings: the config.
-      task: of any split.
-      weights: the classifier's digest.
-    """
+    """Returns what tuned rates hold for: the task, its images, the weights' digest, each arm's recipe but for what is tuned."""
     from bridgejax.data.tasks import pool_digest
 
     source = settings.task

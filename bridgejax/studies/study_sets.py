@@ -195,13 +195,7 @@ class StudySet:
 
 
 def plan_set(settings: Settings, name: str, class_names: tuple[str, ...], mesh: Mesh) -> StudySet:
-    """Returns a set of this name, without its generator.
-
-    Args:
-      settings: the study's.
-      name: "" is the config's own set.
-      class_names: of the task.
-      mesh: the devices that generate.
+    """Returns a set of this name ("" is the config's own), without its generator.
 
     Raises:
       UserError: the set is unknown, or its tokens are to be learned with a generator that is not as it should be.

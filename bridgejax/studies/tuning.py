@@ -151,14 +151,10 @@ def plan_tuning(settings: Settings) -> TuningPlan:
 
 
 def tune(settings: Settings, workdir: Path) -> Path:
-    """Trains every arm at every rate and length of `tuning`, and records the best of each in `workdir/tuning.json`.
+    """Trains every arm at every rate and length of `tuning`, or goes on, and records the best of each in tuning.json.
 
     The budget is the same for every arm: rates × lengths × seeds (× shot counts and volumes of the study). `choose` says which
     is the best; a candidate of which a run diverges is out.
-
-    Args:
-      settings: see `plan_tuning`.
-      workdir: the folder to work in; again: continues.
 
     Returns:
       The path of tuning.json; the table lies beside it (tuning.md).

@@ -184,14 +184,7 @@ def plan_of(stored: StoredSet) -> GenerationPlan:
 
 
 def shard_state(directory: Place, plan: GenerationPlan, identity: str, shard: int) -> str | None:
-    """Returns None for a whole shard, "" for an absent one, else what is wrong with it.
-
-    Args:
-      directory: the set's folder.
-      plan: what the set shall hold.
-      identity: digest of the set's identity.
-      shard: its number.
-    """
+    """Returns None for a whole shard, "" for an absent one, else what is wrong with it; `identity` is the set's digest."""
     path = sidecar_path(directory, shard)
     if not path.exists():
         return ""
@@ -310,11 +303,7 @@ class Store:
     # Making a shard
 
     def write_shard(self, shard: int, records: Iterable[bytes]) -> None:
-        """Writes a shard whole: aside, synced, renamed; then its sidecar.
-
-        Args:
-          shard: its number.
-          records: the serialised examples, taken one by one.
+        """Writes a shard of serialised examples, taken one by one, whole: aside, synced, renamed; then its sidecar.
 
         Raises:
           UserError: the disk is full or the folder cannot be written; no part of the shard is left.

@@ -119,14 +119,7 @@ class StackedStepper:
     def __init__(
         self, runs: Sequence[RunDriver], plan: StagePlan, step: StackedStep, streams: Sequence[Iterator[dict[str, Array]]]
     ) -> None:
-        """Takes the runs over.
-
-        Args:
-          runs: the runs, which have entered the stage.
-          plan: the stage.
-          step: prepared for the runs.
-          streams: what is left of each run's batches.
-        """
+        """Takes over runs that have entered the stage, with what is left of their batches; the step is prepared for them."""
         self.runs = runs
         self.title = f"{runs[0].title(plan)}, {len(runs)} seeds"
         self._step, self._streams = step, streams

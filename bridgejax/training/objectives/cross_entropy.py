@@ -39,23 +39,10 @@ class CrossEntropy(Objective):
 
 
 def smooth(targets: jax.Array, label_smoothing: jax.Array | float) -> jax.Array:
-    """Returns (1 - ε)·targets + ε / classes, as `torch.nn.CrossEntropyLoss(label_smoothing=ε)` does.
-
-    Args:
-      targets: float [n, classes], rows that sum to 1.
-      label_smoothing: ε in [0, 1].
-    """
+    """Returns (1 - ε)·targets + ε / classes, float [n, classes], as `torch.nn.CrossEntropyLoss(label_smoothing=ε)` does."""
     return targets * (1.0 - label_smoothing) + label_smoothing / targets.shape[-1]
 
 
 def cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
-    """Returns -Σ targets · log softmax(logits), in nats.
-
-    Args:
-      logits: float [n, classes].
-      targets: float [n, classes], rows that sum to 1.
-
-    Returns:
-      float32 [n].
-    """
+    """Returns -Σ targets · log softmax(logits), float32 [n] in nats, of float [n, classes] each; rows of targets sum to 1."""
     return optax.losses.softmax_cross_entropy(logits.astype(jnp.float32), targets.astype(jnp.float32))
