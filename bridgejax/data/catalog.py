@@ -24,34 +24,21 @@ VERSION = r"\d+\.\d+\.\d+"
 
 @dataclasses.dataclass(frozen=True)
 class CatalogTask:
-    """A task of the literature.
+    """A task of the literature."""
 
-    Attributes:
-      name: as in `task.source=task:NAME`.
-      title: its full name.
-      classes: how many classes the task has.
-      images: training and test images of the whole data, over the task's classes.
-      metric: what papers report: "top-1" or "mean per class".
-      template: one prompt template, in the words that suit the classes.
-      tfds: NAME or NAME/CONFIG of TensorFlow Datasets, or None where it does not have the set.
-      version: the first part of the version of that set which the splits and names here are of.
-      train, test: its splits, joined by "+", with TFDS's slices; "" where there is nothing to train on.
-      archive: where TFDS has none: the folder that the published archive unpacks to, and where that archive is.
-      remark: what to know about the splits.
-    """
-
-    name: str
-    title: str
-    classes: int
-    images: tuple[int, int]
-    metric: str
-    template: str
-    tfds: str | None = None
-    version: str | None = None
-    train: str = "train"
+    name: str  # as in `task.source=task:NAME`
+    title: str  # its full name
+    classes: int  # how many classes the task has
+    images: tuple[int, int]  # training and test images of the whole data, over the task's classes
+    metric: str  # what papers report: "top-1" or "mean per class"
+    template: str  # one prompt template, in the words that suit the classes
+    tfds: str | None = None  # NAME or NAME/CONFIG of TensorFlow Datasets, or None where it does not have the set
+    version: str | None = None  # the first part of the version of that set which the splits and names here are of
+    train: str = "train"  # train, test: its splits, joined by "+", with TFDS's slices; "" where there is nothing to train on
     test: str = "test"
+    # Where TFDS has none: the folder that the published archive unpacks to, and where that archive is.
     archive: tuple[str, str] | None = None
-    remark: str = ""
+    remark: str = ""  # what to know about the splits
 
     @functools.cached_property
     def table(self) -> dict[str, str]:

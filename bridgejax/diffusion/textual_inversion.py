@@ -27,17 +27,11 @@ _XL_NAMES = ("clip_l", "clip_g")
 
 @dataclasses.dataclass(frozen=True)
 class Word:
-    """A word to append.
+    """A word to append."""
 
-    Attributes:
-      text: as prompts hold it.
-      vectors: float32 [k, width] for each text encoder.
-      source: where it comes from, for messages: the option `embeddings`, or a file.
-    """
-
-    text: str
-    vectors: Sequence[np.ndarray]
-    source: str = "embeddings"
+    text: str  # as prompts hold it
+    vectors: Sequence[np.ndarray]  # float32 [k, width] for each text encoder
+    source: str = "embeddings"  # where it comes from, for messages: the option `embeddings`, or a file
 
 
 def read_embedding(path: Path, widths: Sequence[int]) -> list[np.ndarray]:

@@ -48,19 +48,12 @@ class AdamWSettings(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class InversionState:
-    """All that the training of a token remembers.
+    """All that the training of a token remembers."""
 
-    Attributes:
-      rows: the token's vectors.
-      moments: Adam's, over `rows`.
-      step: int32 scalar, updates done.
-      key: folded with the step for its draws.
-    """
-
-    rows: Rows
-    moments: optax.OptState
-    step: jax.Array
-    key: jax.Array
+    rows: Rows  # the token's vectors
+    moments: optax.OptState  # Adam's, over `rows`
+    step: jax.Array  # int32 scalar, updates done
+    key: jax.Array  # folded with the step for its draws
 
     @classmethod
     def create(cls, rows: Sequence[np.ndarray], seed: int) -> InversionState:

@@ -236,17 +236,12 @@ class CLIP(ZeroShot, VisionTransformer):
 
 @dataclass(frozen=True, kw_only=True)
 class ZeroShotSpec(ClassifierSpec):
-    """A folder with an image and a text tower; `num_classes` is that of a head that lies beside them, or None.
+    """A folder with an image and a text tower; `num_classes` is that of a head that lies beside them, or None."""
 
-    Attributes:
-      texts: makes the text tower, given the tensors as `layout.read` gives them and their file, for messages.
-      tower: the image tower alone, whose head is new.
-      templates: of the head that lies beside, as are the class names.
-    """
-
+    # Makes the text tower, given the tensors as `layout.read` gives them and their file, for messages.
     texts: Callable[[Tensors, str], TextTower]
-    tower: ClassifierSpec
-    templates: tuple[str, ...] = ()
+    tower: ClassifierSpec  # the image tower alone, whose head is new
+    templates: tuple[str, ...] = ()  # of the head that lies beside, as are the class names
 
 
 def as_strings(values: Iterable[str], name: str) -> tuple[str, ...]:

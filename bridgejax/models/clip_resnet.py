@@ -30,21 +30,13 @@ _EXPANSION, _REDUCTION = 4, 32  # a block's output over its inner width; pixels 
 
 @dataclass(frozen=True)
 class ModifiedResNetConfig:
-    """What a modified ResNet is made of.
+    """What a modified ResNet is made of."""
 
-    Attributes:
-      image_size: side in pixels that the positions of the attention pool are made for.
-      depths: blocks per stage.
-      width: channels of the stem; stage s gives width · 2^(s + 2).
-      heads: of the attention pool.
-      projection: width of the embedding.
-    """
-
-    image_size: int
-    depths: tuple[int, ...]
-    width: int
-    heads: int
-    projection: int
+    image_size: int  # side in pixels that the positions of the attention pool are made for
+    depths: tuple[int, ...]  # blocks per stage
+    width: int  # channels of the stem; stage s gives width · 2^(s + 2)
+    heads: int  # of the attention pool
+    projection: int  # width of the embedding
 
     @property
     def channels(self) -> int:

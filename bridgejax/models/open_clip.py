@@ -48,24 +48,15 @@ _HARMLESS = re.compile(
 
 @dataclass(frozen=True)
 class OpenCLIPFolder:
-    """What a folder under OpenAI's names says.
+    """What a folder under OpenAI's names says."""
 
-    Attributes:
-      config: as the `config.json` of a CLIPModel would say it; of a modified ResNet, without `vision_config`.
-      resnet: the image tower, if it is a modified ResNet.
-      weights: the safetensors file.
-      size: side of the input.
-      mean, std: of the input; None where the folder does not say it.
-      ours: what `save_classifier` wrote of the head.
-    """
-
-    config: JSONObject
-    resnet: ModifiedResNetConfig | None
-    weights: Path
-    size: int
-    mean: tuple[float, ...] | None
+    config: JSONObject  # as the `config.json` of a CLIPModel would say it; of a modified ResNet, without `vision_config`
+    resnet: ModifiedResNetConfig | None  # the image tower, if it is a modified ResNet
+    weights: Path  # the safetensors file
+    size: int  # side of the input
+    mean: tuple[float, ...] | None  # mean, std: of the input; None where the folder does not say it
     std: tuple[float, ...] | None
-    ours: JSONObject
+    ours: JSONObject  # what `save_classifier` wrote of the head
 
 
 def read_open_clip(folder: Path) -> OpenCLIPFolder:

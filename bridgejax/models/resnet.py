@@ -39,29 +39,18 @@ TIMM_RESNETS: dict[str, tuple[tuple[int, ...], bool]] = {
 
 @dataclass(frozen=True)
 class ResNetConfig:
-    """What a ResNet is made of.
+    """What a ResNet is made of."""
 
-    Attributes:
-      layout: "timm" or "transformers", in which it was published and is saved.
-      name: timm's architecture, or "resnet".
-      depths: blocks per stage.
-      widths: channels that each stage gives.
-      stem: channels of the first convolution.
-      bottleneck: blocks of three convolutions, the inner ones a quarter as wide, instead of two.
-      first_stride: of the first stage.
-      early_stride: a bottleneck's stride lies in its first convolution instead of the second.
-      activation: of the stem and behind each block, a key of `bridgejax.models.activations.ACTIVATIONS`; within blocks it is
-        always ReLU, as in transformers.
-    """
-
-    layout: str
-    name: str
-    depths: tuple[int, ...]
-    widths: tuple[int, ...]
-    stem: int
-    bottleneck: bool
-    first_stride: int = 1
-    early_stride: bool = False
+    layout: str  # "timm" or "transformers", in which it was published and is saved
+    name: str  # timm's architecture, or "resnet"
+    depths: tuple[int, ...]  # blocks per stage
+    widths: tuple[int, ...]  # channels that each stage gives
+    stem: int  # channels of the first convolution
+    bottleneck: bool  # blocks of three convolutions, the inner ones a quarter as wide, instead of two
+    first_stride: int = 1  # of the first stage
+    early_stride: bool = False  # a bottleneck's stride lies in its first convolution instead of the second
+    # Of the stem and behind each block, a key of `bridgejax.models.activations.ACTIVATIONS`; within blocks it is always ReLU,
+    # as in transformers.
     activation: str = "relu"
 
     @property

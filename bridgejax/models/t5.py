@@ -44,15 +44,7 @@ _MASKED = -1e30  # added to the score of a token that is not to be seen
 
 @dataclass(frozen=True)
 class T5Config:
-    """The numbers of a transformers `config.json` that decide the network and how a text begins and ends.
-
-    Attributes:
-      activation: a key of `bridgejax.models.activations.ACTIVATIONS`.
-      gated: whether a second product gates the first (v1.1).
-      scales_output: whether the last hidden states are divided by sqrt(d_model) before the head (v1.0).
-      start_id: what a decoder's input begins with.
-      end_ids: what a text ends with.
-    """
+    """The numbers of a transformers `config.json` that decide the network and how a text begins and ends."""
 
     vocab_size: int
     d_model: int
@@ -64,12 +56,12 @@ class T5Config:
     buckets: int
     max_distance: int
     epsilon: float
-    activation: str
-    gated: bool
-    scales_output: bool
+    activation: str  # a key of `bridgejax.models.activations.ACTIVATIONS`
+    gated: bool  # whether a second product gates the first (v1.1)
+    scales_output: bool  # whether the last hidden states are divided by sqrt(d_model) before the head (v1.0)
     pad_id: int
-    start_id: int
-    end_ids: tuple[int, ...]
+    start_id: int  # what a decoder's input begins with
+    end_ids: tuple[int, ...]  # what a text ends with
 
     @classmethod
     def read(cls, config: JSONObject, where: str) -> T5Config:

@@ -24,16 +24,11 @@ from bridgejax.identity import digest, folder_digest
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerSource:
-    """Where a tokenizer comes from, and what differs from its files.
+    """Where a tokenizer comes from, and what differs from its files."""
 
-    Attributes:
-      folder: holds `vocab.json` and `merges.txt`, or `tokenizer.json`.
-      added: words that follow the vocabulary, one token each (textual inversion).
-      pad: "end" pads prompts with the end token (OpenAI's CLIP), "zero" with token 0 (OpenCLIP), None as the files say.
-    """
-
-    folder: Path
-    added: tuple[str, ...] = ()
+    folder: Path  # holds `vocab.json` and `merges.txt`, or `tokenizer.json`
+    added: tuple[str, ...] = ()  # words that follow the vocabulary, one token each (textual inversion)
+    # "end" pads prompts with the end token (OpenAI's CLIP), "zero" with token 0 (OpenCLIP), None as the files say.
     pad: str | None = None
 
     def save(self, target: Path) -> None:

@@ -28,47 +28,31 @@ from bridgejax.models.positions import resample
 
 @dataclass(frozen=True)
 class ViTConfig:
-    """What a vision transformer is made of.
+    """What a vision transformer is made of."""
 
-    Attributes:
-      layout: in which it was published and is saved: "timm", or a model_type of transformers: "vit", "deit", "clip" (a
-        CLIPModel), "siglip" (a SiglipModel), "dinov2" or "dinov2_with_registers".
-      name: timm's architecture, or the transformers model_type.
-      image_size, patch_size: sides in pixels; the position embeddings are those of image_size.
-      hidden_size, layers, heads, intermediate_size: of the transformer.
-      activation: a key of `bridgejax.models.activations.ACTIVATIONS`.
-      epsilon: of every layer normalisation.
-      pre_norm: normalise before the blocks; the patches then have no bias (CLIP).
-      distillation: a second token (DeiT).
-      both_heads: the second token has a head of its own, and logits are the mean of the two.
-      antialias: how positions are resampled, see `bridgejax.models.positions`.
-      projection: width of the projection behind the network (a whole CLIPModel), 0 for none.
-      class_token: there is one, the first token (not so in SigLIP).
-      registers: tokens without positions between it and the patches (Darcet et al. 2023, arXiv:2309.16588).
-      layer_scale, gated: of the blocks, see `bridgejax.models.clip_text.LayerConfig`.
-      pool: what features are: "token" (the class token, or both tokens where each has a head), "token_and_mean" (beside it the
-        mean of the patches), or "attention" (a learned query over the patches, SigLIP).
-    """
-
+    # In which it was published and is saved: "timm", or a model_type of transformers: "vit", "deit", "clip" (a CLIPModel),
+    # "siglip" (a SiglipModel), "dinov2" or "dinov2_with_registers".
     layout: str
-    name: str
-    image_size: int
+    name: str  # timm's architecture, or the transformers model_type
+    image_size: int  # image_size, patch_size: sides in pixels; the position embeddings are those of image_size
     patch_size: int
-    hidden_size: int
+    hidden_size: int  # hidden_size, layers, heads, intermediate_size: of the transformer
     layers: int
     heads: int
     intermediate_size: int
-    activation: str = "gelu"
-    epsilon: float = 1e-6
-    pre_norm: bool = False
-    distillation: bool = False
-    both_heads: bool = False
-    antialias: bool = True
-    projection: int = 0
-    class_token: bool = True
-    registers: int = 0
-    layer_scale: bool = False
+    activation: str = "gelu"  # a key of `bridgejax.models.activations.ACTIVATIONS`
+    epsilon: float = 1e-6  # of every layer normalisation
+    pre_norm: bool = False  # normalise before the blocks; the patches then have no bias (CLIP)
+    distillation: bool = False  # a second token (DeiT)
+    both_heads: bool = False  # the second token has a head of its own, and logits are the mean of the two
+    antialias: bool = True  # how positions are resampled, see `bridgejax.models.positions`
+    projection: int = 0  # width of the projection behind the network (a whole CLIPModel), 0 for none
+    class_token: bool = True  # there is one, the first token (not so in SigLIP)
+    registers: int = 0  # tokens without positions between it and the patches (Darcet et al. 2023, arXiv:2309.16588).
+    layer_scale: bool = False  # layer_scale, gated: of the blocks, see `bridgejax.models.clip_text.LayerConfig`
     gated: bool = False
+    # What features are: "token" (the class token, or both tokens where each has a head), "token_and_mean" (beside it the mean
+    # of the patches), or "attention" (a learned query over the patches, SigLIP).
     pool: str = "token"
 
     @property

@@ -88,21 +88,13 @@ class T5Writer:
 
 @dataclasses.dataclass(frozen=True)
 class SentencePlan:
-    """Where the sentences of a set come from.
+    """Where the sentences of a set come from."""
 
-    Attributes:
-      class_names: the classes.
-      count: sentences of a class.
-      ready: the sentences, of a source that is a file; else None.
-      writer: the language model, of any other source.
-      seed: of all that chance decides.
-    """
-
-    class_names: tuple[str, ...]
-    count: int
-    ready: Sentences | None = None
-    writer: SentenceWriter | None = None
-    seed: int = 0
+    class_names: tuple[str, ...]  # the classes
+    count: int  # sentences of a class
+    ready: Sentences | None = None  # the sentences, of a source that is a file; else None
+    writer: SentenceWriter | None = None  # the language model, of any other source
+    seed: int = 0  # of all that chance decides
 
     @property
     def about(self) -> dict[str, object]:

@@ -23,22 +23,15 @@ PRICE_HEADS = ("with", "you get", "in", "source")
 
 @dataclass(frozen=True)
 class ShotRow:
-    """Advice for a number of shots.
+    """Advice for a number of shots."""
 
-    Attributes:
-      least, most: real training images per class; None is no bound.
-      given: what else is at hand.
-      recipe: what to try, or not.
-      gave: in points of accuracy against the same training without synthetic images, with a 95 % interval where there is one.
-      source: where that stands.
-    """
-
-    least: int
+    least: int  # least, most: real training images per class; None is no bound
     most: int | None
-    given: str
-    recipe: str
+    given: str  # what else is at hand
+    recipe: str  # what to try, or not
+    # In points of accuracy against the same training without synthetic images, with a 95 % interval where there is one.
     gave: str
-    source: str
+    source: str  # where that stands
 
     @property
     def shots(self) -> str:

@@ -78,31 +78,18 @@ class TaskSplits:
 
 @dataclasses.dataclass(frozen=True)
 class StudyPlan:
-    """Everything that a config names, loaded once.
+    """Everything that a config names, loaded once."""
 
-    Attributes:
-      settings: as given.
-      class_names: of the task, in their order.
-      recipes: by arm.
-      classifier_digest: of the pretrained weights and of the templates of their head.
-      runs: one for each line of the results.
-      sets: the synthetic sets that the recipes use, by name.
-      mesh: the devices that train.
-      generation_mesh: the devices of this process, which generates its own shards on them.
-      splits: the real images.
-      eval_split: the part of the task that accuracies are of, `TEST` or `VALIDATION`.
-    """
-
-    settings: Settings
-    class_names: tuple[str, ...]
-    recipes: Mapping[str, Recipe]
-    classifier_digest: str
-    runs: tuple[StudyRun, ...]
-    sets: dict[str, StudySet]
-    mesh: Mesh
-    generation_mesh: Mesh
-    splits: TaskSplits
-    eval_split: str = TEST
+    settings: Settings  # as given
+    class_names: tuple[str, ...]  # of the task, in their order
+    recipes: Mapping[str, Recipe]  # by arm
+    classifier_digest: str  # of the pretrained weights and of the templates of their head
+    runs: tuple[StudyRun, ...]  # one for each line of the results
+    sets: dict[str, StudySet]  # the synthetic sets that the recipes use, by name
+    mesh: Mesh  # the devices that train
+    generation_mesh: Mesh  # the devices of this process, which generates its own shards on them
+    splits: TaskSplits  # the real images
+    eval_split: str = TEST  # the part of the task that accuracies are of, `TEST` or `VALIDATION`
 
     @property
     def per_class(self) -> int:

@@ -47,19 +47,12 @@ class Candidate:
 
 @dataclasses.dataclass(frozen=True)
 class CandidateResult:
-    """What came of a candidate.
+    """What came of a candidate."""
 
-    Attributes:
-      candidate: which.
-      steps: optimiser steps of a run.
-      accuracies: mean per-class accuracy on the validation images of each of its runs, in [0, 1].
-      diverged: whether one of its runs did; then it has no accuracies.
-    """
-
-    candidate: Candidate
-    steps: int
-    accuracies: tuple[float, ...]
-    diverged: bool
+    candidate: Candidate  # which
+    steps: int  # optimiser steps of a run
+    accuracies: tuple[float, ...]  # mean per-class accuracy on the validation images of each of its runs, in [0, 1]
+    diverged: bool  # whether one of its runs did; then it has no accuracies
 
     @property
     def accuracy(self) -> float | None:
@@ -79,17 +72,11 @@ class CandidateResult:
 
 @dataclasses.dataclass(frozen=True)
 class TuningPlan:
-    """The runs of every candidate.
+    """The runs of every candidate."""
 
-    Attributes:
-      study: its arms are the candidates by name; it is evaluated on the validation images.
-      candidates: in the order of arms, lengths, rates.
-      scope: what their accuracies hold for.
-    """
-
-    study: StudyPlan
-    candidates: tuple[Candidate, ...]
-    scope: TuningScope
+    study: StudyPlan  # its arms are the candidates by name; it is evaluated on the validation images
+    candidates: tuple[Candidate, ...]  # in the order of arms, lengths, rates
+    scope: TuningScope  # what their accuracies hold for
 
     def diverged(self, workdir: Path) -> set[str]:
         """Returns the names of the candidates of which a run diverged."""

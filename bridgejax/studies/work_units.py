@@ -42,15 +42,10 @@ SHARD, RUN = "shard", "run"
 
 @dataclasses.dataclass(frozen=True, order=True)
 class WorkUnit:
-    """A shard or a run of a config.
+    """A shard or a run of a config."""
 
-    Attributes:
-      kind: `SHARD` or `RUN`.
-      number: from 0, as `bridgejax work list` counts them.
-    """
-
-    kind: str
-    number: int
+    kind: str  # `SHARD` or `RUN`
+    number: int  # from 0, as `bridgejax work list` counts them
 
     def __str__(self) -> str:
         return f"{self.kind} {self.number}"
@@ -62,22 +57,14 @@ HandOut = Callable[[StudyPlan, Path, Sequence[WorkUnit]], None]
 
 @dataclasses.dataclass(frozen=True)
 class SetShards:
-    """The shards of one synthetic set as units: `first`, `first` + 1, …
+    """The shards of one synthetic set as units: `first`, `first` + 1, …"""
 
-    Attributes:
-      study_set: the set.
-      shots, seed: the split of the real images that it serves; any, where it serves all.
-      folder: where it lies, relative to the workdir.
-      first: the number of its first shard among the config's shard units.
-      count: how many shards it has.
-    """
-
-    study_set: StudySet
-    shots: int | None
+    study_set: StudySet  # the set
+    shots: int | None  # shots, seed: the split of the real images that it serves; any, where it serves all
     seed: int
-    folder: Path
-    first: int
-    count: int
+    folder: Path  # where it lies, relative to the workdir
+    first: int  # the number of its first shard among the config's shard units
+    count: int  # how many shards it has
 
 
 def set_shards(plan: StudyPlan, workdir: Path) -> list[SetShards]:

@@ -27,20 +27,14 @@ _TRIES = 10  # boxes drawn until one fits
 class Augmentation:
     """How images are augmented; the defaults leave them as they are.
 
-    Attributes:
-      erasing: how often a box of an image is erased (Zhong et al. 2017, arXiv 1708.04896), in [0, 1].
-      erasing_fill: with what, after normalisation: "pixel", unit normal noise, or "zero".
-      randaugment: RandAugment's magnitude in [0, 10]; 0 is none.
-      randaugment_layers: its operations for an image, at least 1.
-
     Raises:
       UserError: one is out of range.
     """
 
-    erasing: float = 0.0
-    erasing_fill: str = "pixel"
-    randaugment: float = 0.0
-    randaugment_layers: int = 2
+    erasing: float = 0.0  # how often a box of an image is erased (Zhong et al. 2017, arXiv 1708.04896), in [0, 1].
+    erasing_fill: str = "pixel"  # with what, after normalisation: "pixel", unit normal noise, or "zero"
+    randaugment: float = 0.0  # RandAugment's magnitude in [0, 10]; 0 is none
+    randaugment_layers: int = 2  # its operations for an image, at least 1
 
     def __post_init__(self) -> None:
         check_number("erasing", self.erasing, most=1)

@@ -78,17 +78,12 @@ class DetectionLoss(Objective):
 
     Batches hold "boxes" (float [n, m, 4]: left, top, right, bottom in pixels of the square images) and "box_label" (int [n, m],
     -1 where an image has fewer boxes).
-
-    Attributes:
-      alpha: in [0, 1], the weight of a score that should be 1.
-      gamma: at least 0; scores that are nearly right weigh less.
-      box_weight: at least 0.
     """
 
     required = ("image", "boxes", "box_label")
-    alpha: float = 0.25
-    gamma: float = 2.0
-    box_weight: float = 2.0
+    alpha: float = 0.25  # in [0, 1], the weight of a score that should be 1
+    gamma: float = 2.0  # at least 0; scores that are nearly right weigh less
+    box_weight: float = 2.0  # at least 0
 
     def check(self) -> None:
         check_number("alpha", self.alpha, most=1)

@@ -42,17 +42,12 @@ class MixRule(NamedTuple):
 
 
 class MixupDraw(NamedTuple):
-    """How a step mixes its batch.
+    """How a step mixes its batch."""
 
-    Attributes:
-      lam: λ in [0, 1], float32 scalar: the weight of a row's own target.
-      partners: int32 [n], of each row.
-      box: of CutMix, int32 [4]: top, bottom, left and right of what images take from their partners. Where it is the whole
-        image they are mixed by λ. None: they always are.
-    """
-
-    lam: jax.Array
-    partners: jax.Array
+    lam: jax.Array  # λ in [0, 1], float32 scalar: the weight of a row's own target
+    partners: jax.Array  # int32 [n], of each row
+    # Of CutMix, int32 [4]: top, bottom, left and right of what images take from their partners. Where it is the whole image
+    # they are mixed by λ. None: they always are.
     box: jax.Array | None = None
 
 
