@@ -56,11 +56,7 @@ def _initial(key: Key) -> object:
 
 
 def check_config(config: ConfigDict) -> None:
-    """Checks all of a config that does not depend on data, weights or devices.
-
-    Raises:
-      UserError: as `Settings.of`.
-    """
+    """Checks all of a config that does not depend on data, weights or devices; errors as of `Settings.of`."""
     Settings.of(config)
 
 

@@ -107,13 +107,10 @@ def shared_eval_batches(
     crop: float = EVAL_CROP,
     memory_bytes: int = MEMORY_BYTES,
 ) -> list[list[Batch]]:
-    """Returns for each part the batches that `eval_batches` gives, bit for bit, out of one pipeline.
+    """Returns for each part the batches that `eval_batches` gives, bit for bit, out of one pipeline; errors as of that.
 
     Parts of the same images and labels share their batches. Where the images of all do not fit in memory, each part has a
     pipeline of its own.
-
-    Raises:
-      UserError: as `eval_batches`.
     """
     keys = [(part.ids, tuple(part.labels.tolist())) for part in parts]
     distinct = list(dict(zip(keys, parts, strict=True)).values())

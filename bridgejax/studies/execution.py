@@ -154,11 +154,7 @@ def train_pending(plan: StudyPlan, workdir: Path, pending: Sequence[StudyRun]) -
 
 
 def train_runs(plan: StudyPlan, workdir: Path, runs: Sequence[StudyRun]) -> Iterator[tuple[StudyRun, RunResult]]:
-    """Trains the runs, recording each result when it is whole.
-
-    Raises:
-      UserError: as `train_seeds`.
-    """
+    """Trains the runs, recording each result when it is whole; errors as of `train_seeds`."""
     judge_images(plan, workdir, runs)
     images = RunImages(plan, workdir)
     for group in group_runs(runs, group_size(plan)):

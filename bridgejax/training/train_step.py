@@ -262,11 +262,7 @@ class TrainStep:
 
     @under_jax_defaults
     def place(self, batch: object) -> PlacedBatch:
-        """Checks a batch and begins its transfer to the device, so that a later call finds it there.
-
-        Raises:
-          UserError: as in the call, but for labels out of range, which the call reports.
-        """
+        """Checks a batch and begins its transfer to the device; the call alone reports labels out of range."""
         parts = batches.checked_batch(batch, self.objective.required)
         return PlacedBatch(batches.place(parts, self.settings.mesh, self.settings.accumulate), parts)
 
