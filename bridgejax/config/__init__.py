@@ -8,13 +8,7 @@ from bridgejax.config.file_pairs import scaled_files, word_files
 from bridgejax.config.generator_options import loading_options
 from bridgejax.config.loading import load_config
 from bridgejax.config.names import PLACEHOLDER, check_class_names, check_phrases, check_templates, composed, nfc
-from bridgejax.config.sections import (
-    ClassifierSettings,
-    GeneratorSettings,
-    InversionSettings,
-    PromptSettings,
-    TrainingSettings,
-)
+from bridgejax.config.sections import ClassifierSettings, GeneratorSettings, InversionSettings, PromptSettings, TrainingSettings
 from bridgejax.config.settings import Settings
 
 __all__ = [

@@ -56,10 +56,7 @@ _PROCESSOR = re.compile(r"(?P<layer>.+?)\.(?:processor\.)?to_(?P<what>q|k|v|out)
 _TEXT_PROCESSOR = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "out": "out_proj"}
 _KOHYA_PREFIX = {"lora_unet_": "unet", "lora_te_": "text_encoder", "lora_te1_": "text_encoder", "lora_te2_": "text_encoder_2"}
 # Dotted prefixes that other programs write.
-_DOTTED_PREFIX = {
-    "text_encoders.clip_l.transformer.": "text_encoder",
-    "text_encoders.clip_g.transformer.": "text_encoder_2",
-}
+_DOTTED_PREFIX = {"text_encoders.clip_l.transformer.": "text_encoder", "text_encoders.clip_g.transformer.": "text_encoder_2"}
 _OTHER_KINDS = (
     (r"\.on_input$|ia3_l", "an IA3"),
     (r"\.(a[12]|b[12]|bm[12])\.weight$", "a GLoRA"),

@@ -133,11 +133,7 @@ class Pipeline:
     """
 
     def __init__(
-        self,
-        spec: GeneratorSpec,
-        networks: Networks,
-        mesh: Mesh | None = None,
-        prefetched: PrefetchedProgram | None = None,
+        self, spec: GeneratorSpec, networks: Networks, mesh: Mesh | None = None, prefetched: PrefetchedProgram | None = None
     ):
         """Wraps loaded networks; `load_pipeline` is the usual way here."""
         self.spec = spec

@@ -108,10 +108,7 @@ def _vectors(file: Path, content: Mapping[str, np.ndarray], widths: Sequence[int
 
 
 def extend_vocabulary(
-    sources: Sequence[TokenizerSource],
-    tables: Sequence[np.ndarray],
-    configs: Sequence[JSONObject],
-    words: Sequence[Word],
+    sources: Sequence[TokenizerSource], tables: Sequence[np.ndarray], configs: Sequence[JSONObject], words: Sequence[Word]
 ) -> tuple[tuple[TokenizerSource, ...], list[np.ndarray], tuple[JSONObject, ...]]:
     """Appends words to tokenizers and to the token tables of text encoders.
 

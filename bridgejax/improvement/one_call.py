@@ -16,17 +16,7 @@ from bridgejax.config import Settings, default_config
 from bridgejax.data import Task, export_task, load_task
 from bridgejax.errors import UserError
 from bridgejax.files import TEMPORARY_PREFIX, expanded, read_json_object, write_json
-from bridgejax.improvement.budget import (
-    BASELINES,
-    DESIGNS,
-    HEAD,
-    HEAD_STEPS,
-    Design,
-    Rates,
-    fitting_design,
-    seconds_of,
-    spoken,
-)
+from bridgejax.improvement.budget import BASELINES, DESIGNS, HEAD, HEAD_STEPS, Design, Rates, fitting_design, seconds_of, spoken
 from bridgejax.improvement.outcome import Improved
 from bridgejax.progress import stage_heading
 from bridgejax.prompts import check_templates, format_prompt

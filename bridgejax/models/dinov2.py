@@ -19,10 +19,7 @@ from bridgejax.models.vit import ViTConfig
 from bridgejax.models.vit_layouts import OURS, body_rules, sizes_file, transformers_sizes, with_prefix
 from bridgejax.models.weights import Rule, layer_rules
 
-_CLASSES = {
-    "dinov2": "Dinov2ForImageClassification",
-    "dinov2_with_registers": "Dinov2WithRegistersForImageClassification",
-}
+_CLASSES = {"dinov2": "Dinov2ForImageClassification", "dinov2_with_registers": "Dinov2WithRegistersForImageClassification"}
 DINOV2_TYPES = tuple(_CLASSES)
 _PARTS = {
     "layer_norm1": "norm1",

@@ -20,16 +20,7 @@ from bridgejax.models.activations import ACTIVATIONS, DIFFUSERS, checked_activat
 from bridgejax.models.attention import SpatialTransformer
 from bridgejax.models.building import InitFunction, initial, traced_once
 from bridgejax.models.config_values import read_known
-from bridgejax.models.layers import (
-    UNIFORM_FAN_IN,
-    ZEROS,
-    Conv2d,
-    GroupNorm,
-    LayerOptions,
-    layer_norm,
-    linear,
-    upsample_nearest,
-)
+from bridgejax.models.layers import UNIFORM_FAN_IN, ZEROS, Conv2d, GroupNorm, LayerOptions, layer_norm, linear, upsample_nearest
 from bridgejax.models.unfolded import Pads
 from bridgejax.models.weights import Rule, torch_rules
 

@@ -194,12 +194,7 @@ class _Store:
         if not at_once and time.monotonic() < self._saved + _SAVE_SECONDS:
             return
         written = {name: texts for name, texts in self.sentences.items() if texts}
-        about = {
-            "about": self._about,
-            "identity": digest(self._about),
-            "rounds": self.rounds,
-            "content": digest(written),
-        }
+        about = {"about": self._about, "identity": digest(self._about), "rounds": self.rounds, "content": digest(written)}
         rows = [Sentence.of(name, text).row() for name, texts in written.items() for text in texts]
         self.file.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(self.file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in [about, *rows]))

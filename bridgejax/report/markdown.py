@@ -75,12 +75,7 @@ def markdown(summary: Summary, config: ConfigJson) -> str:
     parts += filters_markdown(summary.filters, _cell, _table)
     parts += synthetic_markdown(summary.synthetic_set, _cell, _table)
     rows = [
-        [
-            _cell(e),
-            _steps(arms[e].train_steps),
-            *(duration(arms[e].seconds.get(n)) for n in names),
-            stall(arms[e].seconds),
-        ]
+        [_cell(e), _steps(arms[e].train_steps), *(duration(arms[e].seconds.get(n)) for n in names), stall(arms[e].seconds)]
         for e in order
     ]
     heads = ["arm", "optimiser steps", *(f"{_cell(name)} per run" for name in names), "of training: input stall"]

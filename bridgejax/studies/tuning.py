@@ -14,14 +14,7 @@ from bridgejax.mesh import barrier
 from bridgejax.progress import stage_heading
 from bridgejax.recipes import Recipe
 from bridgejax.runtime import is_first
-from bridgejax.studies.execution import (
-    check_workdir,
-    generate_sets,
-    load_result,
-    open_workdir,
-    run_record,
-    train_pending,
-)
+from bridgejax.studies.execution import check_workdir, generate_sets, load_result, open_workdir, run_record, train_pending
 from bridgejax.studies.run_groups import StudyRunDiverged
 from bridgejax.studies.run_results import RESULT_FILE, RUNS_FOLDER
 from bridgejax.studies.study_plan import VALIDATION, StudyPlan, StudyRun, plan_study, tuning_scope

@@ -18,13 +18,7 @@ from bridgejax.config import Settings
 from bridgejax.data.set_index import sidecar_path
 from bridgejax.errors import TryAgain, UserError
 from bridgejax.files import TEMPORARY_PREFIX, write_json
-from bridgejax.studies.execution import (
-    check_workdir,
-    generate_set_of,
-    keep_result,
-    load_result,
-    plain_settings,
-)
+from bridgejax.studies.execution import check_workdir, generate_set_of, keep_result, load_result, plain_settings
 from bridgejax.studies.run_groups import train_seeds
 from bridgejax.studies.run_images import RunImages, judge_images
 from bridgejax.studies.run_results import CHECKPOINTS, RUNS_FOLDER

@@ -34,11 +34,7 @@ Advance = Callable[[int], object]
 
 
 def export_set(
-    directory: str | Path | StoreObject,
-    to: str | Path | StoreObject,
-    file_format: str,
-    *,
-    per_class: int | None = None,
+    directory: str | Path | StoreObject, to: str | Path | StoreObject, file_format: str, *, per_class: int | None = None
 ) -> Place:
     """Writes a finished synthetic set in another format; a call that was killed is completed by the next one.
 

@@ -117,12 +117,7 @@ def scores_of(
 
 
 def shown(
-    model: nnx.Module,
-    *,
-    batch_size: int,
-    image_size: int | None = None,
-    crop: float | None = None,
-    mesh: Mesh | None = None,
+    model: nnx.Module, *, batch_size: int, image_size: int | None = None, crop: float | None = None, mesh: Mesh | None = None
 ) -> Callable[[Examples], Iterator[Batch]]:
     """Returns what gives images to a model in evaluation batches that split over a mesh."""
     parts, made = data_size(mesh), getattr(model, "preprocessing", None)

@@ -20,10 +20,7 @@ INFO_FILE, FEATURES_FILE, LABELS_FILE = "dataset_info.json", "features.json", "l
 
 _CONNECTOR = "tensorflow_datasets.core.features."
 _TEXT = {"pythonClassName": _CONNECTOR + "text_feature.Text", "text": {}}
-_INT64 = {
-    "pythonClassName": _CONNECTOR + "scalar.Scalar",
-    "tensor": {"dtype": "int64", "encoding": "none", "shape": {}},
-}
+_INT64 = {"pythonClassName": _CONNECTOR + "scalar.Scalar", "tensor": {"dtype": "int64", "encoding": "none", "shape": {}}}
 
 
 def shard_name(shard: int, file_format: str) -> str:

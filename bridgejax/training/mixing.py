@@ -56,12 +56,7 @@ Draw = Callable[[jax.Array, jax.Array, MixRule, jax.Array | None], MixupDraw]
 
 
 @under_jax_defaults
-def mixup(
-    images: jax.Array,
-    one_hot: jax.Array,
-    lam: jax.Array | float,
-    permutation: jax.Array,
-) -> tuple[jax.Array, jax.Array]:
+def mixup(images: jax.Array, one_hot: jax.Array, lam: jax.Array | float, permutation: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns λ·x + (1 - λ)·x[permutation] for images and targets alike.
 
     Args:

@@ -16,14 +16,7 @@ from bridgejax.training.objectives.soft_target import SoftTarget
 
 OBJECTIVES: dict[str, type[Objective]] = {"cross_entropy": CrossEntropy, "soft_target": SoftTarget, "moco": MoCo}
 
-__all__ = [
-    "OBJECTIVES",
-    "CrossEntropy",
-    "Objective",
-    "cross_entropy",
-    "make_objective",
-    "masked_mean",
-]
+__all__ = ["OBJECTIVES", "CrossEntropy", "Objective", "cross_entropy", "make_objective", "masked_mean"]
 
 
 def make_objective(name: str, **options: float) -> Objective:

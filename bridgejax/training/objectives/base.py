@@ -94,11 +94,7 @@ class Objective(abc.ABC):
         return {"accuracy": masked_mean(correct, batch.get("mask"))}
 
     def update(
-        self,
-        state: ObjectiveState,
-        outputs: jax.Array,
-        batch: Mapping[str, jax.Array],
-        params: Mapping[str, jax.Array],
+        self, state: ObjectiveState, outputs: jax.Array, batch: Mapping[str, jax.Array], params: Mapping[str, jax.Array]
     ) -> ObjectiveState:
         """Returns the state after a step, laid out as before; `params` are those after the optimiser's update."""
         return state

@@ -115,11 +115,7 @@ class MoCo(Objective):
         return {"accuracy": masked_mean((own[:, 0] > others.max(-1)).astype(jnp.float32), None)}
 
     def update(
-        self,
-        state: ObjectiveState,
-        outputs: jax.Array,
-        batch: Mapping[str, jax.Array],
-        params: Mapping[str, jax.Array],
+        self, state: ObjectiveState, outputs: jax.Array, batch: Mapping[str, jax.Array], params: Mapping[str, jax.Array]
     ) -> ObjectiveState:
         queue, keys = state["queue"], jnp.split(outputs, 2, -1)[1]
         m, place = self.key_momentum, state["count"] * keys.shape[0] % queue.shape[0]

@@ -47,10 +47,7 @@ class SoftTarget(CrossEntropy):
 
 
 def soft_target(
-    logits: jax.Array,
-    targets: jax.Array,
-    teacher_probabilities: jax.Array,
-    soft_weight: jax.Array | float,
+    logits: jax.Array, targets: jax.Array, teacher_probabilities: jax.Array, soft_weight: jax.Array | float
 ) -> jax.Array:
     """Returns (1 - w)·CE(targets, logits) + w·CE(teacher, logits), in nats.
 
