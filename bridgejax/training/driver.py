@@ -209,8 +209,8 @@ class RunDriver:
         sources, _ = stages.sources_of(stage, self.inputs.task.train, self.inputs.synthetic_sets)
         teacher = self._teacher_of(plan)
         self.start_stream(plan)
-        settings = self.stream_settings(plan)
-        views = started(lambda: self.streams.train_batches(**settings, view=1)) if stage.contrasts else None
+        second: TrainStreamSettings = {**self.stream_settings(plan), "view": 1}
+        views = started(lambda: self.streams.train_batches(**second)) if stage.contrasts else None
         for batch in self.feeds.pop(plan.number):
             parts = stages.with_loss_weights(batch, stage, sources)
             if views is not None:

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import NotRequired, Protocol, TypedDict
+from typing import NotRequired, Protocol, TypedDict, Unpack
 
 from flax import nnx
 from jax.sharding import Mesh
@@ -163,6 +163,7 @@ class TrainStreamSettings(TypedDict):
     rows: NotRequired[slice]
     crop: NotRequired[float]
     repeats: NotRequired[int]
+    view: NotRequired[int]
 
 
 class EvalStreamSettings(TypedDict):
@@ -180,22 +181,6 @@ class Streams(Protocol):
     one pipeline.
     """
 
-    def train_batches(
-        self,
-        sources: Sequence[Examples],
-        *,
-        weights: Sequence[float] | None,
-        batch_size: int,
-        image_size: int,
-        seed: int,
-        start_step: int,
-        augment: bool,
-        rows: slice | None = None,
-        crop: float = ...,
-        view: int = ...,
-        repeats: int = ...,
-    ) -> Iterator[StreamBatch]: ...
+    def train_batches(self, **settings: Unpack[TrainStreamSettings]) -> Iterator[StreamBatch]: ...
 
-    def eval_batches(
-        self, examples: Examples, *, batch_size: int, image_size: int, crop: float = ...
-    ) -> Iterable[StreamBatch]: ...
+    def eval_batches(self, examples: Examples, **settings: Unpack[EvalStreamSettings]) -> Iterable[StreamBatch]: ...
