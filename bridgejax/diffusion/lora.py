@@ -157,16 +157,13 @@ def lora_digest(path: Path) -> str:
 def read_lora(
     path: Path, scale: float, tensors: Mapping[str, Mapping[str, np.ndarray]], unet_config: JSONObject
 ) -> dict[str, dict[str, list[Change]]]:
-    """Reads a LoRA file.
+    """Reads a LoRA file: part → name of the weight → changes.
 
     Args:
       path: a safetensors file, or a folder with `pytorch_lora_weights.safetensors` or `adapter_model.safetensors`.
       scale: of the whole change; 0 leaves the generator as it is (but for a DoRA's lengths), negative ones subtract.
       tensors: the generator's: part → name (text encoders without `text_model.`) → array.
       unet_config: the UNet's `config.json`.
-
-    Returns:
-      Part → name of the weight → changes.
 
     Raises:
       UserError: the file is missing, damaged, of another kind, or for another base; tensor and reason are named.

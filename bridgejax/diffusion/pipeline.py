@@ -346,7 +346,7 @@ class Pipeline:
         width: int | None = None,
         guidance_scale: float | None = None,
     ) -> jax.Array:
-        """Returns the UNet's raw output for one denoising call.
+        """Returns the UNet's raw output for one denoising call, float32 [n, h/f, w/f, c].
 
         Args:
           latents: [n, h/f, w/f, c], as scaled by the scheduler.
@@ -354,9 +354,6 @@ class Pipeline:
           hidden: [n, tokens, d] from `encode_prompts`; likewise `pooled`, [n, p], for SDXL.
           height: image size in pixels that SDXL is given; None means that of the latents. Likewise `width`.
           guidance_scale: embedded guidance, for UNets that take it (LCM).
-
-        Returns:
-          float32 [n, h/f, w/f, c].
         """
         x = jnp.asarray(latents, jnp.float32)
         size = (height or x.shape[1] * self.vae_factor, width or x.shape[2] * self.vae_factor)

@@ -35,14 +35,11 @@ class Word:
 
 
 def read_embedding(path: Path, widths: Sequence[int]) -> list[np.ndarray]:
-    """Reads the vectors of one word.
+    """Reads the vectors of one word: float32 [k, width] for each text encoder, k ≥ 1 and the same for all.
 
     Args:
       path: a safetensors file, or a folder with `learned_embeds.safetensors`.
       widths: of the generator's text encoders.
-
-    Returns:
-      float32 [k, width] for each text encoder, k ≥ 1 and the same for all.
 
     Raises:
       UserError: the file is missing, damaged, a pickle, of another kind, or for another text encoder; it is named.

@@ -311,7 +311,7 @@ class T5(nnx.Module):
         bias: jax.Array,
         position: jax.Array,
     ) -> tuple[jax.Array, list[KeysValues]]:
-        """Decodes the tokens from `position` on.
+        """Decodes the tokens from `position` on: logits, float32 [n, q, vocabulary], and the cache with these tokens.
 
         Args:
           ids: int32 [n, q], the tokens at `position` … `position` + q - 1.
@@ -319,9 +319,6 @@ class T5(nnx.Module):
           cache: of the earlier tokens.
           bias: of `T5Stack.bias`, the rows of these tokens.
           position: int32 scalar.
-
-        Returns:
-          Logits, float32 [n, q, vocabulary], and the cache with these tokens.
         """
         x, caches = self.shared(ids), []
         for block, seen, old in zip(self.decoder.block, source, cache, strict=True):

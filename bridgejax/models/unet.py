@@ -356,7 +356,7 @@ class UNet2DCondition(nnx.Module):
         time_ids: jax.Array | None = None,
         timestep_cond: jax.Array | None = None,
     ) -> jax.Array:
-        """Predicts, in float32.
+        """Predicts, in float32: [n, h, w, out_channels].
 
         Args:
           latents: [n, h, w, in_channels], as scaled by the scheduler.
@@ -365,9 +365,6 @@ class UNet2DCondition(nnx.Module):
           pooled: [n, p] pooled text embedding (SDXL only).
           time_ids: [n, 6] original size, crop corner, target size in pixels (SDXL only).
           timestep_cond: [n, time_cond_proj_dim] guidance embedding (LCM only).
-
-        Returns:
-          [n, h, w, out_channels] float32.
         """
         batch = latents.shape[0]
         steps = jnp.broadcast_to(jnp.asarray(timesteps), (batch,))

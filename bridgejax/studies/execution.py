@@ -103,11 +103,7 @@ def generate_set_of(
     carry_out: CarryOut | None = None,
     shards: Sequence[int] | None = None,
 ) -> int:
-    """Makes what is missing or damaged of one synthetic set, or of some of its shards; what is whole is only verified.
-
-    Returns:
-      How many images were made.
-    """
+    """Makes what lacks or is damaged of a set, or of some of its shards (others are verified); returns how many images."""
     from bridgejax.synthesis import generate_set
 
     folder, options = study_set.folder(shots, seed), study_set.options

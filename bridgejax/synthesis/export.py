@@ -36,7 +36,7 @@ Advance = Callable[[int], object]
 def export_set(
     directory: str | Path | StoreObject, to: str | Path | StoreObject, file_format: str, *, per_class: int | None = None
 ) -> Place:
-    """Writes a finished synthetic set in another format; a call that was killed is completed by the next one.
+    """Writes a finished set in another format and returns where; a call that was killed is completed by the next one.
 
     Args:
       directory: the set's folder, or the URL of one on an object store.
@@ -45,9 +45,6 @@ def export_set(
         "imagefolder": CLASS/INDEX.png with metadata.jsonl, as torchvision and `datasets` read it (this machine only).
         "parquet": a file per shard with an image column of {bytes, path}, which `datasets` decodes.
       per_class: only the first so many images of each class; None writes all.
-
-    Returns:
-      Where it was written.
 
     Raises:
       UserError: there is no such format, the set is not finished or damaged, or the folder holds something else or cannot be

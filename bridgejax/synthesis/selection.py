@@ -23,7 +23,7 @@ def select(
     classes: int | None = None,
     seed: int = 0,
 ) -> Booleans:
-    """Returns which images a rule keeps; each class is judged by itself, and one that keeps nothing is no error here.
+    """Returns which images a rule keeps, bool [n]; each class is judged by itself, and one that keeps nothing is no error here.
 
     The rules (He et al. 2023, arXiv 2210.07574, C.5.1, and its released code for `quota`; `percentile` is ours):
       above_chance: score > 1 / classes, both in the precision of the scores.
@@ -43,9 +43,6 @@ def select(
       classes: how many classes there are; None is the highest label plus 1.
       seed: of quota's draw, at least 0. What a class draws depends on it, its label and its own scores alone, and the draw of
         a smaller count is part of that of a larger one.
-
-    Returns:
-      bool [n].
 
     Raises:
       UserError: shapes that do not fit, values that are no numbers, an unknown rule, or a number that it lacks or does not use.

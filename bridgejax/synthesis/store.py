@@ -362,11 +362,7 @@ class Store:
     # The end
 
     def finish(self) -> bool:
-        """Writes the TFDS files once every shard of every process is there, and removes leftovers (process 0 only).
-
-        Returns:
-          Whether the set is complete.
-        """
+        """Writes the TFDS files, and returns True, once every shard is there; removes leftovers (process 0 alone)."""
         if sum(1 for _ in (self.directory / SIDECARS).glob("*.json")) < self.plan.num_shards:
             return False
         first, lengths, sizes = self.formats[0], [], []

@@ -111,15 +111,12 @@ def own_weights(lam: jax.Array, box: jax.Array, height: int, width: int) -> jax.
 
 
 def cut_box(lam: jax.Array, centre: jax.Array, size: tuple[int, int]) -> tuple[jax.Array, jax.Array]:
-    """Returns a box of 1 - λ of an image's area, less what of it is outside, and the exact share of the image beside it.
+    """Returns a box, as `MixupDraw.box`, of 1 - λ of an image less what is outside, and the exact share of the image beside it.
 
     Args:
       lam: λ in [0, 1].
       centre: int32 [2], y and x within the image.
       size: height and width of the image.
-
-    Returns:
-      int32 [4] as `MixupDraw.box`, and a float32 scalar.
     """
     sides = jnp.asarray(size, jnp.int32)
     cut = (sides * jnp.sqrt(1.0 - lam)).astype(jnp.int32)

@@ -64,7 +64,7 @@ def train_step(
     widths: dict[Hashable, int],
     layout: Mapping[str, Sharding] | None = None,
 ) -> tuple[TrainState, Metrics]:
-    """Takes one optimiser step. This is what is compiled; `TrainStep` checks and places what goes in.
+    """Takes one optimiser step; returns the state and float32 scalars. `TrainStep` checks and places what goes in.
 
     Args:
       state: the state before the step.
@@ -74,9 +74,6 @@ def train_step(
       settings: what the program is compiled for.
       widths: where each trace notes the width of the objective's outputs (the number of classes) by `shape_key`.
       layout: how each parameter, and so its gradient, lies on the mesh.
-
-    Returns:
-      The state after the step, and float32 scalars.
     """
 
     key = jax.random.fold_in(state.key, state.step)

@@ -49,7 +49,7 @@ class SoftTarget(CrossEntropy):
 def soft_target(
     logits: jax.Array, targets: jax.Array, teacher_probabilities: jax.Array, soft_weight: jax.Array | float
 ) -> jax.Array:
-    """Returns (1 - w)·CE(targets, logits) + w·CE(teacher, logits), in nats.
+    """Returns (1 - w)·CE(targets, logits) + w·CE(teacher, logits), float32 [n] in nats.
 
     The teacher's probabilities are tempered, the student's are not, and there is no T² factor: the soft-target cross
     entropy of He et al. 2023 (arXiv 2210.07574), as their code computes it.
@@ -59,9 +59,6 @@ def soft_target(
       targets: float [n, classes], rows that sum to 1.
       teacher_probabilities: float [n, classes], softmax(teacher logits / T).
       soft_weight: w in [0, 1].
-
-    Returns:
-      float32 [n].
     """
     soft = cross_entropy(logits, jax.lax.stop_gradient(teacher_probabilities))
     return (1.0 - soft_weight) * cross_entropy(logits, targets) + soft_weight * soft
