@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from bridgejax.training.objectives.base import Mix, Objective, ObjectiveState
+from bridgejax.training.objectives.base import Mix, NamedArrays, Objective, ObjectiveState
 from bridgejax.training.option_checks import check_number
 
 
@@ -26,14 +25,14 @@ class CrossEntropy(Objective):
     def check(self) -> None:
         check_number("label_smoothing", self.label_smoothing, most=1)
 
-    def losses(self, outputs: jax.Array, batch: Mapping[str, jax.Array], mix: Mix, state: ObjectiveState) -> jax.Array:
+    def losses(self, outputs: jax.Array, batch: NamedArrays, mix: Mix, state: ObjectiveState) -> jax.Array:
         """A row whose label is out of range has the loss NaN."""
         label, classes = batch["label"], outputs.shape[-1]
         targets = smooth(mix(jax.nn.one_hot(label, classes, dtype=jnp.float32)), self.label_smoothing)
         each = self.against(outputs, targets, batch, mix)
         return jnp.where((label < 0) | (label >= classes), jnp.nan, each)
 
-    def against(self, logits: jax.Array, targets: jax.Array, batch: Mapping[str, jax.Array], mix: Mix) -> jax.Array:
+    def against(self, logits: jax.Array, targets: jax.Array, batch: NamedArrays, mix: Mix) -> jax.Array:
         """Returns each row's loss, float32 [n], against targets, float32 [n, classes], that are mixed and smoothed."""
         return cross_entropy(logits, targets)
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 
 from bridgejax.errors import UserError
-from bridgejax.training.objectives.base import Mix
+from bridgejax.training.objectives.base import Mix, NamedArrays
 from bridgejax.training.objectives.cross_entropy import CrossEntropy, cross_entropy
 from bridgejax.training.option_checks import check_number
 
@@ -34,7 +33,7 @@ class SoftTarget(CrossEntropy):
         check_number("soft_weight", self.soft_weight, most=1)
         check_number("temperature", self.temperature, above_zero=True)
 
-    def against(self, logits: jax.Array, targets: jax.Array, batch: Mapping[str, jax.Array], mix: Mix) -> jax.Array:
+    def against(self, logits: jax.Array, targets: jax.Array, batch: NamedArrays, mix: Mix) -> jax.Array:
         teacher, classes, mask = batch["teacher_logits"], logits.shape[-1], batch.get("mask")
         if teacher.shape[-1] != classes:
             raise UserError(
