@@ -103,7 +103,7 @@ def render(
         _examples(summary, examples),
         filters_html(summary.filters, pictures),
         synthetic_html(summary.synthetic_set, shown),
-        _classes(summary),
+        _section("Accuracy per class", "In percent, averaged over seeds.", charts.class_table(summary)),
         _section("Gain per class", escape(gain_note(summary)), gain_table(summary)),
         _confusion(summary),
         _cost(summary),
@@ -189,10 +189,6 @@ def _examples(summary: Summary, examples: Mapping[str, np.ndarray] | None) -> st
     more = len(examples["class_names"]) - charts.SHEET_CLASSES
     note += f" The first {charts.SHEET_CLASSES} classes; {more} more are not shown." if more > 0 else ""
     return _section("Real and generated images" if both else "Real images", note, charts.contact_sheet(examples))
-
-
-def _classes(summary: Summary) -> str:
-    return _section("Accuracy per class", "In percent, averaged over seeds.", charts.class_table(summary))
 
 
 def _confusion(summary: Summary) -> str:

@@ -227,17 +227,7 @@ def plan_study(settings: Settings, load_generators: bool = True, trains: bool = 
     for each in sets.values():
         for count, task in zip(shots, tasks, strict=True):
             each.guidance(task, count)
-    return StudyPlan(
-        settings=settings,
-        class_names=class_names,
-        recipes=recipes,
-        classifier_digest=weights,
-        runs=study_runs(settings),
-        sets=sets,
-        mesh=mesh,
-        generation_mesh=own_mesh,
-        splits=splits,
-    )
+    return StudyPlan(settings, class_names, recipes, weights, study_runs(settings), sets, mesh, own_mesh, splits)
 
 
 def initial_classifier(settings: Settings, class_names: Sequence[str], seed: int = 0) -> Classifier:
