@@ -98,9 +98,8 @@ def _table(heads: list[str], rows: list[list[str]]) -> str:
 def _level(estimate: Estimate | None) -> str:
     if estimate is None:
         return "–"
-    if estimate.low is None or estimate.high is None:
-        return f"{100 * estimate.mean:.1f}"
-    return f"{100 * estimate.mean:.1f} ({100 * estimate.low:.1f} to {100 * estimate.high:.1f})"
+    ends = "" if estimate.low is None else f" ({interval(estimate, lambda value: f'{100 * value:.1f}')})"
+    return f"{100 * estimate.mean:.1f}{ends}"
 
 
 def _difference(estimate: Estimate | None) -> str:

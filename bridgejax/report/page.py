@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from bridgejax import __version__
+from bridgejax.errors import either
 from bridgejax.report import charts
 from bridgejax.report.charts import scroll
 from bridgejax.report.choosing import SHOTS_HEADS, advice
@@ -67,8 +68,7 @@ def facts(summary: Summary) -> list[str]:
 
 
 def _either(values: Sequence[int | None]) -> str:
-    words = ["all" if value is None else f"{value:,}" for value in values]
-    return " or ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else words[0]
+    return either(["all" if value is None else f"{value:,}" for value in values])
 
 
 def render(
