@@ -79,6 +79,16 @@ def _tokenizer_class() -> Any:
     return CLIPTokenizer
 
 
+def sentencepiece_model(file: Path) -> Any:
+    """Returns what a SentencePiece file holds, as a `ModelProto` of its protocol buffer; protobuf's errors pass through."""
+    with quiet_transformers():
+        from transformers.convert_slow_tokenizer import import_protobuf
+
+    model = import_protobuf().ModelProto()
+    model.ParseFromString(file.read_bytes())
+    return model
+
+
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
     """Imports of transformers within come without its advice that there is no PyTorch: nothing here needs it."""
