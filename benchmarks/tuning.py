@@ -1,4 +1,4 @@
-"""Chooses what trains, rates, lengths, image size and images on the emoji task; writes docs/results/tuning.json and tuning.md.
+"""Chooses what trains, rates, lengths, image size, images and their number on the emoji task; writes docs/results/tuning.md.
 
     python tools/build_emoji_task.py --output emoji_task
     python -m benchmarks tuning
@@ -44,6 +44,14 @@ PARTS = {
     "rates": Part("Rate and steps by arm", "configs/tuning.py"),
     "layers": Part("What trains, and its rate", "configs/tuning.py:layers"),
     "images": Part("A template, the half of its images that the embedded CLIP keeps, or sentences", "configs/tuning.py:images"),
+    **{
+        f"count_{count}": Part(
+            f"{count} images per class",
+            "configs/quickstart.py",
+            ("--config.training.evaluations=0", f"--config.synthetic.per_class={count}"),
+        )
+        for count in (32, 64, 128)
+    },
     "generator": Part("Generated images alone, 128 per class: rate and steps", "configs/generator.py:tuning"),
 }
 

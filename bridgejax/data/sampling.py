@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tensorflow import Tensor
 
 _RATIO_BITS = 30
+_SORTED = 1 << 10  # examples of a source up to which sorting them takes less time than shuffling each by itself
 DRAWS = 5  # uniform numbers per image: area, ratio, row, column, mirror
 
 
@@ -83,7 +84,8 @@ def _plan(
             before = tf.bitwise.right_shift(places * ratio, tf.constant(_RATIO_BITS, tf.int64))
             after = tf.bitwise.right_shift((places + 1) * ratio, tf.constant(_RATIO_BITS, tf.int64))
             mine = free & (after > before)
-            positions = tf.where(mine, start + _shuffled(tf, size, before, seeds[1 + number]), positions)
+            shown = _ordered if size <= _SORTED else _shuffled
+            positions = tf.where(mine, start + shown(tf, size, before, seeds[1 + number]), positions)
             # The places left to the others are numbered anew.
             places = places - before
             free = free & ~mine
@@ -95,10 +97,31 @@ def _plan(
     return graph
 
 
+def _ordered(tf: ModuleType, size: int, turns: Tensor, seed: Tensor) -> Tensor:
+    """Returns which of `size` examples each turn, int64 [b], in order, shows: all of them once an epoch, in the epoch's order.
+
+    That is the order of a random key of each; work grows with the size.
+    """
+    count = turns.shape[0] // size + 2  # so many epochs b turns meet at most
+    first = turns[0] // size
+    streams = _hashed(tf, tf.bitcast(seed, tf.uint64), first + tf.range(count, dtype=tf.int64))
+    keys = _hashed(tf, streams[:, None], tf.range(size, dtype=tf.int64))
+    # TensorFlow sorts signed numbers.
+    order = tf.math.top_k(tf.bitcast(tf.bitwise.right_shift(keys, tf.constant(1, tf.uint64)), tf.int64), size).indices
+    return tf.cast(tf.gather(tf.reshape(order, [-1]), turns - first * size), tf.int64)
+
+
+def _hashed(tf: ModuleType, seed: Tensor, numbers: Tensor) -> Tensor:
+    """Returns number k, uint64, of SplitMix64 (Steele, Lea and Flood 2014) with a seed, uint64, for each k, int64."""
+    state = seed + (tf.bitcast(numbers, tf.uint64) + 1) * tf.constant(0x9E3779B97F4A7C15, tf.uint64)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        mixed = tf.bitwise.bitwise_xor(state, tf.bitwise.right_shift(state, tf.constant(shift, tf.uint64)))
+        state = mixed * tf.constant(factor, tf.uint64)
+    return tf.bitwise.bitwise_xor(state, tf.bitwise.right_shift(state, tf.constant(31, tf.uint64)))
+
+
 def _shuffled(tf: ModuleType, size: int, turns: Tensor, seed: Tensor) -> Tensor:
-    """Returns which of `size` examples each turn, int64 [b], shows: all of them once an epoch, in the epoch's order."""
-    if size == 1:
-        return tf.zeros_like(turns)
+    """Returns what `_ordered` does, in another order; work grows with b alone, and as the size falls below 2¹⁶."""
     epochs, within = turns // size, turns % size
     seeds = tf.stack([tf.zeros_like(epochs) + seed, epochs, epochs * 0], 1)
     # The raw operation: `tf.random.experimental.index_shuffle` mangles a seed per element.

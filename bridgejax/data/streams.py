@@ -119,26 +119,30 @@ def train_positions(
     start_step: int = 0,
     end_step: int | None = None,
 ) -> Iterator[npt.NDArray[np.int64]]:
-    """Yields which images `train_batches` takes, int64 [b]: positions in the concatenation of sources of these sizes.
+    """Returns which images `train_batches` takes, int64 [b] for each batch: positions in sources of these sizes, concatenated.
 
-    A thread works ahead, since TensorFlow takes its time for sources of few images (it draws from 2¹⁶ places until one is of an
-    image): far ahead where it is known at which step the caller stops, `end_step`.
+    A thread works ahead from now on, far ahead where it is known at which step the caller stops, `end_step`. What goes wrong
+    there is raised where the first positions are asked for.
 
     Raises:
       UserError: as `train_batches`.
     """
-    tf = import_tensorflow()
-    # Places of the stream are numbered through, so that one large batch holds the places of many.
-    sampler = Sampler(sizes, weights, seed, batch_size * _MANY)
+
+    @functools.cache
+    def sampler() -> Sampler:
+        # Places of the stream are numbered through, so that one large batch holds the places of many.
+        return Sampler(sizes, weights, seed, batch_size * _MANY)
 
     def positions(block: int) -> npt.NDArray[np.int64]:
-        placed: npt.NDArray[np.int64] = sampler(tf.constant(block, tf.int64))[0].numpy().reshape(_MANY, batch_size)
-        return placed[max(start_step - block * _MANY, 0) :]
+        placed: npt.NDArray[np.int64] = sampler()(import_tensorflow().constant(block, "int64"))[0].numpy()
+        return placed.reshape(_MANY, batch_size)[max(start_step - block * _MANY, 0) :]
 
     blocks = iter(range(start_step // _MANY, ENDLESS if end_step is None else -(-end_step // _MANY)))
-    with concurrent.futures.ThreadPoolExecutor(max_workers=1) as pool:
-        started = (pool.submit(positions, block) for block in blocks)
-        ahead = collections.deque(itertools.islice(started, 1 if end_step is None else _AHEAD))
+    pool = concurrent.futures.ThreadPoolExecutor(max_workers=1)
+    started = (pool.submit(positions, block) for block in blocks)
+    ahead = collections.deque(itertools.islice(started, 1 if end_step is None else _AHEAD))
+
+    def stream() -> Iterator[npt.NDArray[np.int64]]:
         try:
             while ahead:
                 ready = ahead.popleft().result()
@@ -146,6 +150,8 @@ def train_positions(
                 yield from ready
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+    return stream()
 
 
 def transformed(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import functools
 import os
 from types import ModuleType
@@ -34,6 +35,13 @@ def import_tensorflow() -> ModuleType:
     # Going over a stream's graph took TensorFlow longer than what it found to improve there.
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     return tf
+
+
+def begin_import() -> None:
+    """Begins to import TensorFlow on a thread, which takes two seconds; `import_tensorflow` waits for what is left of them."""
+    pool = concurrent.futures.ThreadPoolExecutor(max_workers=1)
+    pool.submit(import_tensorflow)  # what goes wrong is raised where it is needed
+    pool.shutdown(wait=False)
 
 
 @functools.cache

@@ -241,21 +241,25 @@ def contact_sheet(
         return ""
     names = [display_name(str(name)) for name in examples["class_names"]]
     kinds = [(kind, label) for kind, label in kinds if kind in examples]
-    most = max(np.shape(examples[kind])[1] for kind, _ in kinds)
+    # Blank ones come last: as many columns as the fullest class has images.
+    sheets = {kind: np.asarray(examples[kind]) for kind, _ in kinds}
+    counts = {kind: max(1, *(np.ptp(sheet, axis=(2, 3, 4)) > 0).sum(axis=1)) for kind, sheet in sheets.items()}
     cells = ['<div class="head"></div>', *(f'<div class="head">{label}</div>' for _, label in kinds)]
     for index, name in enumerate(names[:SHEET_CLASSES]):
         cells.append(f"<h3>{escape(name)}</h3>")
         for kind, label in kinds:
-            images = np.asarray(examples[kind])[index]
+            images = sheets[kind][index]
             captions = examples[f"{kind}_captions"][index] if f"{kind}_captions" in examples else [""] * len(images)
             tags = "".join(
                 picture(image, f"{name}, {label}", str(caption))
                 for image, caption in zip(images, captions, strict=False)
                 if image.min() != image.max()
             )
-            strip = f'<div class="strip" style="--k:{most}">{tags}</div>' if tags else '<div class="strip empty">none</div>'
+            filled = f'<div class="strip" style="--k:{counts[kind]}">{tags}</div>'
+            strip = filled if tags else '<div class="strip empty">none</div>'
             cells.append(f'<div><span class="label">{label}</span>{strip}</div>')
-    return f'<div class="sheet{" one" if len(kinds) == 1 else ""}">{"".join(cells)}</div>'
+    columns = " ".join(f"minmax(0,{count}fr)" for count in counts.values())
+    return f'<div class="sheet" style="--columns:{columns}">{"".join(cells)}</div>'
 
 
 def picture(image: np.ndarray, alt: str, caption: str = "") -> str:

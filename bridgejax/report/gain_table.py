@@ -66,9 +66,8 @@ def gain_table(summary: Summary) -> str:
         )
         body += f'<tr><th scope="row">{escape(row.name)}</th><td class="n">{row.images:,}</td>{cells}</tr>'
     head = '<th scope="col">class</th><th scope="col" class="n">test images</th>'
-    return scroll(
-        f"<table><thead><tr>{head}{heads}</tr></thead><tbody>{body}</tbody></table>", "Gain per class in percentage points"
-    )
+    table = f"<table><thead><tr>{head}{heads}</tr></thead><tbody>{body}</tbody></table>"
+    return scroll(table, "Gain per class in percentage points", "gains")
 
 
 def gain_note(summary: Summary) -> str:

@@ -10,6 +10,7 @@ from typing import cast
 
 from bridgejax.config import LEARNED_MODES, Settings
 from bridgejax.data.set_index import SIDECARS
+from bridgejax.data.tensorflow import begin_import
 from bridgejax.errors import DamageFound, UserError, choices
 from bridgejax.files import TEMPORARY_PREFIX
 from bridgejax.progress import stage_heading
@@ -48,8 +49,10 @@ def run_study(settings: Settings, workdir: Path, hand_out: HandOut | None = None
     check_workdir(workdir, settings)
     plan = plan_study(settings)
     with open_workdir(workdir, settings):
-        generate_sets(plan, workdir, plan.runs, _shards_by(plan, workdir, hand_out))
         trainings = plan.trainings()
+        if hand_out is None and any(load_result(plan, workdir, run) is None for run in trainings):
+            begin_import()  # while the images are made
+        generate_sets(plan, workdir, plan.runs, _shards_by(plan, workdir, hand_out))
         pending = [run for run in trainings if load_result(plan, workdir, run) is None]
         if pending:
             scale = f"{len(settings.arms)} arms, {settings.study.seeds} seeds"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +20,14 @@ SIZE = 96
 
 
 def write_examples(plan: StudyPlan, workdir: Path) -> None:
-    """Writes the first images of each class: those that the first run trains on, and those of the task's first synthetic set.
+    """Writes the first images of each class: those that the first seed trains on, at the study's most shots, and those of the
+    task's first synthetic set.
 
     With the latter goes the prompt and the seed of each, text [classes, k].
     """
     from bridgejax.data.synthetic import synthetic_captions, synthetic_examples
 
-    first = plan.runs[0]
+    first = max(plan.runs, key=lambda run: math.inf if run.shots is None else run.shots)  # of several the first
     arrays = {"real": contact_sheet(plan.task(first.shots, first.seed).train, len(plan.class_names))}
     if of_task := {name: each for name, each in plan.sets.items() if each.is_of_task}:
         shown = of_task.get("") or next(iter(of_task.values()))

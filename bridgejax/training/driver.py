@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 import optax
 from flax import nnx
 
+from bridgejax import data
 from bridgejax.data import Batch as StreamBatch
 from bridgejax.errors import Diverged, UserError
 from bridgejax.identity import derive_seed, digest
@@ -33,6 +36,9 @@ from bridgejax.training.stages import StagePlan
 from bridgejax.training.state import Structure, TrainState
 from bridgejax.training.teachers import PRETRAINED, ClassifierTeacher, load_teacher, teacher_names
 from bridgejax.training.train_step import TrainStep
+
+TABLE_BYTES = 1 << 30  # of features that may lie on a device while a stage trains
+ORDERS = 2  # what the orders of `bridgejax.data.sampling` are called; a run goes on only in its own
 
 
 class RunDriver:
@@ -65,6 +71,7 @@ class RunDriver:
         self.crop: float | None = crop
         self.evaluator = Evaluator(streams, options, crop)
         self.feeds: dict[int, Iterator[StreamBatch]] = {}
+        self._positions: dict[int, Iterator[npt.NDArray[np.int64]]] = {}  # of the batches of stages that take blocks, likewise
         self._teachers: dict[str, Teacher] = dict(inputs.teachers)
         self._state: TrainState | None = None
         self._caching: dict[int, bool] = {}  # by the number of the stage
@@ -114,10 +121,21 @@ class RunDriver:
     # -- a stage's start -------------------------------------------------------------------------------------------------------
 
     def start_stream(self, plan: StagePlan) -> None:
-        """Has the stage's stream started on a thread, unless it is started already, or waits for the stage's encoder."""
-        if plan.number not in self.feeds and not self.caches_features(plan):
-            settings = self.stream_settings(plan)
+        """Has the stage's stream started on a thread, or what of it needs no features, unless it is started already."""
+        if plan.number in self.feeds or plan.number in self._positions:
+            return
+        settings = self.stream_settings(plan)
+        if not self.caches_features(plan):
             self.feeds[plan.number] = started(lambda: self.streams.train_batches(**settings))
+        elif self.takes_blocks(plan):
+            self._positions[plan.number] = data.train_positions(
+                [len(each) for each in settings["sources"]],
+                weights=settings["weights"],
+                batch_size=settings["batch_size"],
+                seed=settings["seed"],
+                start_step=settings["start_step"],
+                end_step=plan.stage.steps,
+            )
 
     def caches_features(self, plan: StagePlan) -> bool:
         """Returns whether the stage trains on cached features (`bridgejax.training.feature_cache`)."""
@@ -126,10 +144,13 @@ class RunDriver:
         return self._caching[plan.number]
 
     def takes_blocks(self, plan: StagePlan) -> bool:
-        """Returns whether the stage's steps are so short, and its device the only one, that several are sent at a time."""
-        options = self.options
+        """Returns whether the stage trains on features that fit its device, the only one: many steps are then sent at once."""
+        options, model = self.options, self.inputs.model
         alone = options.mesh is None or options.mesh.size == 1
-        return alone and options.accumulate == 1 and self.caches_features(plan)
+        if not (alone and options.accumulate == 1 and self.caches_features(plan) and isinstance(model, Classifier)):
+            return False
+        sources, _ = stages.sources_of(plan.stage, self.inputs.task.train, self.inputs.synthetic_sets)
+        return sum(map(len, sources)) * model.feature_width * np.float32().nbytes <= TABLE_BYTES
 
     def _features(self, plan: StagePlan) -> FeatureStreams:
         """Returns the streams of features of a stage that the run is in."""
@@ -198,27 +219,43 @@ class RunDriver:
         A stage that trains on features has its images encoded first.
         """
         if self.caches_features(plan):
-            began = time.monotonic()
-            settings = self.stream_settings(plan)
-            self.feeds[plan.number] = self._features(plan).train_batches(**settings, end_step=plan.stage.steps)
-            self.record.seconds["encode"] = self.record.seconds.get("encode", 0.0) + time.monotonic() - began
+            with self._encoding():
+                settings = self.stream_settings(plan)
+                self.feeds[plan.number] = self._features(plan).train_batches(**settings, end_step=plan.stage.steps)
         return self._batches(plan)
 
     def _batches(self, plan: StagePlan) -> Iterator[dict[str, Array]]:
-        stage = plan.stage
-        sources, _ = stages.sources_of(stage, self.inputs.task.train, self.inputs.synthetic_sets)
-        teacher = self._teacher_of(plan)
         self.start_stream(plan)
         second: TrainStreamSettings = {**self.stream_settings(plan), "view": 1}
-        views = started(lambda: self.streams.train_batches(**second)) if stage.contrasts else None
+        views = started(lambda: self.streams.train_batches(**second)) if plan.stage.contrasts else None
         for batch in self.feeds.pop(plan.number):
-            parts = stages.with_loss_weights(batch, stage, sources)
+            parts = self._rows(batch, plan)
             if views is not None:
                 parts["view"] = next(views)["image"]
-            if teacher is not None:
-                logits = parts["teacher_logits"] if "teacher_logits" in parts else teacher(batch)
-                parts["teacher_logits"] = stages.soft_rows(logits, batch, stage)
             yield parts
+
+    def feature_table(self, plan: StagePlan) -> tuple[dict[str, Array], Iterator[npt.NDArray[np.int64]]]:
+        """Returns all rows that a stage trains on, ready for the step, and the positions of each batch in them, int64 [b]."""
+        self.start_stream(plan)
+        with self._encoding():
+            settings = self.stream_settings(plan)
+            table = self._rows(cast(StreamBatch, self._features(plan).table(settings["sources"])), plan)
+        return table, self._positions.pop(plan.number)
+
+    def _rows(self, batch: StreamBatch, plan: StagePlan) -> dict[str, Array]:
+        """Returns rows of a stream with their weights in the loss and the teacher's logits of them."""
+        sources, _ = stages.sources_of(plan.stage, self.inputs.task.train, self.inputs.synthetic_sets)
+        parts, teacher = stages.with_loss_weights(batch, plan.stage, sources), self._teacher_of(plan)
+        if teacher is not None:
+            logits = parts["teacher_logits"] if "teacher_logits" in parts else teacher(batch)
+            parts["teacher_logits"] = stages.soft_rows(logits, batch, plan.stage)
+        return parts
+
+    @contextlib.contextmanager
+    def _encoding(self) -> Iterator[None]:
+        began = time.monotonic()
+        yield
+        self.record.seconds["encode"] = self.record.seconds.get("encode", 0.0) + time.monotonic() - began
 
     def _teacher_of(self, plan: StagePlan) -> Teacher | None:
         return None if plan.stage.teacher is None else self._teacher(plan.stage.teacher)
@@ -337,7 +374,7 @@ class RunDriver:
         notes = checkpoints.notes(step)
         if notes.get("identity") != self._identity():
             raise UserError(
-                f"{checkpoints.directory} holds checkpoints of a run with other settings or data; "
+                f"{checkpoints.directory} holds checkpoints of a run with other settings or data, or of an earlier version; "
                 "choose another directory, or remove it to train afresh."
             )
         plan = self.plans[notes["stage"]]
@@ -406,6 +443,7 @@ class RunDriver:
         options, sets = self.options, self.inputs.synthetic_sets
         parts: dict[str, object] = {
             "recipe": self.recipe.to_dict(),
+            "orders": ORDERS,
             "task": self.inputs.task.digest if options.eval_split == "test" else [options.eval_split, self.inputs.task.digest],
             "synthetic": {name: digest([sets[name].ids, sets[name].labels]) for name in self.recipe.synthetic_stages},
             "sizes": [options.batch_size, options.eval_batch_size, options.image_size, self.crop],

@@ -10,6 +10,7 @@ import hashlib
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from typing import cast
 
 import jax
 import numpy as np
@@ -33,6 +34,8 @@ CHUNK = 512  # images of one entry on disk; they are decoded together
 # Of a classifier what its head is made of; of a layer its mode, since features are those of evaluation; NNX's own bookkeeping.
 _NOT_ENCODER = ("num_classes", "class_names", "templates", "texts", "use_running_average", "_pytree__nodes", "_pytree__state")
 _TABLES = 4  # encoders whose features stay in memory for the next run
+# A table's length is a power of two from the first to the second of these, or a multiple of the second.
+_LENGTHS = 1 << 9, 1 << 14
 _LISTED = 32  # sets of images whose digests do
 
 Table = dict[str, npt.NDArray[np.float32]]  # image digest → its row
@@ -127,27 +130,30 @@ class FeatureStreams:
         repeats: int = 1,
         end_step: int | None = None,
     ) -> Iterator[StreamBatch]:
-        """Encodes the images, and returns batches as `bridgejax.data.train_batches`.
+        """Encodes the images, and returns batches as `bridgejax.data.train_batches`: rows of `table`.
 
-        They have "teacher_logits" if the teacher takes images. Features have one `view`, and no stage with `repeats` trains
-        on them. No batch is asked for from `end_step` on.
+        Features have one `view`, and no stage with `repeats` trains on them. No batch is asked for from `end_step` on.
         """
-        features = np.concatenate([self.features(each) for each in sources])
-        labels = np.concatenate([each.labels for each in sources]).astype(np.int32)
-        source = np.repeat(np.arange(len(sources), dtype=np.int32), [len(each) for each in sources])
-        logits = None if self._teacher is None else np.concatenate([self._soft(each, self._teacher) for each in sources])
         sizes, own = [len(each) for each in sources], slice(None) if rows is None else rows
         positions = data.train_positions(
             sizes, weights=weights, batch_size=batch_size, seed=seed, start_step=start_step, end_step=end_step
         )
+        table = self.table(sources)
+        return (cast(StreamBatch, {name: part[every[own]] for name, part in table.items()}) for every in positions)
 
-        def batch(chosen: npt.NDArray[np.int64]) -> StreamBatch:
-            rows: StreamBatch = {"image": features[chosen], "label": labels[chosen], "source": source[chosen]}
-            if logits is not None:
-                rows["teacher_logits"] = logits[chosen]
-            return rows
+    def table(self, sources: Sequence[Examples]) -> dict[str, npt.NDArray[np.generic]]:
+        """Encodes the images of all sources, one source after the other, and returns them as one batch.
 
-        return (batch(every[own]) for every in positions)
+        It has "teacher_logits" if the teacher takes images. Rows of zeros at its end make its length one that others share.
+        """
+        table: dict[str, npt.NDArray[np.generic]] = {
+            "image": _stacked([self.features(each) for each in sources], np.float32),
+            "label": _stacked([each.labels for each in sources], np.int32),
+            "source": _stacked([np.full(len(each), number) for number, each in enumerate(sources)], np.int32),
+        }
+        if self._teacher is not None:
+            table["teacher_logits"] = _stacked([self._soft(each, self._teacher) for each in sources], np.float32)
+        return table
 
     def eval_batches(
         self, examples: Examples, *, batch_size: int, image_size: int, crop: float | None = None
@@ -193,6 +199,15 @@ class FeatureStreams:
             rows = np.frombuffer(content, np.float32).reshape(len(chunk), -1)
             table.update((name, row) for (name, _), row in zip(chunk, rows, strict=True))
         return np.stack([table[name] for name in names])
+
+
+def _stacked(parts: Sequence[npt.NDArray[np.generic]], dtype: npt.DTypeLike) -> npt.NDArray[np.generic]:
+    """Returns the parts' rows, and zeros up to a length that tables of similar lengths share, and so their programs."""
+    count, (least, most) = sum(map(len, parts)), _LENGTHS
+    unit = min(max(1 << (count - 1).bit_length(), least), most)
+    rows = np.zeros((count + -count % unit, *parts[0].shape[1:]), dtype)
+    np.concatenate(parts, out=rows[:count], casting="same_kind")
+    return rows
 
 
 def _counted(batch: StreamBatch, outputs: Array) -> npt.NDArray[np.float32]:

@@ -27,7 +27,7 @@ class PlacedBatch:
     Attributes:
       parts: what the step uses of it, on the device.
       given: the same as it came; labels on the host are checked against it once the number of classes is known.
-      steps: how many steps it is for; of more than one, the parts are stacked (`bridgejax.training.step_block`).
+      steps: how many steps it is for; `bridgejax.training.step_block` says what parts and given are then.
     """
 
     parts: dict[str, jax.Array]

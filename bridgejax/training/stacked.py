@@ -94,7 +94,7 @@ class StackedStep:
         ready = given if isinstance(given, PlacedBatch) else self.place(given)
         if self._compiled is None:
             raise RuntimeError("a stacked step was called before `prepare`")
-        classes = self._step.program.widths.get(shape_key(states, ready.parts, axis=1))
+        classes = self._step.program.widths.get(shape_key(states, ready.parts["image"], axis=1))
         if classes is not None and "label" in ready.given:
             batches.check_labels(ready.given, classes)
         return self._compiled(states, ready.parts, self._step.objective, self._draw(states, ready.parts))

@@ -1,4 +1,7 @@
-"""Several steps of a run as one program: where a step takes a tenth of a millisecond, sending it to the device takes longer."""
+"""Several steps of a run as one program: where a step takes a tenth of a millisecond, sending it to the device takes longer.
+
+The images' features lie on the device in one table; a block of steps brings only the positions of its batches in it.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,13 @@ from collections.abc import Iterator, Mapping, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 
 from bridgejax.jax_defaults import under_jax_defaults
 from bridgejax.training import batches
-from bridgejax.training.batches import Array
+from bridgejax.training.batches import Array, Batch
 from bridgejax.training.driver import RunDriver
-from bridgejax.training.feed import PlacedBatch, peeked
+from bridgejax.training.feed import PlacedBatch
 from bridgejax.training.mixing import MixupDraw, no_mixup
 from bridgejax.training.objectives import Objective
 from bridgejax.training.stages import StagePlan
@@ -22,12 +26,12 @@ from bridgejax.training.state import TrainState
 from bridgejax.training.train_step import Metrics, StepProgram, StepSettings, TrainStep, shape_key, step_compiler_options
 
 BLOCK_STEPS = 64
-BLOCK_BYTES = 16 << 20  # of the batches of a block
 
 
 def train_block(
     state: TrainState,
-    block: dict[str, jax.Array],
+    table: dict[str, jax.Array],
+    positions: jax.Array,
     count: jax.Array,
     objective: Objective,
     mixup: MixupDraw | None,
@@ -40,7 +44,8 @@ def train_block(
 
     Args:
       state: the state before them.
-      block: the steps' batches, stacked on a leading axis k; from `count` on they may hold anything.
+      table: the rows of all batches, each part [n, …].
+      positions: int32 [k, b], in [0, n): the rows of each step's batch.
       count: int32, at most k.
       objective, mixup: as `train_step` takes them, for every step.
       program: whose function takes a step.
@@ -50,11 +55,11 @@ def train_block(
     """
 
     def batch(number: jax.Array) -> dict[str, jax.Array]:
-        return {name: jax.lax.dynamic_index_in_dim(rows, number, keepdims=False) for name, rows in block.items()}
+        rows = jax.lax.dynamic_index_in_dim(positions, number, keepdims=False)
+        return {name: part.at[rows].get(mode="promise_in_bounds") for name, part in table.items()}
 
-    steps = len(next(iter(block.values())))
     _, shapes = jax.eval_shape(program.function, state, batch(jnp.int32(0)), objective, mixup)
-    metrics = {name: jnp.full((steps, *shape.shape), jnp.nan, shape.dtype) for name, shape in shapes.items()}
+    metrics = {name: jnp.full((len(positions), *shape.shape), jnp.nan, shape.dtype) for name, shape in shapes.items()}
 
     def take(number: jax.Array, carried: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
         before, noted = carried
@@ -74,40 +79,43 @@ def _jitted(program: StepProgram, settings: StepSettings) -> jax.stages.Wrapped:
 class BlockStep:
     """`state, metrics = step(state, block)`: a `TrainStep` on one device, taken once for each batch of a block."""
 
-    def __init__(self, step: TrainStep) -> None:
-        self._step = step
-
-    def steps_of(self, batch: Mapping[str, Array]) -> int:
-        """Returns how many steps on batches like this one make a block."""
-        return max(1, min(BLOCK_STEPS, BLOCK_BYTES // max(1, sum(np.asarray(part).nbytes for part in batch.values()))))
+    def __init__(self, step: TrainStep, table: Mapping[str, Array]) -> None:
+        """Checks the table that the batches are taken from, as the step checks a batch."""
+        self._step, self._labels_checked = step, False
+        self._given: Batch = batches.checked_batch(table, step.objective.required)
+        self._table: dict[str, jax.Array] = {}  # on the device
 
     @under_jax_defaults
-    def place(self, given: Sequence[Mapping[str, Array]], steps: int) -> PlacedBatch:
-        """Checks the batches of at most `steps` steps, stacks them and begins their transfer to the device."""
-        checked = [batches.checked_batch(batch, self._step.objective.required) for batch in given]
-        block = {}
-        for name, part in checked[0].items():
-            block[name] = np.zeros((steps, *part.shape), part.dtype)
-            np.stack([each[name] for each in checked], out=block[name][: len(checked)])
-        rows = {name: part[: len(checked)].reshape(-1, *part.shape[2:]) for name, part in block.items()}
-        return PlacedBatch(jax.device_put(block), dict(rows), len(checked))
+    def place(self, positions: Sequence[npt.NDArray[np.int64]]) -> PlacedBatch:
+        """Returns a block of at most `BLOCK_STEPS` batches: the table, whose transfer begins here, and the positions, int32.
+
+        These are few, and go to the device with the call: a transfer of their own would take longer.
+        """
+        if not self._table:
+            self._table = jax.device_put(self._given)
+        block = np.zeros((BLOCK_STEPS, len(positions[0])), np.int32)
+        block[: len(positions)] = positions
+        return PlacedBatch(self._table, {"positions": block}, len(positions))
 
     @under_jax_defaults
     def __call__(self, state: TrainState, block: PlacedBatch) -> tuple[TrainState, Metrics]:
         """Takes the block's steps; the state is donated.
 
         Raises:
-          UserError: a label is out of range.
+          UserError: a label of the table is out of range.
         """
         state.check_alive()
-        rows = block.parts["image"].shape[1]
-        mixup = no_mixup(rows, self._step.settings.mesh, 1) if self._step.mixes else None
-        arguments = state, block.parts, np.int32(block.steps), self._step.objective, mixup
-        program, key = _jitted(self._step.program, self._step.settings), shape_key(state, block.parts, axis=1)
-        if key not in self._step.program.widths:
-            program.trace(*arguments)  # the call reuses it
-        if "label" in block.given:
-            batches.check_labels(block.given, self._step.program.widths[key])
+        table, positions = block.parts, block.given["positions"]
+        mixup = no_mixup(positions.shape[1], self._step.settings.mesh, 1) if self._step.mixes else None
+        arguments = state, table, positions, np.int32(block.steps), self._step.objective, mixup
+        program = _jitted(self._step.program, self._step.settings)
+        if not self._labels_checked and "label" in self._given:
+            image = jax.ShapeDtypeStruct((positions.shape[1], *table["image"].shape[1:]), table["image"].dtype)
+            key = shape_key(state, image)
+            if key not in self._step.program.widths:
+                program.trace(*arguments)  # the call reuses it
+            batches.check_labels(self._given, self._step.program.widths[key])
+            self._labels_checked = True
         after: tuple[TrainState, Metrics] = program(*arguments)
         return after
 
@@ -118,20 +126,19 @@ class BlockStepper:
     def __init__(self, run: RunDriver, plan: StagePlan) -> None:
         self.runs: Sequence[RunDriver] = (run,)
         self.title = run.title(plan)
-        self._run, self._plan, self._step = run, plan, BlockStep(run.step_of(plan))
-        self._stream = run.batches(plan)
+        table, self._positions = run.feature_table(plan)
+        self._run, self._plan, self._step = run, plan, BlockStep(run.step_of(plan), table)
 
-    def batches(self, stop: int) -> Iterator[tuple[list[dict[str, Array]], int]]:
-        step, (first, stream) = self._run.step, peeked(self._stream)
-        size = self._step.steps_of(first)
+    def batches(self, stop: int) -> Iterator[list[npt.NDArray[np.int64]]]:
+        step = self._run.step
         while step < stop:
-            ahead = range(step + 1, min(step + size, stop))
+            ahead = range(step + 1, min(step + BLOCK_STEPS, stop))
             end = next((each for each in ahead if self._run.pauses_after(self._plan, each)), ahead.stop)
-            yield list(itertools.islice(stream, end - step)), size
+            yield list(itertools.islice(self._positions, end - step))
             step = end
 
-    def place(self, batch: tuple[list[dict[str, Array]], int]) -> PlacedBatch:
-        return self._step.place(*batch)
+    def place(self, batch: list[npt.NDArray[np.int64]]) -> PlacedBatch:
+        return self._step.place(batch)
 
     def step(self, batch: PlacedBatch) -> Metrics:
         self._run.state, metrics = self._step(self._run.state, batch)

@@ -121,7 +121,7 @@ def train_step(
     metrics = {"loss": loss, **reported, "gradient_norm": optax.tree.norm(gradients)}
     if isinstance(state.optimizer, Optimizer):
         metrics["learning_rate"] = state.optimizer.learning_rate(state.opt_state)
-    widths[shape_key(state, batch)] = outputs.shape[-1]
+    widths[shape_key(state, batch["image"])] = outputs.shape[-1]
     after = dataclasses.replace(
         state,
         params=params,
@@ -176,9 +176,9 @@ def without_padding(images: jax.Array, mask: jax.Array | None) -> jax.Array:
     return images if mask is None else jnp.where(mask.reshape(mask.shape + (1,) * (images.ndim - 1)) > 0, images, 0)
 
 
-def shape_key(state: TrainState, batch: dict[str, jax.Array], axis: int = 0) -> Hashable:
-    """Returns what a model and a batch have in common with others that one trace serves; `axis` is that of the rows."""
-    return state.structure, batch["image"].shape[axis:], batch["image"].dtype
+def shape_key(state: TrainState, images: jax.Array | jax.ShapeDtypeStruct, axis: int = 0) -> Hashable:
+    """Returns what a model and images have in common with others that one trace serves; `axis` is that of the rows."""
+    return state.structure, images.shape[axis:], images.dtype
 
 
 class StepProgram:
@@ -291,7 +291,7 @@ class TrainStep:
         """
         if "label" not in ready.given:
             return
-        label, key = ready.given["label"], shape_key(arguments[0], ready.parts)
+        label, key = ready.given["label"], shape_key(arguments[0], ready.parts["image"])
         is_new = key not in self._seen
         if is_new and key not in self.program.widths:
             self.program.jitted(arguments[0]).trace(*arguments)  # the call reuses it

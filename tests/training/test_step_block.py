@@ -11,7 +11,7 @@ from tuning_fixtures import SIDE, TUNING, CountingStreams, clip, pictures, task
 
 from bridgejax.errors import Diverged, UserError
 from bridgejax.recipes import recipe_from_config
-from bridgejax.training import RunInputs, RunOptions, feature_cache, loop, step_block, train_recipe
+from bridgejax.training import RunInputs, RunOptions, driver, feature_cache, loop, step_block, train_recipe
 from bridgejax.training.driver import RunDriver
 
 OPTIONS = RunOptions(batch_size=8, eval_batch_size=4, image_size=SIDE)
@@ -77,9 +77,10 @@ def test_a_run_that_was_stopped_within_a_stage_goes_on_in_other_blocks(model, tm
     assert losses_of(after) == losses_of(whole)
 
 
-def test_batches_too_large_for_a_block_of_many_go_in_smaller_ones(model, monkeypatch):
+def test_features_too_large_for_a_table_go_to_the_device_batch_by_batch(model, monkeypatch):
     plain = trained(model)
-    monkeypatch.setattr(step_block, "BLOCK_BYTES", 3 * 8 * 40)
+    monkeypatch.setattr(driver, "TABLE_BYTES", 1)
+    monkeypatch.setattr(step_block, "BlockStep", None)
     for name, value in head_of(trained(model)).items():
         np.testing.assert_allclose(value, head_of(plain)[name], rtol=1e-5, atol=1e-7)
 
