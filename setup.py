@@ -17,7 +17,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["bridgejax", "bridgejax.*"]),
-    package_data={"bridgejax": ["assets/**/*", "assets/**/.*", "data/tables/*.tsv"]},
+    package_data={"bridgejax": ["assets/**/*", "assets/**/.*", "data/tables/*.*", "report/*.css", "report/*.json"]},
     include_package_data=True,
     entry_points={"console_scripts": ["bridgejax = bridgejax.cli:main"]},
     install_requires=[

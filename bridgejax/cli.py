@@ -26,17 +26,11 @@ Overrides = Sequence[tuple[str, str]]  # keys and their texts
 
 @dataclass(frozen=True)
 class Command:
-    """A command of the command line.
+    """A command of the command line."""
 
-    Attributes:
-      help: what it is for.
-      arguments: adds its arguments to a parser.
-      run: does it and returns what is printed.
-    """
-
-    help: str
-    arguments: Callable[[argparse.ArgumentParser], None]
-    run: Callable[[argparse.Namespace, Overrides], str]
+    help: str  # what it is for
+    arguments: Callable[[argparse.ArgumentParser], None]  # adds its arguments to a parser
+    run: Callable[[argparse.Namespace, Overrides], str]  # does it and returns what is printed
 
 
 # -- in a workdir --------------------------------------------------------------------------------------------------------------

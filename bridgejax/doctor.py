@@ -59,7 +59,9 @@ def report(config: ConfigDict | None = None) -> tuple[str, bool]:
         if version is None:
             problems.append(f"{package} is not installed ({use}); pip install {package}.")
     lines += _devices(problems, "float32" if config is None else config.training.dtype)
-    lines.append(f"memory  {_memory_gib():.1f} GiB, {os.cpu_count()} CPU cores")
+    lines.append(
+        f"memory  {os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.1f} GiB, {os.cpu_count()} CPU cores"
+    )
     lines.append(f"disk    {shutil.disk_usage(Path.cwd()).free / 2**30:.1f} GiB free in {Path.cwd()}")
     from bridgejax.runtime import cache_directory
 
@@ -233,7 +235,7 @@ def _plan(config: ConfigDict, problems: list[str]) -> list[str]:
 
         mesh = make_mesh(config.mesh)
         parts = data_size(mesh)
-        lines.append(f"mesh    {_shown_mesh(mesh)}")
+        lines.append("mesh    " + ", ".join(f"{name}={size}" for name, size in mesh.shape.items()))
         description = find_generator(config.generator.weights, **loading_options(config.generator))
         put = make_abstract_put(mesh, parameter_rules(config.mesh_rules))
         state = nnx.state(load_networks(description, parse_dtype(config.generator.dtype), put))
@@ -299,10 +301,6 @@ def undivided(shapes: Mapping[str, Sequence[int]], size: int) -> str | None:
     return f"={size} divides no dimension of {which}, which stay whole{advice}"
 
 
-def _shown_mesh(mesh: Mesh) -> str:
-    return ", ".join(f"{name}={size}" for name, size in mesh.shape.items())
-
-
 def _bytes(tree: object) -> int:
     import jax
 
@@ -315,10 +313,6 @@ def _mib(size: int) -> str:
 
 def _batch(size: int, parts: int) -> str:
     return f"batch {size}, {-(-size // parts)} images per device"
-
-
-def _memory_gib() -> float:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
 
 
 def _check_asset(folder: Path) -> str | None:

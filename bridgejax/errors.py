@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import numbers
 from collections.abc import Iterable
 
 
@@ -40,6 +41,17 @@ class Diverged(UserError):
     def __init__(self, message: str, seed: int) -> None:
         super().__init__(f"training with seed {seed} diverged: {message}")
         self.message, self.seed = message, seed
+
+
+def whole_number(name: str, value: object, least: int) -> int:
+    """Returns the value, of Python's or NumPy's kind.
+
+    Raises:
+      UserError: it is not a whole number of at least `least`.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
+        raise UserError(f"{name} is {value!r}; give a whole number of at least {least}.")
+    return int(value)
 
 
 def choices(value: object, options: Iterable[object]) -> str:

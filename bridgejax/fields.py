@@ -23,29 +23,19 @@ _METADATA = "bridgejax"
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What is stated of a field besides its type and default.
+    """What is stated of a field besides its type and default."""
 
-    Attributes:
-      help: what it is for, one sentence.
-      unit: of a number.
-      options: the texts that it may be; none means any.
-      at_least, above, at_most, below: bounds of a number, or of each number of a list.
-      multiple_of: what a whole number is a multiple of.
-      decides: whether it decides results; a workdir goes on under another value of one that does not.
-      form: what it should be, in words, where type and bounds do not say enough.
-      check: called with (where, value) after type and bounds; raises UserError.
-    """
-
-    help: str
-    unit: str = ""
-    options: tuple[str, ...] = ()
-    at_least: float | None = None
+    help: str  # what it is for, one sentence
+    unit: str = ""  # of a number
+    options: tuple[str, ...] = ()  # the texts that it may be; none means any
+    at_least: float | None = None  # at_least, above, at_most, below: bounds of a number, or of each number of a list
     above: float | None = None
     at_most: float | None = None
     below: float | None = None
-    multiple_of: int | None = None
-    decides: bool = True
-    form: str = ""
+    multiple_of: int | None = None  # what a whole number is a multiple of
+    decides: bool = True  # whether it decides results; a workdir goes on under another value of one that does not
+    form: str = ""  # what it should be, in words, where type and bounds do not say enough
+    # Called with (where, value) after type and bounds; raises UserError.
     check: Callable[[str, typing.Any], object] | None = None
 
     @property
@@ -104,19 +94,12 @@ def redefault(kind: type, name: str, default: T) -> T:
 
 @dataclasses.dataclass(frozen=True)
 class Key:
-    """A setting with its place.
+    """A setting with its place."""
 
-    Attributes:
-      name: dotted, as on the command line: "generator.steps".
-      hint: its type.
-      default: its value where none is stated.
-      spec: what is stated of it.
-    """
-
-    name: str
-    hint: object
-    default: object
-    spec: Setting
+    name: str  # dotted, as on the command line: "generator.steps"
+    hint: object  # its type
+    default: object  # its value where none is stated
+    spec: Setting  # what is stated of it
 
     @property
     def is_open(self) -> bool:

@@ -248,11 +248,7 @@ Place: TypeAlias = Path | StoreObject  # where a file or folder is
 
 
 def place(path: str | Path | StoreObject) -> Place:
-    """Returns a path of this machine, or the object of a store where the text is a URL such as gs://bucket/set.
-
-    Raises:
-      UserError: as `StoreObject`.
-    """
+    """Returns a path of this machine, or a `StoreObject` where the text is a URL (gs://bucket/set); errors as of that."""
     if isinstance(path, StoreObject):
         return path
     return StoreObject(path) if isinstance(path, str) and "://" in path else Path(path)

@@ -23,8 +23,6 @@ from bridgejax.jax_defaults import under_jax_defaults
 if TYPE_CHECKING:
     import jax
 
-_CHUNK_BYTES = 1 << 20
-
 
 def digest(value: object) -> str:
     """Returns the SHA-256 (64 hex digits) of the canonical JSON of `value`."""
@@ -33,11 +31,8 @@ def digest(value: object) -> str:
 
 def file_digest(path: str | os.PathLike[str] | StoreObject) -> str:
     """Returns the SHA-256 (64 hex digits) of a file's bytes."""
-    sha = hashlib.sha256()
     with path.open() if isinstance(path, StoreObject) else open(path, "rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            sha.update(chunk)
-    return sha.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # typing.BinaryIO lacks readinto
 
 
 def folder_digest(folder: str | os.PathLike[str], names: Iterable[str]) -> str:

@@ -341,7 +341,7 @@ def put_tree(tree: Tree, shardings: object) -> Tree:
         if isinstance(x, jax.Array) and jax.numpy.issubdtype(x.dtype, jax.dtypes.prng_key):
             return jax.random.wrap_key_data(put(jax.random.key_data(x), sharding), impl=jax.random.key_impl(x))
         if isinstance(x, jax.Array) and not x.is_fully_addressable:
-            return _moved(x, sharding)
+            return _mover(sharding)(x)
         host = np.asarray(x)
         return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index], dtype=host.dtype)
 
@@ -355,13 +355,8 @@ def local_copy(x: Tree) -> Tree:
     """
     if not isinstance(x, jax.Array) or x.is_fully_addressable:
         return x
-    whole = x if x.is_fully_replicated else _moved(x, replicated(x.sharding.mesh))  # type: ignore[attr-defined]
+    whole = x if x.is_fully_replicated else _mover(replicated(x.sharding.mesh))(x)  # type: ignore[attr-defined]
     return whole.addressable_data(0)  # type: ignore[return-value]
-
-
-def _moved(x: jax.Array, sharding: NamedSharding) -> jax.Array:
-    moved: jax.Array = _mover(sharding)(x)
-    return moved
 
 
 @functools.cache

@@ -116,19 +116,12 @@ def start(alone: bool = False, settings: Mapping[str, object] | None = None) -> 
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where this process stands among those of its command.
+    """Where this process stands among those of its command."""
 
-    Attributes:
-      launcher: what started them, in words.
-      process: its number, from 0; None where only the metadata of its machine tells.
-      processes: how many there are; None where only JAX finds out.
-      coordinator: host:port of process 0; None lets JAX find it.
-    """
-
-    launcher: str
-    process: int | None
-    processes: int | None
-    coordinator: str | None = None
+    launcher: str  # what started them, in words
+    process: int | None  # its number, from 0; None where only the metadata of its machine tells
+    processes: int | None  # how many there are; None where only JAX finds out
+    coordinator: str | None = None  # host:port of process 0; None lets JAX find it
 
 
 def place() -> Place | None:

@@ -56,20 +56,12 @@ def _initial(key: Key) -> object:
 
 
 def check_config(config: ConfigDict) -> None:
-    """Checks all of a config that does not depend on data, weights or devices.
-
-    Raises:
-      UserError: as `Settings.of`.
-    """
+    """Checks all of a config that does not depend on data, weights or devices; errors as of `Settings.of`."""
     Settings.of(config)
 
 
 def set_config(config: ConfigDict, name: str) -> ConfigDict:
-    """Returns a copy of the config with the changes of one of its `synthetic_sets`; the copy names no further sets.
-
-    Args:
-      config: a config.
-      name: of the set; "" is the config's own.
+    """Returns a copy of a config with the changes of one of its `synthetic_sets` ("" is its own); it names no further sets.
 
     Raises:
       UserError: there is no such set, or it changes what it may not or what does not exist; the key is named.
@@ -97,17 +89,13 @@ def flatten(config: ConfigDict | Mapping[str, object], prefix: str = "") -> Iter
 
 def to_plain(config: ConfigDict) -> dict[str, Any]:
     """Returns the config as JSON-able nested dictionaries (tuples become lists)."""
-    plain_config: dict[str, Any] = json.loads(canonical_json(config.to_dict() if hasattr(config, "to_dict") else dict(config)))
-    return plain_config
+    return json.loads(canonical_json(config.to_dict() if hasattr(config, "to_dict") else dict(config)))
 
 
 def differences(old: Mapping[str, object], new: Mapping[str, object]) -> list[str]:
-    """Returns "key: old → new" for every key that decides results and differs, sorted by key.
+    """Returns "key: old → new", by key, for each key that decides results and differs; configs are as of `to_plain`.
 
     A key that `old` lacks, from before there was such a key, had today's default.
-
-    Args:
-      old, new: configs as `to_plain` gives them.
     """
     defaults = {name: plain(key.default) for name, key in KEYS.items() if not key.is_open}
     before, after = {**defaults, **dict(flatten(old))}, dict(flatten(new))

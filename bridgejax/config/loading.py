@@ -19,14 +19,11 @@ if TYPE_CHECKING:
 
 
 def load_config(spec: str, overrides: Sequence[tuple[str, str]] = ()) -> ConfigDict:
-    """Reads a config file and applies `--config.KEY=VALUE` overrides.
+    """Reads a config file, applies `--config.KEY=VALUE` overrides and returns the checked, locked ConfigDict.
 
     Args:
       spec: `FILE.py` or `FILE.py:ARG`; ARG is handed to the file's `get_config`.
       overrides: (dotted key, text) pairs; the text is read as a value of the key's type, see `bridgejax.fields.Key.read`.
-
-    Returns:
-      The checked, locked ConfigDict.
 
     Raises:
       UserError: the file, a key or a value is wrong.

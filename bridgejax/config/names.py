@@ -22,11 +22,7 @@ def nfc(text: str) -> str:
 
 
 def composed(names: Sequence[str], where: str) -> list[str]:
-    """Returns the names in NFC.
-
-    Args:
-      names: different texts.
-      where: what they are the names of, for messages.
+    """Returns different texts in NFC; `where` says in messages what they are the names of.
 
     Raises:
       UserError: two of them are the same in NFC; both are shown.

@@ -277,9 +277,7 @@ class TrainingSettings(Optimization):
     )
     base_steps: int = setting(50, "How long a stage of length 1.0 lasts.", unit="optimiser steps", at_least=1)
     dtype: str = setting(
-        "float32",
-        "What networks compute in; parameters, batch norms and losses stay float32.",
-        options=TRAINING_DTYPES,
+        "float32", "What networks compute in; parameters, batch norms and losses stay float32.", options=TRAINING_DTYPES
     )
     remat: bool = setting(
         False, "Computes the network's blocks again in the backward pass: less memory, more time.", decides=False
@@ -328,9 +326,7 @@ class ReportSettings:
         None, "Compares the synthetic images with the train or the test images.", options=("train", "test"), decides=False
     )
     leep: bool = setting(
-        False,
-        "LEEP of the pretrained network and after each synthetic first stage (trains that stage again).",
-        decides=False,
+        False, "LEEP of the pretrained network and after each synthetic first stage (trains that stage again).", decides=False
     )
 
 

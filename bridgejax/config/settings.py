@@ -120,11 +120,7 @@ class Settings:
         return settings
 
     def recipe(self, name: str) -> Recipe:
-        """Returns a recipe at the lengths and rates of `training`.
-
-        Raises:
-          UserError: as `recipe_from_config`.
-        """
+        """Returns a recipe at the lengths and rates of `training`; errors as of `recipe_from_config`."""
         return recipe_from_config(name, self.recipes, dataclasses.asdict(self.training))
 
     def of_set(self, name: str) -> Settings:

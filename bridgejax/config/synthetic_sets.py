@@ -24,11 +24,7 @@ SET_KEYS = {name: key for name, key in keys_of(_SetGroups).items() if name != "s
 
 
 def set_changes(sets: Mapping[str, Mapping[str, object]], name: str) -> dict[str, object]:
-    """Returns what a set changes, checked: dotted key → value as stated.
-
-    Args:
-      sets: `synthetic_sets` as plain data.
-      name: of one of them.
+    """Returns what one of `synthetic_sets`, as plain data, changes, checked: dotted key → value as stated.
 
     Raises:
       UserError: there is no such set, its name cannot be that of a folder, or it changes a key that it may not or that does not

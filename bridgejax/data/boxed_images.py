@@ -23,27 +23,17 @@ _OVERSHOOT = 1.0  # pixels by which a box may leave its image: annotation tools 
 
 @dataclass(frozen=True)
 class BoxedImages:
-    """Images of one size with their boxes; n images, at most m boxes in one.
+    """Images of one size with their boxes; n images, at most m boxes in one."""
 
-    Attributes:
-      categories: (id, name) of the classes, in the order of labels.
-      image_ids: the file's number of each image.
-      images: uint8 [n, side, side, 3]; each was scaled to fit, and lies in the top left corner on grey.
-      scales: float64 [n], the images' pixels per pixel of their files.
-      boxes: float32 [n, m, 4]: left, top, right, bottom in pixels of `images`; zeros where an image has fewer.
-      labels: int32 [n, m], -1 where an image has fewer.
-      difficult: bool [n, m], a crowd (`iscrowd`), which neither trains nor counts.
-      files: what was read.
-    """
-
-    categories: tuple[tuple[int, str], ...]
-    image_ids: tuple[int, ...]
-    images: npt.NDArray[np.uint8]
-    scales: npt.NDArray[np.float64]
+    categories: tuple[tuple[int, str], ...]  # (id, name) of the classes, in the order of labels
+    image_ids: tuple[int, ...]  # the file's number of each image
+    images: npt.NDArray[np.uint8]  # uint8 [n, side, side, 3]; each was scaled to fit, and lies in the top left corner on grey
+    scales: npt.NDArray[np.float64]  # float64 [n], the images' pixels per pixel of their files
+    # float32 [n, m, 4]: left, top, right, bottom in pixels of `images`; zeros where an image has fewer.
     boxes: npt.NDArray[np.float32]
-    labels: npt.NDArray[np.int32]
-    difficult: npt.NDArray[np.bool_]
-    files: tuple[Path, ...]
+    labels: npt.NDArray[np.int32]  # int32 [n, m], -1 where an image has fewer
+    difficult: npt.NDArray[np.bool_]  # bool [n, m], a crowd (`iscrowd`), which neither trains nor counts
+    files: tuple[Path, ...]  # what was read
 
 
 def read_boxed_images(folder: Path, side: int) -> BoxedImages:
@@ -110,11 +100,6 @@ def boxed_batches(data: BoxedImages, batch_size: int, seed: int) -> Iterator[Map
     """Yields batches without end, each a function of (data, seed, its number): "image", "boxes" and "box_label".
 
     Every pass takes the images in a new order; each is mirrored or not by a fair coin.
-
-    Args:
-      data: what to draw from.
-      batch_size: images in a batch.
-      seed: of orders and coins.
     """
     count, side = len(data.images), data.images.shape[1]
     labels = np.where(data.difficult, -1, data.labels)

@@ -1,7 +1,8 @@
 """The catalogue: tasks of the transfer-learning literature as data, with exact splits, class names, metric and templates.
 
-A task's class names are in `tables/NAME.tsv`, one line per label in the order of the labels: the name under which the data
-records the class, a tab, and the name as a person would say it (empty: not part of the task).
+The tasks are in `tables/tasks.json`, by the fields of `CatalogTask`. Their class names are in `tables/NAME.tsv`, one line per
+label in the order of the labels: the name under which the data records the class, a tab, and the name as a person would say it
+(empty: not part of the task).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bridgejax.errors import UserError, choices
-from bridgejax.files import expanded
+from bridgejax.files import JSONObject, expanded
 
 _TABLES = Path(__file__).resolve().parent / "tables"
 INFO_FILE = "dataset_info.json"  # makes a folder a TFDS set
@@ -23,34 +24,21 @@ VERSION = r"\d+\.\d+\.\d+"
 
 @dataclasses.dataclass(frozen=True)
 class CatalogTask:
-    """A task of the literature.
+    """A task of the literature."""
 
-    Attributes:
-      name: as in `task.source=task:NAME`.
-      title: its full name.
-      classes: how many classes the task has.
-      images: training and test images of the whole data, over the task's classes.
-      metric: what papers report: "top-1" or "mean per class".
-      template: one prompt template, in the words that suit the classes.
-      tfds: NAME or NAME/CONFIG of TensorFlow Datasets, or None where it does not have the set.
-      version: the first part of the version of that set which the splits and names here are of.
-      train, test: its splits, joined by "+", with TFDS's slices; "" where there is nothing to train on.
-      archive: where TFDS has none: the folder that the published archive unpacks to, and where that archive is.
-      remark: what to know about the splits.
-    """
-
-    name: str
-    title: str
-    classes: int
-    images: tuple[int, int]
-    metric: str
-    template: str
-    tfds: str | None = None
-    version: str | None = None
-    train: str = "train"
+    name: str  # as in `task.source=task:NAME`
+    title: str  # its full name
+    classes: int  # how many classes the task has
+    images: tuple[int, int]  # training and test images of the whole data, over the task's classes
+    metric: str  # what papers report: "top-1" or "mean per class"
+    template: str  # one prompt template, in the words that suit the classes
+    tfds: str | None = None  # NAME or NAME/CONFIG of TensorFlow Datasets, or None where it does not have the set
+    version: str | None = None  # the first part of the version of that set which the splits and names here are of
+    train: str = "train"  # train, test: its splits, joined by "+", with TFDS's slices; "" where there is nothing to train on
     test: str = "test"
+    # Where TFDS has none: the folder that the published archive unpacks to, and where that archive is.
     archive: tuple[str, str] | None = None
-    remark: str = ""
+    remark: str = ""  # what to know about the splits
 
     @functools.cached_property
     def table(self) -> dict[str, str]:
@@ -64,209 +52,12 @@ class CatalogTask:
         return tuple(name for name in self.table.values() if name)
 
 
-_PHOTO = "a photo of a {}"
-TASKS: dict[str, CatalogTask] = {
-    task.name: task
-    for task in (
-        CatalogTask(
-            "aircraft",
-            "FGVC-Aircraft, variants",
-            classes=100,
-            images=(6667, 3333),
-            metric="mean per class",
-            template="a photo of a {}, a type of aircraft",
-            archive=(
-                "fgvc-aircraft-2013b",
-                "https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/archives/fgvc-aircraft-2013b.tar.gz",
-            ),
-            remark="trained on the published trainval list",
-        ),
-        CatalogTask(
-            "birdsnap",
-            "Birdsnap",
-            classes=500,
-            images=(47386, 2443),
-            metric="top-1",
-            template="a photo of a {}, a type of bird",
-            remark="published as a list of addresses, of which many are gone; the numbers are those of the list",
-        ),
-        CatalogTask(
-            "caltech101",
-            "Caltech-101",
-            classes=101,
-            images=(3030, 5647),
-            metric="mean per class",
-            template=_PHOTO,
-            tfds="caltech101",
-            version="3",
-            remark="30 training images per class; the background class is left out",
-        ),
-        CatalogTask(
-            "caltech256",
-            "Caltech-256",
-            classes=256,
-            images=(15360, 14420),
-            metric="top-1",
-            template=_PHOTO,
-            archive=("256_ObjectCategories", "https://data.caltech.edu/records/nyy15-4j048/files/256_ObjectCategories.tar"),
-            remark="no published split: 60 training images per class, those with the lowest SHA-256 of their path; no clutter",
-        ),
-        CatalogTask(
-            "cars",
-            "Stanford Cars",
-            classes=196,
-            images=(8144, 8041),
-            metric="top-1",
-            template=_PHOTO,
-            tfds="cars196",
-            version="2",
-        ),
-        CatalogTask(
-            "cifar10",
-            "CIFAR-10",
-            classes=10,
-            images=(50000, 10000),
-            metric="top-1",
-            template=_PHOTO,
-            tfds="cifar10",
-            version="3",
-        ),
-        CatalogTask(
-            "cifar100",
-            "CIFAR-100",
-            classes=100,
-            images=(50000, 10000),
-            metric="top-1",
-            template=_PHOTO,
-            tfds="cifar100",
-            version="3",
-        ),
-        CatalogTask(
-            "cub200",
-            "CUB-200-2011",
-            classes=200,
-            images=(5994, 5794),
-            metric="top-1",
-            template="a photo of a {}, a type of bird",
-            tfds="caltech_birds2011",
-            version="0",
-        ),
-        CatalogTask(
-            "dogs",
-            "Stanford Dogs",
-            classes=120,
-            images=(12000, 8580),
-            metric="top-1",
-            template="a photo of a {}, a type of dog",
-            tfds="stanford_dogs",
-            version="0",
-        ),
-        CatalogTask(
-            "dtd",
-            "Describable Textures, first split",
-            classes=47,
-            images=(3760, 1880),
-            metric="top-1",
-            template="a photo of a {} texture",
-            tfds="dtd",
-            version="3",
-            train="train+validation",
-        ),
-        CatalogTask(
-            "eurosat",
-            "EuroSAT, RGB",
-            classes=10,
-            images=(21600, 5400),
-            metric="top-1",
-            template="a centered satellite photo of {}",
-            tfds="eurosat/rgb",
-            version="2",
-            train="train[:21600]",
-            test="train[21600:]",
-            remark="no published split: as in the Visual Task Adaptation Benchmark, the last fifth is the test part",
-        ),
-        CatalogTask(
-            "flowers102",
-            "Oxford Flowers-102",
-            classes=102,
-            images=(2040, 6149),
-            metric="mean per class",
-            template="a photo of a {}, a type of flower",
-            tfds="oxford_flowers102",
-            version="2",
-            train="train+validation",
-        ),
-        CatalogTask(
-            "food101",
-            "Food-101",
-            classes=101,
-            images=(75750, 25250),
-            metric="top-1",
-            template="a photo of {}, a type of food",
-            tfds="food101",
-            version="2",
-            test="validation",
-            remark="TFDS calls the published test part validation",
-        ),
-        CatalogTask(
-            "imagenet",
-            "ImageNet (ILSVRC 2012)",
-            classes=1000,
-            images=(1281167, 50000),
-            metric="top-1",
-            template=_PHOTO,
-            tfds="imagenet2012",
-            version="5",
-            test="validation",
-            remark="tested on the validation part, for the test part has no labels",
-        ),
-        CatalogTask(
-            "imagenet_r",
-            "ImageNet-R",
-            classes=200,
-            images=(0, 30000),
-            metric="top-1",
-            template=_PHOTO,
-            tfds="imagenet_r",
-            version="0",
-            train="",
-            remark="art, cartoons and other renditions of 200 of ImageNet's classes, to test on alone",
-        ),
-        CatalogTask(
-            "imagenet_sketch",
-            "ImageNet-Sketch",
-            classes=1000,
-            images=(0, 50889),
-            metric="top-1",
-            template="a sketch of a {}",
-            tfds="imagenet_sketch",
-            version="1",
-            train="",
-            remark="drawings of ImageNet's classes, to test on alone",
-        ),
-        CatalogTask(
-            "pets",
-            "Oxford-IIIT Pets, breeds",
-            classes=37,
-            images=(3680, 3669),
-            metric="mean per class",
-            template="a photo of a {}, a type of pet",
-            tfds="oxford_iiit_pet",
-            version="4",
-            remark="trained on the published trainval list, which TFDS calls train",
-        ),
-        CatalogTask(
-            "sun397",
-            "SUN397, first partition",
-            classes=397,
-            images=(19850, 19850),
-            metric="top-1",
-            template=_PHOTO,
-            tfds="sun397/standard-part1-120k",
-            version="4",
-        ),
-    )
-}
+def _task(row: JSONObject) -> CatalogTask:
+    fields: JSONObject = {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
+    return CatalogTask(**fields)
+
+
+TASKS = {row["name"]: _task(row) for row in json.loads((_TABLES / "tasks.json").read_text(encoding="utf-8"))}
 
 
 def find_task(name: str) -> CatalogTask:

@@ -21,16 +21,13 @@ Parts = tuple[tuple[str, ...], Examples, Examples]
 
 
 def read_catalog_task(name: str, class_names: Sequence[str] | None, data_dir: str | Path | None) -> Parts:
-    """Reads a task of the catalogue from disk: a prepared TFDS set, the published archive, or class folders.
+    """Returns a catalogue task's class names, training and test examples: of a prepared TFDS set, an archive, or class folders.
 
     Args:
       name: as in `task:NAME`.
       class_names: the classes to take and their order, as spoken or as recorded; None takes all.
       data_dir: where data lies: TFDS sets as TFDS puts them, archives unpacked, or NAME/train and NAME/test of class folders
         (NAME/test alone of a task that only tests).
-
-    Returns:
-      The class names, the training examples and the test examples.
 
     Raises:
       UserError: the data is absent (says how to prepare it), of another version, or not that of the task.

@@ -49,7 +49,7 @@ class BadImage(ValueError):
 
 
 def decode_rgb(data: bytes, shorter_side: int | None = None) -> npt.NDArray[np.uint8]:
-    """Decodes an image file.
+    """Returns the pixels of an image file, uint8 [h, w, 3].
 
     Args:
       data: a file of one of `KNOWN_FORMATS`; of several frames or pages the first. Its EXIF orientation is applied (one that
@@ -57,9 +57,6 @@ def decode_rgb(data: bytes, shorter_side: int | None = None) -> npt.NDArray[np.u
         divided by what their depth makes it, 257 for 16 bits, and rounded; Pillow itself gives the upper 8 bits of 16-bit
         colour.
       shorter_side: shrink so that the shorter side is at most so many pixels; None keeps the size.
-
-    Returns:
-      uint8 [h, w, 3].
 
     Raises:
       BadImage: the bytes are no such file, are cut short or damaged, or hold numbers whose range nothing states (32-bit

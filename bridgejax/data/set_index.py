@@ -40,11 +40,7 @@ def pack_spans(spans: Sequence[Span] | npt.NDArray[np.int64]) -> str:
 
 
 def read_spans(directory: Place, shard_lengths: Sequence[int]) -> npt.NDArray[np.int64] | None:
-    """Returns where every image of a set lies, from the sidecars alone.
-
-    Args:
-      directory: the set's folder.
-      shard_lengths: images per shard.
+    """Returns where every image of a set lies, from the sidecars alone; `shard_lengths` are images per shard.
 
     Returns:
       int64 [n, 3] in set order: the shard, the first byte of the PNG in its record file, and the one after the last. None

@@ -100,20 +100,12 @@ def shared_train_batches(
 
 
 def shared_eval_batches(
-    parts: Sequence[Examples],
-    *,
-    batch_size: int,
-    image_size: int,
-    crop: float = EVAL_CROP,
-    memory_bytes: int = MEMORY_BYTES,
+    parts: Sequence[Examples], *, batch_size: int, image_size: int, crop: float = EVAL_CROP, memory_bytes: int = MEMORY_BYTES
 ) -> list[list[Batch]]:
-    """Returns for each part the batches that `eval_batches` gives, bit for bit, out of one pipeline.
+    """Returns for each part the batches that `eval_batches` gives, bit for bit, out of one pipeline; errors as of that.
 
     Parts of the same images and labels share their batches. Where the images of all do not fit in memory, each part has a
     pipeline of its own.
-
-    Raises:
-      UserError: as `eval_batches`.
     """
     keys = [(part.ids, tuple(part.labels.tolist())) for part in parts]
     distinct = list(dict(zip(keys, parts, strict=True)).values())
@@ -163,10 +155,4 @@ class _SharedStream:
         for number, waiting in self._waiting.items():
             part = slice(number * size, (number + 1) * size)
             own = positions[part]
-            waiting.append(
-                {
-                    "image": images[part],
-                    "label": self._labels[number][own],
-                    "source": self._sources[number][own],
-                }
-            )
+            waiting.append({"image": images[part], "label": self._labels[number][own], "source": self._sources[number][own]})

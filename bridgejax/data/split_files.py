@@ -61,16 +61,16 @@ def _read(file: Path) -> dict[str, list[_Row]]:
     found: dict[str, list[_Row]] = {}
     for part in PARTS:
         rows = content.get(part) if isinstance(content, dict) else None
-        if not isinstance(rows, list) or not rows or not all(_is_row(row) for row in rows):
+        if (
+            not isinstance(rows, list)
+            or not rows
+            or not all(isinstance(row, list) and [type(value) for value in row] == [str, int, str] for row in rows)
+        ):
             raise UserError(
                 f"{file} has no list {part!r} of [path, label, class name]; expected a split file in the form of CoOp."
             )
         found[part] = [(path, label, name) for path, label, name in rows]
     return found
-
-
-def _is_row(row: object) -> bool:
-    return isinstance(row, list) and [type(value) for value in row] == [str, int, str]
 
 
 def _root(file: Path, data_dir: str | Path | None, first: str) -> Path:

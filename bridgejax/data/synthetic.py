@@ -104,11 +104,7 @@ def _scanned(folder: Path, files: Sequence[Path], verify: bool) -> tuple[list[st
 
 
 def synthetic_captions(directory: str | Path) -> dict[str, str]:
-    """Returns what a finished synthetic set says of its images: id, as `synthetic_examples` gives it → prompt and seed.
-
-    Raises:
-      UserError: as `synthetic_examples`.
-    """
+    """Returns what a finished set says of its images: id → prompt and seed; ids and errors as of `synthetic_examples`."""
     folder, captions = Path(directory), {}
     for file in record_files(folder, read_json_object(folder / "dataset_info.json")):
         with records_of(file) as (data, spans):

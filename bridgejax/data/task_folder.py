@@ -24,7 +24,7 @@ def export_task(
     class_names: Sequence[str] | None = None,
     link: bool = False,
 ) -> Path:
-    """Writes a task's images as files: `train/` and `test/`, each with a folder per class.
+    """Writes a task's images as files, `train/` and `test/` with a folder per class each; returns the folder.
 
     The same arguments write the same files; what an earlier call wrote there is replaced.
 
@@ -32,9 +32,6 @@ def export_task(
       source, shots, seed, class_names: as `load_task` takes them; they decide which images are for training.
       folder: the folder, made if absent.
       link: link to images that lie in files, instead of copying them.
-
-    Returns:
-      The folder.
 
     Raises:
       UserError: as `load_task`; the folder holds something else; or a class cannot be the name of a folder.

@@ -83,14 +83,7 @@ def load_task(
 
 
 def pool_digest(source: str, *, class_names: Sequence[str] | None = None, data_dir: str | Path | None = None) -> str:
-    """Returns a SHA-256 over the images that a task's training part is taken from (names, labels, content), whatever the split.
-
-    Args:
-      source, class_names, data_dir: as `load_task` takes them.
-
-    Raises:
-      UserError: as `load_task`.
-    """
+    """Returns a SHA-256 over the images that a task's training part is taken from (names, labels, content); see `load_task`."""
     _, _, pool, _, _ = _read(source, class_names, data_dir)
     if isinstance(pool.images, StoredImages):
         return digest(_rows(pool=pool))

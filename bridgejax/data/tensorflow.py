@@ -34,8 +34,7 @@ def import_tensorflow() -> ModuleType:
     tf.get_logger().setLevel("ERROR")
     # Going over a stream's graph took TensorFlow longer than what it found to improve there.
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
-    module: ModuleType = tf
-    return module
+    return tf
 
 
 def begin_import() -> None:
@@ -59,5 +58,4 @@ def import_tfds() -> ModuleType:
         packages = "tensorflow-datasets importlib_resources"
         raise UserError(f"task.source=tfds:... needs TFDS ({error}); `pip install {packages}`.") from error
     tfds.disable_progress_bar()
-    module: ModuleType = tfds
-    return module
+    return tfds

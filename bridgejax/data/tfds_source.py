@@ -30,10 +30,7 @@ _TEST_SPLITS = ("test", "validation", "val")
 
 
 def read_tfds(
-    name: str,
-    class_names: Sequence[str] | None,
-    data_dir: str | Path | None,
-    task: CatalogTask | None = None,
+    name: str, class_names: Sequence[str] | None, data_dir: str | Path | None, task: CatalogTask | None = None
 ) -> tuple[str, tuple[str, ...], Examples, Examples | None]:
     """Reads the training and the test part of a prepared set.
 

@@ -65,17 +65,11 @@ class TextPlace(NamedTuple):
 
 
 class Family(NamedTuple):
-    """A single file's family and what showed it.
+    """A single file's family and what showed it."""
 
-    Attributes:
-      name: "sd1", "sd2" or "xl".
-      texts: its text encoders.
-      facts: what showed the family, one phrase each.
-    """
-
-    name: str
-    texts: tuple[TextPlace, ...]
-    facts: tuple[str, ...]
+    name: str  # "sd1", "sd2" or "xl"
+    texts: tuple[TextPlace, ...]  # its text encoders
+    facts: tuple[str, ...]  # what showed the family, one phrase each
 
 
 class _Fact(NamedTuple):

@@ -133,7 +133,9 @@ def _with_words(spec: GeneratorSpec, embeddings: Mapping[str, str | Path], loras
     if not words:
         return spec
     tokenizers, bigger, configs = extend_vocabulary(spec.tokenizers, tables, spec.text_encoders, words)
-    digests = {word: file_digest(_only_file(path, "learned_embeds.safetensors")) for word, path in files.items()}
+    digests = {
+        word: file_digest(path / "learned_embeds.safetensors" if path.is_dir() else path) for word, path in files.items()
+    }
     return dataclasses.replace(
         spec,
         tokenizers=tokenizers,
@@ -141,7 +143,3 @@ def _with_words(spec: GeneratorSpec, embeddings: Mapping[str, str | Path], loras
         tables=dict(zip(names, bigger, strict=True)),
         extras={**spec.extras, "embeddings": digests} if digests else spec.extras,
     )
-
-
-def _only_file(path: Path, name: str) -> Path:
-    return path / name if path.is_dir() else path

@@ -114,10 +114,7 @@ def import_weights(
 
 
 def verify(source: GeneratorSpec, written: GeneratorSpec, dtype: np.dtype) -> int:
-    """Compares every tensor of a written folder with its source, cast to `dtype` or kept in float32, bit by bit.
-
-    Returns:
-      How many tensors were compared.
+    """Compares each tensor of a written folder with its source, in `dtype` or float32, bit by bit; returns their number.
 
     Raises:
       UserError: a tensor is missing, surplus or different; it is named.

@@ -42,11 +42,7 @@ def load_networks(spec: GeneratorSpec, dtype: DTypeLike, put: Put | None, param_
       UserError: a config is not supported, or a weights file does not fit its config or is damaged; file and key or tensor
         are named.
     """
-    options: LayerOptions = {
-        "dtype": dtype,
-        "param_dtype": dtype if param_dtype is None else param_dtype,
-        "rngs": ShapesOnly(),
-    }
+    options: LayerOptions = {"dtype": dtype, "param_dtype": dtype if param_dtype is None else param_dtype, "rngs": ShapesOnly()}
     check_parts(spec)
     make_vae, vae_rules = vae_class(spec.vae)
     vae_options = options

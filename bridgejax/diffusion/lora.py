@@ -56,10 +56,7 @@ _PROCESSOR = re.compile(r"(?P<layer>.+?)\.(?:processor\.)?to_(?P<what>q|k|v|out)
 _TEXT_PROCESSOR = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "out": "out_proj"}
 _KOHYA_PREFIX = {"lora_unet_": "unet", "lora_te_": "text_encoder", "lora_te1_": "text_encoder", "lora_te2_": "text_encoder_2"}
 # Dotted prefixes that other programs write.
-_DOTTED_PREFIX = {
-    "text_encoders.clip_l.transformer.": "text_encoder",
-    "text_encoders.clip_g.transformer.": "text_encoder_2",
-}
+_DOTTED_PREFIX = {"text_encoders.clip_l.transformer.": "text_encoder", "text_encoders.clip_g.transformer.": "text_encoder_2"}
 _OTHER_KINDS = (
     (r"\.on_input$|ia3_l", "an IA3"),
     (r"\.(a[12]|b[12]|bm[12])\.weight$", "a GLoRA"),
@@ -68,6 +65,7 @@ _OTHER_KINDS = (
     (r"lora_embedding_[AB]", "a LoRA of token embeddings"),
     (r"vera_lambda|randlora_|hra_u|\.lora_(E|ranknum)$", "an adapter that is no LoRA"),
 )
+_OTHER_BASE = "so it is a LoRA for another base; load the generator that it was trained on."
 BUNDLED = "bundle_emb."  # what the names of a learned word's tensors begin with
 _METADATA, _BARE, _BARE_CONFIG = "lora_adapter_metadata", "base_model.model.", "adapter_config.json"
 _PLAIN_STARTS = ("gaussian", "eva", "orthogonal")  # of PEFT's ways to begin a LoRA, those that leave the base as it was
@@ -159,16 +157,13 @@ def lora_digest(path: Path) -> str:
 def read_lora(
     path: Path, scale: float, tensors: Mapping[str, Mapping[str, np.ndarray]], unet_config: JSONObject
 ) -> dict[str, dict[str, list[Change]]]:
-    """Reads a LoRA file.
+    """Reads a LoRA file: part → name of the weight → changes.
 
     Args:
       path: a safetensors file, or a folder with `pytorch_lora_weights.safetensors` or `adapter_model.safetensors`.
       scale: of the whole change; 0 leaves the generator as it is (but for a DoRA's lengths), negative ones subtract.
       tensors: the generator's: part → name (text encoders without `text_model.`) → array.
       unet_config: the UNet's `config.json`.
-
-    Returns:
-      Part → name of the weight → changes.
 
     Raises:
       UserError: the file is missing, damaged, of another kind, or for another base; tensor and reason are named.
@@ -203,10 +198,7 @@ def read_lora(
                 f"{file} holds two adapters, {adapters[True]!r} and {form.adapter!r} (tensor {name}); save each by itself."
             )
         if (place := layers.find(form.layer)) is None:
-            raise UserError(
-                f"{file}: tensor {name} has no place in this generator, so it is a LoRA for another base; "
-                "load the generator that it was trained on."
-            )
+            raise UserError(f"{file}: tensor {name} has no place in this generator, {_OTHER_BASE}")
         if (other := slots.setdefault(place, {}).setdefault(form.slot, name)) != name:
             raise UserError(f"{file}: tensors {other} and {name} are the same half of one layer; get it again.")
         _check_numbers(file, name, array, form.slot)
@@ -307,10 +299,7 @@ def _changes(
             raise UserError(f"{file}: tensor {named} lacks its other half ({missing[0]}); the file is not complete.")
         weight = f"{layer}.{'bias' if kind == 'bias' else 'weight'}"
         if weight not in tensors or (layer.startswith("embeddings.") and kind != "whole"):
-            raise UserError(
-                f"{file}: tensor {names[next(iter(have))]} has no place in this generator, so it is a LoRA for another base; "
-                "load the generator that it was trained on."
-            )
+            raise UserError(f"{file}: tensor {names[next(iter(have))]} has no place in this generator, {_OTHER_BASE}")
         shape = tensors[weight].shape
         if kind == "lora" and "mid" not in found:
             _check_shapes(file, names, found["down"], found["up"], shape)
@@ -331,7 +320,7 @@ def _changes(
         if lengths is None:
             raise UserError(
                 f"{file}: tensor {names['lengths']} has shape {list(found['lengths'].shape)}, but its layer's weight in this "
-                f"generator {list(shape)}, so it is a LoRA for another base; load the generator that it was trained on."
+                f"generator {list(shape)}, {_OTHER_BASE}"
             )
         yield weight, Decomposed(change, lengths)
 
@@ -360,12 +349,12 @@ def _check_shapes(file: Path, names: Mapping[str, str], down: np.ndarray, up: np
         expected = [f"rank, {shape[1]}", *map(str, kernel)]
         raise UserError(
             f"{file}: tensor {names['down']} has shape {list(down.shape)}, but its layer in this generator asks for "
-            f"[{', '.join(expected)}], so it is a LoRA for another base; load the generator that it was trained on."
+            f"[{', '.join(expected)}], {_OTHER_BASE}"
         )
     if not fits_up:
         raise UserError(
             f"{file}: tensor {names['up']} has shape {list(up.shape)}, but its layer in this generator asks for "
-            f"[{shape[0]}, {rank}], so it is a LoRA for another base; load the generator that it was trained on."
+            f"[{shape[0]}, {rank}], {_OTHER_BASE}"
         )
 
 

@@ -133,11 +133,7 @@ class Pipeline:
     """
 
     def __init__(
-        self,
-        spec: GeneratorSpec,
-        networks: Networks,
-        mesh: Mesh | None = None,
-        prefetched: PrefetchedProgram | None = None,
+        self, spec: GeneratorSpec, networks: Networks, mesh: Mesh | None = None, prefetched: PrefetchedProgram | None = None
     ):
         """Wraps loaded networks; `load_pipeline` is the usual way here."""
         self.spec = spec
@@ -314,12 +310,7 @@ class Pipeline:
         return images if images.shape[0] == n else images[:n]
 
     def model_calls(self, steps: int, scheduler: str | None = None, strength: float | None = None) -> ModelCalls:
-        """Returns which model calls `steps` mean.
-
-        Args:
-          steps: of the scheduler.
-          scheduler: a name, or None for the folder's.
-          strength: of image-to-image; None means from noise.
+        """Returns which model calls `steps` of a scheduler, None for the folder's, mean; without `strength`, from noise.
 
         Raises:
           UserError: the scheduler, its config, the steps or the strength do not fit.
@@ -355,7 +346,7 @@ class Pipeline:
         width: int | None = None,
         guidance_scale: float | None = None,
     ) -> jax.Array:
-        """Returns the UNet's raw output for one denoising call.
+        """Returns the UNet's raw output for one denoising call, float32 [n, h/f, w/f, c].
 
         Args:
           latents: [n, h/f, w/f, c], as scaled by the scheduler.
@@ -363,9 +354,6 @@ class Pipeline:
           hidden: [n, tokens, d] from `encode_prompts`; likewise `pooled`, [n, p], for SDXL.
           height: image size in pixels that SDXL is given; None means that of the latents. Likewise `width`.
           guidance_scale: embedded guidance, for UNets that take it (LCM).
-
-        Returns:
-          float32 [n, h/f, w/f, c].
         """
         x = jnp.asarray(latents, jnp.float32)
         size = (height or x.shape[1] * self.vae_factor, width or x.shape[2] * self.vae_factor)

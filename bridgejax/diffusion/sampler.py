@@ -15,28 +15,19 @@ from bridgejax.diffusion.schedulers import Carry, Scheduler, Tables
 
 
 class SamplerInputs(TypedDict):
-    """What the sampler takes beside the networks.
+    """What the sampler takes beside the networks."""
 
-    Attributes:
-      ids, negative_ids: one int32 [n, 77] per text encoder; the negative ones may have a single row, or be absent.
-      keys: threefry keys [n].
-      tables, first, calls: the scheduler's tables and the range of calls to make.
-      guidance: float32 scalar.
-      latents: float32 [n, h, w, c] or None, unit noise in place of that of the keys.
-      step_noise: float32 [steps, n, h, w, c] or None.
-      init_images: float32 [n, H, W, 3] in [0, 1] or None.
-    """
-
+    # ids, negative_ids: one int32 [n, 77] per text encoder; the negative ones may have a single row, or be absent.
     ids: list[jax.Array]
     negative_ids: list[jax.Array] | None
-    keys: jax.Array
-    tables: Tables
+    keys: jax.Array  # threefry keys [n]
+    tables: Tables  # tables, first, calls: the scheduler's tables and the range of calls to make
     first: jax.Array
     calls: jax.Array
-    guidance: jax.Array
-    latents: jax.Array | None
-    step_noise: jax.Array | None
-    init_images: jax.Array | None
+    guidance: jax.Array  # float32 scalar
+    latents: jax.Array | None  # float32 [n, h, w, c] or None, unit noise in place of that of the keys
+    step_noise: jax.Array | None  # float32 [steps, n, h, w, c] or None
+    init_images: jax.Array | None  # float32 [n, H, W, 3] in [0, 1] or None
 
 
 def initial_noise(keys: jax.Array, shape: tuple[int, int, int]) -> jax.Array:

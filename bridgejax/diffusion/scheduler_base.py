@@ -33,7 +33,8 @@ CHOICES: dict[str, tuple[object, ...]] = {
     "prediction_type": PREDICTION_TYPES,
     "timestep_spacing": (None, *SPACINGS),
     "beta_schedule": BETAS,
-    "thresholding": (False,),
+    **dict.fromkeys(("thresholding", "use_exponential_sigmas", "use_beta_sigmas"), (False,)),
+    **dict.fromkeys(("use_lu_lambdas", "use_flow_sigmas", "use_dynamic_shifting"), (False,)),
     "skip_prk_steps": (True,),
     "algorithm_type": ("dpmsolver++",),
     "solver_order": (1, 2),
@@ -43,11 +44,6 @@ CHOICES: dict[str, tuple[object, ...]] = {
     "timestep_type": ("discrete",),
     # Others say how a DDPM draws noise, which no sampler here does; the learned ones are for models with two outputs.
     "variance_type": (None, "fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log"),
-    "use_exponential_sigmas": (False,),
-    "use_beta_sigmas": (False,),
-    "use_lu_lambdas": (False,),
-    "use_flow_sigmas": (False,),
-    "use_dynamic_shifting": (False,),
 }
 # Values of other classes' options for which the original takes one of its own.
 TAKEN_AS: dict[str, dict[object, object]] = {
@@ -64,14 +60,8 @@ OF_BETAS = re.compile(
 _BETA_KEYS = ("beta_start", "beta_end", "beta_schedule", "trained_betas")
 # What every original reads, and what only goes with an option that is refused or has no effect on sampling.
 COMMON = (
-    "num_train_timesteps",
-    "beta_start",
-    "beta_end",
-    "beta_schedule",
-    "trained_betas",
-    "prediction_type",
-    "timestep_spacing",
-    "steps_offset",
+    *("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas"),
+    *("prediction_type", "timestep_spacing", "steps_offset"),
 )
 PASSED_OVER = ("dynamic_thresholding_ratio", "sample_max_value", "flow_shift", "time_shift_type")
 # Options of other schedulers that published configs carry along, for files say what their writer's class once had.
@@ -303,9 +293,14 @@ class Scheduler(abc.ABC):
             )
         return tables
 
-    @abc.abstractmethod
     def start(self, tables: Tables, first: jax.Array, noise: jax.Array, init: jax.Array | None) -> Carry:
         """Returns the carry before call `first`, from unit noise [n, h, w, c] and, for image-to-image, latents."""
+        return {"latents": noise if init is None else tables["alpha"][first] * init + tables["sigma"][first] * noise}
+
+    def split(self, tables: Tables, index: jax.Array, latents: jax.Array, output: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns (clean sample, noise) from the prediction of call `index`."""
+        alpha, sigma = tables["alpha"][index], tables["sigma"][index]
+        return split_prediction(self.settings.prediction_type, latents, output, alpha, sigma)
 
     def model_input(self, tables: Tables, index: jax.Array, carry: Carry) -> jax.Array:
         """Returns what the model sees at call `index`: [n, h, w, c]."""

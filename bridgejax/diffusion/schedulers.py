@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bridgejax.diffusion.scheduler_base import Carry, Scheduler, SchedulerSettings, Tables, check_noise, split_prediction
+from bridgejax.diffusion.scheduler_base import Carry, Scheduler, SchedulerSettings, Tables, check_noise
 from bridgejax.diffusion.solvers import LCM, PNDM, DPMSolver, DPMSolverKarras, Euler, EulerAncestral
 from bridgejax.errors import UserError, choices
 from bridgejax.files import JSONObject
@@ -25,11 +25,7 @@ class DDIM(Scheduler):
 
     name: ClassVar[str] = "ddim"
     reads: ClassVar[tuple[str, ...]] = (
-        "clip_sample",
-        "clip_sample_range",
-        "set_alpha_to_one",
-        "thresholding",
-        "rescale_betas_zero_snr",
+        *("clip_sample", "clip_sample_range", "set_alpha_to_one", "thresholding", "rescale_betas_zero_snr"),
     )
     compiled: ClassVar[tuple[str, ...]] = ("prediction_type", "clip_sample", "clip_sample_range")
 
@@ -49,15 +45,8 @@ class DDIM(Scheduler):
             "next_sigma": np.sqrt(1 - previous),
         }
 
-    def start(self, tables: Tables, first: jax.Array, noise: jax.Array, init: jax.Array | None) -> Carry:
-        if init is None:
-            return {"latents": noise}
-        return {"latents": tables["alpha"][first] * init + tables["sigma"][first] * noise}
-
     def step(self, tables: Tables, index: jax.Array, carry: Carry, output: jax.Array, noise: jax.Array | None) -> Carry:
-        sample, epsilon = split_prediction(
-            self.settings.prediction_type, carry["latents"], output, tables["alpha"][index], tables["sigma"][index]
-        )
+        sample, epsilon = self.split(tables, index, carry["latents"], output)
         if self.settings.clip_sample in (None, True):
             sample = jnp.clip(sample, -self.settings.clip_sample_range, self.settings.clip_sample_range)
         return {"latents": tables["next_alpha"][index] * sample + tables["next_sigma"][index] * epsilon}

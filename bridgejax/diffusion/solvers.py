@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bridgejax.diffusion.scheduler_base import Carry, Scheduler, Tables, split_prediction
+from bridgejax.diffusion.scheduler_base import Carry, Scheduler, Tables
 from bridgejax.errors import UserError
 
 
@@ -47,15 +47,8 @@ class Euler(Scheduler):
     name: ClassVar[str] = "euler"
     default_spacing: ClassVar[str] = "linspace"
     reads: ClassVar[tuple[str, ...]] = (
-        "rescale_betas_zero_snr",
-        "interpolation_type",
-        "use_karras_sigmas",
-        "use_exponential_sigmas",
-        "use_beta_sigmas",
-        "sigma_min",
-        "sigma_max",
-        "timestep_type",
-        "final_sigmas_type",
+        *("rescale_betas_zero_snr", "interpolation_type", "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"),
+        *("sigma_min", "sigma_max", "timestep_type", "final_sigmas_type"),
     )
 
     def rows(self, steps: int) -> Tables:
@@ -125,22 +118,9 @@ class DPMSolver(Scheduler):
     default_spacing: ClassVar[str] = "linspace"
     karras: ClassVar[bool] = False
     reads: ClassVar[tuple[str, ...]] = (
-        "solver_order",
-        "thresholding",
-        "algorithm_type",
-        "solver_type",
-        "lower_order_final",
-        "euler_at_final",
-        "use_karras_sigmas",
-        "use_exponential_sigmas",
-        "use_beta_sigmas",
-        "use_lu_lambdas",
-        "use_flow_sigmas",
-        "use_dynamic_shifting",
-        "final_sigmas_type",
-        "lambda_min_clipped",
-        "variance_type",
-        "rescale_betas_zero_snr",
+        *("solver_order", "thresholding", "algorithm_type", "solver_type", "lower_order_final", "euler_at_final"),
+        *("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas", "use_flow_sigmas"),
+        *("use_dynamic_shifting", "final_sigmas_type", "lambda_min_clipped", "variance_type", "rescale_betas_zero_snr"),
     )
 
     @property
@@ -196,14 +176,12 @@ class DPMSolver(Scheduler):
         }
 
     def start(self, tables: Tables, first: jax.Array, noise: jax.Array, init: jax.Array | None) -> Carry:
-        latents = noise if init is None else tables["alpha"][first] * init + tables["sigma"][first] * noise
+        latents = super().start(tables, first, noise, init)["latents"]
         return {"latents": latents, "before": jnp.zeros_like(latents), "count": jnp.int32(0)}
 
     def step(self, tables: Tables, index: jax.Array, carry: Carry, output: jax.Array, noise: jax.Array | None) -> Carry:
         latents = carry["latents"]
-        sample, _ = split_prediction(
-            self.settings.prediction_type, latents, output, tables["alpha"][index], tables["sigma"][index]
-        )
+        sample, _ = self.split(tables, index, latents, output)
         second = jnp.where(carry["count"] > 0, tables["second"][index], 0.0)
         latents = tables["keep"][index] * latents + tables["gain"][index] * sample + second * (sample - carry["before"])
         return {"latents": latents, "before": sample, "count": carry["count"] + 1}
@@ -260,7 +238,7 @@ class PNDM(Scheduler):
         return tables
 
     def start(self, tables: Tables, first: jax.Array, noise: jax.Array, init: jax.Array | None) -> Carry:
-        latents = noise if init is None else tables["alpha"][first] * init + tables["sigma"][first] * noise
+        latents = super().start(tables, first, noise, init)["latents"]
         history = jnp.zeros((3, *jnp.shape(latents)), jnp.float32)
         return {"latents": latents, "origin": latents, "history": history, "count": jnp.int32(0)}
 
@@ -292,13 +270,8 @@ class LCM(Scheduler):
     name: ClassVar[str] = "lcm"
     stochastic: ClassVar[bool] = True
     reads: ClassVar[tuple[str, ...]] = (
-        "original_inference_steps",
-        "clip_sample",
-        "clip_sample_range",
-        "set_alpha_to_one",
-        "thresholding",
-        "timestep_scaling",
-        "rescale_betas_zero_snr",
+        *("original_inference_steps", "clip_sample", "clip_sample_range", "set_alpha_to_one", "thresholding"),
+        *("timestep_scaling", "rescale_betas_zero_snr"),
     )
     defaults: ClassVar[Mapping[str, object]] = MappingProxyType(
         {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
@@ -343,14 +316,9 @@ class LCM(Scheduler):
             "out": scaled / np.sqrt(scaled**2 + 0.25),
         }
 
-    def start(self, tables: Tables, first: jax.Array, noise: jax.Array, init: jax.Array | None) -> Carry:
-        return {"latents": noise if init is None else tables["alpha"][first] * init + tables["sigma"][first] * noise}
-
     def step(self, tables: Tables, index: jax.Array, carry: Carry, output: jax.Array, noise: jax.Array | None) -> Carry:
         latents = carry["latents"]
-        sample, _ = split_prediction(
-            self.settings.prediction_type, latents, output, tables["alpha"][index], tables["sigma"][index]
-        )
+        sample, _ = self.split(tables, index, latents, output)
         if self.settings.clip_sample:
             sample = jnp.clip(sample, -self.settings.clip_sample_range, self.settings.clip_sample_range)
         clean = tables["out"][index] * sample + tables["skip"][index] * latents

@@ -27,28 +27,19 @@ _XL_NAMES = ("clip_l", "clip_g")
 
 @dataclasses.dataclass(frozen=True)
 class Word:
-    """A word to append.
+    """A word to append."""
 
-    Attributes:
-      text: as prompts hold it.
-      vectors: float32 [k, width] for each text encoder.
-      source: where it comes from, for messages: the option `embeddings`, or a file.
-    """
-
-    text: str
-    vectors: Sequence[np.ndarray]
-    source: str = "embeddings"
+    text: str  # as prompts hold it
+    vectors: Sequence[np.ndarray]  # float32 [k, width] for each text encoder
+    source: str = "embeddings"  # where it comes from, for messages: the option `embeddings`, or a file
 
 
 def read_embedding(path: Path, widths: Sequence[int]) -> list[np.ndarray]:
-    """Reads the vectors of one word.
+    """Reads the vectors of one word: float32 [k, width] for each text encoder, k ≥ 1 and the same for all.
 
     Args:
       path: a safetensors file, or a folder with `learned_embeds.safetensors`.
       widths: of the generator's text encoders.
-
-    Returns:
-      float32 [k, width] for each text encoder, k ≥ 1 and the same for all.
 
     Raises:
       UserError: the file is missing, damaged, a pickle, of another kind, or for another text encoder; it is named.
@@ -114,10 +105,7 @@ def _vectors(file: Path, content: Mapping[str, np.ndarray], widths: Sequence[int
 
 
 def extend_vocabulary(
-    sources: Sequence[TokenizerSource],
-    tables: Sequence[np.ndarray],
-    configs: Sequence[JSONObject],
-    words: Sequence[Word],
+    sources: Sequence[TokenizerSource], tables: Sequence[np.ndarray], configs: Sequence[JSONObject], words: Sequence[Word]
 ) -> tuple[tuple[TokenizerSource, ...], list[np.ndarray], tuple[JSONObject, ...]]:
     """Appends words to tokenizers and to the token tables of text encoders.
 

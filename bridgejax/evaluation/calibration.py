@@ -7,8 +7,8 @@ import dataclasses
 import numpy as np
 import numpy.typing as npt
 
-from bridgejax.errors import UserError
-from bridgejax.evaluation.inputs import Floats, Integers, real_numbers, whole_number, whole_numbers
+from bridgejax.errors import UserError, whole_number
+from bridgejax.evaluation.inputs import Floats, Integers, real_numbers, whole_numbers
 
 
 @dataclasses.dataclass(frozen=True)

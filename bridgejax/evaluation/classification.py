@@ -7,8 +7,8 @@ from typing import TypedDict
 import numpy as np
 import numpy.typing as npt
 
-from bridgejax.errors import UserError
-from bridgejax.evaluation.inputs import Floats, Integers, real_numbers, whole_number, whole_numbers
+from bridgejax.errors import UserError, whole_number
+from bridgejax.evaluation.inputs import Floats, Integers, real_numbers, whole_numbers
 
 
 class ClassificationMetrics(TypedDict):
@@ -24,10 +24,7 @@ class ClassificationMetrics(TypedDict):
 
 
 def confusion_matrix(labels: npt.ArrayLike, predictions: npt.ArrayLike, classes: int) -> Integers:
-    """Returns int64 [classes, classes]: how often an image of the row's class was taken for the column's.
-
-    Args:
-      labels, predictions: int [n], each in [0, classes).
+    """Returns int64 [classes, classes]: how often an image of the row's class was taken for the column's; labels are int [n].
 
     Raises:
       UserError: the lengths differ, or a value is not a whole number or is out of range.
@@ -58,8 +55,7 @@ def per_class_accuracy(confusion: npt.ArrayLike) -> Floats:
     """
     table = _square(confusion)
     counts = table.sum(axis=1)
-    shares: Floats = np.divide(np.diag(table), counts, out=np.full(len(counts), np.nan), where=counts > 0)
-    return shares
+    return np.divide(np.diag(table), counts, out=np.full(len(counts), np.nan), where=counts > 0)
 
 
 def _square(confusion: npt.ArrayLike) -> Floats:

@@ -22,7 +22,7 @@ from bridgejax.mesh import data_sharding, replicate
 def image_features(
     model: nnx.Module, batches: Iterable[Mapping[str, object]], mesh: Mesh | None = None
 ) -> npt.NDArray[np.float32]:
-    """Returns the features of every image, in order.
+    """Returns the features of every image, in order: float32 [n, d]; what has more than two axes is flattened.
 
     Args:
       model: any classifier or vision tower with `features(images)` (or `encode_image(images)`) and `preprocessing`; it runs in
@@ -30,9 +30,6 @@ def image_features(
       batches: of equal shape, as `bridgejax.data.eval_batches` gives them: "image" uint8 [b, h, w, 3] (or float, already
         normalised), and if wanted "mask" float [b]; rows of mask 0 are left out.
       mesh: devices of this process whose "data" axis splits the batches; None is the default device.
-
-    Returns:
-      float32 [n, d]; what has more than two axes is flattened.
 
     Raises:
       UserError: there is no image, images are neither uint8 nor finite float [b, h, w, 3], or the model has neither method.

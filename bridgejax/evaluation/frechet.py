@@ -7,8 +7,8 @@ import dataclasses
 import numpy as np
 import numpy.typing as npt
 
-from bridgejax.errors import UserError
-from bridgejax.evaluation.inputs import Floats, check_features, whole_number
+from bridgejax.errors import UserError, whole_number
+from bridgejax.evaluation.inputs import Floats, check_features
 
 
 def frechet_distance(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
@@ -136,10 +136,7 @@ class _Pair:
         mean_a, mean_b = weights_a @ self.a / count_a, weights_b @ self.b / count_b
         spread = sum(
             float(weights @ ((rows - mean) ** 2).sum(axis=1)) / (count - 1)
-            for rows, weights, mean, count in (
-                (self.a, weights_a, mean_a, count_a),
-                (self.b, weights_b, mean_b, count_b),
-            )
+            for rows, weights, mean, count in ((self.a, weights_a, mean_a, count_a), (self.b, weights_b, mean_b, count_b))
         )
         in_a, in_b = weights_a > 0, weights_b > 0
         if self.products is not None:

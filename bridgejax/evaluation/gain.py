@@ -7,9 +7,9 @@ import dataclasses
 import numpy as np
 import numpy.typing as npt
 
-from bridgejax.errors import UserError
+from bridgejax.errors import UserError, whole_number
 from bridgejax.evaluation.few_seeds import widening
-from bridgejax.evaluation.inputs import Floats, Integers, real_numbers, whole_number, whole_numbers
+from bridgejax.evaluation.inputs import Floats, Integers, real_numbers, whole_numbers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,5 +111,4 @@ def _mean_gain(weights: Floats, seed_weights: Floats, difference: Floats, tested
     by_seed = np.divide(total, seen, out=np.zeros_like(total), where=seen > 0)
     used = seed_weights * (seen > 0)
     mass = used.sum(axis=1)
-    mean: Floats = np.divide((used * by_seed).sum(axis=1), mass, out=np.full(len(mass), np.nan), where=mass > 0)
-    return mean
+    return np.divide((used * by_seed).sum(axis=1), mass, out=np.full(len(mass), np.nan), where=mass > 0)

@@ -39,17 +39,6 @@ def whole_numbers(name: str, values: npt.ArrayLike, below: int | None = None) ->
     return cast
 
 
-def whole_number(name: str, value: object, least: int) -> int:
-    """Returns the value.
-
-    Raises:
-      UserError: it is not a whole number of at least `least`.
-    """
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise UserError(f"{name} is {value!r}; give a whole number of at least {least}.")
-    return int(value)
-
-
 def check_features(least: int, largest: float, **tables: npt.ArrayLike) -> tuple[Floats, Floats]:
     """Returns two tables, given by name, as float64 [n, d] and [m, d].
 

@@ -7,7 +7,8 @@ import dataclasses
 import numpy as np
 import numpy.typing as npt
 
-from bridgejax.evaluation.inputs import Floats, check_features, whole_number
+from bridgejax.errors import whole_number
+from bridgejax.evaluation.inputs import Floats, check_features
 from bridgejax.evaluation.pairs import LARGEST_CUBED, cubic_kernel_sums
 
 

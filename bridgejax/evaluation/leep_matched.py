@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from bridgejax.errors import UserError
-from bridgejax.evaluation.inputs import Floats, real_numbers, whole_number, whole_numbers
+from bridgejax.errors import UserError, whole_number
+from bridgejax.evaluation.inputs import Floats, real_numbers, whole_numbers
 from bridgejax.evaluation.leep import leep
 
 _ROUNDS = 500
@@ -49,16 +49,13 @@ def leep_matched(
 
 
 def shared_variance_posteriors(x: Floats, components: int, seed: int = 0, restarts: int = 5) -> Floats:
-    """Fits a mixture of spherical Gaussians with one variance by maximum likelihood.
+    """Fits a mixture of Gaussians of one variance by maximum likelihood; returns p(z | x_i), float64 [n, components].
 
     Args:
       x: float64 [n, d].
       components: at most the number of different rows.
       seed: of the starts.
       restarts: how many starts; the most likely fit is returned.
-
-    Returns:
-      float64 [n, components], the posteriors p(z | x_i); rows sum to 1.
     """
     rng = np.random.default_rng(seed)
     rows = x - x.mean(axis=0)

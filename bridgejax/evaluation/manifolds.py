@@ -6,7 +6,8 @@ import dataclasses
 
 import numpy.typing as npt
 
-from bridgejax.evaluation.inputs import Booleans, check_features, whole_number
+from bridgejax.errors import whole_number
+from bridgejax.evaluation.inputs import Booleans, check_features
 from bridgejax.evaluation.pairs import LARGEST_SQUARED, inside_any_ball, nearest_rows
 
 

@@ -31,10 +31,6 @@ def cubic_kernel_sums(a: Floats, b: Floats) -> tuple[Floats, Floats]:
     The 1 cancels in every difference of means of k; without it no digits are lost to it, and rows of padding (zeros) add
     nothing.
 
-    Args:
-      a: float64 [n, d].
-      b: float64 [m, d].
-
     Returns:
       float64 [n] and [m].
     """

@@ -49,11 +49,7 @@ def engine(job: UnitJob, queue: collections.deque[WorkUnit]) -> Iterator[tuple[W
 
 
 def _in_pool(
-    job: UnitJob,
-    queue: collections.deque[WorkUnit],
-    pool: futures.ProcessPoolExecutor,
-    workers: int,
-    before: set[BaseProcess],
+    job: UnitJob, queue: collections.deque[WorkUnit], pool: futures.ProcessPoolExecutor, workers: int, before: set[BaseProcess]
 ) -> Iterator[tuple[WorkUnit, UnitOutcome]]:
     """Carries out units until none is left or the pool is broken."""
     limit = job.settings.executor_options.unit_seconds

@@ -82,7 +82,7 @@ def _curable() -> Iterator[None]:
 
 
 def run_shard(settings: Settings, workdir: str | Path, number: int) -> bool:
-    """Makes one shard of a config's synthetic sets and nothing else.
+    """Makes one shard of a config's synthetic sets and nothing else; returns whether it was missing or damaged.
 
     Safe to call twice, at once and on any machine that sees the workdir: a shard that is whole is left as it is. The call that
     sees all shards of a set in place finishes it.
@@ -91,9 +91,6 @@ def run_shard(settings: Settings, workdir: str | Path, number: int) -> bool:
       settings: the config.
       workdir: the folder to work in.
       number: which shard, from 0; `bridgejax work list` shows them.
-
-    Returns:
-      Whether it was missing or damaged.
 
     Raises:
       UserError: the config or what it names is not as it should be, or there is no such shard.

@@ -49,44 +49,26 @@ def spoken(seconds: float) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Rates:
-    """How fast this machine is, in seconds.
+    """How fast this machine is, in seconds."""
 
-    Attributes:
-      image: per generated image, its features included.
-      photos: for the features of all photographs.
-      head_step: per optimiser step of a head.
-      head_run: that a run of a head takes besides its steps.
-      step: per optimiser step of all layers; None: too long to be worth measuring.
-      run: that such a run takes besides its steps.
-    """
-
-    image: float
-    photos: float
-    head_step: float
-    head_run: float
-    step: float | None = None
-    run: float = 0.0
+    image: float  # per generated image, its features included
+    photos: float  # for the features of all photographs
+    head_step: float  # per optimiser step of a head
+    head_run: float  # that a run of a head takes besides its steps
+    step: float | None = None  # per optimiser step of all layers; None: too long to be worth measuring
+    run: float = 0.0  # that such a run takes besides its steps
 
 
 @dataclasses.dataclass(frozen=True)
 class Design:
-    """What is tried.
+    """What is tried."""
 
-    Attributes:
-      per_class: generated images per class.
-      base_steps: optimiser steps of a stage in which all layers train; every recipe takes two of them.
-      arms: the recipes among which validation images choose.
-      learning_rates: that each arm tries.
-      choice_seeds: draws of validation images that each of these is tried with.
-      seeds: of the study that compares the best recipe with generated images and the best without on the test images.
-    """
-
-    per_class: int
-    base_steps: int
-    arms: tuple[str, ...]
-    learning_rates: tuple[float, ...]
-    choice_seeds: int
-    seeds: int
+    per_class: int  # generated images per class
+    base_steps: int  # optimiser steps of a stage in which all layers train; every recipe takes two of them
+    arms: tuple[str, ...]  # the recipes among which validation images choose
+    learning_rates: tuple[float, ...]  # that each arm tries
+    choice_seeds: int  # draws of validation images that each of these is tried with
+    seeds: int  # of the study that compares the best recipe with generated images and the best without on the test images
 
     def seconds(self, rates: Rates, classes: int) -> float:
         """Returns about how long it takes."""

@@ -16,17 +16,7 @@ from bridgejax.config import Settings, default_config
 from bridgejax.data import Task, export_task, load_task
 from bridgejax.errors import UserError
 from bridgejax.files import TEMPORARY_PREFIX, expanded, read_json_object, write_json
-from bridgejax.improvement.budget import (
-    BASELINES,
-    DESIGNS,
-    HEAD,
-    HEAD_STEPS,
-    Design,
-    Rates,
-    fitting_design,
-    seconds_of,
-    spoken,
-)
+from bridgejax.improvement.budget import BASELINES, DESIGNS, HEAD, HEAD_STEPS, Design, Rates, fitting_design, seconds_of, spoken
 from bridgejax.improvement.outcome import Improved
 from bridgejax.progress import stage_heading
 from bridgejax.prompts import check_templates, format_prompt
@@ -179,11 +169,6 @@ def _measured(settings: Settings, task: Task, end: float) -> Rates:
     """Returns how fast this machine generates and trains; what it compiles for that, the work needs too.
 
     All layers are measured only if that leaves time for them: a step of them takes long, and so does its program.
-
-    Args:
-      settings: of all that is tried.
-      task: the photographs.
-      end: of the budget, by `time.monotonic`.
     """
     from bridgejax.diffusion.from_config import load_generator
     from bridgejax.mesh import generation_mesh, make_mesh

@@ -47,13 +47,7 @@ class TokenLearner:
     """Learns the tokens of a plan into a folder."""
 
     def __init__(self, plan: TokenPlan, folder: Path, mesh: Mesh | None) -> None:
-        """Prepares; writes nothing.
-
-        Args:
-          plan: what to learn.
-          folder: where the tokens go.
-          mesh: devices to use.
-        """
+        """Prepares to learn the tokens into a folder; writes nothing."""
         self.plan, self.folder, self.mesh = plan, folder, mesh
         self._sampling = SamplingOptions.from_config(plan.settings)
 

@@ -29,15 +29,11 @@ EVALUATION_DRAWS = 256
 
 @dataclasses.dataclass(frozen=True)
 class TokenExamples:
-    """What a token is learned from.
+    """What a token is learned from."""
 
-    Attributes:
-      moments: float32 [m, n, h, w, c or 2c], the autoencoder's posterior of n images, and with m = 2 of their mirror images.
-      ids: int32 [p, n, tokens] for each text encoder: p prompts for each image.
-    """
-
+    # float32 [m, n, h, w, c or 2c], the autoencoder's posterior of n images, and with m = 2 of their mirror images.
     moments: np.ndarray
-    ids: tuple[np.ndarray, ...]
+    ids: tuple[np.ndarray, ...]  # int32 [p, n, tokens] for each text encoder: p prompts for each image
 
     def __len__(self) -> int:
         return int(self.moments.shape[1])
@@ -67,31 +63,18 @@ class TokenExamples:
 
 @dataclasses.dataclass(frozen=True)
 class TokenSettings:
-    """How a token is learned.
+    """How a token is learned."""
 
-    Attributes:
-      token: which.
-      first_ids: the id of its first vector, for each text encoder.
-      steps: updates.
-      learning_rate: constant, of AdamW.
-      weight_decay: decoupled.
-      seed: decides the order of images, timesteps and noise.
-      evaluations: after how many equal parts of the steps the loss of all images is taken, besides step 0.
-      checkpoint_every: steps between checkpoints.
-      max_norms: the greatest length of a vector, for each text encoder; None means no bound.
-      identity: digest of all that decides the result; a checkpoint of another one is not continued.
-    """
-
-    token: str
-    first_ids: tuple[int, ...]
-    steps: int
-    learning_rate: float
-    weight_decay: float
-    seed: int
-    evaluations: int
-    checkpoint_every: int
-    identity: str
-    max_norms: tuple[float, ...] | None = None
+    token: str  # which
+    first_ids: tuple[int, ...]  # the id of its first vector, for each text encoder
+    steps: int  # updates
+    learning_rate: float  # constant, of AdamW
+    weight_decay: float  # decoupled
+    seed: int  # decides the order of images, timesteps and noise
+    evaluations: int  # after how many equal parts of the steps the loss of all images is taken, besides step 0
+    checkpoint_every: int  # steps between checkpoints
+    identity: str  # digest of all that decides the result; a checkpoint of another one is not continued
+    max_norms: tuple[float, ...] | None = None  # the greatest length of a vector, for each text encoder; None means no bound
 
     @property
     def milestones(self) -> tuple[int, ...]:
@@ -102,21 +85,13 @@ class TokenSettings:
 
 @dataclasses.dataclass(frozen=True)
 class TokenResult:
-    """A learned token.
+    """A learned token."""
 
-    Attributes:
-      rows: float32 [k, width] for each text encoder.
-      losses: float32 [steps], before each update.
-      evaluations: (step, loss of all images under fixed draws) at each milestone.
-      seconds: spent on updates, over every call that worked on it, compilation included.
-      seconds_per_step: of this call's updates but the first, which compiles; None where it made fewer than two.
-    """
-
-    rows: tuple[np.ndarray, ...]
-    losses: np.ndarray
-    evaluations: tuple[tuple[int, float], ...]
-    seconds: float
-    seconds_per_step: float | None
+    rows: tuple[np.ndarray, ...]  # float32 [k, width] for each text encoder
+    losses: np.ndarray  # float32 [steps], before each update
+    evaluations: tuple[tuple[int, float], ...]  # (step, loss of all images under fixed draws) at each milestone
+    seconds: float  # spent on updates, over every call that worked on it, compilation included
+    seconds_per_step: float | None  # of this call's updates but the first, which compiles; None where it made fewer than two
 
 
 @dataclasses.dataclass

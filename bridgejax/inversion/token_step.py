@@ -48,19 +48,12 @@ class AdamWSettings(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class InversionState:
-    """All that the training of a token remembers.
+    """All that the training of a token remembers."""
 
-    Attributes:
-      rows: the token's vectors.
-      moments: Adam's, over `rows`.
-      step: int32 scalar, updates done.
-      key: folded with the step for its draws.
-    """
-
-    rows: Rows
-    moments: optax.OptState
-    step: jax.Array
-    key: jax.Array
+    rows: Rows  # the token's vectors
+    moments: optax.OptState  # Adam's, over `rows`
+    step: jax.Array  # int32 scalar, updates done
+    key: jax.Array  # folded with the step for its draws
 
     @classmethod
     def create(cls, rows: Sequence[np.ndarray], seed: int) -> InversionState:
@@ -204,8 +197,7 @@ class Inversion:
     def _split(self, array: np.ndarray) -> jax.Array:
         if self.mesh is None:
             return jnp.asarray(array)
-        placed: jax.Array = shard_batch(self.mesh, array[local_rows(self.mesh, self.batch_size + self._padding)])
-        return placed
+        return shard_batch(self.mesh, array[local_rows(self.mesh, self.batch_size + self._padding)])
 
 
 def draw(key: jax.Array, moments: jax.Array, channels: int, scale: float, count: int, steps: int) -> Draws:
@@ -293,14 +285,7 @@ def _programs(graph: nnx.GraphDef, kind: str, count: int, mesh: Mesh | None) -> 
 
 
 def adamw_update(rows: Rows, gradient: Rows, moments: optax.OptState, adamw: AdamWSettings) -> tuple[Rows, optax.OptState]:
-    """Returns the rows and the moments after an update: torch's AdamW, then rows beyond the bound shortened to it.
-
-    Args:
-      rows: the token's vectors.
-      gradient: of the loss, like `rows`.
-      moments: of `InversionState`.
-      adamw: the hyperparameters.
-    """
+    """Returns the rows and the moments after an update: torch's AdamW, then rows beyond the bound shortened to it."""
     changes, moments = _ADAM.update(gradient, moments)
     updated: Rows = jax.tree.map(
         lambda row, change: row - adamw.learning_rate * (change + adamw.weight_decay * row), rows, changes

@@ -16,32 +16,21 @@ _DEFAULT_BY_CLASS = "A photo of a {token}"
 
 @dataclasses.dataclass(frozen=True)
 class LearnedToken:
-    """A token that is new to the vocabulary.
+    """A token that is new to the vocabulary."""
 
-    Attributes:
-      token: as it stands in prompts.
-      file: its file's name.
-      label: the class whose images it is learned from; None means all.
-    """
-
-    token: str
-    file: str
-    label: int | None = None
+    token: str  # as it stands in prompts
+    file: str  # its file's name
+    label: int | None = None  # the class whose images it is learned from; None means all
 
 
 @dataclasses.dataclass(frozen=True)
 class TokenPrompts:
-    """The prompts of a mode.
+    """The prompts of a mode."""
 
-    Attributes:
-      tokens: one for the data set or one for each class, in their order; none for the modes "word" and "none".
-      templates: with `{}` where the class name goes (or, for "class", its token).
-      variants: class name → what stands for it, for "class"; else empty.
-    """
-
+    # One for the data set or one for each class, in their order; none for the modes "word" and "none".
     tokens: tuple[LearnedToken, ...]
-    templates: tuple[str, ...]
-    variants: dict[str, tuple[str, ...]]
+    templates: tuple[str, ...]  # with `{}` where the class name goes (or, for "class", its token)
+    variants: dict[str, tuple[str, ...]]  # class name → what stands for it, for "class"; else empty
 
     def of_class(self, class_name: str) -> list[str]:
         """Returns the prompts of a class, one for each template."""
@@ -50,12 +39,7 @@ class TokenPrompts:
 
 
 def token_prompts(inversion: InversionSettings, class_names: Sequence[str]) -> TokenPrompts:
-    """Returns the prompts that the `inversion` keys of a checked config ask for.
-
-    Args:
-      inversion: those keys; its mode is set.
-      class_names: of the task.
-    """
+    """Returns the prompts that the `inversion` keys of a checked config ask for; the mode is set."""
     if inversion.mode == "none":
         return TokenPrompts((), _templates(inversion.plain_prompt, "", "{}"), {})
     prompt = inversion.prompt

@@ -25,8 +25,7 @@ def relu6(x: jax.Array) -> jax.Array:
 
 
 relu6.defvjp(
-    lambda x: (jnp.clip(x, 0.0, 6.0), x),
-    lambda x, grad: (jnp.where((x > 0.0) & (x < 6.0), grad, jnp.zeros_like(grad)),),
+    lambda x: (jnp.clip(x, 0.0, 6.0), x), lambda x, grad: (jnp.where((x > 0.0) & (x < 6.0), grad, jnp.zeros_like(grad)),)
 )
 
 _exact_gelu = partial(jax.nn.gelu, approximate=False)

@@ -167,13 +167,10 @@ class Attention(nnx.Module):
         *,
         context_features: int | None = None,
         qkv_bias: bool = False,
-        dtype: DTypeLike = jnp.float32,
-        param_dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
+        **options: Unpack[LayerOptions],
     ):
         """Makes the layer; `context_features` is the width of keys and values (None: self-attention)."""
         context_features = features if context_features is None else context_features
-        options: LayerOptions = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.to_q = linear(features, features, use_bias=qkv_bias, **options)
         self.to_k = linear(context_features, features, use_bias=qkv_bias, **options)
         self.to_v = linear(context_features, features, use_bias=qkv_bias, **options)

@@ -38,14 +38,9 @@ def generalised_overlap(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def best_boxes(corners: jax.Array, labels: jax.Array, overlap: float) -> jax.Array:
-    """Returns which boxes stay, bool [k]: those that no better box that stays, of their class, overlaps by more than `overlap`.
+    """Returns which boxes [k, 4], best first, stay: those that no better one of their class that stays overlaps by more.
 
     Greedy non-maximum suppression. Shapes are static, so that it can be jitted and mapped over images.
-
-    Args:
-      corners: [k, 4], from the best box down.
-      labels: int [k].
-      overlap: intersection over union, in [0, 1].
     """
     covers = (pairwise_overlaps(corners, corners) > overlap) & (labels[:, None] == labels[None, :])
     covers = jnp.triu(covers, 1)  # of worse ones alone
@@ -53,5 +48,4 @@ def best_boxes(corners: jax.Array, labels: jax.Array, overlap: float) -> jax.Arr
     def judge(rank: jax.Array, stays: jax.Array) -> jax.Array:
         return stays & ~(covers[rank] & stays[rank])
 
-    stays: jax.Array = jax.lax.fori_loop(0, len(labels), judge, jnp.ones(labels.shape, bool))
-    return stays
+    return jax.lax.fori_loop(0, len(labels), judge, jnp.ones(labels.shape, bool))

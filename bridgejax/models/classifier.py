@@ -13,6 +13,7 @@ from jax.typing import ArrayLike
 
 from bridgejax.errors import UserError
 from bridgejax.jax_defaults import under_jax_defaults
+from bridgejax.models.convolution import widened
 from bridgejax.models.initializers import Initializer
 
 
@@ -95,5 +96,4 @@ class Classifier(nnx.Module):
         Raises:
           UserError: the images are not float [n, h, w, 3].
         """
-        logits = self.head(self.features(normalised(images)))
-        return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+        return widened(self.head(self.features(normalised(images))))

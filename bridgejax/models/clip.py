@@ -23,6 +23,7 @@ from bridgejax.errors import UserError
 from bridgejax.files import JSONObject
 from bridgejax.models.classifier import Classifier, Preprocessing
 from bridgejax.models.clip_text import CLIPTextModel, TextNetwork
+from bridgejax.models.convolution import widened
 from bridgejax.models.layers import linear
 from bridgejax.models.layout import ClassifierSpec, Layout, Tensors
 from bridgejax.models.tokenizer import Tokenizer
@@ -230,23 +231,17 @@ class CLIP(ZeroShot, VisionTransformer):
     def encode_image(self, images: jax.Array) -> jax.Array:
         """Returns the embeddings of normalised images [n, h, w, 3], float32 [n, feature_width], not normalised."""
         seen = VisionTransformer.features(self, images)
-        embeddings = seen if self.projection is None else self.projection(seen)
-        return embeddings.astype(jnp.promote_types(embeddings.dtype, jnp.float32))
+        return widened(seen if self.projection is None else self.projection(seen))
 
 
 @dataclass(frozen=True, kw_only=True)
 class ZeroShotSpec(ClassifierSpec):
-    """A folder with an image and a text tower; `num_classes` is that of a head that lies beside them, or None.
+    """A folder with an image and a text tower; `num_classes` is that of a head that lies beside them, or None."""
 
-    Attributes:
-      texts: makes the text tower, given the tensors as `layout.read` gives them and their file, for messages.
-      tower: the image tower alone, whose head is new.
-      templates: of the head that lies beside, as are the class names.
-    """
-
+    # Makes the text tower, given the tensors as `layout.read` gives them and their file, for messages.
     texts: Callable[[Tensors, str], TextTower]
-    tower: ClassifierSpec
-    templates: tuple[str, ...] = ()
+    tower: ClassifierSpec  # the image tower alone, whose head is new
+    templates: tuple[str, ...] = ()  # of the head that lies beside, as are the class names
 
 
 def as_strings(values: Iterable[str], name: str) -> tuple[str, ...]:

@@ -18,33 +18,25 @@ from bridgejax.errors import UserError
 from bridgejax.models.classifier import Classifier, Preprocessing, normalised
 from bridgejax.models.clip import TextTower, ZeroShot
 from bridgejax.models.clip_text import SelfAttention
+from bridgejax.models.convolution import widened
 from bridgejax.models.initializers import NORM_INITIALIZERS, Initializer, he_fan_out, normal
 from bridgejax.models.layout import Layout
 from bridgejax.models.positions import resample
 from bridgejax.models.resnet import batch_norm, conv, norm_rules
-from bridgejax.models.vit_layouts import head_rules
-from bridgejax.models.weights import Rule
+from bridgejax.models.weights import Rule, layer_rules
 
 _EXPANSION, _REDUCTION = 4, 32  # a block's output over its inner width; pixels of an image over those of the last stage
 
 
 @dataclass(frozen=True)
 class ModifiedResNetConfig:
-    """What a modified ResNet is made of.
+    """What a modified ResNet is made of."""
 
-    Attributes:
-      image_size: side in pixels that the positions of the attention pool are made for.
-      depths: blocks per stage.
-      width: channels of the stem; stage s gives width · 2^(s + 2).
-      heads: of the attention pool.
-      projection: width of the embedding.
-    """
-
-    image_size: int
-    depths: tuple[int, ...]
-    width: int
-    heads: int
-    projection: int
+    image_size: int  # side in pixels that the positions of the attention pool are made for
+    depths: tuple[int, ...]  # blocks per stage
+    width: int  # channels of the stem; stage s gives width · 2^(s + 2)
+    heads: int  # of the attention pool
+    projection: int  # width of the embedding
 
     @property
     def channels(self) -> int:
@@ -138,8 +130,7 @@ class ModifiedResNet(Classifier):
         x = average_pool(x, 2)
         for block in self.blocks:
             x = block(x)
-        pooled = self.pool(x)
-        return pooled.astype(jnp.promote_types(pooled.dtype, jnp.float32))
+        return widened(self.pool(x))
 
     def initializers(self) -> Sequence[Initializer]:
         """Returns normal values by fan-out for convolutions and by width for the attention pool."""
@@ -167,7 +158,7 @@ class CLIPResNet(ZeroShot, ModifiedResNet):
 
 def clip_resnet_layout(config: ModifiedResNetConfig) -> Layout:
     """Returns the names of the tensors of the image side."""
-    rules = [*head_rules("head", "classifier")]
+    rules = [*layer_rules("head", "classifier")]
     pairs = [(f"{part}{number}", f"visual.{part}{number}") for part in ("conv", "bn") for number in (1, 2, 3)]
     places = [(stage, number) for stage, depth in enumerate(config.depths) for number in range(depth)]
     for index, (stage, number) in enumerate(places):
@@ -179,5 +170,5 @@ def clip_resnet_layout(config: ModifiedResNetConfig) -> Layout:
     pool = "visual.attnpool."
     rules.append(Rule(r"pool\.positions", f"{pool}positional_embedding"))
     for letter, name in (("q", "q_proj"), ("k", "k_proj"), ("v", "v_proj"), ("out", "c_proj")):
-        rules += head_rules(rf"pool\.attention\.{letter}_proj", f"{pool}{name}")
+        rules += layer_rules(rf"pool\.attention\.{letter}_proj", f"{pool}{name}")
     return Layout(tuple(rules))

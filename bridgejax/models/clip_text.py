@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.typing import DTypeLike
 
 from bridgejax.errors import UserError
 from bridgejax.files import JSONObject
@@ -35,23 +34,16 @@ def plain_text_names(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class LayerConfig:
-    """The sizes of a transformer layer.
+    """The sizes of a transformer layer."""
 
-    Attributes:
-      hidden_size, heads, intermediate_size: widths, and how many heads share the first.
-      activation: a key of `bridgejax.models.activations.ACTIVATIONS`.
-      epsilon: of the layer normalisations.
-      layer_scale: each branch is multiplied by learned factors, one per channel (Touvron et al. 2021, arXiv:2103.17239).
-      gated: the MLP is a SwiGLU (Shazeer 2020, arXiv:2002.05202) instead.
-    """
-
-    hidden_size: int
+    hidden_size: int  # hidden_size, heads, intermediate_size: widths, and how many heads share the first
     heads: int
     intermediate_size: int
-    activation: str
-    epsilon: float
+    activation: str  # a key of `bridgejax.models.activations.ACTIVATIONS`
+    epsilon: float  # of the layer normalisations
+    # Each branch is multiplied by learned factors, one per channel (Touvron et al. 2021, arXiv:2103.17239).
     layer_scale: bool = False
-    gated: bool = False
+    gated: bool = False  # the MLP is a SwiGLU (Shazeer 2020, arXiv:2002.05202) instead
 
 
 @dataclass(frozen=True)
@@ -203,15 +195,10 @@ class Transformer(nnx.Module):
 
 
 class TextNetwork(nnx.Module):
-    """Token ids → embeddings.
+    """Token ids → embeddings."""
 
-    Attributes:
-      max_tokens: how many it takes.
-      projected: the width of `TextOutput.pooled`.
-    """
-
-    max_tokens: int
-    projected: int
+    max_tokens: int  # how many it takes
+    projected: int  # the width of `TextOutput.pooled`
 
     def __call__(self, ids: jax.Array, words: Words | None = None) -> TextOutput:
         """Encodes token ids, int32 [n, tokens], some of whose embeddings may be given; the outputs are float32."""
@@ -226,10 +213,8 @@ class CLIPTextModel(TextNetwork):
         config: JSONObject,
         *,
         projection: bool = False,
-        dtype: DTypeLike = jnp.float32,
-        param_dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
         where: str = "text encoder config",
+        **options: Unpack[LayerOptions],
     ):
         """Builds the network of a transformers `config.json` (CLIPTextModel, or …WithProjection if `projection`).
 
@@ -238,7 +223,6 @@ class CLIPTextModel(TextNetwork):
         """
         c = TextConfig.read(config, where)
         width = c.layer.hidden_size
-        options: LayerOptions = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.embeddings = Embeddings(c, **options)
         self.encoder = Transformer(c, **options)
         self.final_layer_norm = layer_norm(width, epsilon=c.layer.epsilon, **options)

@@ -67,13 +67,7 @@ def ways(shape: tuple[int, ...], kernel: tuple[int, ...], stride: int, pads: Pad
 
 
 def conv2d(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Array:
-    """Returns the convolution of `x` [n, h, w, i] with `kernel` [a, b, i, o]: [n, h', w', o].
-
-    Args:
-      x: float [n, h, w, i].
-      kernel: of the same dtype.
-      stride: of both spatial axes.
-      pads: zeros ((top, bottom), (left, right)).
+    """Returns the convolution of float `x` [n, h, w, i] with `kernel` [a, b, i, o] of the same dtype: [n, h', w', o].
 
     Returns:
       The values of `jax.lax.conv_general_dilated` up to the order of the sums, h' = (h + top + bottom - a) // stride + 1. A 1×1

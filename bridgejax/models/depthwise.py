@@ -126,13 +126,7 @@ def _grouped(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Ar
 
 
 def depthwise_conv(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Array:
-    """Convolves every channel with its own filter.
-
-    Args:
-      x: float [n, h, w, c].
-      kernel: float [k_h, k_w, 1, c].
-      stride: of both spatial axes.
-      pads: zeros ((top, bottom), (left, right)).
+    """Convolves every channel of float `x` [n, h, w, c] with its own filter of `kernel` [k_h, k_w, 1, c].
 
     Returns:
       Float [n, h', w', c] with h' = (h + top + bottom - k_h) // stride + 1, of the dtype of `x`. The same values as
@@ -146,14 +140,7 @@ def depthwise_conv(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> 
 
 
 class DepthwiseConv2d(nnx.Module):
-    """A convolution of every channel with a filter of its own, without bias and with TensorFlow's SAME padding.
-
-    Args:
-      features: channels in and out.
-      kernel: side of the square kernel.
-      stride: of both axes.
-      rngs: source of the kernel's initial values.
-    """
+    """A convolution of every channel with a filter of its own, without bias and with TensorFlow's SAME padding."""
 
     def __init__(self, features: int, kernel: int, stride: int, *, rngs: nnx.Rngs) -> None:
         self.kernel = nnx.Param(he_depthwise(rngs.params(), (kernel, kernel, 1, features)))

@@ -44,14 +44,7 @@ def levels(trunk: ResNet | EfficientNetLite, images: jax.Array) -> list[jax.Arra
 
 
 class DetectionHead(nnx.Module):
-    """Sums the levels from the coarsest down, and maps each cell of the finest to scores and a box.
-
-    Args:
-      channels: of the levels, the finest first.
-      classes: how many.
-      width: of the layers within; a multiple of 8.
-      rngs: source of the initial values.
-    """
+    """Sums the levels, whose `channels` are given finest first, from the coarsest down; maps each cell to scores and a box."""
 
     def __init__(self, channels: Sequence[int], classes: int, width: int = 96, *, rngs: nnx.Rngs) -> None:
         self.lateral = nnx.List([Conv2d(each, width, 1, rngs=rngs) for each in channels])
@@ -136,14 +129,10 @@ def cell_centres(cells: int, side: int) -> jax.Array:
 
 
 def cell_boxes(outputs: jax.Array, side: int) -> jax.Array:
-    """Returns the corners of each cell's box, float32 [n, cells, 4] in pixels.
+    """Returns the corners of each cell's box, float32 [n, cells, 4] in pixels, of outputs [n, cells, classes + 4].
 
     The last four outputs are the box's middle, from the cell's centre and in cells, and the logarithm of its size, in four
     cells; above e⁵ of them, sizes stay and have no gradient.
-
-    Args:
-      outputs: float [n, cells, classes + 4].
-      side: of the square images in pixels.
     """
     cell = side / math.isqrt(outputs.shape[1])
     middle = cell_centres(outputs.shape[1], side) + cell * outputs[..., -4:-2]

@@ -16,13 +16,10 @@ from bridgejax.files import JSONObject
 from bridgejax.models.config_values import positive_int, require
 from bridgejax.models.layout import Fused, Layout, Tensors
 from bridgejax.models.vit import ViTConfig
-from bridgejax.models.vit_layouts import OURS, block_rules, head_rules, sizes_file, transformers_sizes
-from bridgejax.models.weights import Rule
+from bridgejax.models.vit_layouts import OURS, body_rules, sizes_file, transformers_sizes, with_prefix
+from bridgejax.models.weights import Rule, layer_rules
 
-_CLASSES = {
-    "dinov2": "Dinov2ForImageClassification",
-    "dinov2_with_registers": "Dinov2WithRegistersForImageClassification",
-}
+_CLASSES = {"dinov2": "Dinov2ForImageClassification", "dinov2_with_registers": "Dinov2WithRegistersForImageClassification"}
 DINOV2_TYPES = tuple(_CLASSES)
 _PARTS = {
     "layer_norm1": "norm1",
@@ -90,24 +87,16 @@ def dinov2_layout(config: ViTConfig) -> Layout:
     transformers reads it too.
     """
     body, width = f"{config.layout}.", config.hidden_size
-    place = f"{body}embeddings."
     rules = (
-        *head_rules("head", "classifier"),
-        *block_rules(_PARTS, rf"{body}encoder.layer.\1"),
+        *layer_rules("head", "classifier"),
+        *body_rules(_PARTS, body),
         Rule(r"blocks\.(\d+)\.layer_scale(\d)", rf"{body}encoder.layer.\1.layer_scale\2.lambda1"),
-        Rule("class_token", f"{place}cls_token"),
-        Rule("registers", f"{place}register_tokens"),
-        Rule("positions", f"{place}position_embeddings"),
-        Rule(r"patch\.kernel", f"{place}patch_embeddings.projection.weight", "conv"),
-        Rule(r"patch\.bias", f"{place}patch_embeddings.projection.bias"),
-        Rule(r"norm\.scale", f"{body}layernorm.weight"),
-        Rule(r"norm\.bias", f"{body}layernorm.bias"),
+        Rule("registers", f"{body}embeddings.register_tokens"),
     )
-    head, mask = "classifier.weight", f"{place}mask_token"  # the latter is for pre-training alone
+    head, mask = "classifier.weight", f"{body}embeddings.mask_token"  # the latter is for pre-training alone
 
     def read(tensors: Tensors) -> dict[str, np.ndarray]:
-        bare = ("embeddings.", "encoder.", "layernorm.")
-        named = {body + name if name.startswith(bare) else name: array for name, array in tensors.items()}
+        named = with_prefix(tensors, body)
         named.pop(mask, None)
         if config.pool == "token" and head in named and named[head].shape[1:] == (2 * width,):
             named[head] = named[head][:, :width]

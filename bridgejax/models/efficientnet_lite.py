@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import jax
@@ -21,7 +22,7 @@ from bridgejax.models.classifier import Classifier, Preprocessing, normalised
 from bridgejax.models.depthwise import DepthwiseConv2d
 from bridgejax.models.initializers import NORM_INITIALIZERS, Initializer, he_depthwise, he_fan_out
 from bridgejax.models.layers import HE_FAN_OUT, Conv2d
-from bridgejax.models.weights import Rule
+from bridgejax.models.weights import Rule, layer_rules
 
 # As the original: TensorFlow's momentum 0.99 is PyTorch's 0.01.
 BATCH_NORM_MOMENTUM = 0.99
@@ -55,35 +56,19 @@ LITE0_PREPROCESSING = Preprocessing(size=224, mean=(127 / 255,) * 3, std=(128 / 
 
 # Our paths differ from the published names by a leading underscore per module, and by PyTorch's words.
 EFFICIENTNET_LITE_RULES = (
-    Rule(r"head\.kernel", "_fc.weight", "linear"),
-    Rule(r"head\.bias", "_fc.bias"),
+    *layer_rules("head", "_fc"),
     Rule(r"blocks\.(\d+)\.(\w+)\.kernel", r"_blocks.\1._\2.weight", "conv"),
     Rule(r"(\w+)\.kernel", r"_\1.weight", "conv"),
-    Rule(r"blocks\.(\d+)\.(bn\d)\.scale", r"_blocks.\1._\2.weight"),
-    Rule(r"blocks\.(\d+)\.(bn\d)\.bias", r"_blocks.\1._\2.bias"),
+    *layer_rules(r"blocks\.(\d+)\.(bn\d)", r"_blocks.\1._\2", "none"),
     Rule(r"blocks\.(\d+)\.(bn\d)\.(mean|var)", r"_blocks.\1._\2.running_\3"),
-    Rule(r"(bn\d)\.scale", r"_\1.weight"),
-    Rule(r"(bn\d)\.bias", r"_\1.bias"),
+    *layer_rules(r"(bn\d)", r"_\1", "none"),
     Rule(r"(bn\d)\.(mean|var)", r"_\1.running_\2"),
 )
 
 
-def _batch_norm(channels: int, rngs: nnx.Rngs) -> BatchNorm:
-    return BatchNorm(channels, use_running_average=True, momentum=BATCH_NORM_MOMENTUM, epsilon=BATCH_NORM_EPSILON, rngs=rngs)
-
-
-def _conv(channels_in: int, channels_out: int, kernel: int, stride: int, rngs: nnx.Rngs) -> Conv2d:
-    return Conv2d(
-        channels_in,
-        channels_out,
-        kernel,
-        stride=stride,
-        padding="SAME",
-        use_bias=False,
-        kernel_init=HE_FAN_OUT,
-        dtype=None,
-        rngs=rngs,
-    )
+# The convolution and the normalisation that all layers here are made of, depthwise ones aside.
+_conv = partial(Conv2d, padding="SAME", use_bias=False, kernel_init=HE_FAN_OUT, dtype=None)
+_batch_norm = partial(BatchNorm, use_running_average=True, momentum=BATCH_NORM_MOMENTUM, epsilon=BATCH_NORM_EPSILON)
 
 
 class InvertedResidual(nnx.Module):
@@ -99,12 +84,12 @@ class InvertedResidual(nnx.Module):
     def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int, expand: int, *, rngs: nnx.Rngs) -> None:
         inner = in_channels * expand
         self.residual = stride == 1 and in_channels == out_channels
-        self.expand_conv = _conv(in_channels, inner, 1, 1, rngs) if expand != 1 else None
-        self.bn0 = _batch_norm(inner, rngs) if expand != 1 else None
+        self.expand_conv = _conv(in_channels, inner, 1, rngs=rngs) if expand != 1 else None
+        self.bn0 = _batch_norm(inner, rngs=rngs) if expand != 1 else None
         self.depthwise_conv = DepthwiseConv2d(inner, kernel, stride, rngs=rngs)
-        self.bn1 = _batch_norm(inner, rngs)
-        self.project_conv = _conv(inner, out_channels, 1, 1, rngs)
-        self.bn2 = _batch_norm(out_channels, rngs)
+        self.bn1 = _batch_norm(inner, rngs=rngs)
+        self.project_conv = _conv(inner, out_channels, 1, rngs=rngs)
+        self.bn2 = _batch_norm(out_channels, rngs=rngs)
 
     @property
     def branches(self) -> tuple[str, ...]:
@@ -127,10 +112,6 @@ class EfficientNetLite(Classifier):
     `train()` normalises with the batch's statistics and moves the running ones; `eval()`, the state after building, uses
     the running ones, also while gradients are taken ("frozen" batch normalisation).
 
-    Args:
-      num_classes: outputs of the head.
-      preprocessing: kept as `self.preprocessing` for whoever makes the input.
-      rngs: source of the initial values.
     """
 
     architecture = "efficientnet_lite0"
@@ -139,18 +120,17 @@ class EfficientNetLite(Classifier):
     def __init__(self, num_classes: int = 1000, preprocessing: Preprocessing = LITE0_PREPROCESSING, *, rngs: nnx.Rngs) -> None:
         self.num_classes = num_classes
         self.preprocessing = preprocessing
-        self.conv_stem = _conv(3, STEM_CHANNELS, 3, 2, rngs)
-        self.bn0 = _batch_norm(STEM_CHANNELS, rngs)
-        blocks = []
-        channels = STEM_CHANNELS
+        self.conv_stem = _conv(3, STEM_CHANNELS, stride=2, rngs=rngs)
+        self.bn0 = _batch_norm(STEM_CHANNELS, rngs=rngs)
+        blocks, channels = [], STEM_CHANNELS
         for row in LITE0:
             for repeat in range(row.repeats):
-                stride = row.stride if repeat == 0 else 1
+                stride = 1 if repeat else row.stride
                 blocks.append(InvertedResidual(channels, row.channels, row.kernel, stride, row.expand, rngs=rngs))
                 channels = row.channels
         self.blocks = nnx.List(blocks)
-        self.conv_head = _conv(channels, HEAD_CHANNELS, 1, 1, rngs)
-        self.bn1 = _batch_norm(HEAD_CHANNELS, rngs)
+        self.conv_head = _conv(channels, HEAD_CHANNELS, 1, rngs=rngs)
+        self.bn1 = _batch_norm(HEAD_CHANNELS, rngs=rngs)
         self.head = nnx.Linear(HEAD_CHANNELS, num_classes, rngs=rngs)
 
     def stem(self, images: jax.Array) -> jax.Array:
@@ -158,14 +138,7 @@ class EfficientNetLite(Classifier):
         return relu6(self.bn0(self.conv_stem(normalised(images))))
 
     def features(self, images: jax.Array) -> jax.Array:
-        """Returns the pooled features that the head sees.
-
-        Args:
-          images: float [n, h, w, 3], normalised as `self.preprocessing` says.
-
-        Returns:
-          Float32 [n, 1280] in [0, 6].
-        """
+        """Returns the pooled features, float32 [n, 1280] in [0, 6], of normalised images, float [n, h, w, 3]."""
         x = self.stem(images)
         for block in self.blocks:
             x = block(x)

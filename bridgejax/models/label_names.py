@@ -28,12 +28,9 @@ def id2label_names(config: JSONObject, where: str) -> tuple[str, ...]:
 
 
 def timm_names(config: JSONObject, pretrained: JSONObject, where: str) -> tuple[str, ...]:
-    """Returns the names in a timm config, in the order of the outputs; () where it names none.
+    """Returns the names in a timm config by output, () where it names none; errors as of `id2label_names`.
 
     `label_names` is a list or a table by index, beside `pretrained_cfg` or in it; it was once called `labels`.
-
-    Raises:
-      UserError: as `id2label_names`.
     """
     places = ((part, key) for part in (config, pretrained) for key in ("label_names", "labels"))
     return next((_in_order(part[key], f"{where}: {key}") for part, key in places if part.get(key)), ())

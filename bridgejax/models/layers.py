@@ -6,7 +6,7 @@ of torch's layers (uniform in ±1/sqrt(fan in)), with biases at zero.
 
 from __future__ import annotations
 
-from typing import Literal, NotRequired, TypedDict
+from typing import Literal, NotRequired, TypedDict, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -130,21 +130,18 @@ def linear(
     *,
     use_bias: bool = True,
     kernel_init: InitFunction = UNIFORM_FAN_IN,
-    dtype: DTypeLike = jnp.float32,
-    param_dtype: DTypeLike = jnp.float32,
-    rngs: nnx.Rngs,
+    **options: Unpack[LayerOptions],
 ) -> nnx.Linear:
     """Returns a dense layer with torch's initial distribution; `kernel` is [features_in, features_out]."""
+    options.setdefault("dtype", jnp.float32)
     return nnx.Linear(
         features_in,
         features_out,
         use_bias=use_bias,
-        kernel_init=initial(kernel_init, rngs),
-        bias_init=initial(ZEROS, rngs),
-        dtype=dtype,
-        param_dtype=param_dtype,
+        kernel_init=initial(kernel_init, options["rngs"]),
+        bias_init=initial(ZEROS, options["rngs"]),
         dot_general=_dot_general,
-        rngs=rngs,
+        **options,
     )
 
 
@@ -153,25 +150,11 @@ def _dot_general(x: jax.Array, kernel: jax.Array, dimension_numbers: object, **o
     return dense(x, kernel)
 
 
-def layer_norm(
-    features: int,
-    *,
-    epsilon: float = 1e-5,
-    dtype: DTypeLike = jnp.float32,
-    param_dtype: DTypeLike = jnp.float32,
-    rngs: nnx.Rngs,
-) -> nnx.LayerNorm:
+def layer_norm(features: int, *, epsilon: float = 1e-5, **options: Unpack[LayerOptions]) -> nnx.LayerNorm:
     """Returns layer normalisation over the last axis; the mean and variance are taken in float32, in two passes."""
-    return nnx.LayerNorm(
-        features,
-        epsilon=epsilon,
-        dtype=dtype,
-        param_dtype=param_dtype,
-        scale_init=initial(nnx.initializers.ones, rngs),
-        bias_init=initial(ZEROS, rngs),
-        use_fast_variance=False,
-        rngs=rngs,
-    )
+    options.setdefault("dtype", jnp.float32)
+    ones, zeros = initial(nnx.initializers.ones, options["rngs"]), initial(ZEROS, options["rngs"])
+    return nnx.LayerNorm(features, epsilon=epsilon, scale_init=ones, bias_init=zeros, use_fast_variance=False, **options)
 
 
 def upsample_nearest(x: jax.Array, height: int, width: int) -> jax.Array:

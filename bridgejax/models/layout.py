@@ -22,19 +22,13 @@ Build = Callable[[int, nnx.Rngs], Classifier]
 
 
 class Layout(NamedTuple):
-    """The tensors of one published layout.
+    """The tensors of one published layout."""
 
-    Attributes:
-      rules: the weight table, in the names that `read` gives.
-      read: from the file's tensors to those of the rules (fused tensors split, absent prefixes added, unused parts dropped).
-      write: the inverse.
-      spell: a name of the rules as the file spells it, for messages.
-    """
-
-    rules: tuple[Rule, ...]
+    rules: tuple[Rule, ...]  # the weight table, in the names that `read` gives
+    # From the file's tensors to those of the rules (fused tensors split, absent prefixes added, unused parts dropped).
     read: Callable[[Tensors], dict[str, np.ndarray]] = dict
-    write: Callable[[Tensors], dict[str, np.ndarray]] = dict
-    spell: Callable[[str], str] = str
+    write: Callable[[Tensors], dict[str, np.ndarray]] = dict  # the inverse
+    spell: Callable[[str], str] = str  # a name of the rules as the file spells it, for messages
 
 
 @dataclass(frozen=True)
@@ -87,23 +81,14 @@ class Fused:
 
 @dataclass(frozen=True)
 class ClassifierSpec:
-    """A classifier, as its folder's config describes it.
+    """A classifier, as its folder's config describes it."""
 
-    Attributes:
-      build: makes the model, given the number of classes and rngs; called under `nnx.eval_shape`.
-      layout: of its tensors.
-      num_classes: outputs of the head in the file; None where the file has none.
-      preprocessing: what images must be.
-      weights: the file of the tensors; None where it has the usual name.
-      class_names: of the outputs, in order, where the file names them.
-    """
-
-    build: Build
-    layout: Layout
-    num_classes: int | None
-    preprocessing: Preprocessing
-    weights: Path | None = None
-    class_names: tuple[str, ...] = ()
+    build: Build  # makes the model, given the number of classes and rngs; called under `nnx.eval_shape`
+    layout: Layout  # of its tensors
+    num_classes: int | None  # outputs of the head in the file; None where the file has none
+    preprocessing: Preprocessing  # what images must be
+    weights: Path | None = None  # the file of the tensors; None where it has the usual name
+    class_names: tuple[str, ...] = ()  # of the outputs, in order, where the file names them
 
 
 # Arguments of timm's constructors that say nothing about a network's function in evaluation.

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -21,27 +20,20 @@ from bridgejax.identity import file_digest
 from bridgejax.known_names import BUILTIN_CLASSIFIERS
 from bridgejax.models.classifier import Preprocessing
 from bridgejax.models.clip import ZeroShot
+from bridgejax.models.convolution import widened
 from bridgejax.models.efficientnet_lite import EFFICIENTNET_LITE_RULES, HEAD_CHANNELS, EfficientNetLite
 from bridgejax.models.initializers import Initializer, normal
 from bridgejax.models.layers import linear
 from bridgejax.models.layout import Layout, Tensors
 from bridgejax.models.safetensors_files import read_tensors
-from bridgejax.models.vit_layouts import head_rules
-from bridgejax.models.weights import Rule
+from bridgejax.models.weights import layer_rules
 
 LOCKED_IMAGE = "lit"  # the model_type
 _TOWER = "image_tower"
 
 
 class LockedImageCLIP(ZeroShot, EfficientNetLite):
-    """EfficientNet-Lite0, a projection of its features and a head of text embeddings.
-
-    Args:
-      width: of the embeddings.
-      num_classes: outputs of the head.
-      preprocessing: kept as `self.preprocessing` for whoever makes the input.
-      rngs: source of the initial values.
-    """
+    """EfficientNet-Lite0, a projection of its features to the embeddings' width, and a head of text embeddings."""
 
     architecture = LOCKED_IMAGE
     after_blocks = (*EfficientNetLite.after_blocks, "projection")
@@ -54,8 +46,7 @@ class LockedImageCLIP(ZeroShot, EfficientNetLite):
 
     def encode_image(self, images: jax.Array) -> jax.Array:
         """Returns the embeddings of normalised images [n, h, w, 3], float32 [n, feature_width], not normalised."""
-        embeddings = self.projection(EfficientNetLite.features(self, images))
-        return embeddings.astype(jnp.promote_types(embeddings.dtype, jnp.float32))
+        return widened(self.projection(EfficientNetLite.features(self, images)))
 
     def initializers(self) -> Sequence[Initializer]:
         """Returns the initial values of EfficientNet-Lite0; the projection is normal, with variance 1 / 1280."""
@@ -69,16 +60,13 @@ def locked_image_layout(config: JSONObject, where: str) -> Layout:
       config: of the folder; without an `image_tower`, the tower's tensors lie in the folder's own file.
       where: the config's file, for messages.
     """
-    projection = (
-        Rule(r"projection\.kernel", "visual_projection.weight", "linear"),
-        Rule(r"projection\.bias", "visual_projection.bias"),
-    )
 
     def read(tensors: Tensors) -> dict[str, np.ndarray]:
         tower = _tower(config[_TOWER], where) if _TOWER in config else {}
         return {**{name: array for name, array in tower.items() if not name.startswith("_fc.")}, **tensors}
 
-    return Layout((*head_rules("head", "classifier"), *projection, *EFFICIENTNET_LITE_RULES), read)
+    ours = (*layer_rules("head", "classifier"), *layer_rules("projection", "visual_projection"))
+    return Layout((*ours, *EFFICIENTNET_LITE_RULES), read)
 
 
 def _tower(tower: object, where: str) -> Tensors:

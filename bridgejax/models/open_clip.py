@@ -36,13 +36,8 @@ _TRANSPOSED = ("visual_projection.weight", "text_projection.weight")
 _VISION: JSONObject = {"timm_model_name": None, "ls_init_value": None, "attentional_pool": False, "global_average_pool": False}
 _VISION |= {"pool_type": "tok", "no_ln_pre": False, "input_patchnorm": False, "final_ln_after_pool": False}
 _VISION |= {"pos_embed_type": "learnable", "act_kwargs": None, "block_type": None, "attn_type": None, "qk_norm": False}
-_TEXT: JSONObject = {
-    "hf_model_name": None,
-    "ls_init_value": None,
-    "embed_cls": False,
-    "no_causal_mask": False,
-    "pool_type": "argmax",
-}
+_TEXT: JSONObject = {"hf_model_name": None, "ls_init_value": None, "embed_cls": False, "no_causal_mask": False}
+_TEXT |= {"pool_type": "argmax"}
 _TEXT |= {"final_ln_after_pool": False, "proj_type": "linear", "proj_bias": False, "act_kwargs": None, "qk_norm": False}
 _TEXT |= {"block_type": None, "attn_type": None}
 _MODEL = {"multimodal_cfg": None, "audio_cfg": None}
@@ -53,24 +48,15 @@ _HARMLESS = re.compile(
 
 @dataclass(frozen=True)
 class OpenCLIPFolder:
-    """What a folder under OpenAI's names says.
+    """What a folder under OpenAI's names says."""
 
-    Attributes:
-      config: as the `config.json` of a CLIPModel would say it; of a modified ResNet, without `vision_config`.
-      resnet: the image tower, if it is a modified ResNet.
-      weights: the safetensors file.
-      size: side of the input.
-      mean, std: of the input; None where the folder does not say it.
-      ours: what `save_classifier` wrote of the head.
-    """
-
-    config: JSONObject
-    resnet: ModifiedResNetConfig | None
-    weights: Path
-    size: int
-    mean: tuple[float, ...] | None
+    config: JSONObject  # as the `config.json` of a CLIPModel would say it; of a modified ResNet, without `vision_config`
+    resnet: ModifiedResNetConfig | None  # the image tower, if it is a modified ResNet
+    weights: Path  # the safetensors file
+    size: int  # side of the input
+    mean: tuple[float, ...] | None  # mean, std: of the input; None where the folder does not say it
     std: tuple[float, ...] | None
-    ours: JSONObject
+    ours: JSONObject  # what `save_classifier` wrote of the head
 
 
 def read_open_clip(folder: Path) -> OpenCLIPFolder:
@@ -90,15 +76,9 @@ def read_open_clip(folder: Path) -> OpenCLIPFolder:
     model, ready = content.get("model_cfg"), content.get("preprocess_cfg") or {}
     if not isinstance(model, dict) or not isinstance(ready, dict):
         raise UserError(f"{file} must hold model_cfg and preprocess_cfg as JSON objects; get the published file.")
-    return _folder(
-        model,
-        f"{file}: model_cfg",
-        weights,
-        size=positive_int(ready, "size", f"{file}: preprocess_cfg") if ready.get("size") else None,
-        mean=ready.get("mean"),
-        std=ready.get("std"),
-        ours=content.get(OURS) or {},
-    )
+    if ready.get("size"):
+        ready = {**ready, "size": positive_int(ready, "size", f"{file}: preprocess_cfg")}
+    return _folder(model, f"{file}: model_cfg", weights, ready, content.get(OURS) or {})
 
 
 def find_openai(folder: Path) -> OpenCLIPFolder | None:
@@ -139,7 +119,7 @@ def find_openai(folder: Path) -> OpenCLIPFolder | None:
     except (KeyError, IndexError) as error:
         raise UserError(f"{files[0]}: the tensor {error}, which tells a size of the CLIP, is missing or misshapen.") from error
     model = {"embed_dim": embed, "vision_cfg": vision, "text_cfg": text_cfg, "quick_gelu": True}
-    return _folder(model, str(files[0]), files[0], size=None, mean=None, std=None, ours={})
+    return _folder(model, str(files[0]), files[0], {}, {})
 
 
 def _count(tensors: Tensors, pattern: str, first: int = 0) -> int:
@@ -147,25 +127,12 @@ def _count(tensors: Tensors, pattern: str, first: int = 0) -> int:
     return max(numbers, default=first - 1) + 1 - first
 
 
-def _folder(
-    model: JSONObject,
-    where: str,
-    weights: Path,
-    *,
-    size: int | None,
-    mean: tuple[float, ...] | None,
-    std: tuple[float, ...] | None,
-    ours: JSONObject,
-) -> OpenCLIPFolder:
+def _folder(model: JSONObject, where: str, weights: Path, ready: JSONObject, ours: JSONObject) -> OpenCLIPFolder:
     _check(model, where, ("embed_dim", "vision_cfg", "text_cfg", "quick_gelu"), _MODEL)
     vision, text = (_part(model, key, where) for key in ("vision_cfg", "text_cfg"))
     places = f"{where}.vision_cfg", f"{where}.text_cfg"
-    _check(
-        vision,
-        places[0],
-        ("layers", "width", "head_width", "mlp_ratio", "patch_size", "image_size", "norm_kwargs"),
-        _VISION,
-    )
+    sizes = ("layers", "width", "head_width", "mlp_ratio", "patch_size", "image_size", "norm_kwargs")
+    _check(vision, places[0], sizes, _VISION)
     _check(text, places[1], ("context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio", "norm_kwargs"), _TEXT)
     act = {"hidden_act": "quick_gelu" if model.get("quick_gelu") else "gelu"}
     embed = positive_int(model, "embed_dim", where)
@@ -198,7 +165,8 @@ def _folder(
             "patch_size": positive_int(vision, "patch_size", places[0], 16),
             "image_size": image_size,
         }
-    return OpenCLIPFolder(config, resnet, weights, size or image_size, mean, std, ours)
+    size = ready.get("size") or image_size
+    return OpenCLIPFolder(config, resnet, weights, size, ready.get("mean"), ready.get("std"), ours)
 
 
 def _part(model: JSONObject, key: str, where: str) -> JSONObject:

@@ -25,14 +25,11 @@ def _keys(distance: np.ndarray, a: float) -> np.ndarray:
 
 @functools.cache
 def resample_matrix(old: int, new: int, antialias: bool) -> np.ndarray:
-    """Returns the weights of `old` pixels in each of `new` pixels of the same line.
+    """Returns the weights of `old` pixels in each of `new` pixels of the same line: float64 [new, old], rows that sum to 1.
 
     Args:
       old, new: how many pixels; both at least 1.
       antialias: as `torch.nn.functional.interpolate(mode="bicubic", align_corners=False, antialias=…)`.
-
-    Returns:
-      float64 [new, old]; each row sums to 1.
     """
     scale = old / new
     weights = np.zeros((new, old))

@@ -16,14 +16,7 @@ from bridgejax.files import JSONObject
 _READ = {"size", "crop_size", "crop_pct", "do_center_crop", "do_normalize", "image_mean", "image_std"}
 _READ |= {"do_rescale", "rescale_factor", "do_resize", "bridgejax"}
 # Without effect on an RGB image file that is read one at a time, or on what is read here.
-_HARMLESS = {
-    "image_processor_type",
-    "feature_extractor_type",
-    "processor_class",
-    "tokenizer_class",
-    "resample",
-    "interpolation",
-}
+_HARMLESS = {"image_processor_type", "feature_extractor_type", "processor_class", "tokenizer_class", "resample"}
 _HARMLESS |= {"do_convert_rgb", "data_format", "input_data_format", "return_tensors", "device", "disable_grouping", "use_fast"}
 _HARMLESS |= {"default_to_square", "pad_size", "image_seq_length", "do_reduce_labels", "reduce_labels", "model_input_names"}
 _HARMLESS |= {"transformers_version", "max_size", "size_divisor", "interpolation", "patch_size", "num_channels"}

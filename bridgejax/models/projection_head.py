@@ -24,8 +24,7 @@ class ProjectionHead(nnx.Module):
 
     def __call__(self, features: jax.Array) -> jax.Array:
         """Maps features [n, d] to [n, width]."""
-        projected: jax.Array = self.out(jax.nn.relu(self.hidden(features)))
-        return projected
+        return self.out(jax.nn.relu(self.hidden(features)))
 
 
 def add_projection(model: Classifier, width: int, key: jax.Array) -> None:

@@ -161,11 +161,7 @@ def _fill(abstract: Classifier, tensors: dict[str, np.ndarray], layout: Layout, 
 
 
 def _load_zero_shot(
-    folder: Path,
-    spec: ZeroShotSpec,
-    names: Sequence[str] | None,
-    templates: Sequence[str] | str | None,
-    pretrained: bool,
+    folder: Path, spec: ZeroShotSpec, names: Sequence[str] | None, templates: Sequence[str] | str | None, pretrained: bool
 ) -> ZeroShot:
     if not pretrained:
         raise UserError("a zero-shot head needs pretrained weights; give num_classes instead of class_names.")

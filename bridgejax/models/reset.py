@@ -105,11 +105,7 @@ def reset_blocks(model: Classifier, count: int, key: jax.Array | int, num_classe
 
 @under_jax_defaults
 def reinitialise(model: Classifier, key: jax.Array | int) -> Classifier:
-    """Gives every parameter of `model` its initial value, in place: training "from scratch".
-
-    Args:
-      model: a classifier.
-      key: a PRNG key, or an integer seed.
+    """Gives every parameter of `model` its initial value, in place: training "from scratch"; `key` may be an integer seed.
 
     Returns:
       The same model, of the same structure, started as the published libraries start it (the model's `initializers`); running

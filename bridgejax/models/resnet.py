@@ -22,7 +22,7 @@ from bridgejax.models.config_values import positive_int, require
 from bridgejax.models.initializers import NORM_INITIALIZERS, Initializer, he_fan_out
 from bridgejax.models.layers import HE_FAN_OUT, Conv2d
 from bridgejax.models.layout import Layout, timm_arguments
-from bridgejax.models.weights import Rule
+from bridgejax.models.weights import Rule, layer_rules
 
 # torch's BatchNorm2d: momentum 0.1 there is 0.9 here.
 BATCH_NORM_MOMENTUM = 0.9
@@ -39,29 +39,18 @@ TIMM_RESNETS: dict[str, tuple[tuple[int, ...], bool]] = {
 
 @dataclass(frozen=True)
 class ResNetConfig:
-    """What a ResNet is made of.
+    """What a ResNet is made of."""
 
-    Attributes:
-      layout: "timm" or "transformers", in which it was published and is saved.
-      name: timm's architecture, or "resnet".
-      depths: blocks per stage.
-      widths: channels that each stage gives.
-      stem: channels of the first convolution.
-      bottleneck: blocks of three convolutions, the inner ones a quarter as wide, instead of two.
-      first_stride: of the first stage.
-      early_stride: a bottleneck's stride lies in its first convolution instead of the second.
-      activation: of the stem and behind each block, a key of `bridgejax.models.activations.ACTIVATIONS`; within blocks it is
-        always ReLU, as in transformers.
-    """
-
-    layout: str
-    name: str
-    depths: tuple[int, ...]
-    widths: tuple[int, ...]
-    stem: int
-    bottleneck: bool
-    first_stride: int = 1
-    early_stride: bool = False
+    layout: str  # "timm" or "transformers", in which it was published and is saved
+    name: str  # timm's architecture, or "resnet"
+    depths: tuple[int, ...]  # blocks per stage
+    widths: tuple[int, ...]  # channels that each stage gives
+    stem: int  # channels of the first convolution
+    bottleneck: bool  # blocks of three convolutions, the inner ones a quarter as wide, instead of two
+    first_stride: int = 1  # of the first stage
+    early_stride: bool = False  # a bottleneck's stride lies in its first convolution instead of the second
+    # Of the stem and behind each block, a key of `bridgejax.models.activations.ACTIVATIONS`; within blocks it is always ReLU,
+    # as in transformers.
     activation: str = "relu"
 
     @property
@@ -104,31 +93,20 @@ def _larger(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 class ResidualBlock(nnx.Module):
-    """Two 3×3 convolutions, or 1×1, 3×3, 1×1; batch-normalised, and added to the (projected) input.
-
-    Args:
-      channels_in, channels_out: of the block.
-      stride: of the block.
-      config: says which kind.
-      rngs: source of the initial values.
-    """
+    """Two 3×3 convolutions, or 1×1, 3×3, 1×1, as the config says; batch-normalised, and added to the (projected) input."""
 
     def __init__(self, channels_in: int, channels_out: int, stride: int, config: ResNetConfig, *, rngs: nnx.Rngs) -> None:
         self.activation = config.activation
         if config.bottleneck:
             inner = channels_out // 4
             first, second = (stride, 1) if config.early_stride else (1, stride)
-            third: tuple[Conv2d | None, BatchNorm | None] = (
-                conv(inner, channels_out, 1, 1, rngs),
-                batch_norm(channels_out, rngs),
-            )
             self.conv1, self.bn1 = conv(channels_in, inner, 1, first, rngs), batch_norm(inner, rngs)
             self.conv2, self.bn2 = conv(inner, inner, 3, second, rngs), batch_norm(inner, rngs)
         else:
             self.conv1, self.bn1 = conv(channels_in, channels_out, 3, stride, rngs), batch_norm(channels_out, rngs)
             self.conv2, self.bn2 = conv(channels_out, channels_out, 3, 1, rngs), batch_norm(channels_out, rngs)
-            third = (None, None)
-        self.conv3, self.bn3 = third
+        self.conv3 = conv(channels_out // 4, channels_out, 1, 1, rngs) if config.bottleneck else None
+        self.bn3 = batch_norm(channels_out, rngs) if config.bottleneck else None
         projects = stride != 1 or channels_in != channels_out
         self.shortcut = conv(channels_in, channels_out, 1, stride, rngs) if projects else None
         self.shortcut_bn = batch_norm(channels_out, rngs) if projects else None
@@ -264,18 +242,13 @@ def config_file(config: ResNetConfig) -> JSONObject:
 
 def norm_rules(ours: str, theirs: str) -> list[Rule]:
     """Returns the rules of a batch normalisation."""
-    return [
-        Rule(rf"{ours}\.scale", rf"{theirs}.weight"),
-        Rule(rf"{ours}\.bias", rf"{theirs}.bias"),
-        Rule(rf"{ours}\.(mean|var)", rf"{theirs}.running_\1"),
-    ]
+    return [*layer_rules(ours, theirs, "none"), Rule(rf"{ours}\.(mean|var)", rf"{theirs}.running_\1")]
 
 
 def layout(config: ResNetConfig) -> Layout:
     """Returns the names of the tensors in the config's layout."""
     timm = config.layout == "timm"
-    head = "fc" if timm else "classifier.1"
-    rules = [Rule(r"head\.kernel", f"{head}.weight", "linear"), Rule(r"head\.bias", f"{head}.bias")]
+    rules = [*layer_rules("head", "fc" if timm else "classifier.1")]
     stem = ("conv1", "bn1") if timm else (f"resnet.embedder.embedder.{part}" for part in ("convolution", "normalization"))
     pairs = [*zip(("conv1", "bn1"), stem, strict=True)]
     for index, (stage, number) in enumerate(config.places):

@@ -25,7 +25,7 @@ from bridgejax.models.layout import Fused, Layout
 from bridgejax.models.siglip_tokenizer import SigLIPTokenizer
 from bridgejax.models.vit import ViTConfig
 from bridgejax.models.vit_layouts import OURS, clip_layout, clip_part, sizes_file, transformers_sizes
-from bridgejax.models.weights import Rule, torch_rules
+from bridgejax.models.weights import Rule, layer_rules
 
 _ACTIVATION, _EPSILON = "gelu_pytorch_tanh", 1e-6
 _JOINT = Fused("in_proj", ("q", "k", "v"), "_")
@@ -62,11 +62,6 @@ class SigLIPTextModel(TextNetwork):
 class SigLIPTexts(TextTower):
     """The text side of a SigLIP folder."""
 
-    rules = torch_rules(
-        Rule(r"(.+)\.kernel", r"text_model.\1.weight", "linear"),
-        Rule(r"(.+)\.(?:scale|embedding)", r"text_model.\1.weight"),
-        Rule(r"(.+\.bias)", r"text_model.\1"),
-    )
     has_bias = True
 
     def _text_config(self, config: JSONObject, where: str) -> JSONObject:
@@ -115,11 +110,9 @@ def siglip_layout() -> Layout:
     usual = clip_layout()
     rules = (
         Rule(r"pool\.probe", f"{tower}head.probe"),
-        Rule(r"pool\.attention\.([qkv])_proj\.kernel", rf"{joint}.\1.weight", "linear"),
-        Rule(r"pool\.attention\.([qkv])_proj\.bias", rf"{joint}.\1.bias"),
-        Rule(r"pool\.(.+)\.kernel", rf"{tower}head.\1.weight", "linear"),
+        *layer_rules(r"pool\.attention\.([qkv])_proj", rf"{joint}.\1"),
+        *layer_rules(r"pool\.(.+)", rf"{tower}head.\1"),
         Rule(r"pool\.(.+)\.scale", rf"{tower}head.\1.weight"),
-        Rule(r"pool\.(.+\.bias)", rf"{tower}head.\1"),
         Rule(r"patch\.bias", f"{tower}embeddings.patch_embedding.bias"),
         *usual.rules,
     )

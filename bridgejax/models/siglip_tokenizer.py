@@ -13,7 +13,7 @@ import numpy as np
 
 from bridgejax.errors import UserError
 from bridgejax.files import JSONObject, read_json_object
-from bridgejax.models.tokenizer import quiet_transformers
+from bridgejax.models.tokenizer import quiet_transformers, sentencepiece_model
 
 if TYPE_CHECKING:
     import tokenizers
@@ -118,10 +118,9 @@ def _read_sentencepiece(file: Path) -> tokenizers.Tokenizer:
     """Translates a sentencepiece model: its settings, with unigram scores or merges."""
     try:
         with quiet_transformers():
-            from transformers.convert_slow_tokenizer import SpmConverter, import_protobuf
+            from transformers.convert_slow_tokenizer import SpmConverter
 
-        model = import_protobuf().ModelProto()
-        model.ParseFromString(file.read_bytes())
+        model = sentencepiece_model(file)
         pieces = [(piece.piece, piece.score) for piece in model.pieces]
         if not pieces:
             raise ValueError("it holds no pieces")

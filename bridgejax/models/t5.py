@@ -44,15 +44,7 @@ _MASKED = -1e30  # added to the score of a token that is not to be seen
 
 @dataclass(frozen=True)
 class T5Config:
-    """The numbers of a transformers `config.json` that decide the network and how a text begins and ends.
-
-    Attributes:
-      activation: a key of `bridgejax.models.activations.ACTIVATIONS`.
-      gated: whether a second product gates the first (v1.1).
-      scales_output: whether the last hidden states are divided by sqrt(d_model) before the head (v1.0).
-      start_id: what a decoder's input begins with.
-      end_ids: what a text ends with.
-    """
+    """The numbers of a transformers `config.json` that decide the network and how a text begins and ends."""
 
     vocab_size: int
     d_model: int
@@ -64,12 +56,12 @@ class T5Config:
     buckets: int
     max_distance: int
     epsilon: float
-    activation: str
-    gated: bool
-    scales_output: bool
+    activation: str  # a key of `bridgejax.models.activations.ACTIVATIONS`
+    gated: bool  # whether a second product gates the first (v1.1)
+    scales_output: bool  # whether the last hidden states are divided by sqrt(d_model) before the head (v1.0)
     pad_id: int
-    start_id: int
-    end_ids: tuple[int, ...]
+    start_id: int  # what a decoder's input begins with
+    end_ids: tuple[int, ...]  # what a text ends with
 
     @classmethod
     def read(cls, config: JSONObject, where: str) -> T5Config:
@@ -319,7 +311,7 @@ class T5(nnx.Module):
         bias: jax.Array,
         position: jax.Array,
     ) -> tuple[jax.Array, list[KeysValues]]:
-        """Decodes the tokens from `position` on.
+        """Decodes the tokens from `position` on: logits, float32 [n, q, vocabulary], and the cache with these tokens.
 
         Args:
           ids: int32 [n, q], the tokens at `position` … `position` + q - 1.
@@ -327,9 +319,6 @@ class T5(nnx.Module):
           cache: of the earlier tokens.
           bias: of `T5Stack.bias`, the rows of these tokens.
           position: int32 scalar.
-
-        Returns:
-          Logits, float32 [n, q, vocabulary], and the cache with these tokens.
         """
         x, caches = self.shared(ids), []
         for block, seen, old in zip(self.decoder.block, source, cache, strict=True):

@@ -24,16 +24,11 @@ from bridgejax.identity import digest, folder_digest
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerSource:
-    """Where a tokenizer comes from, and what differs from its files.
+    """Where a tokenizer comes from, and what differs from its files."""
 
-    Attributes:
-      folder: holds `vocab.json` and `merges.txt`, or `tokenizer.json`.
-      added: words that follow the vocabulary, one token each (textual inversion).
-      pad: "end" pads prompts with the end token (OpenAI's CLIP), "zero" with token 0 (OpenCLIP), None as the files say.
-    """
-
-    folder: Path
-    added: tuple[str, ...] = ()
+    folder: Path  # holds `vocab.json` and `merges.txt`, or `tokenizer.json`
+    added: tuple[str, ...] = ()  # words that follow the vocabulary, one token each (textual inversion)
+    # "end" pads prompts with the end token (OpenAI's CLIP), "zero" with token 0 (OpenCLIP), None as the files say.
     pad: str | None = None
 
     def save(self, target: Path) -> None:
@@ -60,11 +55,7 @@ def holds_tokenizer(folder: Path) -> bool:
 
 
 def _published(source: TokenizerSource) -> Any:
-    """Returns transformers' tokenizer of a source, added words included.
-
-    Raises:
-      UserError: transformers is missing, or the files cannot be read.
-    """
+    """Returns transformers' tokenizer of a source, added words included."""
     CLIPTokenizer = _tokenizer_class()
     try:
         tokenizer = CLIPTokenizer.from_pretrained(str(source.folder), local_files_only=True)
@@ -80,17 +71,22 @@ def _published(source: TokenizerSource) -> Any:
 
 
 def _tokenizer_class() -> Any:
-    """Returns transformers' CLIPTokenizer.
-
-    Raises:
-      UserError: transformers is missing.
-    """
     try:
         with quiet_transformers():
             from transformers import CLIPTokenizer
     except ImportError as error:
         raise UserError("prompts need the package transformers; install it with `pip install transformers`.") from error
     return CLIPTokenizer
+
+
+def sentencepiece_model(file: Path) -> Any:
+    """Returns what a SentencePiece file holds, as a `ModelProto` of its protocol buffer; protobuf's errors pass through."""
+    with quiet_transformers():
+        from transformers.convert_slow_tokenizer import import_protobuf
+
+    model = import_protobuf().ModelProto()
+    model.ParseFromString(file.read_bytes())
+    return model
 
 
 @contextlib.contextmanager

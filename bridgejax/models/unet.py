@@ -13,7 +13,6 @@ from typing import Unpack
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.typing import DTypeLike
 
 from bridgejax.errors import UserError
 from bridgejax.files import JSONObject
@@ -21,16 +20,7 @@ from bridgejax.models.activations import ACTIVATIONS, DIFFUSERS, checked_activat
 from bridgejax.models.attention import SpatialTransformer
 from bridgejax.models.building import InitFunction, initial, traced_once
 from bridgejax.models.config_values import read_known
-from bridgejax.models.layers import (
-    UNIFORM_FAN_IN,
-    ZEROS,
-    Conv2d,
-    GroupNorm,
-    LayerOptions,
-    layer_norm,
-    linear,
-    upsample_nearest,
-)
+from bridgejax.models.layers import UNIFORM_FAN_IN, ZEROS, Conv2d, GroupNorm, LayerOptions, layer_norm, linear, upsample_nearest
 from bridgejax.models.unfolded import Pads
 from bridgejax.models.weights import Rule, torch_rules
 
@@ -42,27 +32,15 @@ UNET_RULES = torch_rules(_POOL_TOKEN, conv=CONVOLUTIONS)
 UNET_LINEAR_RULES = torch_rules(_POOL_TOKEN, conv=r"(?:.+\.)?conv\w*")
 # Values that only this one setting of is supported; anything else is refused by name.
 FIXED: dict[str, tuple[object, ...]] = {
-    "center_input_sample": (False,),
-    "only_cross_attention": (False,),
-    "mid_block_scale_factor": (1,),
-    "num_attention_heads": (None,),
-    "reverse_transformer_layers_per_block": (None,),
-    "encoder_hid_dim": (None,),
-    "encoder_hid_dim_type": (None,),
-    "dual_cross_attention": (False,),
-    "class_embed_type": (None,),
-    "num_class_embeds": (None,),
-    "resnet_time_scale_shift": ("default",),
-    "resnet_skip_time_act": (False,),
-    "resnet_out_scale_factor": (1,),
+    **dict.fromkeys(("center_input_sample", "only_cross_attention", "dual_cross_attention"), (False,)),
+    **dict.fromkeys(("resnet_skip_time_act", "class_embeddings_concat"), (False,)),
+    **dict.fromkeys(("mid_block_scale_factor", "resnet_out_scale_factor"), (1,)),
+    **dict.fromkeys(("num_attention_heads", "reverse_transformer_layers_per_block", "encoder_hid_dim"), (None,)),
+    **dict.fromkeys(("encoder_hid_dim_type", "class_embed_type", "num_class_embeds", "time_embedding_dim"), (None,)),
+    **dict.fromkeys(("time_embedding_act_fn", "timestep_post_act", "cross_attention_norm"), (None,)),
+    **dict.fromkeys(("resnet_time_scale_shift", "attention_type"), ("default",)),
     "time_embedding_type": ("positional",),
-    "time_embedding_dim": (None,),
-    "time_embedding_act_fn": (None,),
-    "timestep_post_act": (None,),
-    "attention_type": ("default",),
-    "class_embeddings_concat": (False,),
     "mid_block_only_cross_attention": (None, False),
-    "cross_attention_norm": (None,),
     "dropout": (0,),
 }
 # Read elsewhere or without effect on the arithmetic here (attention is always normalised in float32).
@@ -264,15 +242,7 @@ class TextTimeEmbedding(nnx.Module):
 class UNet2DCondition(nnx.Module):
     """Predicts noise, velocity or sample from noisy latents, a timestep and text embeddings."""
 
-    def __init__(
-        self,
-        config: JSONObject,
-        *,
-        dtype: DTypeLike = jnp.float32,
-        param_dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
-        where: str = "UNet config",
-    ):
+    def __init__(self, config: JSONObject, *, where: str = "UNet config", **options: Unpack[LayerOptions]):
         """Builds the network of a diffusers `config.json` (UNet2DConditionModel).
 
         Raises:
@@ -300,7 +270,6 @@ class UNet2DCondition(nnx.Module):
         layers = per_block(c.layers_per_block, blocks, f"{where}: layers_per_block")
         depth = per_block(c.transformer_layers_per_block, blocks, f"{where}: transformer_layers_per_block")
         context = per_block(c.cross_attention_dim, blocks, f"{where}: cross_attention_dim")
-        options: LayerOptions = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         time_features = 4 * channels[0]
 
         def resnet(features_in: int, features: int) -> ResnetBlock:
@@ -375,7 +344,7 @@ class UNet2DCondition(nnx.Module):
         self.flip_sin_to_cos, self.freq_shift = bool(c.flip_sin_to_cos), c.freq_shift
         self.addition_time_width = c.addition_time_embed_dim or 0
         self.activation = c.act_fn
-        self.dtype = dtype
+        self.dtype = options.get("dtype", jnp.float32)
 
     def __call__(
         self,
@@ -387,7 +356,7 @@ class UNet2DCondition(nnx.Module):
         time_ids: jax.Array | None = None,
         timestep_cond: jax.Array | None = None,
     ) -> jax.Array:
-        """Predicts, in float32.
+        """Predicts, in float32: [n, h, w, out_channels].
 
         Args:
           latents: [n, h, w, in_channels], as scaled by the scheduler.
@@ -396,9 +365,6 @@ class UNet2DCondition(nnx.Module):
           pooled: [n, p] pooled text embedding (SDXL only).
           time_ids: [n, 6] original size, crop corner, target size in pixels (SDXL only).
           timestep_cond: [n, time_cond_proj_dim] guidance embedding (LCM only).
-
-        Returns:
-          [n, h, w, out_channels] float32.
         """
         batch = latents.shape[0]
         steps = jnp.broadcast_to(jnp.asarray(timesteps), (batch,))

@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.typing import DTypeLike
 
 from bridgejax.errors import UserError
 from bridgejax.files import JSONObject
@@ -45,11 +44,7 @@ class VAEConfig:
     mid_block_add_attention: bool = True
 
 
-FIXED: dict[str, tuple[object, ...]] = {
-    "shift_factor": (None,),
-    "latents_mean": (None,),
-    "latents_std": (None,),
-}
+FIXED: dict[str, tuple[object, ...]] = dict.fromkeys(("shift_factor", "latents_mean", "latents_std"), (None,))
 IGNORED = ("sample_size", "force_upcast")
 _EPSILON = 1e-6
 
@@ -72,13 +67,8 @@ def modern_vae_names(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]
     renamed = {}
     for name, array in tensors.items():
         name = modern_vae_name(name)
-        if (
-            re.fullmatch(r".*attentions\.\d+\.to_(q|k|v|out\.0)\.weight", name)
-            and array.ndim == 4
-            and array.shape[2:] == (1, 1)
-        ):
-            array = array[:, :, 0, 0]
-        renamed[name] = array
+        matrix = re.fullmatch(r".*attentions\.\d+\.to_(q|k|v|out\.0)\.weight", name) and array.shape[2:] == (1, 1)
+        renamed[name] = array[:, :, 0, 0] if matrix else array
     return renamed
 
 
@@ -182,15 +172,7 @@ class Decoder(nnx.Module):
 class AutoencoderKL(nnx.Module):
     """Images in [-1, 1] to latents and back; the scaling factor is applied by the caller."""
 
-    def __init__(
-        self,
-        config: JSONObject,
-        *,
-        dtype: DTypeLike = jnp.float32,
-        param_dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
-        where: str = "VAE config",
-    ):
+    def __init__(self, config: JSONObject, *, where: str = "VAE config", **options: Unpack[LayerOptions]):
         """Builds the network of a diffusers `config.json` (AutoencoderKL).
 
         Raises:
@@ -209,7 +191,6 @@ class AutoencoderKL(nnx.Module):
             raise UserError(
                 f"{where}: norm_num_groups = {groups!r} must divide every block_out_channels ({list(c.block_out_channels)})."
             )
-        options: LayerOptions = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         latent = c.latent_channels
         self.encoder = Encoder(c, **options)
         self.decoder = Decoder(c, **options)

@@ -12,7 +12,6 @@ from typing import Unpack
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.typing import DTypeLike
 
 from bridgejax.errors import UserError
 from bridgejax.files import JSONObject
@@ -83,31 +82,17 @@ class Block(nnx.Module):
         return jax.nn.relu(y + self.skip(x))
 
 
-class Layers(nnx.Module):
-    """Layers one after another."""
-
-    def __init__(self, layers: list[nnx.Module]):
-        self.layers = nnx.List(layers)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        for layer in self.layers:
-            x = layer(x)
-        return x
-
-
-def _encoder(c: TinyVAEConfig, options: LayerOptions) -> Layers:
+def _encoder(c: TinyVAEConfig, options: LayerOptions) -> nnx.Sequential:
     channels = c.encoder_block_out_channels
     layers: list[nnx.Module] = []
     for i, (features, blocks) in enumerate(zip(channels, c.num_encoder_blocks, strict=True)):
-        if i == 0:
-            layers.append(Conv2d(c.in_channels, features, **options))
-        else:
-            layers.append(Conv2d(features, features, stride=2, use_bias=False, **options))
+        stride = 2 if i else 1
+        layers.append(Conv2d(features if i else c.in_channels, features, stride=stride, use_bias=not i, **options))
         layers += [Block(features, c.act_fn, **options) for _ in range(blocks)]
-    return Layers([*layers, Conv2d(channels[-1], c.latent_channels, **options)])
+    return nnx.Sequential(*layers, Conv2d(channels[-1], c.latent_channels, **options))
 
 
-def _decoder(c: TinyVAEConfig, options: LayerOptions) -> Layers:
+def _decoder(c: TinyVAEConfig, options: LayerOptions) -> nnx.Sequential:
     channels = c.decoder_block_out_channels
     layers: list[nnx.Module] = [Conv2d(c.latent_channels, channels[0], **options), ActivationLayer(c.act_fn)]
     for i, (features, blocks) in enumerate(zip(channels, c.num_decoder_blocks, strict=True)):
@@ -116,21 +101,13 @@ def _decoder(c: TinyVAEConfig, options: LayerOptions) -> Layers:
         if not last:
             layers.append(Enlarge())
         layers.append(Conv2d(features, c.out_channels if last else features, use_bias=last, **options))
-    return Layers(layers)
+    return nnx.Sequential(*layers)
 
 
 class AutoencoderTiny(nnx.Module):
     """Images in [-1, 1] to latents and back, without a posterior; the scaling factor is applied by the caller."""
 
-    def __init__(
-        self,
-        config: JSONObject,
-        *,
-        dtype: DTypeLike = jnp.float32,
-        param_dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
-        where: str = "VAE config",
-    ):
+    def __init__(self, config: JSONObject, *, where: str = "VAE config", **options: Unpack[LayerOptions]):
         """Builds the network of a diffusers `config.json` (AutoencoderTiny).
 
         Raises:
@@ -149,7 +126,6 @@ class AutoencoderTiny(nnx.Module):
                 )
         if len(c.num_encoder_blocks) != len(c.num_decoder_blocks):
             raise UserError(f"{where}: num_encoder_blocks and num_decoder_blocks must be equally long.")
-        options: LayerOptions = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.encoder = _encoder(c, options)
         self.decoder = _decoder(c, options)
         self.scaling_factor = float(c.scaling_factor)

@@ -19,6 +19,7 @@ from flax import nnx
 from bridgejax.errors import UserError
 from bridgejax.models.classifier import Classifier, Preprocessing, normalised
 from bridgejax.models.clip_text import Layer, LayerConfig, Mlp, SelfAttention
+from bridgejax.models.convolution import widened
 from bridgejax.models.dense import dense
 from bridgejax.models.initializers import NORM_INITIALIZERS, Initializer, normal, uniform, zeros
 from bridgejax.models.layers import layer_norm
@@ -27,47 +28,31 @@ from bridgejax.models.positions import resample
 
 @dataclass(frozen=True)
 class ViTConfig:
-    """What a vision transformer is made of.
+    """What a vision transformer is made of."""
 
-    Attributes:
-      layout: in which it was published and is saved: "timm", or a model_type of transformers: "vit", "deit", "clip" (a
-        CLIPModel), "siglip" (a SiglipModel), "dinov2" or "dinov2_with_registers".
-      name: timm's architecture, or the transformers model_type.
-      image_size, patch_size: sides in pixels; the position embeddings are those of image_size.
-      hidden_size, layers, heads, intermediate_size: of the transformer.
-      activation: a key of `bridgejax.models.activations.ACTIVATIONS`.
-      epsilon: of every layer normalisation.
-      pre_norm: normalise before the blocks; the patches then have no bias (CLIP).
-      distillation: a second token (DeiT).
-      both_heads: the second token has a head of its own, and logits are the mean of the two.
-      antialias: how positions are resampled, see `bridgejax.models.positions`.
-      projection: width of the projection behind the network (a whole CLIPModel), 0 for none.
-      class_token: there is one, the first token (not so in SigLIP).
-      registers: tokens without positions between it and the patches (Darcet et al. 2023, arXiv:2309.16588).
-      layer_scale, gated: of the blocks, see `bridgejax.models.clip_text.LayerConfig`.
-      pool: what features are: "token" (the class token, or both tokens where each has a head), "token_and_mean" (beside it the
-        mean of the patches), or "attention" (a learned query over the patches, SigLIP).
-    """
-
+    # In which it was published and is saved: "timm", or a model_type of transformers: "vit", "deit", "clip" (a CLIPModel),
+    # "siglip" (a SiglipModel), "dinov2" or "dinov2_with_registers".
     layout: str
-    name: str
-    image_size: int
+    name: str  # timm's architecture, or the transformers model_type
+    image_size: int  # image_size, patch_size: sides in pixels; the position embeddings are those of image_size
     patch_size: int
-    hidden_size: int
+    hidden_size: int  # hidden_size, layers, heads, intermediate_size: of the transformer
     layers: int
     heads: int
     intermediate_size: int
-    activation: str = "gelu"
-    epsilon: float = 1e-6
-    pre_norm: bool = False
-    distillation: bool = False
-    both_heads: bool = False
-    antialias: bool = True
-    projection: int = 0
-    class_token: bool = True
-    registers: int = 0
-    layer_scale: bool = False
+    activation: str = "gelu"  # a key of `bridgejax.models.activations.ACTIVATIONS`
+    epsilon: float = 1e-6  # of every layer normalisation
+    pre_norm: bool = False  # normalise before the blocks; the patches then have no bias (CLIP)
+    distillation: bool = False  # a second token (DeiT)
+    both_heads: bool = False  # the second token has a head of its own, and logits are the mean of the two
+    antialias: bool = True  # how positions are resampled, see `bridgejax.models.positions`
+    projection: int = 0  # width of the projection behind the network (a whole CLIPModel), 0 for none
+    class_token: bool = True  # there is one, the first token (not so in SigLIP)
+    registers: int = 0  # tokens without positions between it and the patches (Darcet et al. 2023, arXiv:2309.16588).
+    layer_scale: bool = False  # layer_scale, gated: of the blocks, see `bridgejax.models.clip_text.LayerConfig`
     gated: bool = False
+    # What features are: "token" (the class token, or both tokens where each has a head), "token_and_mean" (beside it the mean
+    # of the patches), or "attention" (a learned query over the patches, SigLIP).
     pool: str = "token"
 
     @property
@@ -96,13 +81,7 @@ def check(config: ViTConfig, where: str) -> ViTConfig:
 
 
 class PatchEmbedding(nnx.Module):
-    """A convolution whose kernel and stride are one patch, as a matrix product.
-
-    Args:
-      size: side of a patch in pixels.
-      features: outputs.
-      use_bias: adds a bias.
-    """
+    """A convolution whose kernel and stride are one patch, as a matrix product."""
 
     def __init__(self, size: int, features: int, use_bias: bool) -> None:
         self.size = size
@@ -124,11 +103,6 @@ class MeanHead(nnx.Module):
     """The two linear heads of a distilled DeiT, one for each token: their mean, as the network is used and tuned.
 
     Two layers, though one on both tokens could give the same logits: a step moves each as far as in the original.
-
-    Args:
-      width: of each token.
-      num_classes: outputs.
-      rngs: source of the initial values.
     """
 
     def __init__(self, width: int, num_classes: int, *, rngs: nnx.Rngs) -> None:
@@ -147,12 +121,7 @@ class MeanHead(nnx.Module):
 
 
 class AttentionPool(nnx.Module):
-    """A learned query's attention over all tokens, and an MLP on it, residual (Zhai et al. 2021, arXiv:2106.04560).
-
-    Args:
-      config: of a transformer layer.
-      rngs: source of the initial values.
-    """
+    """A learned query's attention over all tokens, and an MLP on it, residual (Zhai et al. 2021, arXiv:2106.04560)."""
 
     def __init__(self, config: LayerConfig, *, rngs: nnx.Rngs) -> None:
         width = config.hidden_size
@@ -196,11 +165,8 @@ class VisionTransformer(Classifier):
         self.blocks = nnx.List([Layer(config.layer, rngs=rngs) for _ in range(config.layers)])
         self.norm = layer_norm(width, epsilon=config.epsilon, rngs=rngs)
         self.pool = AttentionPool(config.layer, rngs=rngs) if config.pool == "attention" else None
-        self.head = (
-            MeanHead(width, num_classes, rngs=rngs)
-            if config.both_heads
-            else nnx.Linear(self.feature_width, num_classes, rngs=rngs)
-        )
+        kind, inputs = (MeanHead, width) if config.both_heads else (nnx.Linear, self.feature_width)
+        self.head = kind(inputs, num_classes, rngs=rngs)
 
     @property
     def feature_width(self) -> int:
@@ -249,7 +215,7 @@ class VisionTransformer(Classifier):
             seen = jnp.concatenate([tokens[:, 0], patches.mean(1)], axis=-1)
         else:
             seen = (tokens if self.config.both_heads else tokens[:, :1]).reshape(tokens.shape[0], -1)
-        return seen.astype(jnp.promote_types(seen.dtype, jnp.float32))
+        return widened(seen)
 
     def initializers(self) -> Sequence[Initializer]:
         """Returns the initial values of the library that published the layout.
@@ -288,10 +254,6 @@ class VisionTransformer(Classifier):
 
 def with_image_size(model: VisionTransformer, image_size: int) -> VisionTransformer:
     """Resamples a model's position embeddings for another image size, in place: training then starts from those.
-
-    Args:
-      model: with concrete weights.
-      image_size: side in pixels, at least one patch.
 
     Raises:
       UserError: `image_size` is below one patch.

@@ -14,7 +14,7 @@ from bridgejax.models.activations import checked_activation
 from bridgejax.models.config_values import positive_int, positive_number, require
 from bridgejax.models.layout import Fused, Layout, Tensors, timm_arguments
 from bridgejax.models.vit import ViTConfig, check
-from bridgejax.models.weights import Rule, torch_rules
+from bridgejax.models.weights import Rule, layer_rules, torch_rules
 
 # hidden_size, layers, heads of the published sizes.
 _SIZES = {"tiny": (192, 12, 3), "small": (384, 12, 6), "base": (768, 12, 12), "large": (1024, 24, 16)}
@@ -235,41 +235,46 @@ _PARTS = {
 
 def block_rules(parts: Mapping[str, str], place: str) -> list[Rule]:
     """Returns the rules of the blocks: `parts` maps the inner names, `place` is their block with `\\1` for its number."""
-    rules = []
-    for ours, theirs in parts.items():
-        if ours.startswith("layer_norm"):
-            rules.append(Rule(rf"blocks\.(\d+)\.{ours}\.scale", rf"{place}.{theirs}.weight"))
-        else:
-            rules.append(Rule(rf"blocks\.(\d+)\.{ours}\.kernel", rf"{place}.{theirs}.weight", "linear"))
-        rules.append(Rule(rf"blocks\.(\d+)\.{ours}\.bias", rf"{place}.{theirs}.bias"))
-    return rules
+    kinds = {ours: "none" if ours.startswith("layer_norm") else "linear" for ours in parts}
+    pairs = [layer_rules(rf"blocks\.(\d+)\.{ours}", rf"{place}.{parts[ours]}", kinds[ours]) for ours in parts]
+    return [rule for pair in pairs for rule in pair]
 
 
-def head_rules(ours: str, theirs: str) -> tuple[Rule, Rule]:
-    """Returns the rules of a linear head."""
-    return Rule(rf"{ours}\.kernel", f"{theirs}.weight", "linear"), Rule(rf"{ours}\.bias", f"{theirs}.bias")
+def body_rules(parts: Mapping[str, str], body: str) -> list[Rule]:
+    """Returns the rules of what transformers' vision transformers have in common behind the prefix `body`: all but the head."""
+    place = f"{body}embeddings."
+    return [
+        *block_rules(parts, rf"{body}encoder.layer.\1"),
+        Rule("class_token", f"{place}cls_token"),
+        Rule("positions", f"{place}position_embeddings"),
+        *layer_rules("patch", f"{place}patch_embeddings.projection", "conv"),
+        *layer_rules("norm", f"{body}layernorm", "none"),
+    ]
+
+
+def with_prefix(tensors: Tensors, body: str) -> dict[str, np.ndarray]:
+    """Returns the tensors of `body_rules` with the prefix that those of a bare …Model lack."""
+    bare = ("embeddings.", "encoder.", "layernorm.")
+    return {body + name if name.startswith(bare) else name: array for name, array in tensors.items()}
 
 
 def layout(config: ViTConfig) -> Layout:
     """Returns the names of the tensors in the config's layout (for "clip": without text)."""
     if config.layout == "timm":
-        return _timm_layout(config)
-    if config.layout == "clip":
-        return clip_layout()
-    return _transformers_layout(config)
+        return _timm_layout()
+    return clip_layout() if config.layout == "clip" else _transformers_layout(config)
 
 
-def _timm_layout(config: ViTConfig) -> Layout:
+def _timm_layout() -> Layout:
     rules = (
-        *head_rules(r"head\.cls", "head"),
-        *head_rules(r"head\.dist", "head_dist"),
+        *layer_rules(r"head\.cls", "head"),
+        *layer_rules(r"head\.dist", "head_dist"),
         *block_rules(_PARTS["timm"], r"blocks.\1"),
         Rule("class_token", "cls_token"),
         Rule("distillation_token", "dist_token"),
         Rule("positions", "pos_embed"),
-        Rule(r"pre_norm\.scale", "norm_pre.weight"),
-        Rule(r"pre_norm\.bias", "norm_pre.bias"),
-        *torch_rules(Rule(r"patch\.kernel", "patch_embed.proj.weight", "conv"), Rule(r"patch\.bias", "patch_embed.proj.bias")),
+        *layer_rules("pre_norm", "norm_pre", "none"),
+        *torch_rules(*layer_rules("patch", "patch_embed.proj", "conv")),
     )
     return Layout(rules, read=_QKV.split, write=_QKV.merge, spell=_QKV.spell)
 
@@ -277,27 +282,17 @@ def _timm_layout(config: ViTConfig) -> Layout:
 def _transformers_layout(config: ViTConfig) -> Layout:
     body = f"{config.layout}."
     rules = (
-        *head_rules("head", "classifier"),
-        *head_rules(r"head\.cls", "cls_classifier"),
-        *head_rules(r"head\.dist", "distillation_classifier"),
-        *block_rules(_PARTS["transformers"], rf"{body}encoder.layer.\1"),
-        Rule("class_token", f"{body}embeddings.cls_token"),
+        *layer_rules("head", "classifier"),
+        *layer_rules(r"head\.cls", "cls_classifier"),
+        *layer_rules(r"head\.dist", "distillation_classifier"),
+        *body_rules(_PARTS["transformers"], body),
         Rule("distillation_token", f"{body}embeddings.distillation_token"),
-        Rule("positions", f"{body}embeddings.position_embeddings"),
-        Rule(r"patch\.kernel", f"{body}embeddings.patch_embeddings.projection.weight", "conv"),
-        Rule(r"patch\.bias", f"{body}embeddings.patch_embeddings.projection.bias"),
-        Rule(r"norm\.scale", f"{body}layernorm.weight"),
-        Rule(r"norm\.bias", f"{body}layernorm.bias"),
     )
 
     def read(tensors: Tensors) -> dict[str, np.ndarray]:
-        # A bare ViTModel has no prefix; its pooler is not what classifiers of this family look at.
-        named = {}
-        for name, array in tensors.items():
-            bare = name.startswith(("embeddings.", "encoder.", "layernorm."))
-            if not re.fullmatch(rf"({re.escape(body)})?pooler\.dense\.(weight|bias)", name):
-                named[body + name if bare else name] = array
-        return named
+        # The pooler is not what classifiers of this family look at.
+        pooler = re.compile(rf"({re.escape(body)})?pooler\.dense\.(weight|bias)")
+        return {name: array for name, array in with_prefix(tensors, body).items() if not pooler.fullmatch(name)}
 
     return Layout(rules, read=read)
 
@@ -306,18 +301,15 @@ def clip_layout() -> Layout:
     """Returns the names of the tensors of a CLIPModel's image side."""
     tower = "vision_model."
     rules = (
-        *head_rules("head", "classifier"),
+        *layer_rules("head", "classifier"),
         Rule(r"projection\.kernel", "visual_projection.weight", "linear"),
-        Rule(r"blocks\.(\d+)\.(.+)\.kernel", rf"{tower}encoder.layers.\1.\2.weight", "linear"),
+        *layer_rules(r"blocks\.(\d+)\.(.+)", rf"{tower}encoder.layers.\1.\2"),
         Rule(r"blocks\.(\d+)\.(.+)\.scale", rf"{tower}encoder.layers.\1.\2.weight"),
-        Rule(r"blocks\.(\d+)\.(.+)\.bias", rf"{tower}encoder.layers.\1.\2.bias"),
         Rule("class_token", f"{tower}embeddings.class_embedding"),
         Rule("positions", f"{tower}embeddings.position_embedding.weight"),
         Rule(r"patch\.kernel", f"{tower}embeddings.patch_embedding.weight", "conv"),
-        Rule(r"pre_norm\.scale", f"{tower}pre_layrnorm.weight"),
-        Rule(r"pre_norm\.bias", f"{tower}pre_layrnorm.bias"),
-        Rule(r"norm\.scale", f"{tower}post_layernorm.weight"),
-        Rule(r"norm\.bias", f"{tower}post_layernorm.bias"),
+        *layer_rules("pre_norm", f"{tower}pre_layrnorm", "none"),
+        *layer_rules("norm", f"{tower}post_layernorm", "none"),
     )
     flat = {f"{tower}embeddings.class_embedding": 1, f"{tower}embeddings.position_embedding.weight": 2}
 

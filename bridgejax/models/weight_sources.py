@@ -17,21 +17,13 @@ from bridgejax.models.safetensors_files import PICKLES
 
 @dataclasses.dataclass(frozen=True)
 class WeightSources:
-    """By what weights of one kind may be named.
+    """By what weights of one kind may be named."""
 
-    Attributes:
-      kind: such as "generator", for messages.
-      layout: what a folder of them holds, for messages.
-      hub_files: patterns of what is fetched from the hub.
-      builtin: names of assets.
-      single_file: whether one `.safetensors` file may hold them all.
-    """
-
-    kind: str
-    layout: str
-    hub_files: tuple[str, ...]
-    builtin: tuple[str, ...] = ()
-    single_file: bool = False
+    kind: str  # such as "generator", for messages
+    layout: str  # what a folder of them holds, for messages
+    hub_files: tuple[str, ...]  # patterns of what is fetched from the hub
+    builtin: tuple[str, ...] = ()  # names of assets
+    single_file: bool = False  # whether one `.safetensors` file may hold them all
 
     def resolve(self, name: str | Path) -> Path:
         """Returns the folder, or the single file, of a name.

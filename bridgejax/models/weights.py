@@ -67,6 +67,12 @@ def torch_rules(*special: Rule, conv: str = r"(?!)") -> tuple[Rule, ...]:
     )
 
 
+def layer_rules(ours: str, theirs: str, transform: str = "linear") -> tuple[Rule, Rule]:
+    """Returns the rules of a layer's weight and bias; the weight of a layer without a transform (a norm) is its scale."""
+    weight = "scale" if transform == "none" else "kernel"
+    return Rule(rf"{ours}\.{weight}", f"{theirs}.weight", transform), Rule(rf"{ours}\.bias", f"{theirs}.bias")
+
+
 def _dotted(path: ParameterPath) -> str:
     return ".".join(str(part) for part in path)
 
@@ -187,9 +193,7 @@ def _forget(array: np.ndarray) -> None:
 
 
 def _source_shape(shape: tuple[int, ...], transform: str) -> list[int]:
-    if transform in _INVERSE:
-        return [shape[axis] for axis in _INVERSE[transform]]
-    return list(shape)
+    return [shape[axis] for axis in _INVERSE.get(transform, range(len(shape)))]
 
 
 def export(model: nnx.Module, rules: Sequence[Rule]) -> dict[str, np.ndarray]:

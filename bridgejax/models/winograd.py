@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-Pads = tuple[tuple[int, int], tuple[int, int]]
+from bridgejax.models.unfolded import Pads
 
 # Transformed tiles beyond this many bytes are made strip by strip: whole, they would be four times as large as the images.
 STRIP_BYTES = 256 << 20
@@ -25,16 +25,7 @@ _OUTPUT = ((1, 1, 1, 0), (0, 1, -1, -1))  # Aᵀ
 
 
 def forward(x: jax.Array, kernel: jax.Array, pads: Pads) -> jax.Array:
-    """Convolves at stride 1.
-
-    Args:
-      x: float [n, h, w, i].
-      kernel: float [3, 3, i, o].
-      pads: zeros ((top, bottom), (left, right)).
-
-    Returns:
-      Float [n, h + top + bottom - 2, w + left + right - 2, o].
-    """
+    """Convolves float `x` [n, h, w, i] with `kernel` [3, 3, i, o] at stride 1: [n, h + top + bottom - 2, …, o]."""
     return _convolved(x, _kernel_tiles(kernel), pads)
 
 

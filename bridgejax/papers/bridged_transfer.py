@@ -13,27 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bridgejax.config import LEARNED_MODES, Settings, default_config
-from bridgejax.data.catalog import TASKS, CatalogTask
-from bridgejax.errors import UserError, choices
+from bridgejax.data.catalog import CatalogTask
+from bridgejax.papers.paper_tasks import paper_tasks, set_other_task
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
-EMBEDDED = "embedded"
-
-
-# The paper's name → the catalogue's task: its splits, class names and metric are the usual ones.
-DATA_SETS: dict[str, CatalogTask] = {
-    "aircraft": TASKS["aircraft"],
-    "caltech101": TASKS["caltech101"],
-    "cars": TASKS["cars"],
-    "dogs": TASKS["dogs"],
-    "dtd": TASKS["dtd"],
-    "flowers": TASKS["flowers102"],
-    "food": TASKS["food101"],
-    "pets": TASKS["pets"],
-    "sun397": TASKS["sun397"],
-}
+DATA_SETS = paper_tasks(("aircraft", "caltech101", "cars", "dogs", "dtd", "flowers", "food", "pets", "sun397"))
 MODELS = {
     "resnet18": "timm/resnet18.tv_in1k",
     "resnet50": "timm/resnet50.tv_in1k",
@@ -60,13 +46,7 @@ def paper_config(arg: str | None = None) -> ConfigDict:
     config.study.baseline = "vanilla_long"
     if arg in DATA_SETS:
         return _full(config, DATA_SETS[str(arg)])
-    if arg not in (None, EMBEDDED):
-        if ":" not in str(arg):
-            raise UserError(
-                f"{arg!r} is not a data set of the paper; {choices(arg, (EMBEDDED, *DATA_SETS))} A task.source such as "
-                "folder:PATH will do too."
-            )
-        config.task.source = str(arg)
+    set_other_task(config, arg, DATA_SETS)
     config.task.shots = 4
     config.generator.steps = 12
     config.generator.guidance_scale = 3.0

@@ -9,51 +9,28 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from bridgejax.config import default_config
-from bridgejax.data.catalog import TASKS, CatalogTask
-from bridgejax.errors import UserError, choices
+from bridgejax.papers.paper_tasks import paper_tasks, set_other_task
 from bridgejax.prompts import template_list
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
-EMBEDDED = "embedded"
 SENTENCES = "sentences"  # the synthetic set of language enhancement
 GUIDED = "guided"  # the synthetic set of real guidance
 OTHERS = "others"  # the synthetic set of other classes than the task's
 
-# The paper's data sets.
-DATA_SETS: dict[str, CatalogTask] = {
-    "cifar10": TASKS["cifar10"],
-    "cifar100": TASKS["cifar100"],
-    "caltech101": TASKS["caltech101"],
-    "caltech256": TASKS["caltech256"],
-    "imagenet": TASKS["imagenet"],
-    "sun397": TASKS["sun397"],
-    "aircraft": TASKS["aircraft"],
-    "birdsnap": TASKS["birdsnap"],
-    "cars": TASKS["cars"],
-    "cub200": TASKS["cub200"],
-    "flowers": TASKS["flowers102"],
-    "food": TASKS["food101"],
-    "pets": TASKS["pets"],
-    "dtd": TASKS["dtd"],
-    "eurosat": TASKS["eurosat"],
-    "imagenet_sketch": TASKS["imagenet_sketch"],
-    "imagenet_r": TASKS["imagenet_r"],
-}
+DATA_SETS = paper_tasks(
+    (
+        *("cifar10", "cifar100", "caltech101", "caltech256", "imagenet", "sun397", "aircraft", "birdsnap", "cars", "cub200"),
+        *("flowers", "food", "pets", "dtd", "eurosat", "imagenet_sketch", "imagenet_r"),
+    )
+)
 FEW_SHOT = ("imagenet", "caltech101", "pets", "cars", "aircraft", "sun397", "dtd", "eurosat")
 # Templates of the released code where they are not "a photo of a {}.": transfer_ds_template.py; which of them made which row of
 # a table is recorded for EuroSAT alone.
-TEMPLATES: dict[str, tuple[str, ...]] = {
-    "aircraft": ("a photo of a {}, a type of aircraft.",),
-    "birdsnap": ("a photo of a {}, a type of bird.",),
-    "cub200": ("a photo of a {}, a type of bird.",),
-    "flowers": ("a photo of a {}, a type of flower.",),
-    "food": ("a photo of a {}, a type of food.",),
-    "pets": ("a photo of a {}, a type of pet.",),
-    "eurosat": ("a centered satellite photo of {}.",),
-    "dtd": ("{} texture.",),
-    "sun397": ("a photo of a {}.", "a photo of the {}."),
+TEMPLATES = {
+    **{name: template_list(name) for name in ("aircraft", "flowers", "food", "pets", "eurosat", "dtd")},
+    **{"birdsnap": template_list("birds"), "cub200": template_list("birds"), "sun397": template_list("sun")},
 }
 SIMPLE = ("a photo of a {}.",)
 CLIP, CLIP_RN50 = "openai/clip-vit-base-patch16", "timm/resnet50_clip.openai"
@@ -100,13 +77,7 @@ def paper_config(arg: str | None = None) -> ConfigDict:
         config.training.eval_batch_size = 256
         config.training.base_steps = steps(data.classes * PER_CLASS, _SYNTHETIC_BATCH)
         return config
-    if arg not in (None, EMBEDDED):
-        if ":" not in str(arg):
-            raise UserError(
-                f"{arg!r} is not a data set of the paper; {choices(arg, (EMBEDDED, *DATA_SETS))} A task.source such as "
-                "folder:PATH will do too."
-            )
-        config.task.source = str(arg)
+    set_other_task(config, arg, DATA_SETS)
     config.generator.steps = 12
     config.generator.guidance_scale = 3.0
     config.classifier.weights = "builtin:tiny_clip"

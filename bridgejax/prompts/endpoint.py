@@ -53,19 +53,12 @@ class _Again(Exception):
 
 @dataclasses.dataclass
 class Endpoint:
-    """A server that answers chat completions.
+    """A server that answers chat completions."""
 
-    Attributes:
-      url: of its chat completions.
-      prompts: the keys that say what is asked and how.
-      seed: of the requests.
-      sleep, clock: of the time module; tests have their own.
-    """
-
-    url: str
-    prompts: PromptSettings
-    seed: int
-    sleep: Callable[[float], object] = time.sleep
+    url: str  # of its chat completions
+    prompts: PromptSettings  # the keys that say what is asked and how
+    seed: int  # of the requests
+    sleep: Callable[[float], object] = time.sleep  # sleep, clock: of the time module; tests have their own
     clock: Callable[[], float] = time.monotonic
     _last: float | None = None
 

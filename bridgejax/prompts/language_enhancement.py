@@ -88,21 +88,13 @@ class T5Writer:
 
 @dataclasses.dataclass(frozen=True)
 class SentencePlan:
-    """Where the sentences of a set come from.
+    """Where the sentences of a set come from."""
 
-    Attributes:
-      class_names: the classes.
-      count: sentences of a class.
-      ready: the sentences, of a source that is a file; else None.
-      writer: the language model, of any other source.
-      seed: of all that chance decides.
-    """
-
-    class_names: tuple[str, ...]
-    count: int
-    ready: Sentences | None = None
-    writer: SentenceWriter | None = None
-    seed: int = 0
+    class_names: tuple[str, ...]  # the classes
+    count: int  # sentences of a class
+    ready: Sentences | None = None  # the sentences, of a source that is a file; else None
+    writer: SentenceWriter | None = None  # the language model, of any other source
+    seed: int = 0  # of all that chance decides
 
     @property
     def about(self) -> dict[str, object]:
@@ -116,10 +108,7 @@ class SentencePlan:
         return folder / f"{kind}-{digest(self.about)[:12]}.jsonl"
 
     def make(self, folder: Path) -> Sentences:
-        """Returns the sentences of each class, made now as far as they are not there.
-
-        Args:
-          folder: where they are kept, made if absent.
+        """Returns the sentences of each class, made now in the folder as far as they are not there.
 
         Raises:
           UserError: the language model fails, or gives no sentence for a class; what was kept and how to go on is said.
@@ -205,12 +194,7 @@ class _Store:
         if not at_once and time.monotonic() < self._saved + _SAVE_SECONDS:
             return
         written = {name: texts for name, texts in self.sentences.items() if texts}
-        about = {
-            "about": self._about,
-            "identity": digest(self._about),
-            "rounds": self.rounds,
-            "content": digest(written),
-        }
+        about = {"about": self._about, "identity": digest(self._about), "rounds": self.rounds, "content": digest(written)}
         rows = [Sentence.of(name, text).row() for name, texts in written.items() for text in texts]
         self.file.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(self.file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in [about, *rows]))

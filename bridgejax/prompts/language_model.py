@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from flax import nnx
 
-from bridgejax.errors import UserError
+from bridgejax.errors import UserError, whole_number
 from bridgejax.files import read_json_object
 from bridgejax.identity import folder_digest, keys_from_seeds
 from bridgejax.models.building import ShapesOnly
@@ -54,14 +54,11 @@ class LanguageModel:
         return TextTokenizer(self.folder)
 
     def logits(self, input_ids: npt.ArrayLike, decoder_input_ids: npt.ArrayLike) -> jax.Array:
-        """Returns the logits of the token after each one.
+        """Returns the logits of the token after each one, float32 [n, t, vocabulary].
 
         Args:
           input_ids: whole numbers [n, s], the source texts; pad tokens are masked.
           decoder_input_ids: whole numbers [n, t], the texts so far, which begin with the start token.
-
-        Returns:
-          float32 [n, t, vocabulary].
 
         Raises:
           UserError: the shapes are others, or an id is not in the vocabulary.
@@ -88,7 +85,7 @@ class LanguageModel:
         top_k: int = 50,
         top_p: float = 1.0,
     ) -> list[str]:
-        """Draws one text for each source text; text i depends on (texts[i], seeds[i]) and the options alone.
+        """Draws a text, without special tokens, for each source; text i depends on (texts[i], seeds[i]) and the options alone.
 
         Args:
           texts: the source texts.
@@ -97,9 +94,6 @@ class LanguageModel:
           temperature: by which logits are divided, above 0.
           top_k: only so many of the likeliest tokens may follow; 1 is greedy, 0 is no bound.
           top_p: only the likeliest tokens that have this probability together may follow, in (0, 1]; 1 is no bound.
-
-        Returns:
-          The texts, without special tokens.
 
         Raises:
           UserError: an argument is wrong, or the folder has no tokenizer.
@@ -152,9 +146,8 @@ def _check(rows: list[str], seeds: list[int], max_tokens: int, temperature: floa
     for name, number in (("temperature", temperature), ("top_p", top_p)):
         if isinstance(number, bool) or not isinstance(number, int | float | np.integer | np.floating):
             raise UserError(f"{name} is {number!r}; give a number.")
-    for name, value, least in (("max_tokens", max_tokens, 1), ("top_k", top_k, 0)):
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-            raise UserError(f"{name} is {value!r}; give a whole number of at least {least}.")
+    whole_number("max_tokens", max_tokens, 1)
+    whole_number("top_k", top_k, 0)
     if not 0 < temperature < float("inf"):
         raise UserError(f"temperature is {temperature!r}; give a number above 0 (top_k=1 is greedy).")
     if not 0 < top_p <= 1:

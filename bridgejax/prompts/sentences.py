@@ -20,17 +20,11 @@ _FORMS = 'a JSON object {"class": …, "sentence": …}, CLASS, a tab and a sent
 
 @dataclasses.dataclass(frozen=True)
 class Sentence:
-    """A sentence of a class.
+    """A sentence of a class."""
 
-    Attributes:
-      class_name: the class.
-      text: the sentence.
-      names_class: whether the class's name stands in it, in the singular or with an "s".
-    """
-
-    class_name: str
-    text: str
-    names_class: bool
+    class_name: str  # the class
+    text: str  # the sentence
+    names_class: bool  # whether the class's name stands in it, in the singular or with an "s"
 
     @classmethod
     def of(cls, class_name: str, text: str) -> Sentence:

@@ -21,10 +21,7 @@ def format_prompt(template: str, class_name: str) -> str:
 
 
 def prompt_for(
-    class_name: str,
-    index: int,
-    templates: Sequence[str],
-    variants: Mapping[str, Sequence[str]] | None = None,
+    class_name: str, index: int, templates: Sequence[str], variants: Mapping[str, Sequence[str]] | None = None
 ) -> str:
     """Returns the prompt of image `index` of a class; it depends on nothing else.
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bridgejax.errors import UserError
+from bridgejax.models.tokenizer import sentencepiece_model
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -57,31 +57,19 @@ class TextTokenizer:
 
 
 def _from_pieces(file: Path) -> Tokenizer:
-    """Returns the tokenizer that transformers' T5Tokenizer makes of a SentencePiece file.
-
-    Read here, since transformers does it with two further packages, sentencepiece and protobuf.
-    """
+    """Returns the tokenizer that transformers' T5Tokenizer makes of a SentencePiece file."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-    pieces: list[tuple[str, float]] = []
-    special: list[str] = []
-    unknown, end, charsmap = 0, "</s>", b""
-    for field, value in _fields(file.read_bytes()):
-        if field == 1 and isinstance(value, bytes):
-            piece = dict(_fields(value))
-            text, kind = _bytes(piece[1]).decode(), piece.get(3, 1)
-            if kind in (_CONTROL, _UNKNOWN):
-                special.append(text)
-            unknown = len(pieces) if kind == _UNKNOWN else unknown
-            pieces.append((text, struct.unpack("<f", _bytes(piece[2]))[0] if 2 in piece else 0.0))
-        elif field == 3 and isinstance(value, bytes):
-            charsmap = _bytes(dict(_fields(value)).get(2, b""))
+    model, end = sentencepiece_model(file), "</s>"
+    pieces = [(piece.piece, piece.score) for piece in model.pieces]
     if end not in dict(pieces):
         raise ValueError(f"it has no piece {end}")
+    special = [piece.piece for piece in model.pieces if piece.type in (_CONTROL, _UNKNOWN)]
+    unknown = next((number for number, piece in enumerate(model.pieces) if piece.type == _UNKNOWN), 0)
     sentinels = [f"<extra_id_{number}>" for number in reversed(range(_SENTINELS))]
     tokenizer = Tokenizer(models.Unigram([*pieces, *((text, 0.0) for text in sentinels)], unk_id=unknown, byte_fallback=False))
     tokenizer.add_special_tokens([*special, *sentinels])
-    if charsmap:
+    if charsmap := model.normalizer_spec.precompiled_charsmap:
         tokenizer.normalizer = normalizers.Precompiled(charsmap)
     # The marks of these are the library's defaults, which are SentencePiece's.
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()])
@@ -90,36 +78,3 @@ def _from_pieces(file: Path) -> Tokenizer:
         single=["$A", end], special_tokens=[(end, tokenizer.token_to_id(end))]
     )
     return tokenizer
-
-
-def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """Yields (number, value) of each field of a protocol buffer: whole numbers as int, all else as its bytes."""
-    place = 0
-
-    def number() -> int:
-        nonlocal place
-        value = shift = 0
-        while True:
-            byte = message[place]
-            place += 1
-            value |= (byte & 0x7F) << shift
-            shift += 7
-            if byte < 0x80:
-                return value
-
-    while place < len(message):
-        tag = number()
-        if tag & 7 == 0:
-            yield tag >> 3, number()
-            continue
-        size = {1: 8, 5: 4}.get(tag & 7) or (number() if tag & 7 == 2 else 0)
-        if (not size and tag & 7 != 2) or place + size > len(message):
-            raise ValueError("it is not a SentencePiece file, or is cut short")
-        yield tag >> 3, message[place : place + size]
-        place += size
-
-
-def _bytes(value: int | bytes) -> bytes:
-    if not isinstance(value, bytes):
-        raise ValueError("it is not a SentencePiece file")
-    return value

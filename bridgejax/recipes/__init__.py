@@ -4,15 +4,7 @@ from __future__ import annotations
 
 from bridgejax.recipes.filter_rules import FilterRule, filter_rules
 from bridgejax.recipes.lengths import LENGTH_KEYS, StageLength
-from bridgejax.recipes.library import (
-    CLASSIFIER_TUNING,
-    CONTROLS,
-    METHODS,
-    MIXUP_ALPHA,
-    all_recipes,
-    control_recipes,
-    default_recipes,
-)
+from bridgejax.recipes.library import CLASSIFIER_TUNING, CONTROLS, all_recipes, control_recipes, default_recipes
 from bridgejax.recipes.parsing import STAGE_KEYS, recipe_from_config
 from bridgejax.recipes.stage import Optimization, Recipe, Stage, reset_depth
 
@@ -20,8 +12,6 @@ __all__ = [
     "CLASSIFIER_TUNING",
     "CONTROLS",
     "LENGTH_KEYS",
-    "METHODS",
-    "MIXUP_ALPHA",
     "STAGE_KEYS",
     "FilterRule",
     "Optimization",

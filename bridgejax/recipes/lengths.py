@@ -32,12 +32,7 @@ _REFERENCES = ("steps_of", "rest_of", "passes_of")
 
 
 def stage_steps(
-    where: str,
-    stated: Mapping[str, object],
-    *,
-    unit: int,
-    before: int,
-    resolve: Callable[[str, str], Recipe],
+    where: str, stated: Mapping[str, object], *, unit: int, before: int, resolve: Callable[[str, str], Recipe]
 ) -> int:
     """Returns how many optimiser steps a stage takes, at least 1.
 

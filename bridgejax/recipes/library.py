@@ -117,10 +117,7 @@ CONTROLS: dict[str, Stages] = {
     ],
     # -- from scratch: a new random network, which needs statistics of its own batches.
     "scratch": [{"data": "real", "steps_of": "bridged", "reset": "all", "batch_norm": "train"}],
-    "scratch_bridged": [
-        {"data": "synthetic", "reset": "all", "batch_norm": "train"},
-        {"data": "real", "batch_norm": "train"},
-    ],
+    "scratch_bridged": [{"data": "synthetic", "reset": "all", "batch_norm": "train"}, {"data": "real", "batch_norm": "train"}],
     "scratch_bridged_plus_plus": [
         {"data": "synthetic", "reset": "all", "batch_norm": "train", **_MIXUP},
         {"data": "real", "reset": "head", "batch_norm": "train"},
@@ -145,10 +142,7 @@ CONTROLS: dict[str, Stages] = {
         {"data": "synthetic", "batch_norm": "train"},
         {"data": "real", "batch_norm": "train", "batch_statistics": "initial"},
     ],
-    "bridged_one_schedule": [
-        {"data": "synthetic"},
-        {"data": "real", "restart_schedule": False, "restart_optimizer": False},
-    ],
+    "bridged_one_schedule": [{"data": "synthetic"}, {"data": "real", "restart_schedule": False, "restart_optimizer": False}],
 }
 
 

@@ -110,6 +110,15 @@ def scroll(table: str, label: str, kind: str = "") -> str:
     return f'<div class="scroll {kind}" role="region" aria-label="{escape(label)}" tabindex="0">{table}</div>'
 
 
+def plain_table(heads: Sequence[str], rows: Sequence[Sequence[str]], label: str) -> str:
+    """A table of texts that scrolls by itself: names on the left, numbers on the right."""
+    head = "".join(f'<th scope="col"{" class=n" if i else ""}>{text}</th>' for i, text in enumerate(heads))
+    body = ""
+    for name, *cells in rows:
+        body += f'<tr><th scope="row">{escape(name)}</th>' + "".join(f'<td class="n">{cell}</td>' for cell in cells) + "</tr>"
+    return scroll(f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>", label)
+
+
 def curves(summary: Summary, stages: Mapping[str, Sequence[str]]) -> str:
     """One small panel per arm over the same axes: mean ± sd over seeds, the baseline dashed, stage switches marked.
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from html import escape
 
 from bridgejax.prompts.classes import display_name
-from bridgejax.report.charts import SHEET_CLASSES, contact_sheet, scroll
+from bridgejax.report.charts import SHEET_CLASSES, contact_sheet, plain_table
 from bridgejax.studies.filter_results import DROPPED, KEPT, SelectionPictures, SetSelection
 
 HEADING = "Kept and dropped images"
@@ -32,9 +32,8 @@ def selection_note(selection: SetSelection) -> str:
     which = f"set {selection.name!r}" if selection.name else "the synthetic set"
     arms = f" for {', '.join(selection.arms)}" if selection.arms else ""
     shots = "all" if selection.shots is None else f"the {selection.shots:,}"
-    real = (
-        f" They are compared with {shots} real images per class of the first seed." if "real:" in str(selection.rules) else ""
-    )
+    compared = f" They are compared with {shots} real images per class of the first seed."
+    real = compared if "real:" in str(selection.rules) else ""
     return (
         f"Of {which}, {selection.kept:,} of {selection.images:,} images are kept{arms} by {', then '.join(selection.rules)}."
         f"{real} Highest, median and lowest: {selection.meaning}, by {selection.judge}."
@@ -45,14 +44,7 @@ def filters_html(selections: Sequence[SetSelection], pictures: Sequence[Selectio
     """Returns the sections; empty without filters."""
     text = ""
     for selection, shown in zip(selections, pictures, strict=True):
-        heads = "".join(f'<th scope="col"{" class=n" if i else ""}>{head}</th>' for i, head in enumerate(HEADS))
-        rows = "".join(
-            f'<tr><th scope="row">{escape(cells[0])}</th>'
-            + "".join(f'<td class="n">{cell}</td>' for cell in cells[1:])
-            + "</tr>"
-            for cells in selection_rows(selection)
-        )
-        table = scroll(f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>", HEADING)
+        table = plain_table(HEADS, selection_rows(selection), HEADING)
         sheet = contact_sheet(
             {"class_names": [each.name for each in selection.classes], KEPT: shown.kept, DROPPED: shown.dropped},
             kinds=((KEPT, KEPT), (DROPPED, DROPPED)),
@@ -70,12 +62,7 @@ def filters_html(selections: Sequence[SetSelection], pictures: Sequence[Selectio
 def filters_markdown(
     selections: Sequence[SetSelection], cell: Callable[[str], str], table: Callable[[list[str], list[list[str]]], str]
 ) -> list[str]:
-    """Returns the parts of report.md; none without filters.
-
-    Args:
-      selections: of `read_selections`.
-      cell, table: how report.md writes a cell and a table.
-    """
+    """Returns the parts of report.md, none without filters; `cell` and `table` write as report.md does."""
     parts = []
     for selection in selections:
         rows = [[cell(text) for text in row] for row in selection_rows(selection)]

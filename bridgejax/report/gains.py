@@ -13,30 +13,18 @@ REPLICATES = 1000  # a class is one of many, and its interval is wide: less woul
 
 @dataclasses.dataclass(frozen=True)
 class ClassGains:
-    """The accuracy of `arm` minus that of `against` on each class, in [-1, 1].
+    """The accuracy of `arm` minus that of `against` on each class, in [-1, 1]."""
 
-    Attributes:
-      arm, against: entries of the summary.
-      gain: None for a class that was not tested.
-      low, high: the ends of the 95 % intervals; None with one seed.
-      images: tested, of each class.
-    """
-
-    arm: str
+    arm: str  # arm, against: entries of the summary
     against: str
-    gain: tuple[float | None, ...]
-    low: tuple[float | None, ...]
+    gain: tuple[float | None, ...]  # None for a class that was not tested
+    low: tuple[float | None, ...]  # low, high: the ends of the 95 % intervals; None with one seed
     high: tuple[float | None, ...]
-    images: tuple[int, ...]
+    images: tuple[int, ...]  # tested, of each class
 
 
 def class_gains(results: PairedResults, arm: str, against: str, classes: int) -> ClassGains | None:
-    """Returns the gains of `arm` over `against`.
-
-    Args:
-      results: the runs of one setting.
-      arm, against: two of its arms.
-      classes: how many there are.
+    """Returns the gains of `arm` over `against`, two arms of the runs of one setting.
 
     Returns:
       None if the runs do not say each test image's class and answer, or share no seed.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from html import escape
 
 from bridgejax.prompts.classes import display_name
@@ -74,12 +75,7 @@ def markdown(summary: Summary, config: ConfigJson) -> str:
     parts += filters_markdown(summary.filters, _cell, _table)
     parts += synthetic_markdown(summary.synthetic_set, _cell, _table)
     rows = [
-        [
-            _cell(e),
-            _steps(arms[e].train_steps),
-            *(duration(arms[e].seconds.get(n)) for n in names),
-            stall(arms[e].seconds),
-        ]
+        [_cell(e), _steps(arms[e].train_steps), *(duration(arms[e].seconds.get(n)) for n in names), stall(arms[e].seconds)]
         for e in order
     ]
     heads = ["arm", "optimiser steps", *(f"{_cell(name)} per run" for name in names), "of training: input stall"]
@@ -88,7 +84,7 @@ def markdown(summary: Summary, config: ConfigJson) -> str:
         parts.append(f"Total: {', '.join(f'{_cell(name)} {duration(value)}' for name, value in summary.seconds.items())}.")
     if config:
         file = config_file(config)
-        fence = "`" * max(3, 1 + max((len(run) for run in _backticks(file)), default=0))
+        fence = "`" * max(3, 1 + max(map(len, re.findall("`+", file)), default=0))
         parts += ["## Run it again", "Save as `study.py`:", f"{fence}python\n{file.rstrip()}\n{fence}"]
         parts.append("```sh\nbridgejax run --config study.py --workdir study\n```")
     return "\n\n".join(parts) + "\n"
@@ -102,9 +98,8 @@ def _table(heads: list[str], rows: list[list[str]]) -> str:
 def _level(estimate: Estimate | None) -> str:
     if estimate is None:
         return "–"
-    if estimate.low is None or estimate.high is None:
-        return f"{100 * estimate.mean:.1f}"
-    return f"{100 * estimate.mean:.1f} ({100 * estimate.low:.1f} to {100 * estimate.high:.1f})"
+    ends = "" if estimate.low is None else f" ({interval(estimate, lambda value: f'{100 * value:.1f}')})"
+    return f"{100 * estimate.mean:.1f}{ends}"
 
 
 def _difference(estimate: Estimate | None) -> str:
@@ -119,10 +114,6 @@ def _whole(value: float | None) -> str:
 
 def _steps(value: float | None) -> str:
     return "–" if value is None else f"{value:,.0f}"
-
-
-def _backticks(text: str) -> list[str]:
-    return "".join(sign if sign == "`" else " " for sign in text).split()
 
 
 def _cell(text: str) -> str:

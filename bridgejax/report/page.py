@@ -6,10 +6,12 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from html import escape
+from pathlib import Path
 
 import numpy as np
 
 from bridgejax import __version__
+from bridgejax.errors import either
 from bridgejax.report import charts
 from bridgejax.report.charts import scroll
 from bridgejax.report.choosing import SHOTS_HEADS, advice
@@ -28,11 +30,12 @@ from bridgejax.report.phrases import (
 )
 from bridgejax.report.price_chart import price_chart
 from bridgejax.report.set_sections import synthetic_html
-from bridgejax.report.stylesheet import CSS
 from bridgejax.report.summary import Summary
 from bridgejax.studies.comparison_results import SetPictures
 from bridgejax.studies.filter_results import SelectionPictures
 from bridgejax.studies.run_results import MEAN_PER_CLASS
+
+_CSS = Path(__file__).with_name("page.css").read_text(encoding="utf-8")  # light and dark; no font or image from elsewhere
 
 
 def title(summary: Summary, config: ConfigJson) -> str:
@@ -65,8 +68,7 @@ def facts(summary: Summary) -> list[str]:
 
 
 def _either(values: Sequence[int | None]) -> str:
-    words = ["all" if value is None else f"{value:,}" for value in values]
-    return " or ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else words[0]
+    return either(["all" if value is None else f"{value:,}" for value in values])
 
 
 def render(
@@ -101,7 +103,7 @@ def render(
         _examples(summary, examples),
         filters_html(summary.filters, pictures),
         synthetic_html(summary.synthetic_set, shown),
-        _classes(summary),
+        _section("Accuracy per class", "In percent, averaged over seeds.", charts.class_table(summary)),
         _section("Gain per class", escape(gain_note(summary)), gain_table(summary)),
         _confusion(summary),
         _cost(summary),
@@ -130,7 +132,7 @@ def document(title: str, body: str) -> str:
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<link rel="icon" href="data:,">\n'
-        f"<title>{escape(title)}</title>\n<style>{CSS}</style>\n</head>\n<body>\n<main>\n{body}</main>\n</body>\n</html>\n"
+        f"<title>{escape(title)}</title>\n<style>\n{_CSS}</style>\n</head>\n<body>\n<main>\n{body}</main>\n</body>\n</html>\n"
     )
 
 
@@ -187,10 +189,6 @@ def _examples(summary: Summary, examples: Mapping[str, np.ndarray] | None) -> st
     more = len(examples["class_names"]) - charts.SHEET_CLASSES
     note += f" The first {charts.SHEET_CLASSES} classes; {more} more are not shown." if more > 0 else ""
     return _section("Real and generated images" if both else "Real images", note, charts.contact_sheet(examples))
-
-
-def _classes(summary: Summary) -> str:
-    return _section("Accuracy per class", "In percent, averaged over seeds.", charts.class_table(summary))
 
 
 def _confusion(summary: Summary) -> str:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from bridgejax.report.config_text import ConfigJson
 from bridgejax.report.statistics import Estimate
 from bridgejax.report.summary import Difference, Summary
-from bridgejax.studies.run_results import MEAN_PER_CLASS
 
 SPACE = "\u202f"  # narrow, not broken at a line's end
 FEW_SEEDS = 3
@@ -72,18 +71,18 @@ def verdict(estimate: Estimate | None) -> str:
     return "below" if estimate.high < 0 else "open"
 
 
-def difference_sentence(summary: Summary, difference: Difference, metric: str = MEAN_PER_CLASS) -> str:
+def difference_sentence(summary: Summary, difference: Difference) -> str:
     """One difference as an honest sentence, with its setting first where the study has several."""
     first, second = summary.arms[difference.arm], summary.arms[difference.against]
-    text = _sentence(difference.metric(metric), first.arm, second.arm, metric)
+    text = _sentence(difference.test_mean_per_class_accuracy, first.arm, second.arm)
     if not first.setting:
         return text
     start = "the" if text.startswith("The ") else text[:3]
     return f"With {first.setting}, {start}{text[3:]}"
 
 
-def _sentence(estimate: Estimate | None, arm: str, against: str, metric: str) -> str:
-    name = "mean per-class accuracy" if metric == MEAN_PER_CLASS else "top-1 accuracy"
+def _sentence(estimate: Estimate | None, arm: str, against: str) -> str:
+    name = "mean per-class accuracy"
     if estimate is None:
         return f"{arm} and {against} share no seed, so they cannot be compared."
     size = points(abs(estimate.mean), signed=False)
@@ -181,18 +180,13 @@ def _setting_sentences(summary: Summary, lead: str, compared: Sequence[Differenc
         if each not in main:
             groups[verdict(each.test_mean_per_class_accuracy)].append(summary.arms[each.arm].arm)
     parts: list[str] = []
-    if groups["above"]:
-        parts.append(f"{_listed(groups['above'])} {_be(groups['above'])} above it")
-    if groups["below"]:
-        parts.append(f"{_listed(groups['below'])} {_be(groups['below'])} below it")
+    for side in ("above", "below"):
+        if names := groups[side]:
+            parts.append(f"{_listed(names)} {'is' if len(names) == 1 else 'are'} {side} it")
     if groups["open"]:
         parts.append(f"the difference is not significant for {_listed(groups['open'])}")
     others = f"Of the other arms against {summary.baseline}: {'; '.join(parts)}." if parts else ""
     return f"{text} {others}".strip()
-
-
-def _be(names: Sequence[str]) -> str:
-    return "is" if len(names) == 1 else "are"
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -200,18 +194,10 @@ def _listed(names: Sequence[str]) -> str:
 
 
 # What tells recipes of one sequence of stages apart.
-_DETAILS: tuple[str, ...] = (
-    "reset",
-    "batch_norm",
-    "length",
-    "lr_scale",
-    "early_stop",
-    "synthetic_loss",
-    "head",
-    "trainable",
-    "passes_of",
+_DETAILS = (
+    *("reset", "batch_norm", "length", "lr_scale", "early_stop", "synthetic_loss", "head", "trainable", "passes_of"),
+    *("batch_statistics", "restart_schedule"),
 )
-_DETAILS = (*_DETAILS, "batch_statistics", "restart_schedule")
 
 
 def sets_of_other_classes(config: ConfigJson) -> set[str]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from html import escape
 
 from bridgejax.prompts.classes import display_name
-from bridgejax.report.charts import picture, scroll
+from bridgejax.report.charts import picture, plain_table, scroll
 from bridgejax.report.phrases import percent
 from bridgejax.studies.comparison_results import SetComparison, SetFigures, SetPictures
 
@@ -124,14 +124,7 @@ def synthetic_html(comparison: SetComparison | None, pictures: Sequence[SetPictu
             body += _neighbours_html(figures, shown) + _pairs_html(figures, shown)
         text += f'<section><h2>{HEADING}</h2><p class="note">{escape(_note(comparison))}</p>{body}</section>'
     if comparison.leep:
-        heads = "".join(f'<th scope="col"{" class=n" if i else ""}>{head}</th>' for i, head in enumerate(_LEEP_HEADS))
-        rows = "".join(
-            f'<tr><th scope="row">{escape(cells[0])}</th>'
-            + "".join(f'<td class="n">{cell}</td>' for cell in cells[1:])
-            + "</tr>"
-            for cells in _leep_cells(comparison)
-        )
-        table = scroll(f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>", LEEP_HEADING)
+        table = plain_table(_LEEP_HEADS, _leep_cells(comparison), LEEP_HEADING)
         text += f'<section><h2>{LEEP_HEADING}</h2><p class="note">{escape(_leep_note(comparison))}</p>{table}</section>'
     return text
 
@@ -175,12 +168,7 @@ def _pairs_html(figures: SetFigures, pictures: SetPictures | None) -> str:
 def synthetic_markdown(
     comparison: SetComparison | None, cell: Callable[[str], str], table: Callable[[list[str], list[list[str]]], str]
 ) -> list[str]:
-    """Returns the parts of report.md; none without figures.
-
-    Args:
-      comparison: of `read_comparison`.
-      cell, table: how report.md writes a cell and a table.
-    """
+    """Returns the parts of report.md, none without figures; `cell` and `table` write as report.md does."""
     if comparison is None:
         return []
     parts = []

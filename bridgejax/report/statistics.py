@@ -31,20 +31,13 @@ _CHUNK_DRAWS = 1 << 18  # random draws held at once: their counters stay in the 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over seeds with its interval.
+    """A mean over seeds with its interval."""
 
-    Attributes:
-      mean: the mean over seeds; an accuracy in [0, 1] or a difference in [-1, 1].
-      sd: the standard deviation over seeds (n - 1), None with one seed.
-      low, high: the ends of the 95 % interval, None with one seed.
-      seeds: how many seeds entered.
-    """
-
-    mean: float
-    sd: float | None
-    low: float | None
+    mean: float  # the mean over seeds; an accuracy in [0, 1] or a difference in [-1, 1]
+    sd: float | None  # the standard deviation over seeds (n - 1), None with one seed
+    low: float | None  # low, high: the ends of the 95 % interval, None with one seed
     high: float | None
-    seeds: int
+    seeds: int  # how many seeds entered
 
 
 def true_classes(run: RunResultRecord) -> list[int] | None:
@@ -68,24 +61,15 @@ def true_classes(run: RunResultRecord) -> list[int] | None:
 
 @dataclass(frozen=True)
 class PairedResults:
-    """The results of arms × seeds, ready to be resampled.
+    """The results of arms × seeds, ready to be resampled."""
 
-    Attributes:
-      arms, seeds: names of the two axes of `observed`.
-      observed: metric → float64 [seeds, arms] in [0, 1]; NaN where a run is missing.
-      correct: float32 [images, seeds, arms], 1 right, 0 wrong, NaN not tested; None if the runs do not say.
-      strata: int [images], the true class of every image (all zero where the runs do not say).
-      labelled: whether `strata` holds true classes.
-      replicates: how many bootstrap replicates.
-    """
-
-    arms: tuple[str, ...]
+    arms: tuple[str, ...]  # arms, seeds: names of the two axes of `observed`
     seeds: tuple[int, ...]
-    observed: Mapping[str, np.ndarray]
-    correct: np.ndarray | None
-    strata: np.ndarray
-    labelled: bool
-    replicates: int = REPLICATES
+    observed: Mapping[str, np.ndarray]  # metric → float64 [seeds, arms] in [0, 1]; NaN where a run is missing
+    correct: np.ndarray | None  # float32 [images, seeds, arms], 1 right, 0 wrong, NaN not tested; None if the runs do not say
+    strata: np.ndarray  # int [images], the true class of every image (all zero where the runs do not say)
+    labelled: bool  # whether `strata` holds true classes
+    replicates: int = REPLICATES  # how many bootstrap replicates
 
     @classmethod
     def from_runs(cls, runs: Mapping[tuple[str, int], RunResultRecord], replicates: int = REPLICATES) -> PairedResults:

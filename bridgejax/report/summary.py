@@ -37,40 +37,23 @@ class Accuracies:
     test_mean_per_class_accuracy: Estimate | None
     test_accuracy: Estimate | None
 
-    def metric(self, name: str) -> Estimate | None:
-        """Returns one of `METRICS`."""
-        return self.test_accuracy if name == ACCURACY else self.test_mean_per_class_accuracy
-
 
 @dataclass(frozen=True)
 class ArmSummary(Accuracies):
-    """An arm in a setting.
+    """An arm in a setting."""
 
-    Attributes:
-      arm: its name.
-      setting: shots and volume in words; "" in a study of one setting.
-      shots: real images per class, None for all.
-      per_class: synthetic images per class that it trained on.
-      per_class_accuracy: means over seeds, in [0, 1]; None for a class that no seed tested.
-      confusion: counts summed over seeds, rows by true class.
-      curve: convergence.
-      switches: the steps after which a new stage began.
-      train_steps, real_images, test_images: means over seeds.
-      seconds: means over seeds, by what they were spent on.
-    """
-
-    arm: str
-    setting: str
-    shots: int | None
-    per_class: int | None
-    per_class_accuracy: tuple[float | None, ...] | None
-    confusion: tuple[tuple[int, ...], ...] | None
-    curve: tuple[CurvePoint, ...]
-    switches: tuple[int, ...]
-    train_steps: float | None
+    arm: str  # its name
+    setting: str  # shots and volume in words; "" in a study of one setting
+    shots: int | None  # real images per class, None for all
+    per_class: int | None  # synthetic images per class that it trained on
+    per_class_accuracy: tuple[float | None, ...] | None  # means over seeds, in [0, 1]; None for a class that no seed tested
+    confusion: tuple[tuple[int, ...], ...] | None  # counts summed over seeds, rows by true class
+    curve: tuple[CurvePoint, ...]  # convergence
+    switches: tuple[int, ...]  # the steps after which a new stage began
+    train_steps: float | None  # train_steps, real_images, test_images: means over seeds
     real_images: float | None
     test_images: float | None
-    seconds: Mapping[str, float | None]
+    seconds: Mapping[str, float | None]  # means over seeds, by what they were spent on
 
 
 @dataclass(frozen=True)
@@ -92,46 +75,27 @@ class Bootstrap:
 
 @dataclass(frozen=True)
 class Summary:
-    """A study in figures.
+    """A study in figures."""
 
-    Attributes:
-      version: of this layout.
-      task: its name.
-      baseline: the arm that every other is compared with.
-      baseline_asked: the one that was asked for; if it was not run, the first arm stands in for it.
-      focus: the arm that the study is about.
-      classes: names.
-      runs: how many.
-      seeds: which.
-      bootstrap: of all intervals.
-      order: the entries of `arms`. An entry is an arm, or an arm in a setting ("bridged (4 shots)") where a study has several
-        shot counts or volumes.
-      arms: by entry.
-      differences: of pairs of entries in one setting.
-      class_gains: of every arm against the baseline; of many arms only of the one in focus.
-      seconds: of the workdir, by step.
-      papers_report: the metric that papers report for this task.
-      synthetic_set: the synthetic sets against the real images, if the config asked.
-      filters: what the filters of stages kept.
-    """
-
-    version: int
-    task: str | None
-    baseline: str
-    baseline_asked: str
-    focus: str
-    classes: tuple[str, ...]
-    runs: int
-    seeds: tuple[int, ...]
-    bootstrap: Bootstrap
+    version: int  # of this layout
+    task: str | None  # its name
+    baseline: str  # the arm that every other is compared with
+    baseline_asked: str  # the one that was asked for; if it was not run, the first arm stands in for it
+    focus: str  # the arm that the study is about
+    classes: tuple[str, ...]  # names
+    runs: int  # how many
+    seeds: tuple[int, ...]  # which
+    bootstrap: Bootstrap  # of all intervals
+    # The entries of `arms`. An entry is an arm, or an arm in a setting ("bridged (4 shots)") where a study has several shot
+    # counts or volumes.
     order: tuple[str, ...]
-    arms: Mapping[str, ArmSummary]
-    differences: tuple[Difference, ...]
-    class_gains: tuple[ClassGains, ...]
-    seconds: Mapping[str, float] = field(default_factory=dict)
-    papers_report: str | None = None
-    synthetic_set: SetComparison | None = None
-    filters: tuple[SetSelection, ...] = ()
+    arms: Mapping[str, ArmSummary]  # by entry
+    differences: tuple[Difference, ...]  # of pairs of entries in one setting
+    class_gains: tuple[ClassGains, ...]  # of every arm against the baseline; of many arms only of the one in focus
+    seconds: Mapping[str, float] = field(default_factory=dict)  # of the workdir, by step
+    papers_report: str | None = None  # the metric that papers report for this task
+    synthetic_set: SetComparison | None = None  # the synthetic sets against the real images, if the config asked
+    filters: tuple[SetSelection, ...] = ()  # what the filters of stages kept
 
     def to_dict(self) -> dict[str, object]:
         """Returns the content of `summary.json`."""

@@ -29,13 +29,10 @@ EXAMPLES_FILE = "examples.npz"
 
 
 def write_report(workdir: str | Path) -> Path:
-    """Writes `summary.json`, `report.md` and `report.html` into a workdir that holds `results.jsonl`.
+    """Writes `summary.json`, `report.md` and `report.html` beside `results.jsonl`; returns the path of the last.
 
     Reads `results.jsonl`, and where they are `config.json`, `examples.npz`, `seconds.json`, what filters kept, and what
     `report.synthetic_set` and `report.leep` left.
-
-    Returns:
-      The path of report.html.
 
     Raises:
       UserError: there are no results, or a file cannot be read or written.

@@ -154,15 +154,12 @@ def train(settings: Settings, workdir: Path, recipe: str | None = None, seed: in
 
 
 def invert(settings: Settings, workdir: Path, seed: int = 0) -> Path:
-    """Learns the config's tokens from the shots of one seed (for every count of shots that the study has).
+    """Learns the config's tokens from the shots of one seed, for every count of shots of the study; returns their folder.
 
     Args:
       settings: the config; its `inversion.mode` None is taken as "dataset" where no synthetic set learns a token.
       workdir: the folder to work in.
       seed: of the study.
-
-    Returns:
-      The folder with the learned tokens.
     """
     _check_seed(seed)
     mode = settings.inversion.mode

@@ -37,79 +37,52 @@ class ClosePair:
 
 @dataclass(frozen=True)
 class CopyCheck:
-    """How many synthetic images are as near to a real one as a copy would be, by features, by pixels, by both.
+    """How many synthetic images are as near to a real one as a copy would be, by features, by pixels, by both."""
 
-    Attributes:
-      quantile: of the real images' own nearest distances: the thresholds.
-      closest: the nearest pairs, nearest first.
-    """
-
-    quantile: float
+    quantile: float  # of the real images' own nearest distances: the thresholds
     threshold: float
     suspected: int
     pixel_threshold: float
     pixel_suspected: int
     both_suspected: int
-    closest: tuple[ClosePair, ...]
+    closest: tuple[ClosePair, ...]  # the nearest pairs, nearest first
 
 
 @dataclass(frozen=True)
 class Neighbours:
-    """A synthetic image and those of its class that are nearest to it.
+    """A synthetic image and those of its class that are nearest to it."""
 
-    Attributes:
-      name: of the class.
-      ids: its own, then theirs, nearest first.
-      distances: theirs, cosine distances of features.
-    """
-
-    name: str
-    ids: tuple[str, ...]
-    distances: tuple[float, ...]
+    name: str  # of the class
+    ids: tuple[str, ...]  # its own, then theirs, nearest first
+    distances: tuple[float, ...]  # theirs, cosine distances of features
 
 
 @dataclass(frozen=True)
 class Variety:
-    """How alike the images of a class are: medians of the cosine distance to the nearest other image of the class.
+    """How alike the images of a class are: medians of the cosine distance to the nearest other image of the class."""
 
-    Attributes:
-      synthetic: among the synthetic images.
-      real: among the real ones; None where no class has two.
-      neighbours: of the first image of each class.
-    """
-
-    synthetic: float
-    real: float | None
-    neighbours: tuple[Neighbours, ...]
+    synthetic: float  # among the synthetic images
+    real: float | None  # among the real ones; None where no class has two
+    neighbours: tuple[Neighbours, ...]  # of the first image of each class
 
 
 @dataclass(frozen=True)
 class SetFigures:
-    """One synthetic set against the real images.
+    """One synthetic set against the real images."""
 
-    Attributes:
-      name: as stages name the set; "" is the config's own.
-      synthetic_images, feature_width: how many of them, and numbers per feature.
-      frechet, kernel: distances.
-      precision, recall: in [0, 1], of the k nearest neighbours; None for too few images.
-      copies: see there.
-      frechet_less_first: the Fréchet distance less that of the first set; None for the first one itself.
-      variety: None where no class has two images.
-      captions: prompt and seed of the images that are shown, by id.
-    """
-
-    name: str
-    synthetic_images: int
+    name: str  # as stages name the set; "" is the config's own
+    synthetic_images: int  # synthetic_images, feature_width: how many of them, and numbers per feature
     feature_width: int
-    frechet: FrechetInterval
+    frechet: FrechetInterval  # frechet, kernel: distances
     kernel: KernelDistance
-    precision: float | None
+    precision: float | None  # precision, recall: in [0, 1], of the k nearest neighbours; None for too few images
     recall: float | None
     k: int
-    copies: CopyCheck
+    copies: CopyCheck  # see there
+    # The Fréchet distance less that of the first set; None for the first one itself.
     frechet_less_first: FrechetInterval | None = None
-    variety: Variety | None = None
-    captions: Mapping[str, str] = field(default_factory=dict)
+    variety: Variety | None = None  # None where no class has two images
+    captions: Mapping[str, str] = field(default_factory=dict)  # prompt and seed of the images that are shown, by id
 
     @property
     def shown(self) -> list[str]:
@@ -120,15 +93,10 @@ class SetFigures:
 
 @dataclass(frozen=True)
 class SetPictures:
-    """What is shown of a set.
+    """What is shown of a set."""
 
-    Attributes:
-      pairs: its closest pairs, uint8 [pairs, 2 (synthetic, real), side, side, 3].
-      neighbours: of `Variety.neighbours` in their order, uint8 [classes, 1 + k, side, side, 3].
-    """
-
-    pairs: np.ndarray
-    neighbours: np.ndarray
+    pairs: np.ndarray  # its closest pairs, uint8 [pairs, 2 (synthetic, real), side, side, 3]
+    neighbours: np.ndarray  # of `Variety.neighbours` in their order, uint8 [classes, 1 + k, side, side, 3]
 
 
 @dataclass(frozen=True)
@@ -144,23 +112,14 @@ class LeepScore:
 
 @dataclass(frozen=True)
 class SetComparison:
-    """What a config asked about its synthetic sets.
+    """What a config asked about its synthetic sets."""
 
-    Attributes:
-      classifier: whose features were compared.
-      shots: real images per class of the split, None for all.
-      against: the real images: "train" or "test"; None where the sets were not compared.
-      real_images: how many.
-      sets: a set each.
-      leep: a network each; empty where that was not asked.
-    """
-
-    classifier: str
-    shots: int | None
-    against: str | None = None
-    real_images: int = 0
-    sets: tuple[SetFigures, ...] = ()
-    leep: tuple[LeepScore, ...] = ()
+    classifier: str  # whose features were compared
+    shots: int | None  # real images per class of the split, None for all
+    against: str | None = None  # the real images: "train" or "test"; None where the sets were not compared
+    real_images: int = 0  # how many
+    sets: tuple[SetFigures, ...] = ()  # a set each
+    leep: tuple[LeepScore, ...] = ()  # a network each; empty where that was not asked
 
     def to_dict(self) -> dict[str, object]:
         """Returns the comparison as plain data; what was not asked is not in it."""
@@ -219,14 +178,7 @@ def _variety_from_dict(plain: Mapping[str, Any]) -> Variety:
 
 
 def write_comparison_files(workdir: Path, identity: str, comparison: SetComparison, pictures: Sequence[SetPictures]) -> None:
-    """Keeps a comparison in the workdir.
-
-    Args:
-      workdir: the folder.
-      identity: digest of what decides the figures.
-      comparison: the figures.
-      pictures: of each set.
-    """
+    """Keeps a comparison, and the pictures of each set, in the workdir; `identity` is a digest of what decides them."""
     if pictures:
         buffer = io.BytesIO()
         arrays = {f"pairs{number}": each.pairs for number, each in enumerate(pictures)}

@@ -63,8 +63,7 @@ def _remove_leftovers(workdir: Path) -> None:
 
 def plain_settings(settings: Settings) -> dict[str, object]:
     """Returns the settings as `config.json` keeps them."""
-    plain: dict[str, object] = json.loads(canonical_json(dataclasses.asdict(settings)))
-    return plain
+    return json.loads(canonical_json(dataclasses.asdict(settings)))
 
 
 def generate_sets(plan: StudyPlan, workdir: Path, runs: Sequence[StudyRun], carry_out: CarryOut | None = None) -> None:
@@ -104,11 +103,7 @@ def generate_set_of(
     carry_out: CarryOut | None = None,
     shards: Sequence[int] | None = None,
 ) -> int:
-    """Makes what is missing or damaged of one synthetic set, or of some of its shards; what is whole is only verified.
-
-    Returns:
-      How many images were made.
-    """
+    """Makes what lacks or is damaged of a set, or of some of its shards (others are verified); returns how many images."""
     from bridgejax.synthesis import generate_set
 
     folder, options = study_set.folder(shots, seed), study_set.options
@@ -155,11 +150,7 @@ def train_pending(plan: StudyPlan, workdir: Path, pending: Sequence[StudyRun]) -
 
 
 def train_runs(plan: StudyPlan, workdir: Path, runs: Sequence[StudyRun]) -> Iterator[tuple[StudyRun, RunResult]]:
-    """Trains the runs, recording each result when it is whole.
-
-    Raises:
-      UserError: as `train_seeds`.
-    """
+    """Trains the runs, recording each result when it is whole; errors as of `train_seeds`."""
     judge_images(plan, workdir, runs)
     images = RunImages(plan, workdir)
     for group in group_runs(runs, group_size(plan)):

@@ -34,25 +34,15 @@ class ClassSelection:
 
 @dataclass(frozen=True)
 class SetSelection:
-    """What rules keep of a synthetic set.
+    """What rules keep of a synthetic set."""
 
-    Attributes:
-      name: the set's, as stages name it; "" is the config's own.
-      arms: whose stages train on what is kept; none of `bridgejax filter`.
-      rules: in order, with their numbers.
-      judge: the network whose probabilities or features the first rule goes by.
-      meaning: what the first rule goes by, in words.
-      shots: real images per class of the split, None for all.
-      classes: a class each, by label.
-    """
-
-    name: str
-    arms: tuple[str, ...]
-    rules: tuple[str, ...]
-    judge: str
-    meaning: str
-    shots: int | None
-    classes: tuple[ClassSelection, ...]
+    name: str  # the set's, as stages name it; "" is the config's own
+    arms: tuple[str, ...]  # whose stages train on what is kept; none of `bridgejax filter`
+    rules: tuple[str, ...]  # in order, with their numbers
+    judge: str  # the network whose probabilities or features the first rule goes by
+    meaning: str  # what the first rule goes by, in words
+    shots: int | None  # real images per class of the split, None for all
+    classes: tuple[ClassSelection, ...]  # a class each, by label
 
     @property
     def images(self) -> int:
@@ -75,13 +65,9 @@ class SetSelection:
 
 @dataclass(frozen=True)
 class SelectionPictures:
-    """Pictures of a selection, by class: those liked best of the kept ones, and least of the dropped ones.
+    """Pictures of a selection, by class: those liked best of the kept ones, and least of the dropped ones."""
 
-    Attributes:
-      kept, dropped: uint8 [classes, k, side, side, 3]; white where there are fewer.
-    """
-
-    kept: npt.NDArray[np.uint8]
+    kept: npt.NDArray[np.uint8]  # kept, dropped: uint8 [classes, k, side, side, 3]; white where there are fewer
     dropped: npt.NDArray[np.uint8]
 
 

@@ -42,10 +42,6 @@ def filter_sets(settings: Settings, workdir: Path) -> FilterOutcome:
 
     What the rules go by is kept beside the images, of which none is removed.
 
-    Args:
-      settings: the config.
-      workdir: the folder to work in.
-
     Raises:
       UserError: no arm has synthetic images, there is nothing to judge them by, or the judge has other classes.
     """

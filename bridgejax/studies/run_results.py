@@ -37,46 +37,27 @@ class HistoryPoint:
 
 @dataclass(frozen=True)
 class RunResultRecord:
-    """A line of `results.jsonl`; what a line does not hold is None or empty.
+    """A line of `results.jsonl`; what a line does not hold is None or empty."""
 
-    Attributes:
-      arm, seed: of the run.
-      test_accuracy, test_mean_per_class_accuracy: in [0, 1].
-      shots: real images per class, None for all.
-      per_class: synthetic images per class that the run trained on.
-      volume: synthetic images per class of the study's setting that the line belongs to.
-      task: its name.
-      classes: their names.
-      real_images, test_images: how many.
-      test_ids: of every test image.
-      test_labels: the true class of each.
-      correct: 1 or 0 for each.
-      per_class_accuracy: None for a class without test images.
-      confusion: counts, rows by true class.
-      train_steps: optimiser steps.
-      history: in order.
-      seconds: what the run's time was spent on.
-    """
-
-    arm: str
+    arm: str  # arm, seed: of the run
     seed: int
-    test_accuracy: float
+    test_accuracy: float  # test_accuracy, test_mean_per_class_accuracy: in [0, 1]
     test_mean_per_class_accuracy: float
-    shots: int | None = None
-    per_class: int | None = None
-    volume: int | None = None
-    task: str | None = None
-    classes: tuple[str, ...] = ()
-    real_images: int | None = None
+    shots: int | None = None  # real images per class, None for all
+    per_class: int | None = None  # synthetic images per class that the run trained on
+    volume: int | None = None  # synthetic images per class of the study's setting that the line belongs to
+    task: str | None = None  # its name
+    classes: tuple[str, ...] = ()  # their names
+    real_images: int | None = None  # real_images, test_images: how many
     test_images: int | None = None
-    test_ids: tuple[str, ...] = ()
-    test_labels: tuple[int, ...] | None = None
-    correct: tuple[int, ...] = ()
-    per_class_accuracy: tuple[float | None, ...] | None = None
-    confusion: tuple[tuple[int, ...], ...] | None = None
-    train_steps: int | None = None
-    history: tuple[HistoryPoint, ...] = ()
-    seconds: Mapping[str, float] = field(default_factory=dict)
+    test_ids: tuple[str, ...] = ()  # of every test image
+    test_labels: tuple[int, ...] | None = None  # the true class of each
+    correct: tuple[int, ...] = ()  # 1 or 0 for each
+    per_class_accuracy: tuple[float | None, ...] | None = None  # None for a class without test images
+    confusion: tuple[tuple[int, ...], ...] | None = None  # counts, rows by true class
+    train_steps: int | None = None  # optimiser steps
+    history: tuple[HistoryPoint, ...] = ()  # in order
+    seconds: Mapping[str, float] = field(default_factory=dict)  # what the run's time was spent on
 
     @classmethod
     def from_json(cls, text: str) -> RunResultRecord:

@@ -126,7 +126,7 @@ def _largest_split(plan: StudyPlan) -> tuple[int | None, Task]:
 def compare(
     model: nnx.Module, real: Examples, sets: Mapping[str, Examples], settings: Settings, class_names: tuple[str, ...]
 ) -> tuple[list[SetFigures], list[SetPictures]]:
-    """Compares sets of synthetic images with the real ones.
+    """Compares sets of synthetic images with the real ones; returns the figures of each, and what is shown of it.
 
     Args:
       model: the backbone; see `image_features`.
@@ -135,9 +135,6 @@ def compare(
         distance to the real images is less that of the first, with the same draws of real images.
       settings: its `classifier` and `training.eval_batch_size` say how images are shown.
       class_names: by label.
-
-    Returns:
-      Of each set the figures, and what is shown of it.
 
     Raises:
       UserError: a set has fewer than 2 images.

@@ -31,21 +31,13 @@ _OWN_COLUMNS = {"real": MARGIN, "real_top": MARGIN, "distinct": COSINE}
 
 @dataclasses.dataclass(frozen=True)
 class Selection:
-    """What rules keep of a synthetic set.
+    """What rules keep of a synthetic set."""
 
-    Attributes:
-      kept: bool [n], in set order.
-      labels: int32 [n].
-      values: float32 [n], what the first rule goes by.
-      meaning: what `values` are, in words.
-      fault: which class has no image left, and why, in one sentence; None if all have.
-    """
-
-    kept: npt.NDArray[np.bool_]
-    labels: npt.NDArray[np.int32]
-    values: Values
-    meaning: str
-    fault: str | None
+    kept: npt.NDArray[np.bool_]  # bool [n], in set order
+    labels: npt.NDArray[np.int32]  # int32 [n]
+    values: Values  # float32 [n], what the first rule goes by
+    meaning: str  # what `values` are, in words
+    fault: str | None  # which class has no image left, and why, in one sentence; None if all have
 
     @property
     def best_first(self) -> npt.NDArray[np.int64]:
@@ -69,20 +61,13 @@ class SetFilter:
 
     Scores are those of `filter.classifier`; features, cosines between them and margins are those of the run's own pretrained
     classifier, of images as evaluation shows them.
-
-    Attributes:
-      settings: the config.
-      class_names: of the set.
-      backbone: the digest of the pretrained classifier.
-      mesh: devices of this process.
-      is_of_task: whether the set's classes are the task's.
     """
 
-    settings: Settings
-    class_names: tuple[str, ...]
-    backbone: str
-    mesh: Mesh
-    is_of_task: bool = True
+    settings: Settings  # the config
+    class_names: tuple[str, ...]  # of the set
+    backbone: str  # the digest of the pretrained classifier
+    mesh: Mesh  # devices of this process
+    is_of_task: bool = True  # whether the set's classes are the task's
 
     def check(self, rules: Sequence[str]) -> None:
         """Checks that what rules go by can be had, as far as that goes without images.

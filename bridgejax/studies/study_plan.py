@@ -78,31 +78,18 @@ class TaskSplits:
 
 @dataclasses.dataclass(frozen=True)
 class StudyPlan:
-    """Everything that a config names, loaded once.
+    """Everything that a config names, loaded once."""
 
-    Attributes:
-      settings: as given.
-      class_names: of the task, in their order.
-      recipes: by arm.
-      classifier_digest: of the pretrained weights and of the templates of their head.
-      runs: one for each line of the results.
-      sets: the synthetic sets that the recipes use, by name.
-      mesh: the devices that train.
-      generation_mesh: the devices of this process, which generates its own shards on them.
-      splits: the real images.
-      eval_split: the part of the task that accuracies are of, `TEST` or `VALIDATION`.
-    """
-
-    settings: Settings
-    class_names: tuple[str, ...]
-    recipes: Mapping[str, Recipe]
-    classifier_digest: str
-    runs: tuple[StudyRun, ...]
-    sets: dict[str, StudySet]
-    mesh: Mesh
-    generation_mesh: Mesh
-    splits: TaskSplits
-    eval_split: str = TEST
+    settings: Settings  # as given
+    class_names: tuple[str, ...]  # of the task, in their order
+    recipes: Mapping[str, Recipe]  # by arm
+    classifier_digest: str  # of the pretrained weights and of the templates of their head
+    runs: tuple[StudyRun, ...]  # one for each line of the results
+    sets: dict[str, StudySet]  # the synthetic sets that the recipes use, by name
+    mesh: Mesh  # the devices that train
+    generation_mesh: Mesh  # the devices of this process, which generates its own shards on them
+    splits: TaskSplits  # the real images
+    eval_split: str = TEST  # the part of the task that accuracies are of, `TEST` or `VALIDATION`
 
     @property
     def per_class(self) -> int:
@@ -240,17 +227,7 @@ def plan_study(settings: Settings, load_generators: bool = True, trains: bool = 
     for each in sets.values():
         for count, task in zip(shots, tasks, strict=True):
             each.guidance(task, count)
-    return StudyPlan(
-        settings=settings,
-        class_names=class_names,
-        recipes=recipes,
-        classifier_digest=weights,
-        runs=study_runs(settings),
-        sets=sets,
-        mesh=mesh,
-        generation_mesh=own_mesh,
-        splits=splits,
-    )
+    return StudyPlan(settings, class_names, recipes, weights, study_runs(settings), sets, mesh, own_mesh, splits)
 
 
 def initial_classifier(settings: Settings, class_names: Sequence[str], seed: int = 0) -> Classifier:
@@ -281,13 +258,7 @@ def study_runs(settings: Settings) -> tuple[StudyRun, ...]:
 
 
 def tuning_scope(settings: Settings, task: Task, weights: str) -> TuningScope:
-    """Returns what tuned rates hold for: the task, its images, the classifier, each arm's recipe but for what is tuned.
-
-    Args:
-      settings: the config.
-      task: of any split.
-      weights: the classifier's digest.
-    """
+    """Returns what tuned rates hold for: the task, its images, the weights' digest, each arm's recipe but for what is tuned."""
     from bridgejax.data.tasks import pool_digest
 
     source = settings.task

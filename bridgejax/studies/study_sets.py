@@ -72,25 +72,17 @@ class StudySet:
 
     A set whose prompts hold a learned token, or whose images start from real ones, exists once for each split of the real
     images (their count per class and the study's seed); any other set serves all splits.
-
-    Attributes:
-      name: as stages name it; "" is the config's own.
-      settings: the study's, with this set's changes.
-      options: what decides its images.
-      mesh: the devices that generate.
-      task_names: the task's class names; the set's own are in its options.
-      pipeline: the loaded generator; None where each split has its own, or where generators are not loaded.
-      vocabulary: of the generator, where tokens are learned.
-      sentences: where they come from, of prompts made of sentences that are not there yet; else None.
     """
 
-    name: str
-    settings: Settings
-    options: SetOptions
-    mesh: Mesh
-    task_names: tuple[str, ...]
+    name: str  # as stages name it; "" is the config's own
+    settings: Settings  # the study's, with this set's changes
+    options: SetOptions  # what decides its images
+    mesh: Mesh  # the devices that generate
+    task_names: tuple[str, ...]  # the task's class names; the set's own are in its options
+    # The loaded generator; None where each split has its own, or where generators are not loaded.
     pipeline: Pipeline | None = None
-    vocabulary: Vocabulary | None = None
+    vocabulary: Vocabulary | None = None  # of the generator, where tokens are learned
+    # Where they come from, of prompts made of sentences that are not there yet; else None.
     sentences: SentencePlan | None = None
     _token_plans: dict[tuple[int | None, int], TokenPlan] = dataclasses.field(default_factory=dict, repr=False)
 
@@ -195,13 +187,7 @@ class StudySet:
 
 
 def plan_set(settings: Settings, name: str, class_names: tuple[str, ...], mesh: Mesh) -> StudySet:
-    """Returns a set of this name, without its generator.
-
-    Args:
-      settings: the study's.
-      name: "" is the config's own set.
-      class_names: of the task.
-      mesh: the devices that generate.
+    """Returns a set of this name ("" is the config's own), without its generator.
 
     Raises:
       UserError: the set is unknown, or its tokens are to be learned with a generator that is not as it should be.

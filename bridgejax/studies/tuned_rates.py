@@ -19,25 +19,15 @@ TuningJson = Mapping[str, Any]  # what tuning.json holds
 
 @dataclasses.dataclass(frozen=True)
 class TuningScope:
-    """What tuned rates hold for; `tuning.json` keeps it as `made_for`.
+    """What tuned rates hold for; `tuning.json` keeps it as `made_for`."""
 
-    Attributes:
-      task: its name.
-      class_names: in their order.
-      images: digest of all its real images.
-      shots: real training images per class of the study's runs; None means all.
-      classifier: digest of the weights, image size, crop.
-      batch_size: of training.
-      recipes: arm → digest of its recipe but for what tuning sets.
-    """
-
-    task: str
-    class_names: tuple[str, ...]
-    images: str
-    shots: tuple[int | None, ...]
-    classifier: tuple[str, int, float | None]
-    batch_size: int
-    recipes: Mapping[str, str]
+    task: str  # its name
+    class_names: tuple[str, ...]  # in their order
+    images: str  # digest of all its real images
+    shots: tuple[int | None, ...]  # real training images per class of the study's runs; None means all
+    classifier: tuple[str, int, float | None]  # digest of the weights, image size, crop
+    batch_size: int  # of training
+    recipes: Mapping[str, str]  # arm → digest of its recipe but for what tuning sets
 
     @staticmethod
     def recipe_digests(settings: Settings) -> dict[str, str]:

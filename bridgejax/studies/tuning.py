@@ -14,14 +14,7 @@ from bridgejax.mesh import barrier
 from bridgejax.progress import stage_heading
 from bridgejax.recipes import Recipe
 from bridgejax.runtime import is_first
-from bridgejax.studies.execution import (
-    check_workdir,
-    generate_sets,
-    load_result,
-    open_workdir,
-    run_record,
-    train_pending,
-)
+from bridgejax.studies.execution import check_workdir, generate_sets, load_result, open_workdir, run_record, train_pending
 from bridgejax.studies.run_groups import StudyRunDiverged
 from bridgejax.studies.run_results import RESULT_FILE, RUNS_FOLDER
 from bridgejax.studies.study_plan import VALIDATION, StudyPlan, StudyRun, plan_study, tuning_scope
@@ -47,19 +40,12 @@ class Candidate:
 
 @dataclasses.dataclass(frozen=True)
 class CandidateResult:
-    """What came of a candidate.
+    """What came of a candidate."""
 
-    Attributes:
-      candidate: which.
-      steps: optimiser steps of a run.
-      accuracies: mean per-class accuracy on the validation images of each of its runs, in [0, 1].
-      diverged: whether one of its runs did; then it has no accuracies.
-    """
-
-    candidate: Candidate
-    steps: int
-    accuracies: tuple[float, ...]
-    diverged: bool
+    candidate: Candidate  # which
+    steps: int  # optimiser steps of a run
+    accuracies: tuple[float, ...]  # mean per-class accuracy on the validation images of each of its runs, in [0, 1]
+    diverged: bool  # whether one of its runs did; then it has no accuracies
 
     @property
     def accuracy(self) -> float | None:
@@ -79,17 +65,11 @@ class CandidateResult:
 
 @dataclasses.dataclass(frozen=True)
 class TuningPlan:
-    """The runs of every candidate.
+    """The runs of every candidate."""
 
-    Attributes:
-      study: its arms are the candidates by name; it is evaluated on the validation images.
-      candidates: in the order of arms, lengths, rates.
-      scope: what their accuracies hold for.
-    """
-
-    study: StudyPlan
-    candidates: tuple[Candidate, ...]
-    scope: TuningScope
+    study: StudyPlan  # its arms are the candidates by name; it is evaluated on the validation images
+    candidates: tuple[Candidate, ...]  # in the order of arms, lengths, rates
+    scope: TuningScope  # what their accuracies hold for
 
     def diverged(self, workdir: Path) -> set[str]:
         """Returns the names of the candidates of which a run diverged."""
@@ -151,14 +131,10 @@ def plan_tuning(settings: Settings) -> TuningPlan:
 
 
 def tune(settings: Settings, workdir: Path) -> Path:
-    """Trains every arm at every rate and length of `tuning`, and records the best of each in `workdir/tuning.json`.
+    """Trains every arm at every rate and length of `tuning`, or goes on, and records the best of each in tuning.json.
 
     The budget is the same for every arm: rates × lengths × seeds (× shot counts and volumes of the study). `choose` says which
     is the best; a candidate of which a run diverges is out.
-
-    Args:
-      settings: see `plan_tuning`.
-      workdir: the folder to work in; again: continues.
 
     Returns:
       The path of tuning.json; the table lies beside it (tuning.md).

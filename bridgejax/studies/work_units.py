@@ -18,13 +18,7 @@ from bridgejax.config import Settings
 from bridgejax.data.set_index import sidecar_path
 from bridgejax.errors import TryAgain, UserError
 from bridgejax.files import TEMPORARY_PREFIX, write_json
-from bridgejax.studies.execution import (
-    check_workdir,
-    generate_set_of,
-    keep_result,
-    load_result,
-    plain_settings,
-)
+from bridgejax.studies.execution import check_workdir, generate_set_of, keep_result, load_result, plain_settings
 from bridgejax.studies.run_groups import train_seeds
 from bridgejax.studies.run_images import RunImages, judge_images
 from bridgejax.studies.run_results import CHECKPOINTS, RUNS_FOLDER
@@ -42,15 +36,10 @@ SHARD, RUN = "shard", "run"
 
 @dataclasses.dataclass(frozen=True, order=True)
 class WorkUnit:
-    """A shard or a run of a config.
+    """A shard or a run of a config."""
 
-    Attributes:
-      kind: `SHARD` or `RUN`.
-      number: from 0, as `bridgejax work list` counts them.
-    """
-
-    kind: str
-    number: int
+    kind: str  # `SHARD` or `RUN`
+    number: int  # from 0, as `bridgejax work list` counts them
 
     def __str__(self) -> str:
         return f"{self.kind} {self.number}"
@@ -62,22 +51,14 @@ HandOut = Callable[[StudyPlan, Path, Sequence[WorkUnit]], None]
 
 @dataclasses.dataclass(frozen=True)
 class SetShards:
-    """The shards of one synthetic set as units: `first`, `first` + 1, …
+    """The shards of one synthetic set as units: `first`, `first` + 1, …"""
 
-    Attributes:
-      study_set: the set.
-      shots, seed: the split of the real images that it serves; any, where it serves all.
-      folder: where it lies, relative to the workdir.
-      first: the number of its first shard among the config's shard units.
-      count: how many shards it has.
-    """
-
-    study_set: StudySet
-    shots: int | None
+    study_set: StudySet  # the set
+    shots: int | None  # shots, seed: the split of the real images that it serves; any, where it serves all
     seed: int
-    folder: Path
-    first: int
-    count: int
+    folder: Path  # where it lies, relative to the workdir
+    first: int  # the number of its first shard among the config's shard units
+    count: int  # how many shards it has
 
 
 def set_shards(plan: StudyPlan, workdir: Path) -> list[SetShards]:

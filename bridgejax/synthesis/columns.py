@@ -40,7 +40,7 @@ def kept_column(
     *,
     alone: bool = True,
 ) -> Values:
-    """Returns a column of a finished synthetic set: read from its file, or computed and written there.
+    """Returns a column of a finished set, float32 [n] by (index, class): read from its file, or computed and written there.
 
     Args:
       directory: the set's folder.
@@ -48,9 +48,6 @@ def kept_column(
       made_by: all that decides the values besides the images, as plain JSON.
       compute: images in set order → float32 [n].
       alone: whether each value depends on its image alone; then only images that the file lacks are computed.
-
-    Returns:
-      float32 [n], in set order: by (index, class).
 
     Raises:
       UserError: the folder holds no finished set or cannot be written, or as `compute` raises.

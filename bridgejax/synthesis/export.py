@@ -34,13 +34,9 @@ Advance = Callable[[int], object]
 
 
 def export_set(
-    directory: str | Path | StoreObject,
-    to: str | Path | StoreObject,
-    file_format: str,
-    *,
-    per_class: int | None = None,
+    directory: str | Path | StoreObject, to: str | Path | StoreObject, file_format: str, *, per_class: int | None = None
 ) -> Place:
-    """Writes a finished synthetic set in another format; a call that was killed is completed by the next one.
+    """Writes a finished set in another format and returns where; a call that was killed is completed by the next one.
 
     Args:
       directory: the set's folder, or the URL of one on an object store.
@@ -49,9 +45,6 @@ def export_set(
         "imagefolder": CLASS/INDEX.png with metadata.jsonl, as torchvision and `datasets` read it (this machine only).
         "parquet": a file per shard with an image column of {bytes, path}, which `datasets` decodes.
       per_class: only the first so many images of each class; None writes all.
-
-    Returns:
-      Where it was written.
 
     Raises:
       UserError: there is no such format, the set is not finished or damaged, or the folder holds something else or cannot be
@@ -70,18 +63,14 @@ def export_set(
     with writing(target):
         target.mkdir(parents=True, exist_ok=True)
         if there is None:
-            _check_free(target)
+            entries = (entry.name for entry in target.glob("*") if not entry.name.startswith(TEMPORARY_PREFIX))
+            if other := next(entries, None):
+                raise UserError(f"{target} holds {other}, which is of no export; choose a new or an empty folder.")
             write_json(target / EXPORT_FILE, {**mark, "finished": False})
         with progress(len(source), f"export {file_format}", "img") as bar:
             _WRITERS[file_format](source, target, bar.update)
         write_json(target / EXPORT_FILE, {**mark, "finished": True})
     return target
-
-
-def _check_free(target: Place) -> None:
-    """Makes sure that nothing else is in a folder that is new to exports."""
-    if other := next((entry for entry in target.glob("*") if not entry.name.startswith(TEMPORARY_PREFIX)), None):
-        raise UserError(f"{target} holds {other.name}, which is of no export; choose a new or an empty folder.")
 
 
 def _shard_files(source: SyntheticSet, target: Place, name: str, advance: Advance) -> Iterator[tuple[int, Place]]:

@@ -25,10 +25,7 @@ from bridgejax.synthesis.store import SetIdentity, read_json, read_sidecar, shar
 _THREADS = 8
 
 
-class SyntheticRecord(TypedDict):
-    """One image of a synthetic set."""
-
-    image: npt.NDArray[np.uint8]  # [height, width, 3]
+class _Described(TypedDict):
     label: int
     class_name: str
     prompt: str
@@ -38,17 +35,16 @@ class SyntheticRecord(TypedDict):
     index: int  # its number within its class, from 0
 
 
-class StoredRecord(TypedDict):
+class SyntheticRecord(_Described):
+    """One image of a synthetic set."""
+
+    image: npt.NDArray[np.uint8]  # [height, width, 3]
+
+
+class StoredRecord(_Described):
     """One image of a synthetic set as its shard has it."""
 
     image: bytes  # a PNG
-    label: int
-    class_name: str
-    prompt: str
-    negative_prompt: str
-    generator: str
-    seed: int
-    index: int
 
 
 @dataclasses.dataclass(frozen=True)

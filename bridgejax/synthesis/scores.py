@@ -66,22 +66,16 @@ def score_set(
       UserError: there is no finished set, the classifier cannot be read, or its classes are not those of the set.
     """
     names = open_set(directory, verify=False).class_names
+    scored = functools.partial(scores_of, class_names=names, batch_size=batch_size, image_size=image_size, mesh=mesh)
     if not isinstance(classifier, nnx.Module):
-        scorer = load_scorer(str(classifier), names, None if templates is None else _tuple(templates))
-        scored = functools.partial(
-            scores_of, scorer.model, class_names=names, batch_size=batch_size, image_size=image_size, mesh=mesh
+        sentences = (templates,) if isinstance(templates, str) else None if templates is None else tuple(templates)
+        scorer = load_scorer(str(classifier), names, sentences)
+        return kept_column(
+            directory, SCORE, {**scorer.made_by, "image_size": image_size}, functools.partial(scored, scorer.model)
         )
-        return kept_column(directory, SCORE, {**scorer.made_by, "image_size": image_size}, scored)
     if templates is not None:
         raise UserError("templates go with a CLIP folder; a loaded classifier has its head already, so leave them out.")
-    return scores_of(
-        classifier,
-        synthetic_examples(directory),
-        class_names=names,
-        batch_size=batch_size,
-        image_size=image_size,
-        mesh=mesh,
-    )
+    return scored(classifier, synthetic_examples(directory))
 
 
 @functools.lru_cache(maxsize=2)
@@ -123,12 +117,7 @@ def scores_of(
 
 
 def shown(
-    model: nnx.Module,
-    *,
-    batch_size: int,
-    image_size: int | None = None,
-    crop: float | None = None,
-    mesh: Mesh | None = None,
+    model: nnx.Module, *, batch_size: int, image_size: int | None = None, crop: float | None = None, mesh: Mesh | None = None
 ) -> Callable[[Examples], Iterator[Batch]]:
     """Returns what gives images to a model in evaluation batches that split over a mesh."""
     parts, made = data_size(mesh), getattr(model, "preprocessing", None)
@@ -162,7 +151,3 @@ def class_columns(model: nnx.Module, class_names: Sequence[str], weights: str | 
         unknown = [name for name in class_names if not any(order_of((each,), (name,)) for each in known)]
         raise UserError(f"{which} knows no class {(unknown or class_names)[0]!r} of the synthetic set; {advice}")
     return order
-
-
-def _tuple(templates: Sequence[str] | str) -> tuple[str, ...]:
-    return (templates,) if isinstance(templates, str) else tuple(templates)

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from bridgejax.errors import UserError, choices
-from bridgejax.evaluation.inputs import Booleans, Floats, Integers, real_numbers, whole_number, whole_numbers
+from bridgejax.errors import UserError, choices, whole_number
+from bridgejax.evaluation.inputs import Booleans, Floats, Integers, real_numbers, whole_numbers
 
 SCORE_RULES = ("above_chance", "quota", "top", "percentile")
 
@@ -23,7 +23,7 @@ def select(
     classes: int | None = None,
     seed: int = 0,
 ) -> Booleans:
-    """Returns which images a rule keeps; each class is judged by itself, and one that keeps nothing is no error here.
+    """Returns which images a rule keeps, bool [n]; each class is judged by itself, and one that keeps nothing is no error here.
 
     The rules (He et al. 2023, arXiv 2210.07574, C.5.1, and its released code for `quota`; `percentile` is ours):
       above_chance: score > 1 / classes, both in the precision of the scores.
@@ -44,17 +44,13 @@ def select(
       seed: of quota's draw, at least 0. What a class draws depends on it, its label and its own scores alone, and the draw of
         a smaller count is part of that of a larger one.
 
-    Returns:
-      bool [n].
-
     Raises:
       UserError: shapes that do not fit, values that are no numbers, an unknown rule, or a number that it lacks or does not use.
     """
     values, rows = _checked(scores, labels, classes)
     classes = classes or int(rows.max(initial=0)) + 1
     _check_rule(rule, count, percentile)
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
-        raise UserError(f"seed is {seed!r}; give a whole number of at least 0.")
+    whole_number("seed", seed, 0)
     given = np.asarray(scores).dtype
     # The float32 nearest to 1 / 10 is above it as a float64.
     above: Booleans = values > np.asarray(1.0 / classes, given if np.issubdtype(given, np.floating) else float)

@@ -16,7 +16,7 @@ Cosines = npt.NDArray[np.float32]
 
 
 def nearest_earlier(features: npt.ArrayLike, labels: npt.ArrayLike) -> Cosines:
-    """Returns how alike each image is to the most similar image of its class that comes before it.
+    """Returns the cosine of each image to the most similar earlier one of its class, float32 [n]; -1 for the first.
 
     An image that is dropped wherever this reaches a threshold leaves the first of each group of near duplicates, and no two
     that are left are as alike as that. What comes later does not change it, so that a set may grow.
@@ -24,9 +24,6 @@ def nearest_earlier(features: npt.ArrayLike, labels: npt.ArrayLike) -> Cosines:
     Args:
       features: float [n, d], of a backbone.
       labels: [n], class numbers from 0.
-
-    Returns:
-      float32 [n], cosines in [-1, 1]; -1 for the first image of a class.
 
     Raises:
       UserError: values or shapes that do not fit, or a row of length 0.

@@ -23,7 +23,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO, NotRequired, TypedDict, cast
+from typing import NotRequired, TypedDict, cast
 
 from bridgejax.data.records import FRAME_HEADER, Span, frame_record
 from bridgejax.data.set_index import SIDECARS, SPANS_KEY, image_span, pack_spans, sidecar_path
@@ -184,14 +184,7 @@ def plan_of(stored: StoredSet) -> GenerationPlan:
 
 
 def shard_state(directory: Place, plan: GenerationPlan, identity: str, shard: int) -> str | None:
-    """Returns None for a whole shard, "" for an absent one, else what is wrong with it.
-
-    Args:
-      directory: the set's folder.
-      plan: what the set shall hold.
-      identity: digest of the set's identity.
-      shard: its number.
-    """
+    """Returns None for a whole shard, "" for an absent one, else what is wrong with it; `identity` is the set's digest."""
     path = sidecar_path(directory, shard)
     if not path.exists():
         return ""
@@ -310,11 +303,7 @@ class Store:
     # Making a shard
 
     def write_shard(self, shard: int, records: Iterable[bytes]) -> None:
-        """Writes a shard whole: aside, synced, renamed; then its sidecar.
-
-        Args:
-          shard: its number.
-          records: the serialised examples, taken one by one.
+        """Writes a shard of serialised examples, taken one by one, whole: aside, synced, renamed; then its sidecar.
 
         Raises:
           UserError: the disk is full or the folder cannot be written; no part of the shard is left.
@@ -354,7 +343,8 @@ class Store:
                     file.write(frame_record(record))
                     if extra is not None:
                         extra.write(record)
-                _sync(file)
+                file.flush()
+                os.fsync(file.fileno())
         finally:
             if extra is not None:
                 extra.close()
@@ -372,11 +362,7 @@ class Store:
     # The end
 
     def finish(self) -> bool:
-        """Writes the TFDS files once every shard of every process is there, and removes leftovers (process 0 only).
-
-        Returns:
-          Whether the set is complete.
-        """
+        """Writes the TFDS files, and returns True, once every shard is there; removes leftovers (process 0 alone)."""
         if sum(1 for _ in (self.directory / SIDECARS).glob("*.json")) < self.plan.num_shards:
             return False
         first, lengths, sizes = self.formats[0], [], []
@@ -440,11 +426,6 @@ class _ArrayRecordFile:
             raise _unwritable(self._path.parent, error) from error
         if written != number:
             raise _unwritable(self._path.parent, "a file was cut short")
-
-
-def _sync(file: BinaryIO) -> None:
-    file.flush()
-    os.fsync(file.fileno())
 
 
 def _sync_folder(directory: Path) -> None:

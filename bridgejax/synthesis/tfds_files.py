@@ -19,22 +19,13 @@ TFRECORD, ARRAY_RECORD = "tfrecord", "array_record"
 INFO_FILE, FEATURES_FILE, LABELS_FILE = "dataset_info.json", "features.json", "label.labels.txt"
 
 _CONNECTOR = "tensorflow_datasets.core.features."
+_TEXT = {"pythonClassName": _CONNECTOR + "text_feature.Text", "text": {}}
+_INT64 = {"pythonClassName": _CONNECTOR + "scalar.Scalar", "tensor": {"dtype": "int64", "encoding": "none", "shape": {}}}
 
 
 def shard_name(shard: int, file_format: str) -> str:
     """Returns the file name of a shard."""
     return TEMPLATE.format(DATASET=NAME, SPLIT=SPLIT, FILEFORMAT=file_format, SHARD_INDEX=f"{shard:05d}")
-
-
-def _text() -> dict[str, object]:
-    return {"pythonClassName": _CONNECTOR + "text_feature.Text", "text": {}}
-
-
-def _int64() -> dict[str, object]:
-    return {
-        "pythonClassName": _CONNECTOR + "scalar.Scalar",
-        "tensor": {"dtype": "int64", "encoding": "none", "shape": {}},
-    }
 
 
 def features_json(height: int, width: int, num_classes: int) -> str:
@@ -49,12 +40,8 @@ def features_json(height: int, width: int, num_classes: int) -> str:
             "classLabel": {"numClasses": str(num_classes)},
             "pythonClassName": _CONNECTOR + "class_label_feature.ClassLabel",
         },
-        "class_name": _text(),
-        "prompt": _text(),
-        "negative_prompt": _text(),
-        "generator": _text(),
-        "seed": _int64(),
-        "index": _int64(),
+        **dict.fromkeys(("class_name", "prompt", "negative_prompt", "generator"), _TEXT),
+        **dict.fromkeys(("seed", "index"), _INT64),
     }
     all_features = {"featuresDict": {"features": features}, "pythonClassName": _CONNECTOR + "features_dict.FeaturesDict"}
     return json.dumps(all_features, indent=4, sort_keys=True)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from bridgejax.errors import UserError, choices
+from bridgejax.errors import UserError, choices, whole_number
 from bridgejax.known_names import ERASING_FILLS
 from bridgejax.training import batches
 from bridgejax.training.option_checks import check_number
@@ -27,29 +27,21 @@ _TRIES = 10  # boxes drawn until one fits
 class Augmentation:
     """How images are augmented; the defaults leave them as they are.
 
-    Attributes:
-      erasing: how often a box of an image is erased (Zhong et al. 2017, arXiv 1708.04896), in [0, 1].
-      erasing_fill: with what, after normalisation: "pixel", unit normal noise, or "zero".
-      randaugment: RandAugment's magnitude in [0, 10]; 0 is none.
-      randaugment_layers: its operations for an image, at least 1.
-
     Raises:
       UserError: one is out of range.
     """
 
-    erasing: float = 0.0
-    erasing_fill: str = "pixel"
-    randaugment: float = 0.0
-    randaugment_layers: int = 2
+    erasing: float = 0.0  # how often a box of an image is erased (Zhong et al. 2017, arXiv 1708.04896), in [0, 1].
+    erasing_fill: str = "pixel"  # with what, after normalisation: "pixel", unit normal noise, or "zero"
+    randaugment: float = 0.0  # RandAugment's magnitude in [0, 10]; 0 is none
+    randaugment_layers: int = 2  # its operations for an image, at least 1
 
     def __post_init__(self) -> None:
         check_number("erasing", self.erasing, most=1)
         check_number("randaugment", self.randaugment, most=MOST)
         if self.erasing_fill not in ERASING_FILLS:
             raise UserError(f"erasing_fill is {self.erasing_fill!r}; {choices(self.erasing_fill, ERASING_FILLS)}")
-        layers = self.randaugment_layers
-        if isinstance(layers, bool) or not isinstance(layers, int) or layers < 1:
-            raise UserError(f"randaugment_layers is {layers!r}; give a whole number of at least 1.")
+        whole_number("randaugment_layers", self.randaugment_layers, 1)
 
     @property
     def changes(self) -> bool:
@@ -79,14 +71,11 @@ def augmented(key: jax.Array, rows: jax.Array, images: jax.Array, model: nnx.Mod
     if images.ndim != 4:
         raise UserError(f"batch['image'] is {list(images.shape)}; erasing and randaugment take images [n, h, w, 3].")
     if how.randaugment:
-        keys, preprocessing = row_keys(key, rows, 0), getattr(model, "preprocessing", None)
-        if preprocessing is None:
-            raise UserError(f"randaugment changes pixels, but {type(model).__name__} has no `preprocessing` that tells them.")
-        mean, std = (jnp.asarray(values, jnp.float32) for values in (preprocessing.mean, preprocessing.std))
+        mean, std = batches.mean_and_std(model, "randaugment changes pixels", "that tells them.")
         if images.dtype != jnp.uint8:
             images = jnp.clip(jnp.round((images.astype(jnp.float32) * std + mean) * 255), 0, 255).astype(jnp.uint8)
         options = how.randaugment, how.randaugment_layers, jnp.round(255 * mean)
-        images = jax.vmap(lambda one, image: randaugment(one, image, *options))(keys, images)
+        images = jax.vmap(lambda one, image: randaugment(one, image, *options))(row_keys(key, rows, 0), images)
     images = batches.normalise(images, model)
     if how.erasing:
         images = jax.vmap(lambda one, image: erased(one, image, how.erasing, how.erasing_fill))(row_keys(key, rows, 1), images)

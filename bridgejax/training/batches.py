@@ -80,16 +80,23 @@ def normalise(images: jax.Array, model: nnx.Module) -> jax.Array:
     """
     if images.dtype != jnp.uint8:
         return images
-    preprocessing = getattr(model, "preprocessing", None)
-    if preprocessing is None:
-        raise UserError(
-            f"batch['image'] is uint8, but {type(model).__name__} has no `preprocessing` (mean and std) to normalise with; "
-            "give normalised float32 images."
-        )
-    mean = jnp.asarray(preprocessing.mean, jnp.float32)
-    std = jnp.asarray(preprocessing.std, jnp.float32)
+    mean, std = mean_and_std(
+        model, "batch['image'] is uint8", "(mean and std) to normalise with; give normalised float32 images."
+    )
     # One multiply-add per pixel: (x / 255 - mean) / std.
     return images.astype(jnp.float32) * (1.0 / (255.0 * std)) - mean / std
+
+
+def mean_and_std(model: nnx.Module, use: str, advice: str) -> tuple[jax.Array, jax.Array]:
+    """Returns what a model's images are normalised by, float32 [3] each; `use` and `advice` begin and end the message.
+
+    Raises:
+      UserError: the model has no `preprocessing`.
+    """
+    preprocessing = getattr(model, "preprocessing", None)
+    if preprocessing is None:
+        raise UserError(f"{use}, but {type(model).__name__} has no `preprocessing` {advice}")
+    return jnp.asarray(preprocessing.mean, jnp.float32), jnp.asarray(preprocessing.std, jnp.float32)
 
 
 def place(parts: Batch, mesh: Mesh | None, count: int = 1) -> dict[str, jax.Array]:
@@ -114,8 +121,7 @@ def place(parts: Batch, mesh: Mesh | None, count: int = 1) -> dict[str, jax.Arra
         nearest = nearest_multiples(rows, devices * count)
         raise UserError(f"a batch of {rows} does not split over {devices} devices{each}; make it {nearest}.")
     if mesh is None:
-        placed: dict[str, jax.Array] = jax.device_put(parts)
-        return placed
+        return jax.device_put(parts)
     sharding = data_sharding(mesh)
     placed = {}
     for key, value in parts.items():

@@ -58,8 +58,7 @@ class Checkpoints:
     def latest_step(self) -> int | None:
         """Returns the step of the newest checkpoint, or None; waits for one that is being written."""
         self.wait()
-        step: int | None = self._manager.latest_step()
-        return step
+        return self._manager.latest_step()
 
     def steps(self) -> list[int]:
         """Returns the steps of all checkpoints, the newest first."""
@@ -71,11 +70,7 @@ class Checkpoints:
         Raises:
           DamagedCheckpoint: they cannot be read.
         """
-        try:
-            notes: Notes = self._manager.restore(step, args=ocp.args.Composite(notes=ocp.args.JsonRestore()))["notes"]
-        except (OSError, ValueError, KeyError) as error:
-            raise self._damaged(step, error) from error
-        return notes
+        return self._restored(step, "notes", ocp.args.JsonRestore())
 
     def delete(self, step: int) -> None:
         """Removes a checkpoint: while one of a step is there, Orbax saves neither that step nor an earlier one."""
@@ -88,11 +83,7 @@ class Checkpoints:
           DamagedCheckpoint: the checkpoint is damaged or belongs to another model.
         """
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, _as_stored(like))
-        try:
-            args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
-            stored = self._manager.restore(step, args=args)["state"]
-        except (OSError, ValueError, KeyError) as error:
-            raise self._damaged(step, error) from error
+        stored = self._restored(step, "state", ocp.args.StandardRestore(target))
         fields = {name: stored[name] for name in ("params", "other", "step", "key")}
         for name, item in _TREES.items():
             numbered = stored.get(item, {})
@@ -106,13 +97,7 @@ class Checkpoints:
         Raises:
           DamagedCheckpoint: there are none, or they are damaged.
         """
-        target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        try:
-            args = ocp.args.Composite(**{_BEST: ocp.args.StandardRestore(target)})
-            best: BestArrays = self._manager.restore(step, args=args)[_BEST]
-        except (OSError, ValueError, KeyError) as error:
-            raise self._damaged(step, error) from error
-        return best
+        return self._restored(step, _BEST, ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, like)))
 
     def save(self, step: int, state: TrainState, notes: Notes, best: BestArrays | None = None) -> None:
         """Starts writing a checkpoint; a step that is already there is left alone.
@@ -148,12 +133,15 @@ class Checkpoints:
         self.close()
         shutil.rmtree(self.directory, ignore_errors=True)
 
-    def _damaged(self, step: int, error: Exception) -> DamagedCheckpoint:
-        reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
-        return DamagedCheckpoint(
-            f"the checkpoint {self.directory / str(step)} cannot be read for this model ({reason}); "
-            f"remove {self.directory} to train from the start."
-        )
+    def _restored(self, step: int, name: str, how: ocp.args.CheckpointArgs) -> Any:
+        try:
+            return self._manager.restore(step, args=ocp.args.Composite(**{name: how}))[name]
+        except (OSError, ValueError, KeyError) as error:
+            reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
+            raise DamagedCheckpoint(
+                f"the checkpoint {self.directory / str(step)} cannot be read for this model ({reason}); "
+                f"remove {self.directory} to train from the start."
+            ) from error
 
 
 def _as_stored(state: TrainState) -> dict[str, Any]:

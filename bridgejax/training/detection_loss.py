@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +12,7 @@ from flax import nnx
 from bridgejax.errors import UserError
 from bridgejax.models.boxes import generalised_overlap
 from bridgejax.models.detector import Detector, cell_boxes, cell_centres
-from bridgejax.training.objectives.base import Mix, Objective, ObjectiveState
+from bridgejax.training.objectives.base import Mix, NamedArrays, Objective, ObjectiveState
 from bridgejax.training.option_checks import check_number
 
 NO_BOX = -1  # the label of what fills up an image's boxes
@@ -78,17 +77,12 @@ class DetectionLoss(Objective):
 
     Batches hold "boxes" (float [n, m, 4]: left, top, right, bottom in pixels of the square images) and "box_label" (int [n, m],
     -1 where an image has fewer boxes).
-
-    Attributes:
-      alpha: in [0, 1], the weight of a score that should be 1.
-      gamma: at least 0; scores that are nearly right weigh less.
-      box_weight: at least 0.
     """
 
     required = ("image", "boxes", "box_label")
-    alpha: float = 0.25
-    gamma: float = 2.0
-    box_weight: float = 2.0
+    alpha: float = 0.25  # in [0, 1], the weight of a score that should be 1
+    gamma: float = 2.0  # at least 0; scores that are nearly right weigh less
+    box_weight: float = 2.0  # at least 0
 
     def check(self) -> None:
         check_number("alpha", self.alpha, most=1)
@@ -96,28 +90,23 @@ class DetectionLoss(Objective):
         check_number("box_weight", self.box_weight)
 
     def outputs(
-        self,
-        model: nnx.Module,
-        images: jax.Array,
-        batch: Mapping[str, jax.Array],
-        state: ObjectiveState,
-        companion: nnx.Module | None,
+        self, model: nnx.Module, images: jax.Array, batch: NamedArrays, state: ObjectiveState, companion: nnx.Module | None
     ) -> jax.Array:
         """Returns what each cell says, float32 [n, cells, classes + 4]."""
         if not isinstance(model, Detector):
             raise UserError(f"a {type(model).__name__} finds no boxes; make the model with make_detector.")
         return model(images)
 
-    def losses(self, outputs: jax.Array, batch: Mapping[str, jax.Array], mix: Mix, state: ObjectiveState) -> jax.Array:
+    def losses(self, outputs: jax.Array, batch: NamedArrays, mix: Mix, state: ObjectiveState) -> jax.Array:
         scores, boxes = self._parts(outputs, batch)
         return scores + self.box_weight * boxes
 
-    def metrics(self, outputs: jax.Array, batch: Mapping[str, jax.Array], state: ObjectiveState) -> dict[str, jax.Array]:
+    def metrics(self, outputs: jax.Array, batch: NamedArrays, state: ObjectiveState) -> dict[str, jax.Array]:
         """Returns the means of the loss's two parts, "score_loss" and "box_loss"."""
         scores, boxes = self._parts(outputs, batch)
         return {"score_loss": scores.mean(), "box_loss": boxes.mean()}
 
-    def _parts(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    def _parts(self, outputs: jax.Array, batch: NamedArrays) -> tuple[jax.Array, jax.Array]:
         side = batch["image"].shape[1]
         return jax.vmap(lambda *row: detection_losses(row[0], side, row[1], row[2], self))(
             outputs, batch["boxes"], batch["box_label"]

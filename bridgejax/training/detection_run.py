@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from bridgejax.data.boxed_images import BoxedImages, boxed_batches, read_boxed_images
-from bridgejax.errors import Diverged, UserError
+from bridgejax.errors import Diverged, UserError, whole_number
 from bridgejax.evaluation import BoxSet, average_precisions
 from bridgejax.files import JSONObject, read_json_object, write_json
 from bridgejax.identity import derive_seed, folder_digest
@@ -37,29 +37,17 @@ _CLIP_NORM = 10.0
 
 @dataclass(frozen=True)
 class DetectionOptions:
-    """How a detector is trained: AdamW, a short warm-up, then a cosine down to 0; images are mirrored at random.
+    """How a detector is trained: AdamW, a short warm-up, then a cosine down to 0; images are mirrored at random."""
 
-    Attributes:
-      weights: of the backbone, as `load_classifier` takes them.
-      random: start the backbone from new random values instead.
-      frozen: train the head alone.
-      steps: updates.
-      batch_size: images in one.
-      side: of the images in pixels, a multiple of 32; files are scaled to fit.
-      learning_rate: at its peak.
-      weight_decay: decoupled.
-      seed: of the head, of a random backbone, of orders and mirrors.
-    """
-
-    weights: str = "builtin:efficientnet_lite0"
-    random: bool = False
-    frozen: bool = False
-    steps: int = 500
-    batch_size: int = 16
-    side: int = 128
-    learning_rate: float = 0.002
-    weight_decay: float = 0.0001
-    seed: int = 0
+    weights: str = "builtin:efficientnet_lite0"  # of the backbone, as `load_classifier` takes them
+    random: bool = False  # start the backbone from new random values instead
+    frozen: bool = False  # train the head alone
+    steps: int = 500  # updates
+    batch_size: int = 16  # images in one
+    side: int = 128  # of the images in pixels, a multiple of 32; files are scaled to fit
+    learning_rate: float = 0.002  # at its peak
+    weight_decay: float = 0.0001  # decoupled
+    seed: int = 0  # of the head, of a random backbone, of orders and mirrors
 
     def __post_init__(self) -> None:
         """Checks the options.
@@ -68,8 +56,7 @@ class DetectionOptions:
           UserError: one is out of range.
         """
         for name, least in (("steps", 1), ("batch_size", 1), ("side", 2 * MULTIPLE), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise UserError(f"{name} is {getattr(self, name)}; give a whole number of at least {least}.")
+            whole_number(name, getattr(self, name), least)
         if self.side % MULTIPLE:
             raise UserError(f"side is {self.side}; give a multiple of {MULTIPLE}, the coarsest cell of the network.")
         check_number("learning_rate", self.learning_rate, above_zero=True)
@@ -80,17 +67,11 @@ class DetectionOptions:
 
 @dataclass(frozen=True)
 class FoundBoxes:
-    """What a detector finds in images, k boxes in each, from the best down.
+    """What a detector finds in images, k boxes in each, from the best down."""
 
-    Attributes:
-      corners: float32 [n, k, 4] in pixels of the images in memory.
-      labels: int32 [n, k].
-      scores: float32 [n, k] in [0, 1]; 0 where there is no box.
-    """
-
-    corners: np.ndarray
-    labels: np.ndarray
-    scores: np.ndarray
+    corners: np.ndarray  # float32 [n, k, 4] in pixels of the images in memory
+    labels: np.ndarray  # int32 [n, k]
+    scores: np.ndarray  # float32 [n, k] in [0, 1]; 0 where there is no box
 
 
 @under_jax_defaults

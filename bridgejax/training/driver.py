@@ -226,8 +226,8 @@ class RunDriver:
 
     def _batches(self, plan: StagePlan) -> Iterator[dict[str, Array]]:
         self.start_stream(plan)
-        settings = self.stream_settings(plan)
-        views = started(lambda: self.streams.train_batches(**settings, view=1)) if plan.stage.contrasts else None
+        second: TrainStreamSettings = {**self.stream_settings(plan), "view": 1}
+        views = started(lambda: self.streams.train_batches(**second)) if plan.stage.contrasts else None
         for batch in self.feeds.pop(plan.number):
             parts = self._rows(batch, plan)
             if views is not None:

@@ -109,11 +109,7 @@ def _eval_program(mesh: Mesh | None, dtype: str, features: bool) -> Callable[[St
 
 @under_jax_defaults
 def evaluate(
-    state: TrainState | nnx.Module,
-    batches: Iterable[StreamBatch],
-    *,
-    mesh: Mesh | None = None,
-    dtype: object = None,
+    state: TrainState | nnx.Module, batches: Iterable[StreamBatch], *, mesh: Mesh | None = None, dtype: object = None
 ) -> ClassificationMetrics:
     """Returns `classification_metrics` of a state or model over batches of equal shape; rows of mask 0 are left out.
 

@@ -32,15 +32,10 @@ T = TypeVar("T")
 
 
 class Stepper(Protocol[T]):
-    """Takes steps of one or more runs that are in the same stage at the same step.
+    """Takes steps of one or more runs that are in the same stage at the same step."""
 
-    Attributes:
-      runs: the runs.
-      title: what a progress bar calls them.
-    """
-
-    runs: Sequence[RunDriver]
-    title: str
+    runs: Sequence[RunDriver]  # the runs
+    title: str  # what a progress bar calls them
 
     def batches(self, stop: int) -> Iterator[T]:
         """Yields what is left of the stage's batches up to step `stop`, one of every run at a time."""

@@ -42,17 +42,12 @@ class MixRule(NamedTuple):
 
 
 class MixupDraw(NamedTuple):
-    """How a step mixes its batch.
+    """How a step mixes its batch."""
 
-    Attributes:
-      lam: λ in [0, 1], float32 scalar: the weight of a row's own target.
-      partners: int32 [n], of each row.
-      box: of CutMix, int32 [4]: top, bottom, left and right of what images take from their partners. Where it is the whole
-        image they are mixed by λ. None: they always are.
-    """
-
-    lam: jax.Array
-    partners: jax.Array
+    lam: jax.Array  # λ in [0, 1], float32 scalar: the weight of a row's own target
+    partners: jax.Array  # int32 [n], of each row
+    # Of CutMix, int32 [4]: top, bottom, left and right of what images take from their partners. Where it is the whole image
+    # they are mixed by λ. None: they always are.
     box: jax.Array | None = None
 
 
@@ -61,12 +56,7 @@ Draw = Callable[[jax.Array, jax.Array, MixRule, jax.Array | None], MixupDraw]
 
 
 @under_jax_defaults
-def mixup(
-    images: jax.Array,
-    one_hot: jax.Array,
-    lam: jax.Array | float,
-    permutation: jax.Array,
-) -> tuple[jax.Array, jax.Array]:
+def mixup(images: jax.Array, one_hot: jax.Array, lam: jax.Array | float, permutation: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns λ·x + (1 - λ)·x[permutation] for images and targets alike.
 
     Args:
@@ -121,15 +111,12 @@ def own_weights(lam: jax.Array, box: jax.Array, height: int, width: int) -> jax.
 
 
 def cut_box(lam: jax.Array, centre: jax.Array, size: tuple[int, int]) -> tuple[jax.Array, jax.Array]:
-    """Returns a box of 1 - λ of an image's area, less what of it is outside, and the exact share of the image beside it.
+    """Returns a box, as `MixupDraw.box`, of 1 - λ of an image less what is outside, and the exact share of the image beside it.
 
     Args:
       lam: λ in [0, 1].
       centre: int32 [2], y and x within the image.
       size: height and width of the image.
-
-    Returns:
-      int32 [4] as `MixupDraw.box`, and a float32 scalar.
     """
     sides = jnp.asarray(size, jnp.int32)
     cut = (sides * jnp.sqrt(1.0 - lam)).astype(jnp.int32)

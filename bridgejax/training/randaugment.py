@@ -36,8 +36,7 @@ def randaugment(key: jax.Array, image: jax.Array, magnitude: float, layers: int,
         changed = operated(shown, jax.random.randint(for_kind, (), 0, len(OPERATIONS)), level, sign, fill)
         return jnp.where(jax.random.uniform(for_use) < SHARE, changed, shown)
 
-    shown: jax.Array = jax.lax.fori_loop(0, layers, layer, image)
-    return shown
+    return jax.lax.fori_loop(0, layers, layer, image)
 
 
 def operated(image: jax.Array, kind: jax.Array, level: jax.Array, sign: jax.Array, fill: jax.Array) -> jax.Array:

@@ -6,14 +6,14 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import NotRequired, Protocol, TypedDict
+from typing import NotRequired, Protocol, TypedDict, Unpack
 
 from flax import nnx
 from jax.sharding import Mesh
 
 from bridgejax.data import Batch as StreamBatch
 from bridgejax.data import Examples, Task
-from bridgejax.errors import UserError
+from bridgejax.errors import UserError, whole_number
 from bridgejax.mesh import ParameterRule, data_size, nearest_multiples
 from bridgejax.training.batches import Array
 from bridgejax.training.stages import StagePlan
@@ -65,8 +65,7 @@ class RunOptions:
     accumulate: int = 1
 
     def __post_init__(self) -> None:
-        if self.accumulate < 1:
-            raise UserError(f"accumulate is {self.accumulate!r}; give a whole number of at least 1.")
+        whole_number("accumulate", self.accumulate, 1)
         for key in ("batch_size", "eval_batch_size"):
             self.check_batch(key, getattr(self, key), 1 if key == "eval_batch_size" else self.accumulate)
         if self.crop is not None and not 0 < self.crop <= 1:
@@ -164,6 +163,7 @@ class TrainStreamSettings(TypedDict):
     rows: NotRequired[slice]
     crop: NotRequired[float]
     repeats: NotRequired[int]
+    view: NotRequired[int]
 
 
 class EvalStreamSettings(TypedDict):
@@ -181,22 +181,6 @@ class Streams(Protocol):
     one pipeline.
     """
 
-    def train_batches(
-        self,
-        sources: Sequence[Examples],
-        *,
-        weights: Sequence[float] | None,
-        batch_size: int,
-        image_size: int,
-        seed: int,
-        start_step: int,
-        augment: bool,
-        rows: slice | None = None,
-        crop: float = ...,
-        view: int = ...,
-        repeats: int = ...,
-    ) -> Iterator[StreamBatch]: ...
+    def train_batches(self, **settings: Unpack[TrainStreamSettings]) -> Iterator[StreamBatch]: ...
 
-    def eval_batches(
-        self, examples: Examples, *, batch_size: int, image_size: int, crop: float = ...
-    ) -> Iterable[StreamBatch]: ...
+    def eval_batches(self, examples: Examples, **settings: Unpack[EvalStreamSettings]) -> Iterable[StreamBatch]: ...

@@ -41,23 +41,16 @@ class RunResult:
 
 @dataclasses.dataclass
 class RunRecord:
-    """What a run has done so far.
+    """What a run has done so far."""
 
-    Attributes:
-      step: steps up to here, over all stages, as planned: a stage that stopped early counts whole.
-      stage_steps: optimiser steps really done in each stage that was entered.
-      history: as in `RunResult`.
-      losses: of the steps since the history's last entry of losses.
-      seconds: as in `RunResult.metrics`.
-      metrics: of the last evaluation on the test split.
-    """
-
-    step: int = 0
+    step: int = 0  # steps up to here, over all stages, as planned: a stage that stopped early counts whole
+    # Optimiser steps really done in each stage that was entered.
     stage_steps: list[int] = dataclasses.field(default_factory=list)
-    history: list[HistoryEntry] = dataclasses.field(default_factory=list)
-    losses: list[float] = dataclasses.field(default_factory=list)
+    history: list[HistoryEntry] = dataclasses.field(default_factory=list)  # as in `RunResult`
+    losses: list[float] = dataclasses.field(default_factory=list)  # of the steps since the history's last entry of losses
+    # As in `RunResult.metrics`.
     seconds: dict[str, float] = dataclasses.field(default_factory=lambda: {"train": 0.0, "evaluate": 0.0, "input_stall": 0.0})
-    metrics: RunMetrics | None = None
+    metrics: RunMetrics | None = None  # of the last evaluation on the test split
 
     def add_loss(self, stage: int, step: int, loss: float, learning_rate: float, *, closes: bool) -> None:
         """Adds the loss of a step; one that `closes` makes an entry of the mean since the entry before."""

@@ -28,8 +28,7 @@ def stack(states: Sequence[TrainState]) -> TrainState:
       UserError: their models or optimisers differ in structure.
     """
     _check_alike(states)
-    stacked: TrainState = _stack(tuple(states))
-    return stacked
+    return _stack(tuple(states))
 
 
 def _check_alike(states: Sequence[TrainState]) -> None:
@@ -39,8 +38,7 @@ def _check_alike(states: Sequence[TrainState]) -> None:
 
 @jax.jit
 def _stack(states: tuple[TrainState, ...]) -> TrainState:
-    stacked: TrainState = jax.tree.map(lambda *parts: jnp.stack(parts), *states)
-    return stacked
+    return jax.tree.map(lambda *parts: jnp.stack(parts), *states)
 
 
 @functools.partial(jax.jit, static_argnums=1)
@@ -99,10 +97,7 @@ class StackedStep:
         classes = self._step.program.widths.get(shape_key(states, ready.parts["image"], axis=1))
         if classes is not None and "label" in ready.given:
             batches.check_labels(ready.given, classes)
-        after: tuple[TrainState, Metrics] = self._compiled(
-            states, ready.parts, self._step.objective, self._draw(states, ready.parts)
-        )
-        return after
+        return self._compiled(states, ready.parts, self._step.objective, self._draw(states, ready.parts))
 
     def _parts(self, given: Sequence[object]) -> dict[str, np.ndarray]:
         checked = [batches.checked_batch(batch, self._step.objective.required) for batch in given]
@@ -124,14 +119,7 @@ class StackedStepper:
     def __init__(
         self, runs: Sequence[RunDriver], plan: StagePlan, step: StackedStep, streams: Sequence[Iterator[dict[str, Array]]]
     ) -> None:
-        """Takes the runs over.
-
-        Args:
-          runs: the runs, which have entered the stage.
-          plan: the stage.
-          step: prepared for the runs.
-          streams: what is left of each run's batches.
-        """
+        """Takes over runs that have entered the stage, with what is left of their batches; the step is prepared for them."""
         self.runs = runs
         self.title = f"{runs[0].title(plan)}, {len(runs)} seeds"
         self._step, self._streams = step, streams

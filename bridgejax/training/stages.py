@@ -331,16 +331,13 @@ def make_head(
 
 def objective_of(stage: Stage) -> Objective:
     """Returns the objective that a stage names, with the stage's options."""
-    return make_objective(stage.loss, **_numbers(stage))
+    numbers = {key: value for key, value in vars(stage).items() if isinstance(value, int | float)}
+    return make_objective(stage.loss, **numbers)
 
 
 def needs_teacher(stage: Stage) -> bool:
     """Returns whether a stage's objective asks for a teacher's logits."""
     return "teacher_logits" in objective_of(stage).required
-
-
-def _numbers(stage: Stage) -> dict[str, float]:
-    return {key: value for key, value in vars(stage).items() if isinstance(value, int | float)}
 
 
 def step_of(stage: Stage, mesh: Mesh | None, dtype: str = "float32", remat: bool = False, accumulate: int = 1) -> TrainStep:

@@ -272,8 +272,7 @@ def _apart(tree: Tree, others: object) -> Tree:
         seen.add(id(leaf))
         return leaf
 
-    apart: Tree = jax.tree.map(alone, tree)
-    return apart
+    return jax.tree.map(alone, tree)
 
 
 def _layout(tree: Tree, mesh: Mesh, rules: Sequence[ParameterRule]) -> Tree:
@@ -285,8 +284,7 @@ def _layout(tree: Tree, mesh: Mesh, rules: Sequence[ParameterRule]) -> Tree:
         names = [str(key.key) for key in path if isinstance(key, jax.tree_util.DictKey)]  # of the parameter, at the end
         return state_sharding(mesh, names[-1] if names else "", array.shape, rules)
 
-    layout: Tree = jax.tree_util.tree_map_with_path(place, tree)
-    return layout
+    return jax.tree_util.tree_map_with_path(place, tree)
 
 
 def on_mesh(tree: Tree, mesh: Mesh) -> Tree:

@@ -18,7 +18,7 @@ import optax
 from jax.sharding import Mesh, Sharding
 
 from bridgejax.compilation import compiler_options
-from bridgejax.errors import UserError
+from bridgejax.errors import UserError, whole_number
 from bridgejax.jax_defaults import under_jax_defaults
 from bridgejax.mesh import context_of, data_sharding, data_size, replicated
 from bridgejax.training import batches, mixing, traced
@@ -64,7 +64,7 @@ def train_step(
     widths: dict[Hashable, int],
     layout: Mapping[str, Sharding] | None = None,
 ) -> tuple[TrainState, Metrics]:
-    """Takes one optimiser step. This is what is compiled; `TrainStep` checks and places what goes in.
+    """Takes one optimiser step; returns the state and float32 scalars. `TrainStep` checks and places what goes in.
 
     Args:
       state: the state before the step.
@@ -74,9 +74,6 @@ def train_step(
       settings: what the program is compiled for.
       widths: where each trace notes the width of the objective's outputs (the number of classes) by `shape_key`.
       layout: how each parameter, and so its gradient, lies on the mesh.
-
-    Returns:
-      The state after the step, and float32 scalars.
     """
 
     key = jax.random.fold_in(state.key, state.step)
@@ -262,11 +259,7 @@ class TrainStep:
 
     @under_jax_defaults
     def place(self, batch: object) -> PlacedBatch:
-        """Checks a batch and begins its transfer to the device, so that a later call finds it there.
-
-        Raises:
-          UserError: as in the call, but for labels out of range, which the call reports.
-        """
+        """Checks a batch and begins its transfer to the device; the call alone reports labels out of range."""
         parts = batches.checked_batch(batch, self.objective.required)
         return PlacedBatch(batches.place(parts, self.settings.mesh, self.settings.accumulate), parts)
 
@@ -379,8 +372,7 @@ def make_train_step(
     check_mesh(mesh)
     if not isinstance(remat, bool):
         raise UserError(f"remat is {remat!r}; give True or False.")
-    if isinstance(accumulate, bool) or not isinstance(accumulate, int) or accumulate < 1:
-        raise UserError(f"accumulate is {accumulate!r}; give a whole number of at least 1.")
+    whole_number("accumulate", accumulate, 1)
     if not augmentation.changes:
         augmentation = NO_AUGMENTATION  # one program, whatever the options of what is not done
     settings = StepSettings(

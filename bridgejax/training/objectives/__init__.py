@@ -10,24 +10,13 @@ import dataclasses
 
 from bridgejax.errors import UserError, choices
 from bridgejax.training.objectives.base import Objective, masked_mean
-from bridgejax.training.objectives.cross_entropy import CrossEntropy, cross_entropy, smooth
+from bridgejax.training.objectives.cross_entropy import CrossEntropy, cross_entropy
 from bridgejax.training.objectives.moco import MoCo
-from bridgejax.training.objectives.soft_target import SoftTarget, soft_target
+from bridgejax.training.objectives.soft_target import SoftTarget
 
 OBJECTIVES: dict[str, type[Objective]] = {"cross_entropy": CrossEntropy, "soft_target": SoftTarget, "moco": MoCo}
 
-__all__ = [
-    "OBJECTIVES",
-    "CrossEntropy",
-    "MoCo",
-    "Objective",
-    "SoftTarget",
-    "cross_entropy",
-    "make_objective",
-    "masked_mean",
-    "smooth",
-    "soft_target",
-]
+__all__ = ["OBJECTIVES", "CrossEntropy", "Objective", "cross_entropy", "make_objective", "masked_mean"]
 
 
 def make_objective(name: str, **options: float) -> Objective:

@@ -17,6 +17,7 @@ from bridgejax.models.classifier import Classifier
 
 # A pytree of arrays that an objective carries from step to step in `TrainState.objective_state`; () if it needs none.
 ObjectiveState: TypeAlias = Any
+NamedArrays: TypeAlias = Mapping[str, jax.Array]  # a batch by its keys, or parameters by dotted path
 # Mixes the rows of an array as the step mixed those of the images; without Mixup it returns them as they are.
 Mix: TypeAlias = Callable[[jax.Array], jax.Array]
 
@@ -48,21 +49,16 @@ class Objective(abc.ABC):
           UserError: one is out of range.
         """
 
-    def init(self, params: Mapping[str, jax.Array]) -> ObjectiveState:
+    def init(self, params: NamedArrays) -> ObjectiveState:
         """Returns the state at the start of a stage (a queue, a moving average); `params` are the trained parameters."""
         return ()
 
-    def companion(self, state: ObjectiveState) -> Mapping[str, jax.Array] | None:
+    def companion(self, state: ObjectiveState) -> NamedArrays | None:
         """Returns parameters, by dotted path, of a second network that comes to `outputs` beside the trained one, or None."""
         return None
 
     def outputs(
-        self,
-        model: nnx.Module,
-        images: jax.Array,
-        batch: Mapping[str, jax.Array],
-        state: ObjectiveState,
-        companion: nnx.Module | None,
+        self, model: nnx.Module, images: jax.Array, batch: NamedArrays, state: ObjectiveState, companion: nnx.Module | None
     ) -> jax.Array:
         """Returns what the loss takes of a model: logits, float32 [n, classes].
 
@@ -78,7 +74,7 @@ class Objective(abc.ABC):
         return logits_of(model, images)
 
     @abc.abstractmethod
-    def losses(self, outputs: jax.Array, batch: Mapping[str, jax.Array], mix: Mix, state: ObjectiveState) -> jax.Array:
+    def losses(self, outputs: jax.Array, batch: NamedArrays, mix: Mix, state: ObjectiveState) -> jax.Array:
         """Returns each row's loss, float32 [n]; the step takes their mean, weighted by the mask.
 
         Args:
@@ -88,26 +84,19 @@ class Objective(abc.ABC):
           state: of `init`, or of the `update` of the step before; no gradient should flow into it.
         """
 
-    def metrics(self, outputs: jax.Array, batch: Mapping[str, jax.Array], state: ObjectiveState) -> dict[str, jax.Array]:
+    def metrics(self, outputs: jax.Array, batch: NamedArrays, state: ObjectiveState) -> dict[str, jax.Array]:
         """Returns float32 scalars to report beside the loss; here "accuracy", the masked mean."""
         correct = (outputs.argmax(-1) == batch["label"]).astype(jnp.float32)
         return {"accuracy": masked_mean(correct, batch.get("mask"))}
 
-    def update(
-        self,
-        state: ObjectiveState,
-        outputs: jax.Array,
-        batch: Mapping[str, jax.Array],
-        params: Mapping[str, jax.Array],
-    ) -> ObjectiveState:
+    def update(self, state: ObjectiveState, outputs: jax.Array, batch: NamedArrays, params: NamedArrays) -> ObjectiveState:
         """Returns the state after a step, laid out as before; `params` are those after the optimiser's update."""
         return state
 
 
 def static(default: int) -> int:
     """Returns a field for an option, a whole number, for which the step's program is compiled: the size of an array."""
-    field: int = dataclasses.field(default=default, metadata={"static": True})
-    return field
+    return dataclasses.field(default=default, metadata={"static": True})
 
 
 def logits_of(model: nnx.Module, images: jax.Array) -> jax.Array:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +12,7 @@ from jax import lax
 from bridgejax.errors import UserError
 from bridgejax.training import batches
 from bridgejax.training.objectives import views
-from bridgejax.training.objectives.base import Mix, Objective, ObjectiveState, masked_mean, static
+from bridgejax.training.objectives.base import Mix, NamedArrays, Objective, ObjectiveState, masked_mean, static
 from bridgejax.training.option_checks import check_number
 
 HEAD = "head.out.bias"  # of a `bridgejax.models.projection_head.ProjectionHead`
@@ -52,7 +51,7 @@ class MoCo(Objective):
         check_number("recolour", self.recolour, most=1)
         check_number("key_momentum", self.key_momentum, most=1)
 
-    def init(self, params: Mapping[str, jax.Array]) -> ObjectiveState:
+    def init(self, params: NamedArrays) -> ObjectiveState:
         """Returns the key parameters, the queue, float32 [K, width], and the count of steps.
 
         Raises:
@@ -64,17 +63,11 @@ class MoCo(Objective):
         copies = {name: jnp.array(value, copy=True) for name, value in params.items()}
         return {"keys": copies, "queue": _unit(noise), "count": jnp.zeros((), jnp.int32)}
 
-    def companion(self, state: ObjectiveState) -> Mapping[str, jax.Array]:
-        parameters: Mapping[str, jax.Array] = state["keys"]
-        return parameters
+    def companion(self, state: ObjectiveState) -> NamedArrays:
+        return state["keys"]
 
     def outputs(
-        self,
-        model: nnx.Module,
-        images: jax.Array,
-        batch: Mapping[str, jax.Array],
-        state: ObjectiveState,
-        companion: nnx.Module | None,
+        self, model: nnx.Module, images: jax.Array, batch: NamedArrays, state: ObjectiveState, companion: nnx.Module | None
     ) -> jax.Array:
         """Returns queries and keys, float32 [n, 2 · width], unit vectors each.
 
@@ -100,33 +93,22 @@ class MoCo(Objective):
 
     def _recoloured(self, key: jax.Array, images: jax.Array, model: nnx.Module) -> jax.Array:
         """Returns normalised images with their pixels recoloured."""
-        preprocessing = getattr(model, "preprocessing", None)
-        if preprocessing is None:
-            raise UserError(
-                f"moco recolours pixels, but {type(model).__name__} has no `preprocessing` that tells them; add one."
-            )
-        mean, std = (jnp.asarray(values, jnp.float32) for values in (preprocessing.mean, preprocessing.std))
+        mean, std = batches.mean_and_std(model, "moco recolours pixels", "that tells them; add one.")
         pixels = views.recoloured(key, images.astype(jnp.float32) * std + mean, self.recolour)
         return ((pixels - mean) / std).astype(images.dtype)
 
-    def losses(self, outputs: jax.Array, batch: Mapping[str, jax.Array], mix: Mix, state: ObjectiveState) -> jax.Array:
+    def losses(self, outputs: jax.Array, batch: NamedArrays, mix: Mix, state: ObjectiveState) -> jax.Array:
         own, others = _similarities(outputs, state)
         return jax.nn.logsumexp(jnp.concatenate([own, others], -1) / self.contrast_temperature, -1) - (
             own[:, 0] / self.contrast_temperature
         )
 
-    def metrics(self, outputs: jax.Array, batch: Mapping[str, jax.Array], state: ObjectiveState) -> dict[str, jax.Array]:
+    def metrics(self, outputs: jax.Array, batch: NamedArrays, state: ObjectiveState) -> dict[str, jax.Array]:
         """Returns "accuracy": how often an image's own key is the most similar."""
         own, others = _similarities(outputs, state)
         return {"accuracy": masked_mean((own[:, 0] > others.max(-1)).astype(jnp.float32), None)}
 
-    def update(
-        self,
-        state: ObjectiveState,
-        outputs: jax.Array,
-        batch: Mapping[str, jax.Array],
-        params: Mapping[str, jax.Array],
-    ) -> ObjectiveState:
+    def update(self, state: ObjectiveState, outputs: jax.Array, batch: NamedArrays, params: NamedArrays) -> ObjectiveState:
         queue, keys = state["queue"], jnp.split(outputs, 2, -1)[1]
         m, place = self.key_momentum, state["count"] * keys.shape[0] % queue.shape[0]
         return {

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 
 from bridgejax.errors import UserError
-from bridgejax.training.objectives.base import Mix
+from bridgejax.training.objectives.base import Mix, NamedArrays
 from bridgejax.training.objectives.cross_entropy import CrossEntropy, cross_entropy
 from bridgejax.training.option_checks import check_number
 
@@ -34,7 +33,7 @@ class SoftTarget(CrossEntropy):
         check_number("soft_weight", self.soft_weight, most=1)
         check_number("temperature", self.temperature, above_zero=True)
 
-    def against(self, logits: jax.Array, targets: jax.Array, batch: Mapping[str, jax.Array], mix: Mix) -> jax.Array:
+    def against(self, logits: jax.Array, targets: jax.Array, batch: NamedArrays, mix: Mix) -> jax.Array:
         teacher, classes, mask = batch["teacher_logits"], logits.shape[-1], batch.get("mask")
         if teacher.shape[-1] != classes:
             raise UserError(
@@ -47,12 +46,9 @@ class SoftTarget(CrossEntropy):
 
 
 def soft_target(
-    logits: jax.Array,
-    targets: jax.Array,
-    teacher_probabilities: jax.Array,
-    soft_weight: jax.Array | float,
+    logits: jax.Array, targets: jax.Array, teacher_probabilities: jax.Array, soft_weight: jax.Array | float
 ) -> jax.Array:
-    """Returns (1 - w)·CE(targets, logits) + w·CE(teacher, logits), in nats.
+    """Returns (1 - w)·CE(targets, logits) + w·CE(teacher, logits), float32 [n] in nats.
 
     The teacher's probabilities are tempered, the student's are not, and there is no T² factor: the soft-target cross
     entropy of He et al. 2023 (arXiv 2210.07574), as their code computes it.
@@ -62,9 +58,6 @@ def soft_target(
       targets: float [n, classes], rows that sum to 1.
       teacher_probabilities: float [n, classes], softmax(teacher logits / T).
       soft_weight: w in [0, 1].
-
-    Returns:
-      float32 [n].
     """
     soft = cross_entropy(logits, jax.lax.stop_gradient(teacher_probabilities))
     return (1.0 - soft_weight) * cross_entropy(logits, targets) + soft_weight * soft
