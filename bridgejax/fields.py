@@ -28,7 +28,8 @@ class Setting:
     help: str  # what it is for, one sentence
     unit: str = ""  # of a number
     options: tuple[str, ...] = ()  # the texts that it may be; none means any
-    at_least: float | None = None  # at_least, above, at_most, below: bounds of a number, or of each number of a list
+    # at_least, above, at_most, below: bounds of a number, or of each number of a list
+    at_least: float | None = None
     above: float | None = None
     at_most: float | None = None
     below: float | None = None

@@ -34,7 +34,8 @@ class CatalogTask:
     template: str  # one prompt template, in the words that suit the classes
     tfds: str | None = None  # NAME or NAME/CONFIG of TensorFlow Datasets, or None where it does not have the set
     version: str | None = None  # the first part of the version of that set which the splits and names here are of
-    train: str = "train"  # train, test: its splits, joined by "+", with TFDS's slices; "" where there is nothing to train on
+    # train, test: its splits, joined by "+", with TFDS's slices; "" where there is nothing to train on
+    train: str = "train"
     test: str = "test"
     # Where TFDS has none: the folder that the published archive unpacks to, and where that archive is.
     archive: tuple[str, str] | None = None

@@ -21,7 +21,8 @@ class SamplerInputs(TypedDict):
     ids: list[jax.Array]
     negative_ids: list[jax.Array] | None
     keys: jax.Array  # threefry keys [n]
-    tables: Tables  # tables, first, calls: the scheduler's tables and the range of calls to make
+    # tables, first, calls: the scheduler's tables and the range of calls to make
+    tables: Tables
     first: jax.Array
     calls: jax.Array
     guidance: jax.Array  # float32 scalar

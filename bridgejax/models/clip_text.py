@@ -36,7 +36,8 @@ def plain_text_names(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]
 class LayerConfig:
     """The sizes of a transformer layer."""
 
-    hidden_size: int  # hidden_size, heads, intermediate_size: widths, and how many heads share the first
+    # hidden_size, heads, intermediate_size: widths, and how many heads share the first
+    hidden_size: int
     heads: int
     intermediate_size: int
     activation: str  # a key of `bridgejax.models.activations.ACTIVATIONS`

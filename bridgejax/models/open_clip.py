@@ -54,7 +54,8 @@ class OpenCLIPFolder:
     resnet: ModifiedResNetConfig | None  # the image tower, if it is a modified ResNet
     weights: Path  # the safetensors file
     size: int  # side of the input
-    mean: tuple[float, ...] | None  # mean, std: of the input; None where the folder does not say it
+    # mean, std: of the input; None where the folder does not say it
+    mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
     ours: JSONObject  # what `save_classifier` wrote of the head
 

@@ -34,9 +34,11 @@ class ViTConfig:
     # "siglip" (a SiglipModel), "dinov2" or "dinov2_with_registers".
     layout: str
     name: str  # timm's architecture, or the transformers model_type
-    image_size: int  # image_size, patch_size: sides in pixels; the position embeddings are those of image_size
+    # image_size, patch_size: sides in pixels; the position embeddings are those of image_size
+    image_size: int
     patch_size: int
-    hidden_size: int  # hidden_size, layers, heads, intermediate_size: of the transformer
+    # hidden_size, layers, heads, intermediate_size: of the transformer
+    hidden_size: int
     layers: int
     heads: int
     intermediate_size: int
@@ -49,7 +51,8 @@ class ViTConfig:
     projection: int = 0  # width of the projection behind the network (a whole CLIPModel), 0 for none
     class_token: bool = True  # there is one, the first token (not so in SigLIP)
     registers: int = 0  # tokens without positions between it and the patches (Darcet et al. 2023, arXiv:2309.16588).
-    layer_scale: bool = False  # layer_scale, gated: of the blocks, see `bridgejax.models.clip_text.LayerConfig`
+    # layer_scale, gated: of the blocks, see `bridgejax.models.clip_text.LayerConfig`
+    layer_scale: bool = False
     gated: bool = False
     # What features are: "token" (the class token, or both tokens where each has a head), "token_and_mean" (beside it the mean
     # of the patches), or "attention" (a learned query over the patches, SigLIP).

@@ -58,7 +58,8 @@ class Endpoint:
     url: str  # of its chat completions
     prompts: PromptSettings  # the keys that say what is asked and how
     seed: int  # of the requests
-    sleep: Callable[[float], object] = time.sleep  # sleep, clock: of the time module; tests have their own
+    # sleep, clock: of the time module; tests have their own
+    sleep: Callable[[float], object] = time.sleep
     clock: Callable[[], float] = time.monotonic
     _last: float | None = None
 

@@ -25,7 +25,8 @@ PRICE_HEADS = ("with", "you get", "in", "source")
 class ShotRow:
     """Advice for a number of shots."""
 
-    least: int  # least, most: real training images per class; None is no bound
+    # least, most: real training images per class; None is no bound
+    least: int
     most: int | None
     given: str  # what else is at hand
     recipe: str  # what to try, or not

@@ -15,10 +15,12 @@ REPLICATES = 1000  # a class is one of many, and its interval is wide: less woul
 class ClassGains:
     """The accuracy of `arm` minus that of `against` on each class, in [-1, 1]."""
 
-    arm: str  # arm, against: entries of the summary
+    # arm, against: entries of the summary
+    arm: str
     against: str
     gain: tuple[float | None, ...]  # None for a class that was not tested
-    low: tuple[float | None, ...]  # low, high: the ends of the 95 % intervals; None with one seed
+    # low, high: the ends of the 95 % intervals; None with one seed
+    low: tuple[float | None, ...]
     high: tuple[float | None, ...]
     images: tuple[int, ...]  # tested, of each class
 

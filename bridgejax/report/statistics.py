@@ -35,7 +35,8 @@ class Estimate:
 
     mean: float  # the mean over seeds; an accuracy in [0, 1] or a difference in [-1, 1]
     sd: float | None  # the standard deviation over seeds (n - 1), None with one seed
-    low: float | None  # low, high: the ends of the 95 % interval, None with one seed
+    # low, high: the ends of the 95 % interval, None with one seed
+    low: float | None
     high: float | None
     seeds: int  # how many seeds entered
 
@@ -63,7 +64,8 @@ def true_classes(run: RunResultRecord) -> list[int] | None:
 class PairedResults:
     """The results of arms × seeds, ready to be resampled."""
 
-    arms: tuple[str, ...]  # arms, seeds: names of the two axes of `observed`
+    # arms, seeds: names of the two axes of `observed`
+    arms: tuple[str, ...]
     seeds: tuple[int, ...]
     observed: Mapping[str, np.ndarray]  # metric → float64 [seeds, arms] in [0, 1]; NaN where a run is missing
     correct: np.ndarray | None  # float32 [images, seeds, arms], 1 right, 0 wrong, NaN not tested; None if the runs do not say

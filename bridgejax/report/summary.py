@@ -50,7 +50,8 @@ class ArmSummary(Accuracies):
     confusion: tuple[tuple[int, ...], ...] | None  # counts summed over seeds, rows by true class
     curve: tuple[CurvePoint, ...]  # convergence
     switches: tuple[int, ...]  # the steps after which a new stage began
-    train_steps: float | None  # train_steps, real_images, test_images: means over seeds
+    # train_steps, real_images, test_images: means over seeds
+    train_steps: float | None
     real_images: float | None
     test_images: float | None
     seconds: Mapping[str, float | None]  # means over seeds, by what they were spent on

@@ -71,11 +71,14 @@ class SetFigures:
     """One synthetic set against the real images."""
 
     name: str  # as stages name the set; "" is the config's own
-    synthetic_images: int  # synthetic_images, feature_width: how many of them, and numbers per feature
+    # synthetic_images, feature_width: how many of them, and numbers per feature
+    synthetic_images: int
     feature_width: int
-    frechet: FrechetInterval  # frechet, kernel: distances
+    # frechet, kernel: distances
+    frechet: FrechetInterval
     kernel: KernelDistance
-    precision: float | None  # precision, recall: in [0, 1], of the k nearest neighbours; None for too few images
+    # precision, recall: in [0, 1], of the k nearest neighbours; None for too few images
+    precision: float | None
     recall: float | None
     k: int
     copies: CopyCheck  # see there

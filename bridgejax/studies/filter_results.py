@@ -67,7 +67,8 @@ class SetSelection:
 class SelectionPictures:
     """Pictures of a selection, by class: those liked best of the kept ones, and least of the dropped ones."""
 
-    kept: npt.NDArray[np.uint8]  # kept, dropped: uint8 [classes, k, side, side, 3]; white where there are fewer
+    # kept, dropped: uint8 [classes, k, side, side, 3]; white where there are fewer
+    kept: npt.NDArray[np.uint8]
     dropped: npt.NDArray[np.uint8]
 
 

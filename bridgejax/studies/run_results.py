@@ -39,16 +39,19 @@ class HistoryPoint:
 class RunResultRecord:
     """A line of `results.jsonl`; what a line does not hold is None or empty."""
 
-    arm: str  # arm, seed: of the run
+    # arm, seed: of the run
+    arm: str
     seed: int
-    test_accuracy: float  # test_accuracy, test_mean_per_class_accuracy: in [0, 1]
+    # test_accuracy, test_mean_per_class_accuracy: in [0, 1]
+    test_accuracy: float
     test_mean_per_class_accuracy: float
     shots: int | None = None  # real images per class, None for all
     per_class: int | None = None  # synthetic images per class that the run trained on
     volume: int | None = None  # synthetic images per class of the study's setting that the line belongs to
     task: str | None = None  # its name
     classes: tuple[str, ...] = ()  # their names
-    real_images: int | None = None  # real_images, test_images: how many
+    # real_images, test_images: how many
+    real_images: int | None = None
     test_images: int | None = None
     test_ids: tuple[str, ...] = ()  # of every test image
     test_labels: tuple[int, ...] | None = None  # the true class of each

@@ -54,7 +54,8 @@ class SetShards:
     """The shards of one synthetic set as units: `first`, `first` + 1, …"""
 
     study_set: StudySet  # the set
-    shots: int | None  # shots, seed: the split of the real images that it serves; any, where it serves all
+    # shots, seed: the split of the real images that it serves; any, where it serves all
+    shots: int | None
     seed: int
     folder: Path  # where it lies, relative to the workdir
     first: int  # the number of its first shard among the config's shard units
