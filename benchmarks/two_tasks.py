@@ -70,25 +70,25 @@ def verdicts(tasks: Mapping[str, Mapping[str, Any]], arm: str) -> dict[str, list
 
 def conclusion(tasks: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Returns the first paragraph of the page: where each arm helps, whether any is never worse, and why it stops."""
-    on, lost = ("both tasks", " on one of them") if len(tasks) == 2 else ("the task", "")
+    on, lost = ("both tasks", " on one of the two tasks") if len(tasks) == 2 else ("the task", "")
     arms = {arm: verdicts(tasks, arm) for arm in next(iter(tasks.values()))["arms"] if arm != CONTROL}
     sentences, good = [], []
     for arm, found in sorted(arms.items(), key=lambda each: (-len(each[1]["better"]), len(each[1]["worse"]))):
         said = {
             "better": f"significantly better than the control on {on}",
-            "partly": "significantly better on one of them",
+            "partly": "significantly better than the control on one of the two tasks",
             "open": "not shown to be better or worse",
             "worse": f"significantly worse{lost}",
         }
         parts = [f"{words} with {_shots(found[kind])}" for kind, words in said.items() if found[kind]]
         sentences.append(f"`{arm}` is {_listed(parts)}.")
-        if found["better"] and not found["worse"]:
-            good.append((len(found["better"]), arm))
+        if (found["better"] or found["partly"]) and not found["worse"]:
+            fewest = [next(iter(told["arms"][arm].values()))["minus_control"]["mean"] for told in tasks.values()]
+            good.append((len(found["better"]), len(found["partly"]), sum(fewest), arm))
     if good:
-        best = max(good)[1]
-        sentences.append(
-            f"So `{best}` is the recipe to take: it helps where photographs are fewest, and is nowhere significantly worse."
-        )
+        better, _, _, best = max(good)
+        helps = f"helps{'' if better else ' on one of the two tasks'} where photographs are fewest"
+        sentences.append(f"So `{best}` is the recipe to take: it {helps}, and is nowhere significantly worse.")
     else:
         sentences.append("So no recipe here is both significantly better somewhere and nowhere significantly worse.")
     for name, told in tasks.items():

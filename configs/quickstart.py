@@ -2,11 +2,12 @@
 
     bridgejax run --config configs/quickstart.py --workdir quickstart
 
-In every arm the head alone trains, so each image is encoded once and a run takes a second: all layers reach more, in many times
-the time (docs/results/tuning.md, "What trains"), and configs/bridged_transfer/ trains them as the paper does. Everything else
-was chosen on another task, 3D emoji: prompts and guidance in docs/results/generator.md, the image size, rate, steps and images
-per class in docs/results/tuning.md. What it reaches, and in what time, is measured by `python -m benchmarks quickstart` and
-kept in docs/results/quickstart.md; `python -m benchmarks two_tasks` measures more shots on two tasks.
+In every arm the head alone trains, so each image is encoded once and a run takes less than a second: all layers reach more, in
+many times the time (docs/results/tuning.md, "What trains"), and configs/bridged_transfer/ trains them as the paper does.
+Everything else was chosen on another task, 3D emoji: prompts and guidance in docs/results/generator.md; image size, rates,
+steps and images per class in docs/results/tuning.md. What it reaches, and in what time, is measured by
+`python -m benchmarks quickstart` and kept in docs/results/quickstart.md; `python -m benchmarks two_tasks` measures more shots
+on two tasks.
 """
 
 from __future__ import annotations

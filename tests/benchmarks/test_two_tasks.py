@@ -52,6 +52,17 @@ def test_an_arm_that_loses_on_one_task_is_not_recommended() -> None:
     assert "no recipe here is both" in two_tasks.conclusion(tasks)[0]
 
 
+def test_an_arm_that_helps_on_one_task_and_loses_on_none_is_recommended_as_such() -> None:
+    larger = {"1": (-0.05, 0.3), "8": (-0.1, 0.05)}
+    tasks = {
+        "photos": _task({"bridged": GOOD, "mixed_50": GOOD}, CONTROL),
+        "gcompris": _task({"bridged": {"1": (-0.1, 0.2), "8": (-0.1, 0.05)}, "mixed_50": larger}, CONTROL),
+    }
+    said = two_tasks.conclusion(tasks)[0]
+    assert "`mixed_50` is significantly better than the control on one of the two tasks with 1 photograph per class" in said
+    assert "So `mixed_50` is the recipe to take: it helps on one of the two tasks where photographs are fewest" in said
+
+
 def test_the_best_candidate_of_a_recipe_is_that_over_all_shots() -> None:
     lines = [
         {"arm": arm, "shots": shots, tuning.METRIC: value}
