@@ -8,18 +8,38 @@ from bridgejax.config.file_pairs import scaled_files, word_files
 from bridgejax.config.generator_options import loading_options
 from bridgejax.config.loading import load_config
 from bridgejax.config.names import PLACEHOLDER, check_class_names, check_phrases, check_templates, composed, nfc
-from bridgejax.config.sections import ClassifierSettings, GeneratorSettings, InversionSettings, PromptSettings, TrainingSettings
+from bridgejax.config.sections import (
+    ClassifierSettings,
+    ExecutorSettings,
+    FilterSettings,
+    GeneratorSettings,
+    InversionSettings,
+    PromptSettings,
+    ReportSettings,
+    StudySettings,
+    SyntheticSettings,
+    TaskSettings,
+    TrainingSettings,
+    TuningSettings,
+)
 from bridgejax.config.settings import Settings
 
 __all__ = [
     "LEARNED_MODES",
     "PLACEHOLDER",
     "ClassifierSettings",
+    "ExecutorSettings",
+    "FilterSettings",
     "GeneratorSettings",
     "InversionSettings",
     "PromptSettings",
+    "ReportSettings",
     "Settings",
+    "StudySettings",
+    "SyntheticSettings",
+    "TaskSettings",
     "TrainingSettings",
+    "TuningSettings",
     "check_class_names",
     "check_config",
     "check_phrases",

@@ -10,13 +10,24 @@ import dataclasses
 
 from bridgejax.errors import UserError, choices
 from bridgejax.training.objectives.base import Objective, masked_mean
-from bridgejax.training.objectives.cross_entropy import CrossEntropy, cross_entropy
+from bridgejax.training.objectives.cross_entropy import CrossEntropy, cross_entropy, smooth
 from bridgejax.training.objectives.moco import MoCo
-from bridgejax.training.objectives.soft_target import SoftTarget
+from bridgejax.training.objectives.soft_target import SoftTarget, soft_target
 
 OBJECTIVES: dict[str, type[Objective]] = {"cross_entropy": CrossEntropy, "soft_target": SoftTarget, "moco": MoCo}
 
-__all__ = ["OBJECTIVES", "CrossEntropy", "Objective", "cross_entropy", "make_objective", "masked_mean"]
+__all__ = [
+    "OBJECTIVES",
+    "CrossEntropy",
+    "MoCo",
+    "Objective",
+    "SoftTarget",
+    "cross_entropy",
+    "make_objective",
+    "masked_mean",
+    "smooth",
+    "soft_target",
+]
 
 
 def make_objective(name: str, **options: float) -> Objective:
