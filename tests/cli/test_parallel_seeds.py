@@ -37,6 +37,7 @@ def test_results_are_those_of_one_by_one(one_by_one, config_file, tmp_path, at_o
     assert not [path.name for path in (tmp_path / "work").rglob("checkpoints")]
 
 
+@pytest.mark.slow
 def test_a_killed_group_goes_on_and_one_by_one_takes_it_up(one_by_one, config_file, command, tmp_path):
     workdir = tmp_path / "work"
     given = ["run", "--config", config_file, *SMALL, "--workdir", workdir]

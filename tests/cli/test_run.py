@@ -77,8 +77,10 @@ SYNTHETIC, REAL, BRIDGED = (
 
 @pytest.mark.parametrize(
     ("signal_sent", "milestones"),
-    [(signal.SIGKILL, (SYNTHETIC, REAL, BRIDGED)), (signal.SIGINT, (REAL,))],
-    ids=["killed", "interrupted"],
+    [
+        pytest.param(signal.SIGKILL, (SYNTHETIC, REAL, BRIDGED), id="killed"),
+        pytest.param(signal.SIGINT, (REAL,), id="interrupted", marks=pytest.mark.slow),
+    ],
 )
 def test_a_run_stopped_anywhere_ends_with_the_same_results(finished, config_file, command, tmp_path, signal_sent, milestones):
     workdir = tmp_path / "work"

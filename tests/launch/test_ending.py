@@ -75,7 +75,7 @@ def test_a_signal_while_a_process_waits_for_another_to_join(config_file, tmp_pat
     assert AGAIN.search(asked_to_end(process, 0))
 
 
-@pytest.mark.parametrize("which", [None, pytest.param(0, marks=pytest.mark.slow), 1])
+@pytest.mark.parametrize("which", [None, *(pytest.param(number, marks=pytest.mark.slow) for number in (0, 1))])
 def test_a_signal_while_images_are_generated(config_file, tmp_path, which):
     command = ("generate", "--config", config_file, "--config.generator.steps=900")
     assert AGAIN.search(ended(tmp_path / "work", "synthetic/identity.json", which, *command))

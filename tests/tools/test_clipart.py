@@ -87,6 +87,7 @@ def test_captions_name_the_colours_that_a_picture_has() -> None:
     assert all("apple" in caption and "fruit" in caption and "red" in caption for caption in by_noun)
 
 
+@pytest.mark.slow
 def test_a_killed_training_continues_as_if_nothing_had_happened(tmp_path: Path) -> None:
     import jax
     import jax.numpy as jnp

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tools"))
@@ -60,6 +61,7 @@ def test_the_loss_sets_each_true_pair_against_all_that_is_not_true() -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_small_run_learns_which_name_goes_with_which_picture() -> None:
     from clipart_captions import Tokenizer
     from tiny_clip_pictures import Pictures
