@@ -60,7 +60,8 @@ def tree_memory(root: int) -> int:
 
 
 def run_study(config: str, workdir: Path, cache: Path) -> dict[str, float]:
-    """Runs a config; returns its wall "seconds", its "processor_seconds" and the "peak_gib" of its process tree.
+    """Runs a config; returns its wall "seconds", its "processor_seconds", of these the "kernel_seconds", and the "peak_gib" of its
+    process tree.
 
     Raises:
       SystemExit: the run failed.
@@ -72,7 +73,7 @@ def run_study(config: str, workdir: Path, cache: Path) -> dict[str, float]:
     }
     environment["BRIDGEJAX_CACHE_DIR"] = str(cache)
     print(f"$ {shlex.join(command)}", file=sys.stderr)
-    began, peak, worked = time.monotonic(), 0, _children_seconds()
+    began, peak, before = time.monotonic(), 0, _children_seconds()
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
     try:
         while process.poll() is None:
@@ -84,14 +85,15 @@ def run_study(config: str, workdir: Path, cache: Path) -> dict[str, float]:
         raise
     if process.returncode:
         raise SystemExit(f"{shlex.join(command)} failed with exit code {process.returncode}.")
-    taken = {"seconds": time.monotonic() - began, "processor_seconds": _children_seconds() - worked}
+    user, kernel = (after - earlier for after, earlier in zip(_children_seconds(), before, strict=True))
+    taken = {"seconds": time.monotonic() - began, "processor_seconds": user + kernel, "kernel_seconds": kernel}
     return {**taken, "peak_gib": peak / _KIB_PER_GIB}
 
 
-def _children_seconds() -> float:
+def _children_seconds() -> tuple[float, float]:
     """The processor time of all child processes that have ended: where other work shares the machine, it says more."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+    return used.ru_utime, used.ru_stime
 
 
 def quickstart(scratch: Path) -> list[str]:
@@ -110,6 +112,8 @@ def quickstart(scratch: Path) -> list[str]:
         [f"wall time, {counts}, compiled programs cached, new workdir", _seconds(warm["seconds"])],
         ["the same command on the finished workdir", _seconds(again["seconds"])],
         ["processor time (cold; warm)", f"{_seconds(cold['processor_seconds'])}; {_seconds(warm['processor_seconds'])}"],
+        ["of it in the kernel", "; ".join(_share(run["kernel_seconds"], run["processor_seconds"]) for run in (cold, warm))],
+        ["of the seconds of steps, waiting for input", "; ".join(_stall(scratch / name) for name in ("cold", "warm"))],
         ["peak memory of the process tree (cold; warm)", f"{cold['peak_gib']:.2f} GiB; {warm['peak_gib']:.2f} GiB"],
         ["cold and warm results.jsonl alike but for times", "yes" if same else "no"],
     ]
@@ -122,6 +126,16 @@ def quickstart(scratch: Path) -> list[str]:
     levels = [[e, minus.get(e, ""), level(arms[e][METRIC]), level(arms[e]["test_accuracy"])] for e in summary["order"]]
     heads = ["arm", "minus the control, points of mean per class", "mean per class, %", "top-1, %"]
     return [*table(["measured", f"`{command}`"], rows), "", *table(heads, levels)]
+
+
+def _share(part: float, whole: float) -> str:
+    return f"{100 * part / whole:.1f} %"
+
+
+def _stall(workdir: Path) -> str:
+    """The share of a study's training in which the device may have waited for batches."""
+    runs = [json.loads(line)["seconds"] for line in (workdir / "results.jsonl").read_text().splitlines()]
+    return _share(*(sum(run[name] for run in runs) for name in ("input_stall", "train")))
 
 
 def _untimed(workdir: Path) -> list[Any]:
