@@ -60,8 +60,8 @@ def tree_memory(root: int) -> int:
 
 
 def run_study(config: str, workdir: Path, cache: Path) -> dict[str, float]:
-    """Runs a config; returns its wall "seconds", its "processor_seconds", of these the "kernel_seconds", and the "peak_gib" of its
-    process tree.
+    """Runs a config; returns its wall "seconds", its "processor_seconds", of these the "kernel_seconds", and the "peak_gib" of
+    its process tree.
 
     Raises:
       SystemExit: the run failed.
