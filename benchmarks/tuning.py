@@ -52,6 +52,11 @@ PARTS = {
         )
         for count in (32, 64, 128)
     },
+    "shares": Part(
+        "Share of synthetic images in a batch",
+        "configs/quickstart.py",
+        ("--config.training.evaluations=0", "--config.arms=vanilla_long,mixed_10,mixed_25,mixed_50,mixed_90"),
+    ),
     "generator": Part("Generated images alone, 128 per class: rate and steps", "configs/generator.py:tuning"),
 }
 
