@@ -16,6 +16,7 @@ from bridgejax.identity import derive_seed
 if TYPE_CHECKING:
     from tensorflow import Tensor
 
+ORDERS = 2  # counts the changes of what is where in the stream: a run goes on only with the orders that it began with
 _RATIO_BITS = 30
 _SORTED = 1 << 10  # examples of a source up to which sorting them takes less time than shuffling each by itself
 DRAWS = 5  # uniform numbers per image: area, ratio, row, column, mirror

@@ -15,6 +15,7 @@ from flax import nnx
 
 from bridgejax import data
 from bridgejax.data import Batch as StreamBatch
+from bridgejax.data.sampling import ORDERS
 from bridgejax.errors import Diverged, UserError
 from bridgejax.identity import derive_seed, digest
 from bridgejax.mesh import local_rows
@@ -38,7 +39,6 @@ from bridgejax.training.teachers import PRETRAINED, ClassifierTeacher, load_teac
 from bridgejax.training.train_step import TrainStep
 
 TABLE_BYTES = 1 << 30  # of features that may lie on a device while a stage trains
-ORDERS = 2  # what the orders of `bridgejax.data.sampling` are called; a run goes on only in its own
 
 
 class RunDriver:

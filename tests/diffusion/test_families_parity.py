@@ -27,10 +27,7 @@ def folder_of(name: str, root: Path) -> Path:
     return root / name if (root / name).exists() else write_family(name, root)
 
 
-ALIKE = ("sd2_base", "sd_turbo", "sdxl_turbo", "lcm_sdxl")  # to others but for what their schedulers' own tests cover
-
-
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in ALIKE)) for name in FAMILIES])
+@pytest.mark.parametrize("name", list(FAMILIES))
 def test_family_agrees(name: str, root: Path) -> None:
     """Within 16 times PyTorch's own rounding of its double precision, and within the promise at most."""
     folder = folder_of(name, root)

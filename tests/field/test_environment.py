@@ -235,9 +235,9 @@ def config(tmp_path_factory, tiny_generator) -> Path:
 
 
 def test_a_disk_that_fills_while_a_run_writes_is_one_sentence(config, tmp_path):
-    """The kind: a limit that images or checkpoints meet, at two sizes; afterwards the same command, with room, goes on."""
+    """The kind: a limit that images or checkpoints meet, at three sizes; afterwards the same command, with room, goes on."""
     work = tmp_path / "work"
-    for limit in (2_000, 120_000):
+    for limit in (2_000, 30_000, 120_000):
         cut = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit})); "
         done = python(cut + cli("run", "--config", config, "--workdir", work), JAX_ENABLE_COMPILATION_CACHE="false")
         assert str(work) in one_sentence(done), done.stderr.decode()
