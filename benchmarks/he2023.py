@@ -4,9 +4,10 @@
     python -m benchmarks he2023 --only few_shot_tuned            # some; the page keeps what it has of the others
     python -m benchmarks he2023 --only combined --set study.seeds=2 --set training.base_steps=40
 
-Each is `bridgejax run` of a config of configs/he2023/ in a folder below --workdirs; of the last two, after `bridgejax tune` has
-chosen each arm's rate by validation images. A stopped run goes on, a finished one is only read. The figures are kept in
-docs/results/he2023_embedded.json, from which the page is made.
+Each is `bridgejax run` of a config of configs/he2023/ in a folder below --workdirs; few_shot_tuned after `bridgejax tune` has
+chosen each arm's rate by validation images. Rates that a config has from the emoji come from `python -m benchmarks tuning`. A
+stopped run goes on, a finished one is only read. The figures are kept in docs/results/he2023_embedded.json, from which the page
+is made.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import runpy
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -36,19 +38,22 @@ class Study:
       text: what the reader should know of the arms.
       options: keys that differ from the config, KEY=VALUE.
       tuned: whether `bridgejax tune` chooses each arm's rate first.
+      emoji: the part of `python -m benchmarks tuning` that the config's `RATES` come from; "" if it has none.
     """
 
     title: str
     text: str
     options: tuple[str, ...] = ("study.seeds=10",)
     tuned: bool = False
+    emoji: str = ""
 
 
 STUDIES = {
     "table2_losses": Study(
         "Table 2: prompts, filter and losses",
-        'Without photographs. 80 images of each class, from "a photo of a …" (B), or from the built-in sentences (LE), of '
-        "which the CLIP filter then keeps 32 (LE+CF).",
+        'Without photographs. 200 images of each class, from "a photo of a …" (B), or from the built-in sentences (LE), of '
+        "which the CLIP filter then keeps 80 (LE+CF) or, in `le_cf_tenth_sce`, 20.",
+        emoji="table2",
     ),
     "few_shot": Study(
         "Figure 1: few-shot, at the paper's rates",
@@ -64,11 +69,11 @@ STUDIES = {
     ),
     "combined": Study(
         "The two families",
-        "One CLIP model, one generator, 3 photographs of each class to train on and one for validation, and as many steps for "
+        "One CLIP model, one generator, 4 photographs of each class, and as many steps for "
         "every arm that trains: classifier tuning (`tuned_…`) trains the head, bridged transfer and its control `vanilla_long` "
-        "all of the network, `bridged_tuned` first all of it and then the head. `bridged_plus_plus` starts the head and the "
-        "last blocks anew. An arm takes twice `training.base_steps`.",
-        tuned=True,
+        "all of the network, `bridged_tuned` first all of it and then the head. `bridged_plus_plus` goes on with a random head "
+        "after the synthetic images, `bridged_plus_plus_text` with that of the class names. An arm takes twice `training.base_steps`.",
+        emoji="combined",
     ),
 }
 
@@ -84,7 +89,10 @@ def run(name: str, workdirs: Path, options: Sequence[str]) -> dict[str, Any]:
     _bridgejax("run", *config, "--workdir", str(workdir), *overrides)
     tuning = json.loads((workdirs / name / "tune" / "tuning.json").read_text()) if study.tuned else {}
     validation = json.loads((workdir / "config.json").read_text())["task"]["validation_per_class"]
-    return figures(json.loads((workdir / "summary.json").read_text()), tuning, validation, options)
+    found = figures(json.loads((workdir / "summary.json").read_text()), tuning, validation, options)
+    if study.emoji:
+        found |= {"rates": runpy.run_path(str(ROOT / config[1]))["RATES"], "tuning_part": study.emoji}
+    return found
 
 
 def _bridgejax(command: str, *arguments: str) -> None:
@@ -115,6 +123,9 @@ def figures(summary: Mapping[str, Any], tuning: Mapping[str, Any], validation: i
     told: dict[str, Any] = {"options": list(options), "seeds": len(summary["seeds"]), "baseline": summary["baseline"]}
     counts = [arm["test_images"] for arm in summary["arms"].values()]
     told |= {"over": summary["bootstrap"]["over"], "test_images": [min(counts), max(counts)], "rows": rows}
+    spreads = [pair[METRIC]["sd"] for pair in against.values() if pair[METRIC]["sd"] is not None]
+    if spreads:
+        told["sd_over_seeds"] = [min(spreads), max(spreads)]
     if tuning:
         learning = {row["arm"] for row in tuning["candidates"] if row["train_steps"] > 1}  # the others have nothing to choose
         told["rates"] = {arm: each["learning_rate"] for arm, each in tuning["chosen"].items() if arm in learning}
@@ -177,7 +188,12 @@ def _section(name: str, told: Mapping[str, Any]) -> list[str]:
         options += " --config.training.tuned=T/tuning.json"
     lines += [f"bridgejax run --config configs/he2023/{name}.py --workdir W{options}", "```", ""]
     lines.append(f"{study.text} {told['seeds']} seeds, {images} test images; intervals are over {told['over']}.")
-    if "rates" in told:
+    if "sd_over_seeds" in told:
+        low, high = (f"{100 * sd:.1f}" for sd in told["sd_over_seeds"])
+        lines[-1] += f" From seed to seed alone, the differences in mean per class have standard deviations of {low} to {high} points."
+    if "tuning_part" in told:
+        lines[-1] += f" Each arm's rate is its best one on drawn emoji: part `{told['tuning_part']}` of [tuning.md](tuning.md)."
+    elif "rates" in told:
         rates, budget = ", ".join(f"{rate:g}" for rate in told["budget"]["learning_rates"]), told["budget"]
         lines[-1] += (
             f" Each arm's rate is the best of {rates} on the validation photographs, {budget['validation_per_class']} of each "

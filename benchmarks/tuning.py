@@ -57,6 +57,8 @@ PARTS = {
         "configs/quickstart.py",
         ("--config.training.evaluations=0", "--config.arms=vanilla_long,mixed_10,mixed_25,mixed_50,mixed_90"),
     ),
+    "table2": Part("Rates of configs/he2023/table2_losses.py", "configs/tuning.py:table2"),
+    "combined": Part("Rates of configs/he2023/combined.py", "configs/tuning.py:combined"),
     "generator": Part("Generated images alone, 128 per class: rate and steps", "configs/generator.py:tuning"),
 }
 

@@ -5,6 +5,8 @@
     bridgejax run --config configs/tuning.py:layers --workdir layers      # what trains
     bridgejax run --config configs/tuning.py:inputs --workdir inputs      # rates, for one image size
     bridgejax run --config configs/tuning.py:images --workdir images      # a template, sentences, or a template and a filter
+    bridgejax run --config configs/tuning.py:table2 --workdir table2      # rates of configs/he2023/table2_losses.py
+    bridgejax run --config configs/tuning.py:combined --workdir combined  # rates of configs/he2023/combined.py
     python -m benchmarks tuning                                           # all of it, and docs/results/tuning.md
 
 Ten of the classes of `builtin:tux_photos`, drawn as 3D emoji: no photograph takes part, so its test part is validation for
@@ -20,8 +22,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from bridgejax.papers.he2023 import at_rate
+
 RATES = (0.001, 0.003, 0.01)
-SEEDS = {None: 10, "layers": 2, "inputs": 5, "images": 10}
+SEEDS = {None: 10, "layers": 2, "inputs": 5, "images": 10, "table2": 3, "combined": 2}
+HE2023 = {  # config of configs/he2023/, rates for each of its arms
+    "table2": ("table2_losses.py", (0.0002, 0.0005, 0.001, 0.002, 0.005)),
+    "combined": ("combined.py", (0.0001, 0.0005, 0.002, 0.008, 0.03)),
+}
 BASE_STEPS = (40, 160, 320, 640)  # of a stage of length 1
 # A step of more layers takes a hundred times as long as one of the head on cached features.
 MORE = {"augment": True, "base_steps": 40}
@@ -40,14 +48,16 @@ Candidate = tuple[str, dict[str, Any]]  # a recipe, and what its stages change
 
 
 def get_config(arg: str | None = None) -> Any:
-    """Returns the config; `arg` is "layers", "inputs", "images" or None for rates and lengths."""
-    quickstart = _quickstart()
+    """Returns the config; `arg` is "layers", "inputs", "images", a key of `HE2023`, or None for rates and lengths."""
+    if arg in HE2023:
+        return _he2023(arg)
+    quickstart = _config("quickstart.py")
     config = quickstart.get_config()
     config.task.source = "folder:emoji_task"
     config.training.evaluations = 0
     kinds = {None: _lengths, "layers": _layers, "inputs": _inputs, "images": _images}
     if arg not in kinds:
-        raise ValueError(f"configs/tuning.py has no part {arg!r}; give layers, inputs, images, or none for rates and lengths")
+        raise ValueError(f"configs/tuning.py has no part {arg!r}; give layers, inputs, images, table2, combined, or none for rates and lengths")
     config.study.seeds = SEEDS[arg]
     if arg == "images":
         config.synthetic_sets.sentences = {"prompts": {"source": "builtin:tux_photos"}}
@@ -103,10 +113,29 @@ def _images(quickstart: ModuleType) -> Iterator[tuple[str, Candidate]]:
             yield words, (arm, settings)
 
 
-def _quickstart() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("quickstart", Path(__file__).with_name("quickstart.py"))
+def _he2023(part: str) -> Any:
+    name, rates = HE2023[part]
+    config = _config(f"he2023/{name}").get_config("folder:emoji_task")
+    if "sentences" in config.synthetic_sets:
+        config.synthetic_sets.sentences = {"prompts": {"source": "builtin:tux_photos"}}
+    config.task.validation_per_class = 0
+    config.training.evaluations = 0
+    config.study.seeds = SEEDS[part]
+    arms = []
+    for arm in config.arms:
+        for rate in rates if config.recipes[arm] else ():  # zero_shot takes no step
+            arms.append(f"{arm}-{_rate(rate)}")
+            config.recipes[arms[-1]] = at_rate(config.recipes[arm], rate)
+    config.arms = ("zero_shot", *arms)
+    config.study.baseline = "zero_shot"
+    return config
+
+
+def _config(name: str) -> ModuleType:
+    path = Path(__file__).parent / name
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
-        raise ImportError("configs/quickstart.py is missing beside configs/tuning.py")
-    quickstart = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(quickstart)
-    return quickstart
+        raise ImportError(f"{path} is missing")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -145,7 +145,7 @@ def _stage(
             f"{where}.soft_images is {stage.soft_images!r}, but data is {stage.data!r} and loss {stage.loss!r}; set "
             "data='mixed' and loss='soft_target', or leave it out."
         )
-    if stage.reset not in ("none", "head") and stage.batch_norm == "frozen" and "batch_norm" not in stated:
+    if stage.reset not in ("none", "head", "initial_head") and stage.batch_norm == "frozen" and "batch_norm" not in stated:
         raise UserError(
             f"{where}.reset is {stage.reset!r}, but training.batch_norm is 'frozen', and new blocks have no running statistics "
             "to keep; state batch_norm='train' in the stage."

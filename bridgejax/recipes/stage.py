@@ -16,7 +16,7 @@ LOSSES = ("cross_entropy", "soft_target", "moco")
 BATCH_NORMS = ("train", "frozen")
 SOFT_IMAGES = ("all", "synthetic")
 HEADS = ("keep", "cache", "prompt")
-RESETS = ("none", "head", "all")
+RESETS = ("none", "head", "initial_head", "all")
 # Fields by the names under which digests of results know them; what was made before a field got its name stays valid.
 _DIGEST_NAMES = {"early_stop_checks": "early_stop_looks"}
 # Fields that came later: at their defaults they stay out of digests, which are then as they were before.
@@ -145,9 +145,10 @@ class Stage(Optimization):
     )
     reset: str = setting(
         "none",
-        "What is drawn anew before it: none, head, blocks:N (the head and the last N blocks) or all (a new random network). "
-        "The last two need batch_norm stated, since new blocks have no running statistics.",
-        form="'none', 'head', 'blocks:N' or 'all'",
+        "What starts anew before it: none; head, by a random one; initial_head, by the one that the run started with, a CLIP "
+        "model's of its texts; blocks:N, the head and the last N blocks; all, a new random network. The last two need "
+        "batch_norm stated, since new blocks have no running statistics.",
+        form="'none', 'head', 'initial_head', 'blocks:N' or 'all'",
         check=_check_reset,
     )
     head: str = setting(

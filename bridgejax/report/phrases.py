@@ -211,7 +211,7 @@ def recipe_line(stages: object) -> str:
     words = recipe_words(stages)
     stated = []
     for stage in stages if words and isinstance(stages, (list, tuple)) else ():
-        told = (("reset", "head"), ("batch_norm", "frozen"), ("trainable", ["head"]))
+        told = (("reset", "head"), ("reset", "initial_head"), ("batch_norm", "frozen"), ("trainable", ["head"]))
         stated += [
             f"{key}={stage[key]}" for key in _DETAILS if key in stage and not any((key, stage[key]) == known for known in told)
         ]
@@ -229,6 +229,8 @@ def recipe_words(stages: object, others: Collection[str] = ()) -> str:
     for stage in stages:
         if stage.get("reset") == "head" and (parts or stage.get("trainable")):
             parts.append("new head")
+        elif stage.get("reset") == "initial_head" and parts:
+            parts.append("the head of the start")
         share = stage.get("synthetic_share")
         words = {"mixed": "real + synthetic"}.get(str(stage.get("data")), str(stage.get("data", "")))
         words += f" ({100 * share:.0f}{SPACE}% synthetic)" if share else ""

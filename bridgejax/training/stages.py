@@ -251,7 +251,11 @@ def enter(
     model = nnx.clone(initial) if before is None else before.model
     head_seed = derive_seed(seed, "head", plan.number)
     fit_classes(stage, model, head_seed)
-    reset(model, stage.reset, head_seed)
+    start = initial
+    if stage.reset == "initial_head":
+        start = nnx.clone(initial)
+        fit_classes(stage, start, head_seed)
+    reset(model, stage.reset, head_seed, start)
     change_head(stage, model)
     state = fresh_state(plan, model, seed, mesh, rules)
     if before is None:
@@ -265,8 +269,15 @@ def enter(
     return state
 
 
-def reset(model: nnx.Module, what: str, seed: int) -> None:
-    """Draws anew, in place, what a stage's `reset` names; the model's structure stays."""
+def reset(model: nnx.Module, what: str, seed: int, start: nnx.Module) -> None:
+    """Starts anew, in place, what a stage's `reset` names; the model's structure stays.
+
+    Args:
+      model: the model that the stage trains.
+      what: `Stage.reset`.
+      seed: of what is drawn.
+      start: the model of the run's start, with a head of the stage's classes; only "initial_head" takes from it.
+    """
     drop_projection(model)
     if what == "none":
         return
@@ -274,6 +285,8 @@ def reset(model: nnx.Module, what: str, seed: int) -> None:
     blocks = reset_depth(what)
     if what == "all":
         models.reinitialise(classifier, key)
+    elif what == "initial_head":
+        classifier.head = nnx.clone(cast(Classifier, start).head)
     elif blocks is not None:
         models.reset_blocks(classifier, blocks, key)
     else:

@@ -39,6 +39,7 @@ def test_the_page_says_what_was_run_what_differs_and_which_rates_were_chosen() -
     assert "10 seeds, 235 to 238 test images" in text
     assert "best of 0.002, 0.008 on the validation photographs, 1 of each class in each of 5 seeds" in text
     assert "The lowest was the best for 1 of 1 arms" in text
+    assert "have standard deviations of 1.0 to 1.0 points" in text
     assert r"| 4 | tuned\_real | – | 50.0" in text
     assert r"| 4 | tuned\_mix | 0.002 | 51.0 (49.0 to 53.0) | 51.0 (49.0 to 53.0) | +1.0 (−1.0 to +3.0)" in text
 

@@ -107,7 +107,7 @@ def test_a_reset_draws_what_it_names_and_keeps_the_rest(what, kept, drawn):
     model = load_classifier("builtin:efficientnet_lite0", num_classes=CLASSES)
     before = {".".join(map(str, path)): np.asarray(leaf[...]) for path, leaf in nnx.to_flat_state(nnx.state(model))}
     structure = nnx.graphdef(model)
-    stages.reset(model, what, seed=3)
+    stages.reset(model, what, 3, model)
     after = {".".join(map(str, path)): np.asarray(leaf[...]) for path, leaf in nnx.to_flat_state(nnx.state(model))}
     changed = {name for name in before if not np.array_equal(before[name], after[name])}
     kernels = {name for name in before if name.endswith("kernel")}
@@ -127,10 +127,20 @@ def test_both_heads_of_a_distilled_network_are_reset_in_a_recipe():
     recipe = recipe_from_config("mine", [{"data": "real", "steps": 1, "reset": "head", "learning_rate": 0.0}], {})
     stages.check_model(recipe, model)
     before = {name: np.asarray(getattr(model.head, name).kernel[...]) for name in ("cls", "dist")}
-    stages.reset(model, "head", seed=3)
+    stages.reset(model, "head", 3, model)
     for name, kernel in before.items():
         assert np.abs(np.asarray(getattr(model.head, name).kernel[...]) - kernel).max() > 1e-3
     assert model(np.zeros((2, 16, 16, 3), np.float32)).shape == (2, CLASSES)
+
+
+def test_the_initial_head_comes_back_on_what_was_learned_below_it():
+    still = {"data": "real", "steps": 1, "learning_rate": 0.0, "weight_decay": 0.0, "batch_norm": "frozen"}
+    first, last = (
+        {name: np.asarray(value) for name, value in run(given).state.params.items()}
+        for given in ([still], [{"data": "real", "steps": 3, "learning_rate": 0.1}, {**still, "reset": "initial_head"}])
+    )
+    same = {name for name in first if np.array_equal(first[name], last[name])}
+    assert same == {name for name in first if name.startswith("head.")}
 
 
 def test_a_reset_of_more_than_there_is_gets_one_sentence_before_training():
