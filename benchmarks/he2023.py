@@ -69,10 +69,10 @@ STUDIES = {
     ),
     "combined": Study(
         "The two families",
-        "One CLIP model, one generator, 4 photographs of each class, and as many steps for "
-        "every arm that trains: classifier tuning (`tuned_…`) trains the head, bridged transfer and its control `vanilla_long` "
-        "all of the network, `bridged_tuned` first all of it and then the head. `bridged_plus_plus` goes on with a random head "
-        "after the synthetic images, `bridged_plus_plus_text` with that of the class names. An arm takes twice `training.base_steps`.",
+        "One CLIP model, one generator, 4 photographs of each class, and as many steps for every arm that trains: classifier "
+        "tuning (`tuned_…`) trains the head, bridged transfer and its control `vanilla_long` all of the network, "
+        "`bridged_tuned` first all of it and then the head. `bridged_plus_plus` goes on with a random head after the synthetic "
+        "images, `bridged_plus_plus_text` with that of the class names. An arm takes twice `training.base_steps`.",
         emoji="combined",
     ),
 }
@@ -190,7 +190,9 @@ def _section(name: str, told: Mapping[str, Any]) -> list[str]:
     lines.append(f"{study.text} {told['seeds']} seeds, {images} test images; intervals are over {told['over']}.")
     if "sd_over_seeds" in told:
         low, high = (f"{100 * sd:.1f}" for sd in told["sd_over_seeds"])
-        lines[-1] += f" From seed to seed alone, the differences in mean per class have standard deviations of {low} to {high} points."
+        lines[-1] += (
+            f" From seed to seed alone, the differences in mean per class have standard deviations of {low} to {high} points."
+        )
     if "tuning_part" in told:
         lines[-1] += f" Each arm's rate is its best one on drawn emoji: part `{told['tuning_part']}` of [tuning.md](tuning.md)."
     elif "rates" in told:

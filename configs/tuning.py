@@ -57,7 +57,8 @@ def get_config(arg: str | None = None) -> Any:
     config.training.evaluations = 0
     kinds = {None: _lengths, "layers": _layers, "inputs": _inputs, "images": _images}
     if arg not in kinds:
-        raise ValueError(f"configs/tuning.py has no part {arg!r}; give layers, inputs, images, table2, combined, or none for rates and lengths")
+        parts = ", ".join(filter(None, SEEDS))
+        raise ValueError(f"configs/tuning.py has no part {arg!r}; give one of {parts}, or none for rates and lengths")
     config.study.seeds = SEEDS[arg]
     if arg == "images":
         config.synthetic_sets.sentences = {"prompts": {"source": "builtin:tux_photos"}}

@@ -136,10 +136,9 @@ def add_few_shot_arms(config: ConfigDict) -> None:
 
 def at_rate(stages: Sequence[Mapping[str, Any]], rate: float) -> tuple[dict[str, Any], ...]:
     """Returns the stages of a recipe at a learning rate of their own; a stage's `lr_scale` goes into it."""
-    return tuple(
-        {**{key: value for key, value in stage.items() if key != "lr_scale"}, "learning_rate": rate * stage.get("lr_scale", 1.0)}
-        for stage in stages
-    )
+    scales = [stage.get("lr_scale", 1.0) for stage in stages]
+    plain = [{key: value for key, value in stage.items() if key != "lr_scale"} for stage in stages]
+    return tuple({**stage, "learning_rate": rate * scale} for stage, scale in zip(plain, scales, strict=True))
 
 
 def steps(images: int, batch_size: int) -> int:

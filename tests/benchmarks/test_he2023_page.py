@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import runpy
 from typing import Any
 
-from benchmarks import he2023
+import pytest
+
+from benchmarks import he2023, tuning
 
 
 def _ends(mean: float, half: float = 0.02) -> dict[str, Any]:
@@ -47,3 +50,12 @@ def test_the_page_says_what_was_run_what_differs_and_which_rates_were_chosen() -
 def test_the_page_that_is_there_is_that_of_its_record() -> None:
     record = json.loads(he2023.RECORD.read_text(encoding="utf-8"))
     assert he2023.RECORD.with_suffix(".md").read_text(encoding="utf-8") == he2023.page(record)
+
+
+@pytest.mark.parametrize("part", ["table2", "combined"])
+def test_every_arm_has_the_rate_that_was_best_on_the_emoji(part: str) -> None:
+    record = json.loads(tuning.RECORD.read_text(encoding="utf-8"))
+    best = {entry["candidate"].partition("-")[::2] for entry in record[part]["candidates"] if entry["best"]}
+    study = next(name for name, study in he2023.STUDIES.items() if study.emoji == part)
+    rates = runpy.run_path(str(he2023.ROOT / "configs" / "he2023" / f"{study}.py"))["RATES"]
+    assert {arm: float(rate) for arm, rate in best if rate} == rates

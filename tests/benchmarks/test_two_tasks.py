@@ -94,7 +94,7 @@ def test_every_part_of_the_tuning_gives_each_recipe_as_many_candidates(part: str
 
     config = load_config(f"{ROOT}/{part}")
     counts: dict[str, int] = {}
-    for arm in config.arms:
+    for arm in (arm for arm in config.arms if config.recipes[arm]):  # what takes no step has nothing to choose
         recipe = arm.partition("-")[0]
         counts[recipe] = counts.get(recipe, 0) + 1
     assert len(set(counts.values())) == 1
