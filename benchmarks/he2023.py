@@ -71,8 +71,9 @@ STUDIES = {
         "The two families",
         "One CLIP model, one generator, 4 photographs of each class, and as many steps for every arm that trains: classifier "
         "tuning (`tuned_…`) trains the head, bridged transfer and its control `vanilla_long` all of the network, "
-        "`bridged_tuned` first all of it and then the head. `bridged_plus_plus` goes on with a random head after the synthetic "
-        "images, `bridged_plus_plus_text` with that of the class names. An arm takes twice `training.base_steps`.",
+        "`bridged_tuned` first all of it, at a sixteenth of its rate, and then the head. `bridged_plus_plus` goes on with a "
+        "random head after the synthetic images, `bridged_plus_plus_text` with that of the class names. An arm takes twice "
+        "`training.base_steps`.",
         emoji="combined",
     ),
 }
