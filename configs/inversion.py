@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import Any
 
 from bridgejax.config import default_config
+from bridgejax.recipes import at_rate
 
 
 def get_config(arg: str | None = None) -> Any:
@@ -27,7 +28,7 @@ def get_config(arg: str | None = None) -> Any:
     config.classifier.image_size = 96
     config.training.learning_rate = 0.003
     for arm, rate in (("synthetic_only", 0.01), ("bridged", 0.001)):
-        config.recipes[arm] = tuple({**stage, "learning_rate": rate} for stage in config.recipes[arm])
+        config.recipes[arm] = at_rate(config.recipes[arm], rate)
     config.training.base_steps = 15
     config.training.evaluations = 2
     config.study.seeds = 3

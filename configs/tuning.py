@@ -22,7 +22,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from bridgejax.papers.he2023 import at_rate
+from bridgejax.recipes import at_rate
 
 RATES = (0.001, 0.003, 0.01)
 SEEDS = {None: 10, "layers": 2, "inputs": 5, "images": 10, "table2": 3, "combined": 2}

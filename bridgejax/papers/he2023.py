@@ -5,8 +5,8 @@ What the paper does not publish is our choice, and says so here and in docs/he20
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from bridgejax.config import default_config
 from bridgejax.papers.paper_tasks import paper_tasks, set_other_task
@@ -132,13 +132,6 @@ def add_few_shot_arms(config: ConfigDict) -> None:
     mixed = ("tuned_mix", "tuned_mix_filtered", "tuned_mix_guided")
     config.arms = (*others, *mixed, "synthetic_then_real", "real_then_synthetic")
     config.study.baseline = "tuned_real"
-
-
-def at_rate(stages: Sequence[Mapping[str, Any]], rate: float) -> tuple[dict[str, Any], ...]:
-    """Returns the stages of a recipe at a learning rate of their own; a stage's `lr_scale` goes into it."""
-    scales = [stage.get("lr_scale", 1.0) for stage in stages]
-    plain = [{key: value for key, value in stage.items() if key != "lr_scale"} for stage in stages]
-    return tuple({**stage, "learning_rate": rate * scale} for stage, scale in zip(plain, scales, strict=True))
 
 
 def steps(images: int, batch_size: int) -> int:

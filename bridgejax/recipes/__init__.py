@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bridgejax.recipes.filter_rules import FilterRule, filter_rules
 from bridgejax.recipes.lengths import LENGTH_KEYS, StageLength
-from bridgejax.recipes.library import CLASSIFIER_TUNING, CONTROLS, all_recipes, control_recipes, default_recipes
+from bridgejax.recipes.library import CLASSIFIER_TUNING, CONTROLS, all_recipes, at_rate, control_recipes, default_recipes
 from bridgejax.recipes.parsing import STAGE_KEYS, recipe_from_config
 from bridgejax.recipes.stage import Optimization, Recipe, Stage, reset_depth
 
@@ -19,6 +19,7 @@ __all__ = [
     "Stage",
     "StageLength",
     "all_recipes",
+    "at_rate",
     "control_recipes",
     "default_recipes",
     "filter_rules",

@@ -12,6 +12,8 @@ recipe what it isolates, and which question of the literature it answers.
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 # Mixup's α wherever a recipe mixes: our choice, since Li et al. publish none; 0.2 is what Zhang et al. 2018 use on ImageNet.
 MIXUP_ALPHA = 0.2
@@ -159,3 +161,11 @@ def control_recipes() -> dict[str, Stages]:
 def all_recipes() -> dict[str, Stages]:
     """Returns a fresh copy of every recipe, methods first: what `default_config().recipes` holds."""
     return {**default_recipes(), **control_recipes(), **copy.deepcopy(CLASSIFIER_TUNING)}
+
+
+def at_rate(stages: Iterable[Mapping[str, Any]], rate: float) -> tuple[dict[str, Any], ...]:
+    """Returns a copy of a recipe's stages at a learning rate of their own; a stage's `lr_scale` goes into it."""
+    copies = tuple(copy.deepcopy(dict(stage)) for stage in stages)
+    for stage in copies:
+        stage["learning_rate"] = rate * stage.pop("lr_scale", 1.0)
+    return copies

@@ -22,6 +22,7 @@ import copy
 from typing import Any
 
 from bridgejax.papers.bridged_transfer import is_full, paper_config, style_inversion
+from bridgejax.recipes import at_rate
 
 FULL = ("aircraft", "cars", "dtd")
 
@@ -69,7 +70,7 @@ def get_config(arg: str | None = None) -> Any:
         for arm in config.arms:
             rate = TUNED.get("bridged_plus_plus" if arm in OTHER_IMAGES else arm)
             if rate is not None:
-                config.recipes[arm] = _at(config.recipes[arm], rate)
+                config.recipes[arm] = at_rate(config.recipes[arm], rate)
     return config
 
 
@@ -88,11 +89,7 @@ def _add_candidates(config: Any) -> None:
     for arm in ARMS:
         for rate in RATES:
             names.append(f"{arm}-{rate:.0e}".replace("e-0", "e-"))
-            config.recipes[names[-1]] = _at(config.recipes[arm], rate)
+            config.recipes[names[-1]] = at_rate(config.recipes[arm], rate)
     config.arms = tuple(names)
     config.study.baseline = names[0]
     config.study.seeds = 3
-
-
-def _at(stages: Any, rate: float) -> tuple[dict[str, Any], ...]:
-    return tuple({**copy.deepcopy(dict(stage)), "learning_rate": rate} for stage in stages)

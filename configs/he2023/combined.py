@@ -15,7 +15,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from bridgejax.papers.he2023 import FEW_SHOT, at_rate, is_full, paper_config
+from bridgejax.papers.he2023 import FEW_SHOT, is_full, paper_config
+from bridgejax.recipes import at_rate
 
 FULL = FEW_SHOT
 RATES: dict[str, float] = {  # arm → rate with the embedded task: the part `combined` of configs/tuning.py
@@ -42,7 +43,7 @@ def get_config(arg: str | None = None) -> Any:
     config.task.shots = 16 if is_full(config) else 4
     config.tuning.learning_rates = (0.0001, 0.0005, 0.002, 0.008, 0.03)
     if not is_full(config):
-        config.training.base_steps = 60
+        config.training.base_steps = 60  # a step of all layers is slow on a CPU
     if config.task.source == "builtin:tux_photos":
         config.task.validation_per_class = 0
         for arm, rate in RATES.items():

@@ -18,7 +18,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from bridgejax.papers.he2023 import SENTENCES, add_sentences, at_rate, is_full, paper_config
+from bridgejax.papers.he2023 import SENTENCES, add_sentences, is_full, paper_config
+from bridgejax.recipes import at_rate
 
 FULL = ("cifar10", "cifar100", "eurosat")
 LOSSES = {"ce": "tuned_synthetic_hard", "sce": "tuned_synthetic"}
