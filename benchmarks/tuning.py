@@ -6,8 +6,8 @@
 
 Runs configs/tuning.py and, for generated images alone, configs/generator.py. Chosen is the highest mean per-class accuracy on
 the emoji, over shots and seeds; all arms take as many steps, on images of one size. What trains is not chosen by that alone:
-it decides the time. No photograph takes part. What is chosen stands in configs/quickstart.py, generator.py and he2023/, by hand.
-A stopped part goes on, a finished one is only read.
+it decides the time. No photograph takes part. What is chosen stands in configs/quickstart.py, generator.py and he2023/, by
+hand. A stopped part goes on, a finished one is only read.
 """
 
 from __future__ import annotations
